@@ -1,0 +1,2 @@
+//! The `elision` command.
+fn main() {}
