@@ -1,0 +1,3 @@
+//! The kernel, behind narrow modules.
+
+pub mod raw;
