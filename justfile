@@ -1,0 +1,37 @@
+# What people do daily. `just` alone lists it.
+
+_default:
+    @just --list
+
+# the library, the drop-in and the command, optimised
+build:
+    cargo build --release
+
+# every test, on every file system this machine can mount
+test:
+    scripts/test
+
+# every test once, in the default temporary directory
+quick:
+    scripts/test quick
+
+# format, lints and documentation, as .ci/run wants them
+lint: doc
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# the libraries' documentation
+doc:
+    RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --lib
+
+# the benches; arguments go to scripts/bench
+bench *ARGS:
+    scripts/bench {{ARGS}}
+
+# one ordinary program on a file of 1 GiB, without and with the drop-in
+demo:
+    cargo run --release -- demo
+
+# everything that must hold before a change is taken
+ci:
+    .ci/run
