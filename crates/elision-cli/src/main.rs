@@ -1,2 +1,98 @@
-//! The `elision` command.
-fn main() {}
+//! The `elision` command: run a program with deferred reads and elided writes, find out what the machine
+//! allows, and see the difference.
+
+mod demo;
+mod doctor;
+mod preload;
+mod program;
+mod run;
+mod signals;
+mod supervise;
+mod totals;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+/// Gives the standard read and write a different implementation: a big read returns at once, and its pages are
+/// loaded when they are touched, or never; a big write writes only the pages that were altered.
+#[derive(Parser)]
+#[command(name = "elision", version, after_help = LESSON, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// Run a program with the drop-in; exit status and signals are the program's own
+    #[command(after_help = RUN_LESSON)]
+    Run(run::Args),
+    /// Say what this kernel, file system, file or program allows, and what to do about each no
+    #[command(after_help = DOCTOR_LESSON)]
+    Doctor(doctor::Args),
+    /// Edit a big file traditionally and with Elision, and compare
+    Demo(demo::Args),
+}
+
+const LESSON: &str = "\
+Examples:
+  elision run -- python3 edit.py big.bin     run a program with Elision
+  elision run --stats python3 edit.py        and print what it deferred and elided
+  elision run --stats=out.json make          the same as JSON, for the whole tree of processes
+  elision doctor                             can this machine do it?
+  elision doctor big.bin                     can this file be deferred?
+  elision doctor python3                     can this program be reached?
+  elision demo                               see the difference on a 1 GiB file
+
+Environment of a program that runs with Elision:
+  ELISION=off          do nothing: every call is the traditional one
+  ELISION_MIN_BYTES=N  leave reads and writes of fewer than N bytes alone
+  ELISION_STATS=FILE   append one line of JSON to FILE when a process ends
+  ELISION_VERBOSE=1    confirm on standard error that it is active, and say why it declines
+
+The command itself looks for the drop-in where ELISION_PRELOAD says, else beside itself and in ../lib.";
+
+const RUN_LESSON: &str = "\
+Exit status: the program's own, and if a signal ended it, by that signal. 127 if it was not found, 126 if it
+could not be run, 125 if elision itself failed.
+
+The drop-in reaches programs that are dynamically linked against glibc and not set-uid. Any other is named
+in one line on standard error, and runs unchanged. An existing LD_PRELOAD is kept.";
+
+const DOCTOR_LESSON: &str = "\
+Each line starts with ok, no (needed, and missing here), or -- (good to know, or would help).
+Exit status: 0 if all that is needed is there, 1 if something is missing, 2 if it was asked wrongly.";
+
+/// How this process is to end.
+enum Ending {
+    Code(u8),
+    Signal(i32),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+        if !asked && std::env::args_os().nth(1).is_some_and(|job| job == "run") {
+            // 2 could be the program's.
+            let _ = error.print();
+            std::process::exit(run::OWN_FAILURE.into());
+        }
+        error.exit()
+    });
+    let (ending, own_failure) = match cli.command {
+        Job::Run(args) => (run::run(args), run::OWN_FAILURE),
+        Job::Doctor(args) => (doctor::run(args), doctor::ASKED_WRONGLY),
+        Job::Demo(args) => (demo::run(args), 1),
+    };
+    // By now every temporary file has been dropped, and with it removed.
+    match ending {
+        Ok(Ending::Code(code)) => ExitCode::from(code),
+        Ok(Ending::Signal(signal)) => signals::die_by(signal),
+        Err(error) => {
+            eprintln!("elision: {error:#}");
+            ExitCode::from(own_failure)
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! `elision demo`: one ordinary program, one big file, twice.
+//!
+//! Two identical files are made. The program (`elision-demo-edit`, which knows nothing of Elision) edits the
+//! first traditionally and the second with the drop-in. Then both must be what the edit demands, byte for
+//! byte, and what it cost is shown side by side.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bytesize::ByteSize;
+use comfy_table::{CellAlignment, Table, presets};
+use elision::probe;
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::fs::statvfs;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::Ending;
+use crate::preload;
+use crate::signals::{self, Held};
+use crate::totals::{Collector, Totals, bytes};
+
+/// Shows the difference on a big file.
+#[derive(clap::Args)]
+pub struct Args {
+    /// How big the file is (two of them are made)
+    #[arg(long, default_value = "1GiB")]
+    size: ByteSize,
+    /// Where to make the files [default: $TMPDIR; without it /tmp, or /var/tmp if /tmp is too small]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+/// A record as the editing program has it: its number, its value, a text.
+const RECORD: usize = 256;
+const CHUNK: usize = 4 << 20;
+/// Fewer records than this, and those to change would not be three.
+const FEWEST: u64 = 16;
+
+/// Runs the comparison. The exit status is 0 only if both files came out right.
+pub fn run(args: Args) -> Result<Ending> {
+    let job = Job::new(args.size.as_u64())?;
+    let library = preload::find()?;
+    let editor = editor()?;
+    let place = choose_place(args.dir, job.bytes())?;
+
+    // Held before there is anything to clean up, and in every thread that is started from here on.
+    let held = Held::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT]);
+    let dir = tempfile::Builder::new().prefix("elision-demo-").tempdir_in(&place);
+    let dir = dir.with_context(|| format!("cannot make a directory in {}", place.display()))?;
+    clean_up_when_interrupted(held, &dir);
+
+    eprintln!("elision: making two files of {} in {}", bytes(job.bytes()), dir.path().display());
+    warn_if_unsupported(&place);
+    let (plain, elided) = (dir.path().join("traditional"), dir.path().join("elided"));
+    let progress = progress_bar(2 * job.bytes(), "making the files");
+    for path in [&plain, &elided] {
+        job.make(path, &progress).with_context(|| format!("cannot make {}", path.display()))?;
+    }
+    progress.finish_and_clear();
+
+    let traditional = {
+        let mut command = job.command(&editor, &plain);
+        // Off, in case this command was itself started with the drop-in.
+        command.env("ELISION", "off");
+        measure(command, &held).context("the traditional run")?
+    };
+    // Otherwise the second run would share the disk with what the first left to be stored.
+    File::open(&plain)?.sync_all()?;
+    let collector = Collector::new()?;
+    let with_elision = {
+        let mut command = job.command(&editor, &elided);
+        command.env_remove("ELISION");
+        command.env("LD_PRELOAD", preload::prepended(&library, env::var_os("LD_PRELOAD").as_deref()));
+        command.env("ELISION_STATS", collector.path());
+        measure(command, &held).context("the run with Elision")?
+    };
+    let totals = collector.collect()?;
+
+    let progress = progress_bar(2 * job.bytes(), "comparing the files");
+    let verdict = [&plain, &elided].into_iter().try_for_each(|path| job.check(path, &progress));
+    progress.finish_and_clear();
+    println!("{}", comparison(&traditional, &with_elision));
+    println!("{}", totals.to_table());
+    verdict?;
+    for run in [&traditional, &with_elision] {
+        ensure!(run.number("found") == value(job.find), "a run found the wrong value in its record");
+    }
+    println!("Both files are identical, and as they should be.{}", explain(&totals));
+    Ok(Ending::Code(0))
+}
+
+/// What is to be done to how many records.
+struct Job {
+    records: u64,
+    find: u64,
+    change: [u64; 3],
+}
+
+impl Job {
+    fn new(size: u64) -> Result<Job> {
+        let records = size / RECORD as u64;
+        ensure!(records >= FEWEST, "--size must be at least {} bytes", FEWEST * RECORD as u64);
+        Ok(Job { records, find: records / 3, change: [records / 7, records / 2, records - 1] })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.records * RECORD as u64
+    }
+
+    fn command(&self, editor: &Path, file: &Path) -> Command {
+        let mut command = Command::new(editor);
+        command.arg(file).arg(self.find.to_string()).args(self.change.map(|number| number.to_string()));
+        command
+    }
+
+    /// Writes the file as it is before the edit, down to the disk.
+    fn make(&self, path: &Path, progress: &ProgressBar) -> Result<()> {
+        let mut file = File::create_new(path)?;
+        self.each_chunk(false, |expected| {
+            file.write_all(expected)?;
+            progress.inc(expected.len() as u64);
+            Ok(())
+        })?;
+        // What is still dirty would blur the account of what the runs write.
+        Ok(file.sync_all()?)
+    }
+
+    /// Is the file as the edit should have left it?
+    fn check(&self, path: &Path, progress: &ProgressBar) -> Result<()> {
+        let name = path.file_name().unwrap_or_default().display();
+        let mut file = File::open(path)?;
+        let (mut found, mut offset) = (vec![0; CHUNK], 0);
+        self.each_chunk(true, |expected| {
+            let found = &mut found[..expected.len()];
+            file.read_exact(found).with_context(|| format!("the {name} file is too short"))?;
+            if let Some(at) = (found != expected)
+                .then(|| found.iter().zip(expected).position(|(found, expected)| found != expected))
+                .flatten()
+            {
+                bail!("the {name} file is wrong at byte {}", offset + at as u64);
+            }
+            offset += expected.len() as u64;
+            progress.inc(expected.len() as u64);
+            Ok(())
+        })?;
+        ensure!(file.read(&mut [0])? == 0, "the {name} file is too long");
+        Ok(())
+    }
+
+    /// Hands out what the file contains, piece by piece, before or after the edit.
+    fn each_chunk(&self, edited: bool, mut visit: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut chunk = vec![0; CHUNK];
+        let mut number = 0;
+        while number < self.records {
+            let mut filled = 0;
+            for record in chunk.chunks_exact_mut(RECORD).take((self.records - number) as usize) {
+                let changed = edited && self.change.contains(&number);
+                fill_record(record, number, value(number).wrapping_add(changed.into()));
+                number += 1;
+                filled += RECORD;
+            }
+            visit(&chunk[..filled])?;
+        }
+        Ok(())
+    }
+}
+
+/// The value of a record: scattered, so that no two pages are alike.
+fn value(number: u64) -> u64 {
+    (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+fn fill_record(record: &mut [u8], number: u64, value: u64) {
+    let (head, text) = record.split_at_mut(16);
+    head[..8].copy_from_slice(&number.to_le_bytes());
+    head[8..].copy_from_slice(&value.to_le_bytes());
+    for word in text.chunks_exact_mut(8) {
+        word.copy_from_slice(&number.rotate_left(32).to_ne_bytes());
+    }
+}
+
+/// Where there is room for both files, with some to spare.
+fn choose_place(asked: Option<PathBuf>, size: u64) -> Result<PathBuf> {
+    let needed = 2 * size + size / 16;
+    let set = || env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let places = match asked.or_else(set) {
+        Some(place) => vec![place],
+        None => vec!["/tmp".into(), "/var/tmp".into()],
+    };
+    let mut seen = String::new();
+    for place in places {
+        let room = statvfs(&place).with_context(|| format!("cannot use {}", place.display()))?;
+        let free = room.f_bavail.saturating_mul(room.f_frsize);
+        if free >= needed {
+            return Ok(place);
+        }
+        seen += &format!("\n  {} has {}", place.display(), bytes(free));
+    }
+    bail!("two files of {} need more room than there is; see --size and --dir{seen}", bytes(size))
+}
+
+fn warn_if_unsupported(place: &Path) {
+    match probe::file_system(place) {
+        Ok(found) if !found.supported => eprintln!(
+            "elision: nothing is deferred on {}; name a directory on ext4, XFS, btrfs or tmpfs with --dir",
+            found.name
+        ),
+        _ => {}
+    }
+}
+
+/// The program that is run: it is built, and installed, beside this one.
+fn editor() -> Result<PathBuf> {
+    let path = env::current_exe()
+        .context("cannot tell where this executable is")?
+        .with_file_name("elision-demo-edit");
+    ensure!(path.exists(), "{} is missing; it belongs to this command", path.display());
+    Ok(path)
+}
+
+/// Waits in a thread of its own for a signal that would end us, and then leaves nothing behind.
+fn clean_up_when_interrupted(held: Held, dir: &TempDir) {
+    let dir = dir.path().to_owned();
+    thread::spawn(move || {
+        let signal = held.next().signal;
+        // The main thread may be putting a file there at this moment.
+        while fs::remove_dir_all(&dir).is_err_and(|_| dir.exists()) {}
+        signals::die_by(signal)
+    });
+}
+
+fn progress_bar(length: u64, what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style).with_message(what)
+}
+
+/// What one run cost.
+struct Run {
+    whole: Duration,
+    account: Value,
+}
+
+impl Run {
+    fn number(&self, name: &str) -> u64 {
+        self.account[name].as_u64().unwrap_or(0)
+    }
+}
+
+/// Runs the editing program and reads the account that it prints.
+fn measure(mut command: Command, held: &Held) -> Result<Run> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    held.hand_down_before(&mut command);
+    signals::die_with_us(&mut command);
+    let begun = Instant::now();
+    let mut child = command.spawn().context("cannot start the program")?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line)?;
+    let status = child.wait()?;
+    let whole = begun.elapsed();
+    ensure!(status.success(), "the program failed: {status}");
+    let account = serde_json::from_str(&line).with_context(|| format!("the program printed {line:?}"))?;
+    Ok(Run { whole, account })
+}
+
+/// Both runs side by side.
+fn comparison(plain: &Run, elided: &Run) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["", "traditional", "with Elision", "ratio"]);
+    let mut row = |name: &str, (plain, elided): (u64, u64), show: fn(u64) -> String| {
+        table.add_row([name.into(), show(plain), show(elided), ratio(plain, elided)]);
+    };
+    let both = |name: &str| (plain.number(name), elided.number(name));
+    row("whole program", (plain.whole.as_micros() as u64, elided.whole.as_micros() as u64), duration);
+    row("  read it all", both("read_us"), duration);
+    row("  find one, change three", both("edit_us"), duration);
+    row("  write it all back", both("write_us"), duration);
+    row("bytes that calls read", both("rchar"), bytes);
+    row("bytes that calls wrote", both("wchar"), bytes);
+    row("bytes fetched from storage", both("read_bytes"), bytes);
+    row("bytes sent to storage", both("write_bytes"), bytes);
+    row("peak memory", both("peak_bytes"), bytes);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn duration(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros} µs"),
+        1_000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
+        _ => format!("{:.2} s", micros as f64 / 1e6),
+    }
+}
+
+fn ratio(plain: u64, elided: u64) -> String {
+    match (plain, elided) {
+        (0, 0) => "same".into(),
+        (_, 0) => "all saved".into(),
+        (0, _) => "from nothing".into(),
+        _ if plain >= 10 * elided => format!("{:.0} times less", plain as f64 / elided as f64),
+        _ => format!("{:.2}", elided as f64 / plain as f64),
+    }
+}
+
+/// If nothing was saved, why not.
+fn explain(totals: &Totals) -> String {
+    if totals.amount("deferred_bytes") > 0 || totals.amount("elided_bytes") > 0 {
+        return String::new();
+    }
+    let reasons = totals.declines().keys().cloned().collect::<Vec<_>>().join(", ");
+    let reasons = if reasons.is_empty() { "the drop-in reported nothing".into() } else { reasons };
+    format!("\nNothing was deferred or elided: {reasons}. `elision doctor` says more.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> (TempDir, PathBuf, Job) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("file");
+        let job = Job::new((CHUNK + 5 * RECORD) as u64).expect("big enough");
+        job.make(&path, &ProgressBar::hidden()).expect("made");
+        (dir, path, job)
+    }
+
+    fn check(job: &Job, path: &Path) -> Result<(), String> {
+        job.check(path, &ProgressBar::hidden()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_that_was_not_edited_fails_the_check() {
+        let (_dir, path, job) = job();
+        let first = job.change.iter().min().expect("three") * RECORD as u64 + 8;
+        assert_eq!(check(&job, &path), Err(format!("the file file is wrong at byte {first}")));
+    }
+
+    #[test]
+    fn every_byte_and_the_length_are_checked() {
+        let (_dir, path, job) = job();
+        let mut right = fs::read(&path).expect("read");
+        for &number in &job.change {
+            let at = number as usize * RECORD;
+            fill_record(&mut right[at..at + RECORD], number, value(number).wrapping_add(1));
+        }
+        fs::write(&path, &right).expect("write");
+        assert_eq!(check(&job, &path), Ok(()));
+        for at in [0, CHUNK - 1, CHUNK, right.len() - 1] {
+            let mut wrong = right.clone();
+            wrong[at] ^= 1;
+            fs::write(&path, &wrong).expect("write");
+            assert_eq!(check(&job, &path), Err(format!("the file file is wrong at byte {at}")));
+        }
+        fs::write(&path, &right[..right.len() - 1]).expect("write");
+        assert_eq!(check(&job, &path), Err("the file file is too short".into()));
+        right.push(0);
+        fs::write(&path, &right).expect("write");
+        assert_eq!(check(&job, &path), Err("the file file is too long".into()));
+    }
+
+    #[test]
+    fn a_place_without_room_is_refused_and_named() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let refused = choose_place(Some(dir.path().into()), 1 << 60).expect_err("an exbibyte").to_string();
+        assert!(refused.contains(&dir.path().display().to_string()), "{refused}");
+        assert_eq!(choose_place(Some(dir.path().into()), 1).expect("room for two bytes"), dir.path());
+    }
+
+    #[test]
+    fn ratios_read_well() {
+        assert_eq!(ratio(1000, 10), "100 times less");
+        assert_eq!(ratio(1000, 500), "0.50");
+        assert_eq!(ratio(10, 0), "all saved");
+        assert_eq!(ratio(0, 0), "same");
+        assert_eq!(ratio(0, 5), "from nothing");
+    }
+}

@@ -1,0 +1,278 @@
+//! What kind of program a name stands for, and whether the drop-in can reach it.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use object::elf;
+use object::elf::FileHeader64;
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, FileKind, ReadCache};
+use rustix::fs::{StatVfsMountFlags, getxattr_query, statvfs};
+use rustix::process::{getgid, getuid};
+use rustix::thread::no_new_privs;
+
+/// What keeps the drop-in out of a program.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Obstacle {
+    /// No dynamic loader runs that could load anything.
+    Static,
+    /// Its C library is musl, and the drop-in is made for glibc.
+    Musl,
+    /// It asks for a loader that is not glibc's.
+    Loader(String),
+    /// It is made for another kind of machine.
+    Foreign(&'static str),
+    /// It gains rights when it starts, so the loader ignores LD_PRELOAD.
+    Privileged(&'static str),
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Obstacle::Static => write!(out, "is statically linked"),
+            Obstacle::Musl => write!(out, "is linked against musl, not glibc"),
+            Obstacle::Loader(path) => write!(out, "asks for the loader {path}, which is not glibc's"),
+            Obstacle::Foreign(what) => write!(out, "{what}"),
+            Obstacle::Privileged(how) => write!(out, "{how}"),
+        }
+    }
+}
+
+/// A program, looked at.
+pub struct Program {
+    /// The chain from the file that was named to the binary that is run in the end: longer than one for a
+    /// script.
+    pub chain: Vec<PathBuf>,
+    /// The binary could be read; otherwise the rest is a guess in its favour.
+    pub readable: bool,
+    /// What keeps the drop-in out.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// The kernel follows this many interpreters, then gives up.
+const MOST_INTERPRETERS: usize = 4;
+
+impl Program {
+    /// Looks at the program in the file `path`.
+    ///
+    /// # Errors
+    /// An interpreter it names does not exist, or there are too many.
+    pub fn examine(path: &Path) -> io::Result<Program> {
+        let mut chain = vec![path.to_owned()];
+        loop {
+            let file = chain.last().expect("starts with one");
+            let (readable, obstacles) = match Format::of(file) {
+                Ok(Format::Script(interpreter)) => {
+                    let missing = || io::Error::new(io::ErrorKind::NotFound, "its interpreter was not found");
+                    chain.push(find(&interpreter).ok_or_else(missing)?);
+                    if chain.len() > 2 * MOST_INTERPRETERS {
+                        return Err(io::Error::from_raw_os_error(libc::ELOOP));
+                    }
+                    continue;
+                }
+                Ok(Format::Elf(obstacle)) => (true, obstacle.into_iter().chain(privileged(file)).collect()),
+                Err(_) => (false, privileged(file).into_iter().collect()),
+            };
+            return Ok(Program { chain, readable, obstacles });
+        }
+    }
+
+    /// The binary that is run in the end.
+    pub fn binary(&self) -> &Path {
+        self.chain.last().expect("starts with one")
+    }
+}
+
+/// The file that `name` runs: itself if it has a slash, otherwise the first of that name in PATH that can be
+/// executed.
+pub fn find(name: &OsStr) -> Option<PathBuf> {
+    if name.as_bytes().contains(&b'/') {
+        return Some(name.into()).filter(|path: &PathBuf| path.exists());
+    }
+    // What execvp takes when there is no PATH.
+    let path = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    env::split_paths(&path).map(|dir| dir.join(name)).find(|path| executable(path))
+}
+
+/// Is it a regular file that somebody may execute?
+pub fn executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// Is it a file that the kernel would run: ELF or `#!`?
+pub fn runnable(path: &Path) -> bool {
+    let mut start = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    executable(path) && read.is_ok() && (start == elf::ELFMAG || start.starts_with(b"#!"))
+}
+
+enum Format {
+    /// What interprets it.
+    Script(OsString),
+    Elf(Option<Obstacle>),
+}
+
+impl Format {
+    fn of(path: &Path) -> io::Result<Format> {
+        let mut start = Vec::new();
+        // The kernel looks at 256 bytes.
+        File::open(path)?.take(256).read_to_end(&mut start)?;
+        if let Some(line) = start.strip_prefix(b"#!") {
+            let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
+            return interpreter(line).map(Format::Script).ok_or(io::ErrorKind::InvalidData.into());
+        }
+        if !start.starts_with(&elf::ELFMAG) {
+            // execvp gives what the kernel does not know to the shell.
+            return Ok(Format::Script("/bin/sh".into()));
+        }
+        // What is no sound ELF file is the kernel's to refuse.
+        Ok(Format::Elf(elf_obstacle(path).unwrap_or(None)))
+    }
+}
+
+/// The program that the first line of a script (after `#!`) leads to, `env` seen through.
+fn interpreter(line: &[u8]) -> Option<OsString> {
+    let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let first = words.next()?;
+    if first.rsplit(|&byte| byte == b'/').next() != Some(b"env") {
+        return Some(OsStr::from_bytes(first).into());
+    }
+    // env's own options and assignments come before the name; -S may have it attached.
+    let name = words.find_map(|word| match word {
+        [b'-', b'S', attached @ ..] if !attached.is_empty() => Some(attached),
+        [b'-', ..] => None,
+        word if word.contains(&b'=') => None,
+        word => Some(word),
+    });
+    Some(OsStr::from_bytes(name.unwrap_or(first)).into())
+}
+
+const MACHINE: u16 = if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
+
+fn elf_obstacle(path: &Path) -> io::Result<Option<Obstacle>> {
+    let data = &ReadCache::new(File::open(path)?);
+    match FileKind::parse(data).map_err(io::Error::other)? {
+        FileKind::Elf64 => elf64_obstacle(path, data).map_err(io::Error::other),
+        FileKind::Elf32 => Ok(Some(Obstacle::Foreign("is a 32-bit program"))),
+        _ => Ok(None),
+    }
+}
+
+fn elf64_obstacle(path: &Path, data: &ReadCache<File>) -> object::read::Result<Option<Obstacle>> {
+    let header = FileHeader64::<Endianness>::parse(data)?;
+    let endian = header.endian()?;
+    if header.e_machine(endian) != MACHINE {
+        return Ok(Some(Obstacle::Foreign("is made for another processor")));
+    }
+    for segment in header.program_headers(endian, data)? {
+        let Some(loader) = segment.interpreter(endian, data)? else { continue };
+        let loader = String::from_utf8_lossy(loader).into_owned();
+        let name = loader.rsplit('/').next().unwrap_or_default();
+        return Ok(match name {
+            _ if name.starts_with("ld-musl") => Some(Obstacle::Musl),
+            _ if name.starts_with("ld-linux") => None,
+            _ => Some(Obstacle::Loader(loader)),
+        });
+    }
+    // glibc's loader asks for none, and loads what LD_PRELOAD says into the program it is given.
+    let is_loader = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"ld-linux"));
+    Ok((!is_loader).then_some(Obstacle::Static))
+}
+
+/// How the program in this file gains rights that the caller has not, if it does.
+fn privileged(path: &Path) -> Option<Obstacle> {
+    let meta = fs::metadata(path).ok()?;
+    let ignored = statvfs(path).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOSUID))
+        || no_new_privs().unwrap_or(false);
+    if ignored {
+        return None;
+    }
+    let mode = meta.permissions().mode();
+    if mode & libc::S_ISUID != 0 && meta.uid() != getuid().as_raw() {
+        return Some(Obstacle::Privileged("is set-uid, so the loader ignores LD_PRELOAD"));
+    }
+    // Without execution by the group, the bit once meant mandatory locking and now means nothing.
+    let set_gid = libc::S_ISGID | libc::S_IXGRP;
+    if mode & set_gid == set_gid && meta.gid() != getgid().as_raw() {
+        return Some(Obstacle::Privileged("is set-gid, so the loader ignores LD_PRELOAD"));
+    }
+    if !getuid().is_root() && getxattr_query(path, "security.capability").is_ok() {
+        return Some(Obstacle::Privileged("has file capabilities, so the loader ignores LD_PRELOAD"));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_lines_lead_to_interpreters() {
+        let cases = [
+            ("/bin/sh", "/bin/sh"),
+            (" /bin/sh -e", "/bin/sh"),
+            ("/usr/bin/env python3", "python3"),
+            ("/usr/bin/env -S python3 -u", "python3"),
+            ("/usr/bin/env -Spython3 -u", "python3"),
+            ("/usr/bin/env -i A=b ruby", "ruby"),
+            ("/usr/bin/env", "/usr/bin/env"),
+            ("/opt/environment x", "/opt/environment"),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(interpreter(line.as_bytes()), Some(expected.into()), "#!{line}");
+        }
+        assert_eq!(interpreter(b"  "), None);
+    }
+
+    #[test]
+    fn this_test_is_within_reach() {
+        let program = Program::examine(&env::current_exe().expect("a path")).expect("examined");
+        assert!(program.readable && program.chain.len() == 1);
+        assert_eq!(program.obstacles, []);
+    }
+
+    /// An ELF header and nothing else, of the class and for the machine given.
+    fn header(class: u8, machine: u16) -> Vec<u8> {
+        let mut header = vec![0; 64];
+        header[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', class, 1, 1]);
+        header[16] = 2; // ET_EXEC
+        header[18..20].copy_from_slice(&machine.to_le_bytes());
+        header[20] = 1;
+        header[54] = 56; // the size of a program header
+        header
+    }
+
+    #[test]
+    fn other_machines_are_told_apart() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let of = |bytes: &[u8]| {
+            let path = dir.path().join("program");
+            fs::write(&path, bytes).expect("write");
+            Program::examine(&path).expect("examined").obstacles
+        };
+        assert_eq!(of(&header(1, 3)), [Obstacle::Foreign("is a 32-bit program")]);
+        assert_eq!(of(&header(2, elf::EM_S390)), [Obstacle::Foreign("is made for another processor")]);
+        assert_eq!(of(&header(2, MACHINE)), [Obstacle::Static]);
+    }
+
+    #[test]
+    fn scripts_are_followed_to_the_binary() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (outer, inner) = (dir.path().join("outer"), dir.path().join("inner"));
+        fs::write(&inner, "#!/usr/bin/env sh\n").expect("write");
+        fs::write(&outer, format!("#!{} -x\n", inner.display())).expect("write");
+        let program = Program::examine(&outer).expect("examined");
+        assert_eq!(program.chain[..2], [outer.clone(), inner]);
+        assert_eq!(program.binary().file_name(), Some(OsStr::new("sh")));
+        fs::write(&outer, format!("#!{}\n", outer.display())).expect("write");
+        assert!(Program::examine(&outer).is_err(), "a script that interprets itself");
+        fs::write(&outer, "#!/nonexistent/interpreter\n").expect("write");
+        assert!(Program::examine(&outer).is_err(), "an interpreter that is missing");
+    }
+}

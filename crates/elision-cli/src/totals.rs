@@ -1,0 +1,226 @@
+//! What a tree of processes saved: one JSON line from each, added up.
+//!
+//! Every process that used Elision appends one line to the file that `ELISION_STATS` names:
+//!
+//! ```json
+//! {"pid":1,"deferred_bytes":0,"loaded_bytes":0,"materialised_bytes":0,"elided_bytes":0,"written_bytes":0,"declined":{"reason":1}}
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use anyhow::{Context, Result};
+use bytesize::ByteSize;
+use comfy_table::{CellAlignment, Table, presets};
+use rustix::fs::{FlockOperation, flock};
+use serde_json::{Map, Value, json};
+use tempfile::NamedTempFile;
+
+/// The amounts, by their names in the JSON, and what they say.
+const AMOUNTS: [(&str, &str); 5] = [
+    ("deferred_bytes", "deferred: read without loading"),
+    ("loaded_bytes", "loaded after all, when touched"),
+    ("materialised_bytes", "materialised, because the file changed"),
+    ("elided_bytes", "elided: written without storing"),
+    ("written_bytes", "written"),
+];
+
+/// The sums.
+#[derive(Default, Debug)]
+pub struct Totals {
+    processes: BTreeSet<u64>,
+    amounts: [u64; AMOUNTS.len()],
+    declined: BTreeMap<String, u64>,
+}
+
+impl Totals {
+    /// Adds up the lines of a statistics file. A line that is none is warned about and left out: a process may
+    /// have been killed in the middle of it.
+    pub fn of(lines: &str) -> Totals {
+        let mut totals = Totals::default();
+        for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+            if totals.add(line).is_none() {
+                eprintln!("elision: ignored a malformed line of statistics: {line}");
+            }
+        }
+        totals
+    }
+
+    /// All of the line or nothing.
+    fn add(&mut self, line: &str) -> Option<()> {
+        let line: Map<String, Value> = serde_json::from_str(line).ok()?;
+        let number = |name: &str| line.get(name).map_or(Some(0), Value::as_u64);
+        let process = line.get("pid")?.as_u64()?;
+        let mut amounts = self.amounts;
+        for (sum, (name, _)) in amounts.iter_mut().zip(AMOUNTS) {
+            *sum = sum.saturating_add(number(name)?);
+        }
+        let mut declined = self.declined.clone();
+        for (reason, count) in line.get("declined").map_or(Some(&Map::new()), Value::as_object)? {
+            let sum = declined.entry(reason.clone()).or_default();
+            *sum = sum.saturating_add(count.as_u64()?);
+        }
+        // A process that execs reports once for each program it was.
+        self.processes.insert(process);
+        (self.amounts, self.declined) = (amounts, declined);
+        Some(())
+    }
+
+    /// One amount, by its name in the JSON.
+    pub fn amount(&self, name: &str) -> u64 {
+        AMOUNTS.iter().position(|amount| amount.0 == name).map_or(0, |index| self.amounts[index])
+    }
+
+    /// How often a transfer was declined.
+    pub fn declines(&self) -> &BTreeMap<String, u64> {
+        &self.declined
+    }
+
+    /// The sums as one JSON object.
+    pub fn to_json(&self) -> Value {
+        let mut object = Map::new();
+        object.insert("processes".into(), self.processes.len().into());
+        for ((name, _), sum) in AMOUNTS.iter().zip(self.amounts) {
+            object.insert((*name).into(), sum.into());
+        }
+        object.insert("declined".into(), json!(self.declined));
+        object.into()
+    }
+
+    /// The sums for people.
+    pub fn to_table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(["elision", "total"]);
+        table.add_row(["processes that used it".into(), self.processes.len().to_string()]);
+        for ((_, meaning), sum) in AMOUNTS.iter().zip(self.amounts) {
+            table.add_row([(*meaning).to_owned(), bytes(sum)]);
+        }
+        for (reason, count) in &self.declined {
+            table.add_row([format!("declined: {reason}"), format!("{count} times")]);
+        }
+        if let Some(column) = table.column_mut(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+}
+
+/// A number of bytes for people.
+pub fn bytes(number: u64) -> String {
+    ByteSize::b(number).display().iec().to_string()
+}
+
+/// A temporary file that processes report to.
+pub struct Collector(NamedTempFile);
+
+impl Collector {
+    /// Makes the file.
+    pub fn new() -> Result<Collector> {
+        // The program may change directory, so the name must not depend on ours.
+        let dir = std::env::temp_dir();
+        let dir = dir.canonicalize().with_context(|| format!("the temporary directory {}", dir.display()))?;
+        let file = tempfile::Builder::new().prefix("elision-stats-").tempfile_in(&dir);
+        Ok(Collector(file.with_context(|| format!("cannot make a file in {}", dir.display()))?))
+    }
+
+    /// The value for `ELISION_STATS`.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Adds up what was reported. The sidecar of each process shares a lock on the file until it has written
+    /// its line, which may be a moment after its process ended; what holds it longer is left out.
+    pub fn collect(&self) -> Result<Totals> {
+        let patience = Instant::now() + Duration::from_secs(2);
+        while let Err(error) = flock(self.0.as_file(), FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(io::Error::from(error)).context("cannot lock the statistics");
+            }
+            if Instant::now() > patience {
+                eprintln!("elision: processes of the program are still running; the totals are without them");
+                break;
+            }
+            sleep(Duration::from_millis(5));
+        }
+        let lines = fs::read(self.path()).context("cannot read the statistics")?;
+        Ok(Totals::of(&String::from_utf8_lossy(&lines)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const TWO: &str = concat!(
+        r#"{"pid":7,"deferred_bytes":100,"loaded_bytes":1,"materialised_bytes":2,"elided_bytes":90,"#,
+        r#""written_bytes":10,"declined":{"too small":2,"writer":1}}"#,
+        "\n",
+        r#"{"pid":8,"deferred_bytes":11,"elided_bytes":5,"declined":{"writer":4},"new_field":[1]}"#,
+        "\n",
+    );
+
+    #[test]
+    fn lines_add_up() {
+        let totals = Totals::of(TWO);
+        let expected = json!({
+            "processes": 2, "deferred_bytes": 111, "loaded_bytes": 1, "materialised_bytes": 2,
+            "elided_bytes": 95, "written_bytes": 10, "declined": {"too small": 2, "writer": 5},
+        });
+        assert_eq!(totals.to_json(), expected);
+        let table = totals.to_table().to_string();
+        assert!(table.contains("declined: writer") && table.contains("5 times"), "{table}");
+    }
+
+    #[test]
+    fn a_process_that_execs_counts_once() {
+        let line = r#"{"pid":7,"elided_bytes":5,"declined":{}}"#;
+        let totals = Totals::of(&format!("{line}\n{line}\n"));
+        assert_eq!((totals.to_json()["processes"].clone(), totals.amount("elided_bytes")), (json!(1), 10));
+    }
+
+    #[test]
+    fn malformed_lines_leave_no_trace() {
+        let broken = [
+            r#"{"pid":9,"deferred_bytes":7,"declined":{"writer":"#,
+            r#"{"pid":9,"deferred_bytes":7,"loaded_bytes":-1}"#,
+            r#"{"pid":9,"deferred_bytes":7,"declined":{"writer":"many"}}"#,
+            r#"{"deferred_bytes":7}"#,
+            "[]",
+            "\u{fffd}",
+        ];
+        for broken in broken {
+            let totals = Totals::of(&format!("{TWO}{broken}\n"));
+            assert_eq!(totals.to_json(), Totals::of(TWO).to_json(), "after {broken}");
+        }
+    }
+
+    #[test]
+    fn sums_do_not_wrap() {
+        let line = format!(r#"{{"pid":1,"elided_bytes":{}}}"#, u64::MAX);
+        assert_eq!(Totals::of(&format!("{line}\n{line}")).amount("elided_bytes"), u64::MAX);
+    }
+
+    /// The reader must wait for a process that still holds the lock, as a sidecar does while it writes.
+    #[test]
+    fn collecting_waits_for_the_lock() {
+        let collector = Collector::new().expect("a collector");
+        let mut sidecar = fs::OpenOptions::new().append(true).open(collector.path()).expect("open");
+        flock(&sidecar, FlockOperation::LockShared).expect("lock");
+        let (started, begun) = std::sync::mpsc::channel();
+        let totals = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                begun.recv().expect("the reader has begun");
+                sidecar.write_all(TWO.as_bytes()).expect("write");
+            });
+            started.send(()).expect("the writer waits");
+            collector.collect().expect("collect")
+        });
+        assert_eq!(totals.amount("deferred_bytes"), 111);
+    }
+}
