@@ -2,7 +2,14 @@
 //!
 //! Every function is async-signal-safe, takes no lock, allocates nothing and leaves `errno` alone.
 
+use crate::read::Terms;
+use crate::sidecar::channel::{Call, Op};
+use crate::sidecar::{launch, state};
+use crate::stats::Reason;
+use crate::sys::file;
 use crate::sys::raw::Errno;
+use crate::write::Track;
+use core::sync::atomic::{AtomicUsize, Ordering::*};
 
 /// What an offered transfer came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,62 +22,148 @@ pub enum Outcome {
     Failed(Errno),
 }
 
+/// Off until [`start`] has seen the environment.
+static MIN_BYTES: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Reads of this size and more are deferred where nothing is said. From the benches: below some 256 KiB reading wins, and
+/// programs either read whole files or reuse a buffer of at most 128 KiB.
+pub const DEFAULT_MIN_BYTES: usize = 1 << 20;
+
+fn terms(offset: Option<u64>, owned: bool) -> Terms {
+    Terms { offset, owned, exclusive: false, least: min_bytes() }
+}
+
 /// Offers a read of `len` bytes to `addr`: at `offset` (pread), or at the file position, which is then moved.
 /// `owned`: the caller vouches that every write through this open file description will be shown to
 /// [`write`] or [`before_change`] first, and that no other process shares the description.
-pub fn read(_fd: i32, _addr: usize, _len: usize, _offset: Option<u64>, _owned: bool) -> Outcome {
-    Outcome::PassThrough
+#[allow(unsafe_code)]
+pub fn read(fd: i32, addr: usize, len: usize, offset: Option<u64>, owned: bool) -> Outcome {
+    // SAFETY: the drop-in offers what the program passed to read(2): memory that it means to be overwritten.
+    unsafe { crate::read::read(fd, addr, len, terms(offset, owned)) }
 }
 
 /// Offers a write of `len` bytes from `addr`, as [`read`] does. Call it for big writes, and for writes of
 /// every size while [`write_leases`] says true.
-pub fn write(_fd: i32, _addr: usize, _len: usize, _offset: Option<u64>, _owned: bool) -> Outcome {
-    Outcome::PassThrough
+pub fn write(fd: i32, addr: usize, len: usize, offset: Option<u64>, owned: bool) -> Outcome {
+    crate::write::write(fd, addr, len, terms(offset, owned), Track::SecondTime)
 }
 
 /// Is any file of this process guarded by a write lease? One atomic load.
 pub fn write_leases() -> bool {
-    false
+    state::WRITERS.load(Acquire) != 0
 }
 
 /// The file behind `fd` is about to be changed by a call that is not shown to [`write`] (ftruncate,
 /// fallocate, sendfile, a shared mapping…): what depends on it is materialised first, and its write lease
 /// is given up. Cheap while [`write_leases`] is false.
-pub fn before_change(_fd: i32) {}
+pub fn before_change(fd: i32) {
+    if write_leases()
+        && let Ok(stat) = file::fstat(fd)
+        && state::write_guarded(stat.id)
+    {
+        crate::write::release(fd, stat);
+    }
+}
 
 /// A path is about to be truncated by `open(O_RDONLY|O_TRUNC)`, which breaks no lease.
 /// `fd` is an O_PATH descriptor of it.
-pub fn before_truncate(_fd: i32) {}
+pub fn before_truncate(fd: i32) {
+    if let Ok(stat) = file::fstat(fd) {
+        crate::write::release(fd, stat);
+    }
+}
 
 /// Every write lease is given up, what depends on it materialised: descriptors are about to be shared with
 /// another process (fork, exec, posix_spawn, SCM_RIGHTS), or written to where nobody sees it.
-pub fn surrender() {}
+pub fn surrender() {
+    if write_leases()
+        && let Some(mut call) = Call::new(Op::Surrender, false)
+    {
+        call.send();
+    }
+}
 
 /// May any page of the range have an extent? `false` is certain. One atomic load while nothing is deferred.
-pub fn touched(_addr: usize, _len: usize) -> bool {
-    false
+pub fn touched(addr: usize, len: usize) -> bool {
+    state::touched(addr, len)
+}
+
+fn over_pages(op: Op, addr: usize, len: usize, inner: bool) {
+    let page = crate::transfer::PAGE;
+    let (start, end) = match inner {
+        true => (addr.next_multiple_of(page), (addr + len) / page * page),
+        false => (addr / page * page, (addr + len).next_multiple_of(page)),
+    };
+    if start < end
+        && touched(start, end - start)
+        && let Some(mut call) = Call::new(op, false)
+    {
+        let request = call.request();
+        (request.addr, request.len) = (start, end - start);
+        call.send();
+    }
 }
 
 /// The range is about to be unmapped, or mapped over: every record of it is dropped. The memory is untouched.
-pub fn forget(_addr: usize, _len: usize) {}
+pub fn forget(addr: usize, len: usize) {
+    over_pages(Op::Forget, addr, len, false);
+}
 
 /// Makes the range plain anonymous memory with the same contents, before the program reshapes it (mremap,
 /// mprotect, mlock, madvise other than DONTNEED).
-pub fn dissolve(_addr: usize, _len: usize) {}
+pub fn dissolve(addr: usize, len: usize) {
+    over_pages(Op::Dissolve, addr, len, false);
+}
 
 /// Before MADV_DONTNEED: pages of the range that are deferred become fresh zero pages.
-pub fn zero(_addr: usize, _len: usize) {}
+pub fn zero(addr: usize, len: usize) {
+    over_pages(Op::Zero, addr, len, true);
+}
 
 /// The smallest transfer that is worth offering (`ELISION_MIN_BYTES`), `usize::MAX` when off.
 pub fn min_bytes() -> usize {
-    usize::MAX
+    MIN_BYTES.load(Relaxed)
 }
 
 /// Sets up from the environment; once, from the drop-in's constructor, in the main thread.
-pub fn start() {}
+pub fn start() {
+    let get = |name: &str| std::env::var_os(name);
+    if get("ELISION").is_some_and(|value| value == "off" || value == "0") {
+        return;
+    }
+    let least = get("ELISION_MIN_BYTES").and_then(|value| value.to_str()?.parse::<usize>().ok());
+    if let Some(path) = get("ELISION_STATS") {
+        launch::set_stats_path(path.as_encoded_bytes());
+    }
+    let verbose = get("ELISION_VERBOSE").is_some_and(|value| value != "0" && !value.is_empty());
+    let least = least.unwrap_or(DEFAULT_MIN_BYTES).max(crate::transfer::PAGE);
+    crate::set_verbose(verbose);
+    launch::register();
+    MIN_BYTES.store(least, Release);
+    crate::say_active(least);
+}
 
-/// Counts a decline under `reason` where the drop-in itself decided (a short fixed name).
-pub fn declined(_reason: crate::stats::Reason) {}
+/// Counts a decline under `reason` where the drop-in itself decided.
+pub fn declined(reason: Reason, len: usize) {
+    crate::decline(reason, len);
+}
 
-/// The process is about to end in an orderly way: the sidecar writes its statistics and goes.
-pub fn finish() {}
+/// The process is about to end in an orderly way: statistics are written.
+pub fn finish() {
+    launch::finish();
+}
+
+/// Before a fork that runs no pthread_atfork handlers (`_Fork`, clone); then exactly one of the other two.
+pub fn before_fork() {
+    launch::before_fork();
+}
+
+/// After such a fork, in the parent.
+pub fn after_fork_parent() {
+    launch::after_fork_parent();
+}
+
+/// After such a fork, in the child.
+pub fn after_fork_child() {
+    launch::after_fork_child();
+}

@@ -1,8 +1,136 @@
-//! Elision.
+//! `read` and `write` that defer and elide their I/O: the mmap that needs no `unsafe`.
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("records");
+//! # std::fs::write(&path, vec![0u8; 4 << 20])?;
+//! let mut records = elision::edit(&path)?; // returns at once, whatever the size
+//! records[3_000_000] = 1; //                  loads one page
+//! elision::write(&path, &mut records)?; //    writes one page
+//! # assert_eq!(std::fs::read(&path)?[3_000_000], 1);
+//! # std::io::Result::Ok(())
+//! ```
+//!
+//! [`read`] and [`write`] stand in for `std::fs::read` and `std::fs::write`. What they return is a [`Buffer`]: a
+//! `[u8]` whose pages stand for file bytes until they are touched, or altered. How, and
+//! why that is safe where a memory map is not, is told at [`Buffer`]; how it is built, in ARCHITECTURE.md.
+//!
+//! # Platform
+//! Linux on x86-64, from 6.11 on, for local files on ext4, XFS, btrfs or tmpfs that the process owns. Everywhere else,
+//! and whenever in doubt, the same calls read and write the traditional way. [`stats::snapshot`] says how often and why.
 
+mod buffer;
 #[doc(hidden)]
 pub mod dropin;
+#[doc(hidden)]
+pub mod extent;
+mod file;
 pub mod probe;
+mod read;
+mod segment;
+mod sidecar;
 pub mod stats;
 #[doc(hidden)]
 pub mod sys;
+#[doc(hidden)]
+pub mod transfer;
+mod verbose;
+mod write;
+
+pub use buffer::{Buffer, PageState};
+pub use file::File;
+pub use segment::Segment;
+pub(crate) use verbose::{decline, say_active, set_verbose, unavailable};
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// Transfers below this size are not worth a mapping. From the benches.
+static MIN_BYTES: AtomicUsize = AtomicUsize::new(256 << 10);
+
+/// Sets the size from which on transfers of this crate are deferred and elided (256 KiB unless set; at least one
+/// page).
+pub fn set_min_bytes(bytes: usize) {
+    MIN_BYTES.store(bytes.max(transfer::PAGE), Relaxed);
+}
+
+pub(crate) fn min_bytes() -> usize {
+    sidecar::launch::register();
+    MIN_BYTES.load(Relaxed)
+}
+
+/// Reads a whole file, in time that does not depend on its size: `std::fs::read`, deferred.
+///
+/// The bytes are those that the file has now, whatever happens to it later.
+///
+/// # Errors
+/// As `std::fs::read`. An I/O error of a page that is loaded later arrives when it is touched; see [`Buffer::load`].
+pub fn read(path: impl AsRef<Path>) -> io::Result<Buffer> {
+    read_all(File::open(path)?)
+}
+
+fn read_all(file: File) -> io::Result<Buffer> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() == 0 {
+        return file.read_to_end();
+    }
+    file.read(0, usize::MAX)
+}
+
+/// Reads a whole file in order to change it and save it again: like [`read`], but the file is opened for writing as
+/// well and stays open with the buffer, so that [`write`] to the same path costs what was altered and
+/// nothing else. (After a plain [`read`], the first save has to load the file, because opening it for writing lets go of
+/// what kept it fixed.)
+///
+/// # Errors
+/// As opening the file for reading and writing, and reading it.
+pub fn edit(path: impl AsRef<Path>) -> io::Result<Buffer> {
+    let path = path.as_ref();
+    let file = File::open_with(OpenOptions::new().read(true).write(true), path)?;
+    let mut buffer = file.read(0, usize::MAX)?;
+    buffer.origin = Some(file);
+    Ok(buffer)
+}
+
+/// Makes the file at `path` consist of the buffer's bytes: `std::fs::write`, without writing what it has already.
+///
+/// Unlike `std::fs::write` it does not truncate first, so at no time is the file empty.
+/// The file stays open with the buffer, for the next save; [`Buffer::close`] lets it go.
+///
+/// # Errors
+/// As `std::fs::write`.
+pub fn write(path: impl AsRef<Path>, buffer: &mut Buffer) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let path = path.as_ref();
+    let there = std::fs::metadata(path).ok();
+    if there.as_ref().is_some_and(|metadata| !metadata.is_file()) {
+        return std::fs::write(path, buffer);
+    }
+    let same = |file: &File| {
+        let (Ok(ours), Some(there)) = (file.metadata(), &there) else { return false };
+        (ours.dev(), ours.ino()) == (there.dev(), there.ino())
+    };
+    let file = match buffer.origin.take().filter(same) {
+        Some(file) => file,
+        None => {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false);
+            match File::open_with(options.clone().read(true), path) {
+                // A file that may be written but not read.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    File::open_with(&options, path)?
+                }
+                other => other?,
+            }
+        }
+    };
+    let len = buffer.len();
+    file.write(0, buffer)?;
+    if file.metadata()?.len() != len as u64 {
+        file.set_len(len as u64)?;
+    }
+    buffer.origin = Some(file);
+    Ok(())
+}

@@ -1,9 +1,176 @@
 //! What was deferred, loaded, elided, materialised, written, and declined, and why.
+//!
+//! Counters of this process (a forked child starts from zero). Between them holds, whenever nothing is
+//! in flight: bytes deferred = loaded + materialised + dropped unread + still pending.
 
-/// Why a transfer was done the traditional way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Reason {
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a transfer was done the traditional way.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// Every reason, in order.
+            pub const ALL: &[Reason] = &[$(Reason::$name,)*];
+
+            /// The name under which statistics count it.
+            pub fn name(self) -> &'static str {
+                match self { $(Reason::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
     /// Not a regular file.
-    NotRegular,
+    NotRegular = "not_a_regular_file",
+    /// Not one of the file systems whose leases and page cache are known to hold what they promise.
+    FileSystem = "file_system",
+    /// Opened with O_DIRECT or O_APPEND.
+    OpenFlags = "open_flags",
+    /// Buffer and file position differ modulo the page size.
+    Phase = "phase",
+    /// Too little of it in whole pages.
+    Small = "small",
+    /// The buffer is not memory that may be mapped over.
+    Memory = "memory",
+    /// The lease was refused: somebody has the file open for writing, or it is not ours.
+    LeaseRefused = "lease_refused",
+    /// This process has the file open for writing in a way that cannot be watched.
+    OwnWriter = "own_writer",
+    /// The write lease was refused: somebody else has the file open.
+    NotSole = "not_sole_opener",
+    /// A limit is near: mappings, descriptors, address space.
+    Limit = "limit",
+    /// The file has holes in the range, and a traditional write would fill them.
+    Holes = "holes",
+    /// The kernel lacks what is needed, or the sidecar could not be started.
+    Unavailable = "unavailable",
+    /// The sidecar is gone or busy.
+    Sidecar = "sidecar",
+    /// The file changed, or moved under another thread, while the call was being prepared.
+    Raced = "raced",
+}
+
+const REASONS: usize = Reason::ALL.len();
+
+/// The counters, as they are kept.
+pub(crate) struct Counters {
+    pub deferred: AtomicU64,
+    pub loaded: AtomicU64,
+    pub materialised: AtomicU64,
+    pub elided: AtomicU64,
+    pub written: AtomicU64,
+    pub declined: [AtomicU64; REASONS],
+}
+
+pub(crate) static COUNTERS: Counters = Counters {
+    deferred: AtomicU64::new(0),
+    loaded: AtomicU64::new(0),
+    materialised: AtomicU64::new(0),
+    elided: AtomicU64::new(0),
+    written: AtomicU64::new(0),
+    declined: [const { AtomicU64::new(0) }; REASONS],
+};
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, bytes: usize) {
+        counter.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(crate) fn decline(&self, reason: Reason) {
+        if let Some(counter) = self.declined.get(reason as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn reset(&self) {
+        for counter in [&self.deferred, &self.loaded, &self.materialised, &self.elided, &self.written] {
+            counter.store(0, Relaxed);
+        }
+        for counter in &self.declined {
+            counter.store(0, Relaxed);
+        }
+    }
+}
+
+/// A reading of the counters.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Bytes that reads did not load.
+    pub deferred_bytes: u64,
+    /// Of these, loaded since because they were touched (as far as has been noticed; see [`snapshot`]).
+    pub loaded_bytes: u64,
+    /// Of these, copied because the file was about to change.
+    pub materialised_bytes: u64,
+    /// Bytes that writes did not write.
+    pub elided_bytes: u64,
+    /// Bytes that the same writes did write.
+    pub written_bytes: u64,
+    /// Transfers done the traditional way, by reason.
+    pub declined: Vec<(Reason, u64)>,
+}
+
+/// Reads the counters. Loaded bytes are counted when an extent ends; what live buffers have loaded so far is what
+/// [`Buffer::ranges`](crate::Buffer::ranges) tells.
+pub fn snapshot() -> Stats {
+    let read = |counter: &AtomicU64| counter.load(Relaxed);
+    Stats {
+        deferred_bytes: read(&COUNTERS.deferred),
+        loaded_bytes: read(&COUNTERS.loaded),
+        materialised_bytes: read(&COUNTERS.materialised),
+        elided_bytes: read(&COUNTERS.elided),
+        written_bytes: read(&COUNTERS.written),
+        declined: Reason::ALL
+            .iter()
+            .zip(&COUNTERS.declined)
+            .map(|(&reason, count)| (reason, read(count)))
+            .filter(|&(_, count)| count > 0)
+            .collect(),
+    }
+}
+
+/// Writes the counters as one line of JSON into `line`, without allocating, and says how long it is.
+pub(crate) fn json_line(pid: i32, line: &mut [u8]) -> usize {
+    let mut at = 0;
+    let mut put = |bytes: &[u8]| {
+        for &byte in bytes {
+            if let Some(slot) = line.get_mut(at) {
+                *slot = byte;
+                at += 1;
+            }
+        }
+    };
+    let mut digits = [0; 20];
+    put(b"{\"pid\":");
+    put(crate::sys::file::decimal(pid.max(0) as u64, &mut digits));
+    for (name, counter) in [
+        ("deferred_bytes", &COUNTERS.deferred),
+        ("loaded_bytes", &COUNTERS.loaded),
+        ("materialised_bytes", &COUNTERS.materialised),
+        ("elided_bytes", &COUNTERS.elided),
+        ("written_bytes", &COUNTERS.written),
+    ] {
+        put(b",\"");
+        put(name.as_bytes());
+        put(b"\":");
+        put(crate::sys::file::decimal(counter.load(Relaxed), &mut digits));
+    }
+    put(b",\"declined\":{");
+    let mut first = true;
+    for (reason, count) in Reason::ALL.iter().zip(&COUNTERS.declined) {
+        let count = count.load(Relaxed);
+        if count > 0 {
+            put(if first { b"\"" } else { b",\"" });
+            put(reason.name().as_bytes());
+            put(b"\":");
+            put(crate::sys::file::decimal(count, &mut digits));
+            first = false;
+        }
+    }
+    put(b"}}\n");
+    at
 }

@@ -1,0 +1,267 @@
+//! Owned memory that files can be read into and written from without moving what did not change.
+#![allow(unsafe_code)] // A slice over memory that the kernel fills; why its bytes hold still is argued below.
+
+use crate::dropin::{self, Outcome};
+use crate::file::File;
+use crate::read::{self, Terms};
+use crate::segment::Segment;
+use crate::sidecar::channel::{Call, Op, RUNS};
+use crate::sys;
+use crate::transfer::PAGE;
+use std::fmt;
+use std::io;
+use std::ops::{Deref, DerefMut, Range};
+
+/// Owned, page-aligned memory: a `[u8]` whose pages may stand for file bytes until they are altered.
+///
+/// # Why this is safe, and a mapping of a file is not
+///
+/// A mapped file changes under its reader when anybody writes to the file, and kills it when
+/// anybody truncates it. Here the kernel holds back whoever is about to open the file for writing (a file lease) until
+/// every page that still depends on it has memory of its own. So the bytes of a buffer change only through
+/// `&mut`, as Rust demands.
+///
+/// Three things escape the lease, all in the kernel: `open(O_RDONLY | O_TRUNC)` and direct changes of the block device
+/// break none, and a sidecar that is killed (`kill -9` of the helper itself) loses its own.
+/// A page that cannot be read from its device raises SIGBUS when it is touched; [`Buffer::load`] returns that as an
+/// error instead.
+pub struct Buffer {
+    segment: Segment,
+    addr: usize,
+    len: usize,
+    room: usize,
+    /// The file this buffer was last saved to, kept open so that saving again needs no new descriptor.
+    pub(crate) origin: Option<File>,
+}
+
+// SAFETY: a buffer owns its memory as a Vec does; the kernel side of it is reached through calls that any thread may
+// make.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; `&Buffer` only reads.
+unsafe impl Sync for Buffer {}
+
+/// What a run of bytes of a buffer is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PageState {
+    /// Memory like any other; no file is known to have it.
+    Plain,
+    /// Stands for file bytes, and nobody has touched it.
+    Deferred,
+    /// Stands for file bytes, loaded into the page cache's memory.
+    Loaded,
+    /// Equal to its file bytes, in memory of its own; the next store will be noticed.
+    Tracked,
+    /// Altered since it was read or written.
+    Altered,
+}
+
+impl Buffer {
+    /// A buffer of `len` zero bytes, in a segment of its own with room to grow.
+    ///
+    /// # Errors
+    /// `ENOMEM` if there is no address space for it.
+    pub fn new(len: usize) -> io::Result<Buffer> {
+        // Room to grow in place costs nothing, unless address space is limited: then exactly what is needed.
+        let roomy = len.saturating_mul(2).saturating_add(64 << 20);
+        let segment = Segment::reserve(roomy).or_else(|_| Segment::reserve(len))?;
+        Buffer::place(segment, len)
+    }
+
+    pub(crate) fn place(segment: Segment, len: usize) -> io::Result<Buffer> {
+        let room = len.max(1).checked_next_multiple_of(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let addr = segment.take(room)?;
+        Ok(Buffer { segment, addr, len, room, origin: None })
+    }
+
+    /// Changes the length. New bytes are zero; the pages that stay, stay associated.
+    ///
+    /// # Errors
+    /// `ENOMEM` if there is no address space for it; the buffer is unchanged then.
+    pub fn resize(&mut self, len: usize) -> io::Result<()> {
+        let room = len.max(1).checked_next_multiple_of(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        if room > self.room {
+            if !self.segment.extend(self.addr + self.room, room - self.room) {
+                let mut moved = Buffer::new(len)?;
+                moved[..self.len].copy_from_slice(self);
+                moved.origin = self.origin.take();
+                *self = moved;
+                return Ok(());
+            }
+            self.room = room;
+        } else if room < self.room {
+            self.segment.give(self.addr + room, self.room - room);
+            self.room = room;
+        }
+        if len < self.len {
+            // What is cut off must not come back when it grows again.
+            let end = (self.addr + room).min(self.addr + self.len);
+            let cut = self.addr + len;
+            // SAFETY: within our own pages, which are exclusively borrowed.
+            unsafe { std::ptr::write_bytes(cut as *mut u8, 0, end - cut) };
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Fills `self[at..at + len]` with the bytes of `file` from `offset`, and says how many there were (fewer only at
+    /// the end of file). Whole pages are associated where memory and file agree on where pages begin; pages that two
+    /// adjacent reads have filled together, too.
+    ///
+    /// # Errors
+    /// As reading the file traditionally.
+    ///
+    /// # Panics
+    /// If `at + len` is beyond the buffer.
+    pub fn read_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<usize> {
+        let target = &mut self[at..at + len];
+        let addr = target.as_mut_ptr() as usize;
+        let terms = Terms { offset: Some(offset), owned: true, exclusive: true, least: crate::min_bytes() };
+        // SAFETY: the range is exclusively borrowed; and nobody else can store into the pages around it, which are this
+        // buffer's too.
+        match unsafe { read::read(file.raw(), addr, len, terms) } {
+            Outcome::Done(done) => Ok(done),
+            Outcome::Failed(errno) => Err(errno.into()),
+            Outcome::PassThrough => file.read_traditionally(target, offset),
+        }
+    }
+
+    /// Writes `self[at..at + len]` to `file` at `offset`: only what the file does not have already.
+    ///
+    /// # Errors
+    /// As writing the file traditionally; what was written by then is written.
+    ///
+    /// # Panics
+    /// If `at + len` is beyond the buffer.
+    pub fn write_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<()> {
+        let addr = self[at..at + len].as_ptr() as usize;
+        let terms = Terms { offset: Some(offset), owned: true, exclusive: true, least: crate::min_bytes() };
+        let done = match crate::write::write(file.raw(), addr, len, terms, crate::write::Track::Now) {
+            Outcome::Done(done) => done,
+            Outcome::Failed(errno) => return Err(errno.into()),
+            Outcome::PassThrough => 0,
+        };
+        file.write_traditionally(&self[at + done..at + len], offset + done as u64)
+    }
+
+    /// Loads a range now, and returns the error that touching it would have raised as SIGBUS.
+    ///
+    /// # Errors
+    /// `EIO` if a page cannot be read from its file; `ENOMEM` if memory is short.
+    ///
+    /// # Panics
+    /// If the range is beyond the buffer.
+    pub fn load(&self, range: Range<usize>) -> io::Result<()> {
+        let part = &self[range];
+        if part.is_empty() {
+            return Ok(());
+        }
+        Ok(read::load(part.as_ptr() as usize, part.len())?)
+    }
+
+    /// Gives the memory of loaded pages back to the system: they are loaded again when they are touched. Altered pages
+    /// stay. Says how many bytes were given back.
+    ///
+    /// # Errors
+    /// What madvise(2) may give.
+    ///
+    /// # Panics
+    /// If the range is beyond the buffer.
+    pub fn unload(&mut self, range: Range<usize>) -> io::Result<usize> {
+        let mut given = 0;
+        let base = self.addr;
+        let _ = &self[range.clone()];
+        for (run, state) in self.ranges() {
+            let start = run.start.max(range.start).next_multiple_of(PAGE);
+            let end = run.end.min(range.end) / PAGE * PAGE;
+            if state == PageState::Loaded && start < end {
+                // SAFETY: these pages have no memory of their own: what is dropped is a view of the page cache, and
+                // `&mut self` keeps everybody from altering them in between.
+                unsafe { sys::memory::advise(base + start, end - start, libc::MADV_DONTNEED)? };
+                given += end - start;
+            }
+        }
+        Ok(given)
+    }
+
+    /// What each run of bytes is: in order, from 0 to the length of the buffer.
+    pub fn ranges(&self) -> Vec<(Range<usize>, PageState)> {
+        let mut runs: Vec<(Range<usize>, PageState)> = Vec::new();
+        let mut push = |range: Range<usize>, state: PageState| match runs.last_mut() {
+            Some((last, same)) if *same == state && last.end == range.start => last.end = range.end,
+            _ if range.is_empty() => (),
+            _ => runs.push((range, state)),
+        };
+        let mut at = 0;
+        while at < self.len {
+            if !dropin::touched(self.addr, self.room) {
+                break;
+            }
+            let Some(mut call) = Call::new(Op::Query, false) else { break };
+            let request = call.request();
+            (request.addr, request.len) = (self.addr + at, self.room - at);
+            if call.send().is_some() {
+                break;
+            }
+            let answer = call.request();
+            for run in answer.runs.iter().take(answer.count.min(RUNS)) {
+                let start = run.addr - self.addr;
+                let state = match run.state {
+                    1 => PageState::Deferred,
+                    2 => PageState::Loaded,
+                    3 => PageState::Tracked,
+                    4 => PageState::Altered,
+                    _ => PageState::Plain,
+                };
+                push(start.min(self.len)..(start + run.len).min(self.len), state);
+            }
+            if answer.handled == 0 {
+                break;
+            }
+            at += answer.handled;
+        }
+        push(at.min(self.len)..self.len, PageState::Plain);
+        runs
+    }
+
+    /// Lets go of the file this buffer was read from for editing, or saved to: it is no longer kept open. The next save
+    /// opens it again.
+    pub fn close(&mut self) {
+        self.origin = None;
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.segment.give(self.addr, self.room);
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `[addr, addr + len)` is mapped, readable and ours until drop, and its bytes change only through
+        // `&mut self`: mapped pages are guarded by a lease, and materialising replaces them by equal ones.
+        unsafe { std::slice::from_raw_parts(self.addr as *const u8, self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.addr as *mut u8, self.len) }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the contents: printing would load them all.
+        f.debug_struct("Buffer").field("len", &self.len).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,148 @@
+//! An open file whose every change goes through this crate.
+
+use crate::buffer::Buffer;
+use crate::sys;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// An open file of which no other handle exists in this program.
+///
+/// A file that a program has open for writing can only be followed if nothing is written to it unseen.
+/// `std::fs::File` can be cloned, lent and written to from safe code, so reads through a writable one
+/// cannot be deferred. This type keeps its descriptor to itself; that is all it adds.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("data");
+/// # std::fs::write(&path, vec![7u8; 1 << 20])?;
+/// let file = elision::File::open_with(std::fs::OpenOptions::new().read(true).write(true), &path)?;
+/// let mut buffer = file.read(0, 1 << 20)?;
+/// buffer[500_000] = 1;
+/// file.write(0, &mut buffer)?; // one page
+/// # assert_eq!(std::fs::read(&path)?[500_000], 1);
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Debug)]
+pub struct File(fs::File);
+
+impl File {
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// As `std::fs::File::open`.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
+        fs::File::open(path).map(File)
+    }
+
+    /// Opens a file as the options say.
+    ///
+    /// # Errors
+    /// As [`OpenOptions::open`].
+    pub fn open_with(options: &OpenOptions, path: impl AsRef<Path>) -> io::Result<File> {
+        // The open itself would wait for whatever this process still has mapped of the file; ask for it first, so that
+        // what is known of its pages survives.
+        settle(path.as_ref());
+        options.open(path).map(File)
+    }
+
+    /// Reads up to `len` bytes from `offset` (fewer only at the end of file) into a new buffer.
+    ///
+    /// # Errors
+    /// As reading traditionally; `ENOMEM` if there is no address space.
+    pub fn read(&self, offset: u64, len: usize) -> io::Result<Buffer> {
+        let available = self.0.metadata()?.len().saturating_sub(offset);
+        let len = usize::try_from(available).unwrap_or(usize::MAX).min(len);
+        // The buffer begins at a page boundary, and so may the file position: pad in front if not.
+        let mut buffer = Buffer::new(len)?;
+        let got = buffer.read_at(0, len, self, offset)?;
+        if got < len {
+            buffer.resize(got)?;
+        }
+        Ok(buffer)
+    }
+
+    /// Writes a whole buffer at `offset`: only what the file does not have already.
+    ///
+    /// # Errors
+    /// As writing traditionally.
+    pub fn write(&self, offset: u64, buffer: &mut Buffer) -> io::Result<()> {
+        buffer.write_at(0, buffer.len(), self, offset)
+    }
+
+    /// Size, times, permissions.
+    ///
+    /// # Errors
+    /// As `std::fs::File::metadata`.
+    pub fn metadata(&self) -> io::Result<fs::Metadata> {
+        self.0.metadata()
+    }
+
+    /// Cuts or extends the file. Buffers that depend on it get memory of their own first.
+    ///
+    /// # Errors
+    /// As `std::fs::File::set_len`.
+    pub fn set_len(&self, len: u64) -> io::Result<()> {
+        if let Ok(stat) = sys::file::fstat(self.raw()) {
+            crate::write::release(self.raw(), stat);
+        }
+        self.0.set_len(len)
+    }
+
+    /// Waits until the file is on the disk.
+    ///
+    /// # Errors
+    /// As `std::fs::File::sync_all`.
+    pub fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+
+    /// The plain file. Whatever depends on it gets memory of its own, since it can be changed unseen from here on.
+    pub fn into_std(self) -> fs::File {
+        if let Ok(stat) = sys::file::fstat(self.raw()) {
+            crate::write::release(self.raw(), stat);
+        }
+        self.0
+    }
+
+    pub(crate) fn raw(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    pub(crate) fn read_traditionally(&self, target: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < target.len() {
+            match self.0.read_at(&mut target[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    pub(crate) fn write_traditionally(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    /// Everything up to the end, of a file whose size says nothing (a pipe, a file in /proc).
+    pub(crate) fn read_to_end(&self) -> io::Result<Buffer> {
+        let mut bytes = Vec::new();
+        (&self.0).read_to_end(&mut bytes)?;
+        let mut buffer = Buffer::new(bytes.len())?;
+        buffer.copy_from_slice(&bytes);
+        Ok(buffer)
+    }
+}
+
+/// Has whatever this process has mapped of the file at `path` given memory of its own.
+pub(crate) fn settle(path: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    if let Ok(metadata) = fs::metadata(path) {
+        let key = sys::file::FileKey { dev: metadata.dev(), ino: metadata.ino() };
+        crate::write::release(-1, sys::file::Stat { id: key, ..Default::default() });
+    }
+}

@@ -1,0 +1,128 @@
+//! Address space: reserve, place, give back.
+#![allow(unsafe_code)] // Hands out memory by address; that ranges never overlap is argued below.
+
+use crate::buffer::Buffer;
+use crate::dropin;
+use crate::sys::memory;
+use crate::transfer::PAGE;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A reserved range of address space in which buffers live.
+///
+/// It may be far larger than memory and swap together: nothing is allocated before it is touched, and what
+/// a buffer has merely read from a file needs no memory of its own.
+///
+/// ```
+/// let segment = elision::Segment::reserve(1 << 40)?; // 1 TiB costs nothing
+/// let mut buffer = segment.buffer(1 << 30)?;
+/// buffer[12_345] = 1; // one page of memory
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Segment(Arc<Range>);
+
+#[derive(Debug)]
+struct Range {
+    base: usize,
+    len: usize,
+    /// Free stretches: address and length, sorted, never touching each other.
+    free: Mutex<Vec<(usize, usize)>>,
+}
+
+impl Segment {
+    /// Reserves `bytes` of address space, rounded up to whole pages.
+    ///
+    /// # Errors
+    /// `ENOMEM` if there is no such stretch of address space, or RLIMIT_AS forbids it.
+    pub fn reserve(bytes: usize) -> io::Result<Segment> {
+        let len = bytes.max(1).checked_next_multiple_of(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let base = memory::reserve(len)?;
+        Ok(Segment(Arc::new(Range { base, len, free: Mutex::new(vec![(base, len)]) })))
+    }
+
+    /// Bytes reserved.
+    pub fn capacity(&self) -> usize {
+        self.0.len
+    }
+
+    /// A buffer of `len` zero bytes in this segment.
+    ///
+    /// # Errors
+    /// `ENOMEM` if the segment has no free stretch of that length.
+    pub fn buffer(&self, len: usize) -> io::Result<Buffer> {
+        Buffer::place(self.clone(), len)
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<(usize, usize)>> {
+        // A list left by a thread that panicked is whole all the same: nothing panics half-way.
+        self.0.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a stretch of `len` bytes (whole pages) out of the segment and makes it usable.
+    pub(crate) fn take(&self, len: usize) -> io::Result<usize> {
+        let mut free = self.free();
+        let at = free.iter().position(|&(_, room)| room >= len).ok_or(io::ErrorKind::OutOfMemory)?;
+        let (addr, room) = free[at];
+        make_usable(addr, len)?;
+        if room == len {
+            free.remove(at);
+        } else {
+            free[at] = (addr + len, room - len);
+        }
+        Ok(addr)
+    }
+
+    /// Extends a stretch that ends at `end` by `more` bytes, if what follows is free.
+    pub(crate) fn extend(&self, end: usize, more: usize) -> bool {
+        let mut free = self.free();
+        let Some(at) = free.iter().position(|&(addr, room)| addr == end && room >= more) else {
+            return false;
+        };
+        if make_usable(end, more).is_err() {
+            return false;
+        }
+        let (addr, room) = free[at];
+        if room == more {
+            free.remove(at);
+        } else {
+            free[at] = (addr + more, room - more);
+        }
+        true
+    }
+
+    /// Gives a stretch back. Its contents and their associations end here.
+    pub(crate) fn give(&self, addr: usize, len: usize) {
+        dropin::forget(addr, len);
+        // SAFETY: the stretch was taken from this segment and its buffer is gone: nobody uses it. If the kernel is out
+        // of map entries the pages stay, unused, until the segment ends.
+        if unsafe { memory::unreserve(addr, len) }.is_err() {
+            return;
+        }
+        let mut free = self.free();
+        let at = free.partition_point(|&(start, _)| start < addr);
+        free.insert(at, (addr, len));
+        if let Some(&(next, room)) = free.get(at + 1)
+            && next == addr + len
+        {
+            free[at].1 += room;
+            free.remove(at + 1);
+        }
+        if at > 0 && free[at - 1].0 + free[at - 1].1 == addr {
+            free[at - 1].1 += free[at].1;
+            free.remove(at);
+        }
+    }
+}
+
+fn make_usable(addr: usize, len: usize) -> io::Result<()> {
+    // SAFETY: the stretch is free and within a reservation of ours.
+    Ok(unsafe { memory::protect(addr, len, libc::PROT_READ | libc::PROT_WRITE) }?)
+}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        // SAFETY: every buffer holds a reference, so there is none left.
+        unsafe { memory::unmap(self.base, self.len) };
+    }
+}

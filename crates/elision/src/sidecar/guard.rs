@@ -1,0 +1,218 @@
+//! Guards: what keeps a file's bytes fixed while extents depend on them.
+//!
+//! A lease is granted only when nobody has the file open in a conflicting way, and from then on the kernel makes
+//! everybody who wants to (open for writing, truncate; for a write lease any open at all) wait until we let
+//! go. So the rule is: extents that depend on the file get memory of their own first, then the lease goes.
+
+use super::channel::Request;
+use super::state::{File, Guard, NO_FILE, State};
+use crate::extent::{FileId, Kind};
+use crate::stats::Reason;
+use crate::sys::file::{self, ProcPath};
+use crate::sys::raw::Errno;
+use crate::sys::task;
+
+/// File systems whose leases and page cache are known to keep the promise: ext2/3/4, XFS, btrfs, tmpfs.
+/// /proc and others grant leases on contents that are not stable.
+pub fn file_system_allowed(magic: i64) -> bool {
+    matches!(magic, 0xEF53 | 0x5846_5342 | 0x9123_683E | 0x0102_1994)
+}
+
+fn refused(error: Errno) -> Reason {
+    match error {
+        Errno(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOLCK) => Reason::Limit,
+        _ => Reason::LeaseRefused,
+    }
+}
+
+impl State {
+    /// A file guarded well enough to map it: the entry, or why not.
+    pub(super) fn guard_for_read(&mut self, request: &Request) -> Result<FileId, Reason> {
+        let access = request.flags & libc::O_ACCMODE;
+        if let Some(id) = self.find(request.key) {
+            let known = self.file(id);
+            match known.guard {
+                Guard::Read if access == libc::O_RDONLY => return Ok(id),
+                Guard::Write if task::same_description(request.pid, request.fd, known.fd) => return Ok(id),
+                // Two ways into one file: whichever it is, one of them cannot be followed.
+                Guard::Read | Guard::Write => return Err(Reason::OwnWriter),
+                Guard::None => {}
+            }
+        }
+        match access {
+            libc::O_RDONLY => self.acquire_read(request),
+            libc::O_RDWR if request.owned => self.acquire_write(request),
+            _ => Err(Reason::OwnWriter),
+        }
+    }
+
+    fn acquire_read(&mut self, request: &Request) -> Result<FileId, Reason> {
+        // A description of our own: the program's may be closed, and its descriptor table must not change.
+        // O_NOATIME is passed on because mapping counts as access.
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | (request.flags & libc::O_NOATIME);
+        let path = ProcPath::new(request.pid, "fd", Some(request.fd));
+        let fd = file::open(path.as_c_str(), flags, 0).map_err(refused)?;
+        let taken = (|| {
+            if file::fstat(fd).map_err(refused)?.id != request.key {
+                return Err(Reason::Raced);
+            }
+            if !file_system_allowed(file::filesystem(fd).map_err(refused)?) {
+                return Err(Reason::FileSystem);
+            }
+            file::set_lease(fd, libc::F_RDLCK).map_err(refused)?;
+            self.adopt(request, Guard::Read, fd)
+        })();
+        if taken.is_err() {
+            file::close(fd);
+        }
+        taken
+    }
+
+    /// Takes a write lease on the program's own description.
+    pub(super) fn acquire_write(&mut self, request: &Request) -> Result<FileId, Reason> {
+        let fd = task::take_descriptor(request.pid, request.fd).map_err(refused)?;
+        let taken = (|| {
+            if file::fstat(fd).map_err(refused)?.id != request.key {
+                return Err(Reason::Raced);
+            }
+            if !file_system_allowed(file::filesystem(fd).map_err(refused)?) {
+                return Err(Reason::FileSystem);
+            }
+            file::set_lease(fd, libc::F_WRLCK).map_err(|_| Reason::NotSole)?;
+            let adopted = self.adopt(request, Guard::Write, fd);
+            if adopted.is_err() {
+                let _ = file::set_lease(fd, libc::F_UNLCK);
+            }
+            adopted
+        })();
+        match taken {
+            Ok(_) => self.publish_guards(),
+            Err(_) => file::close(fd),
+        }
+        taken
+    }
+
+    /// Enters a guarded file. Tracked extents of earlier hold on only if the file did not change unguarded.
+    fn adopt(&mut self, request: &Request, guard: Guard, fd: i32) -> Result<FileId, Reason> {
+        let now = file::fstat(fd).map_err(refused)?;
+        if let Some(id) = self.find(request.key) {
+            let known = self.file(id);
+            if known.stamp != Some(now.ctime) {
+                self.map().retain(|row| row.file != id);
+                self.publish();
+            }
+            if let Some(entry) = self.file_mut(id) {
+                *entry = File { guard, fd, stamp: None, holes: None, ..known };
+            }
+            return Ok(id);
+        }
+        self.new_file(File { key: request.key, guard, fd, ..NO_FILE }).ok_or(Reason::Limit)
+    }
+
+    /// Answers every lease that is being broken. True if one has to be asked about again soon.
+    pub(super) fn answer_breaks(&mut self) -> bool {
+        let mut again = false;
+        for id in 0..self.top as FileId {
+            let known = self.file(id);
+            let held = match known.guard {
+                Guard::None => continue,
+                Guard::Read => libc::F_RDLCK,
+                Guard::Write => libc::F_WRLCK,
+            };
+            if known.used && file::lease(known.fd) != Ok(held) {
+                again |= !self.release(id);
+            }
+        }
+        again
+    }
+
+    /// Gives what depends on a file memory of its own, then lets the guard go. False: a forked child is not covered
+    /// yet, and it has to wait.
+    pub(super) fn release(&mut self, id: FileId) -> bool {
+        let known = self.file(id);
+        if known.guard == Guard::None {
+            return true;
+        }
+        self.materialise_file(id);
+        if super::launch::children_uncovered() {
+            return false;
+        }
+        // Asked while the file is still guarded; asking makes the kernel mark the next change with a new time.
+        let stamp = file::fstat(known.fd).ok().map(|stat| stat.ctime).filter(|_| self.fine_ctime);
+        if known.guard == Guard::Write {
+            // The description is the program's and lives on: give it back as it was.
+            let _ = file::set_lease(known.fd, libc::F_UNLCK);
+            let _ = file::fcntl(known.fd, libc::F_SETOWN, 0);
+        }
+        file::close(known.fd);
+        let kept = stamp.is_some() && self.map().depends_on(id, Kind::Tracked);
+        if let Some(entry) = self.file_mut(id) {
+            *entry =
+                if kept { File { guard: Guard::None, fd: -1, stamp, holes: None, ..known } } else { NO_FILE };
+        }
+        if !kept {
+            self.map().retain(|row| row.file != id);
+        }
+        self.publish();
+        self.publish_guards();
+        true
+    }
+
+    /// Lets go of files that nothing depends on any more.
+    pub(super) fn sweep(&mut self) {
+        self.dirty = false;
+        let mut needed = [false; super::state::FILES];
+        for row in self.rows.iter().take(self.extents) {
+            if let Some(flag) = needed.get_mut(row.file as usize) {
+                *flag = true;
+            }
+        }
+        for id in 0..self.top {
+            let known = self.file(id as FileId);
+            if known.used && !needed.get(id).copied().unwrap_or(true) {
+                match known.guard {
+                    Guard::None => {
+                        if let Some(entry) = self.file_mut(id as FileId) {
+                            *entry = NO_FILE;
+                        }
+                    }
+                    _ => self.dirty |= !self.release(id as FileId),
+                }
+            }
+        }
+    }
+
+    /// Releases the guard of the file `key`, if there is one.
+    pub(super) fn release_key(&mut self, request: &Request) {
+        if let Some(id) = self.find(request.key) {
+            self.release(id);
+        }
+    }
+
+    /// Releases every write lease.
+    pub(super) fn surrender(&mut self) {
+        for id in 0..self.top as FileId {
+            if self.file(id).guard == Guard::Write {
+                self.release(id);
+            }
+        }
+    }
+
+    /// Has the file holes in the range? A traditional write would fill them; eliding would not.
+    pub(super) fn holes(&mut self, id: FileId, start: u64, end: u64) -> bool {
+        let known = self.file(id);
+        if let Some(holes) = known.holes {
+            return holes;
+        }
+        let holes = match file::has_hole(known.fd, 0, end.max(start)) {
+            Some(hole) => hole,
+            // Without FIEMAP (tmpfs) blocks are exactly the pages that exist.
+            None => file::fstat(known.fd).map_or(true, |stat| stat.blocks * 512 < stat.size),
+        };
+        // "None" stays true while guarded: only a change that is shown to us first could make one.
+        if !holes && let Some(entry) = self.file_mut(id) {
+            entry.holes = Some(false);
+        }
+        holes
+    }
+}

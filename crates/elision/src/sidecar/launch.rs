@@ -1,0 +1,386 @@
+//! Starting the sidecar, and what happens to it at fork and exit.
+//!
+//! Fork: the child gets copies of the mappings, but leases that only its parent's sidecar holds. So before a fork the
+//! sidecar is brought to rest (its memory is copied in a consistent state) and puts a mark on a page that parent and
+//! child share: *uncovered*. While any mark stands, it materialises for breaks as ever, but lets no guard go. The child
+//! starts a sidecar of its own, which opens the files through the first one's descriptors, takes leases of
+//! its own (or materialises, where one is refused) and removes the mark.
+#![allow(unsafe_code)] // Sets up memory for a process that shares it.
+
+use super::channel::{self, Call, Op};
+use super::serve;
+use super::state::{NO_FILE, State};
+use crate::stats::COUNTERS;
+use crate::sys::file;
+use crate::sys::memory;
+use crate::sys::task::{self, Mask};
+use core::cell::UnsafeCell;
+use core::ptr;
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+
+/// What must vanish at fork, on a page that the kernel wipes then.
+#[repr(C)]
+pub(super) struct Gate {
+    /// Pid of the sidecar; the kernel stores 0 and wakes waiters when it is gone.
+    pub sidecar: AtomicU32,
+    /// 0 starting, 1 ready, 2 cannot work here.
+    pub ready: AtomicU32,
+    /// 1 when the sidecar may begin (a tracer has been allowed by then).
+    pub go: AtomicU32,
+}
+
+static GATE: AtomicPtr<Gate> = AtomicPtr::new(ptr::null_mut());
+static STATE: AtomicPtr<State> = AtomicPtr::new(ptr::null_mut());
+static STACK: AtomicUsize = AtomicUsize::new(0);
+static AREA: AtomicUsize = AtomicUsize::new(0);
+
+const IDLE: u32 = 0;
+const STARTING: u32 = 1;
+const RUNNING: u32 = 2;
+const UNAVAILABLE: u32 = 3;
+static START: AtomicU32 = AtomicU32::new(IDLE);
+
+/// The process that the sidecar serves.
+pub(super) static PROGRAM: AtomicI32 = AtomicI32::new(0);
+/// Where the kernel stores 0 when that process's main thread is gone, and what is there until then.
+pub(super) static END_WORD: AtomicUsize = AtomicUsize::new(0);
+pub(super) static END_VALUE: AtomicU32 = AtomicU32::new(0);
+/// The sidecar whose leases a new one takes over, or 0.
+pub(super) static PREDECESSOR: AtomicI32 = AtomicI32::new(0);
+static LAST: AtomicI32 = AtomicI32::new(0);
+
+const STACK_BYTES: usize = 256 << 10;
+const AREA_BYTES: usize = 64 << 10;
+
+/// Marks on a page shared with forked children.
+const MARKS: usize = 64;
+
+#[repr(C)]
+struct Board {
+    uncovered: [AtomicU32; MARKS],
+    since_ms: [AtomicU64; MARKS],
+}
+
+static BOARD: AtomicPtr<Board> = AtomicPtr::new(ptr::null_mut());
+/// The mark of the fork under way.
+static MARK: AtomicUsize = AtomicUsize::new(MARKS);
+/// 1 while the sidecar has to rest.
+static REST: AtomicU32 = AtomicU32::new(0);
+/// A child that has not covered itself by then was killed on the way.
+const UNCOVERED_MS: u64 = 5_000;
+
+/// Held across one fork; forks of several threads take turns.
+static FORKING: AtomicU32 = AtomicU32::new(0);
+
+struct ForkMask(UnsafeCell<Option<Mask>>);
+// SAFETY: only touched by the thread that holds FORKING.
+unsafe impl Sync for ForkMask {}
+static FORK_MASK: ForkMask = ForkMask(UnsafeCell::new(None));
+
+fn gate() -> Option<&'static Gate> {
+    // SAFETY: null, or a page that is never unmapped; it holds atomics only.
+    unsafe { GATE.load(Acquire).as_ref() }
+}
+
+fn board() -> Option<&'static Board> {
+    // SAFETY: as in `gate`.
+    unsafe { BOARD.load(Acquire).as_ref() }
+}
+
+/// Is the sidecar there and ready?
+pub fn alive() -> bool {
+    gate().is_some_and(|gate| gate.sidecar.load(Acquire) != 0 && gate.ready.load(Acquire) == 1)
+}
+
+/// Is the sidecar there, or could it be started? False where it was tried and this kernel or sandbox does not allow it.
+pub fn possible() -> bool {
+    START.load(Acquire) != UNAVAILABLE
+}
+
+/// Makes sure that the sidecar runs. False: do without. Signals must be blocked.
+pub fn ensure() -> bool {
+    if alive() {
+        return true;
+    }
+    let pid = task::pid();
+    let _ = PROGRAM.compare_exchange(0, pid, AcqRel, Acquire);
+    // A vfork child must not start a sidecar that would serve it instead of its parent.
+    if PROGRAM.load(Acquire) != pid {
+        return false;
+    }
+    if START.load(Acquire) == RUNNING {
+        lost();
+    }
+    if START.compare_exchange(IDLE, STARTING, AcqRel, Acquire).is_err() {
+        return false;
+    }
+    let ready = start(0);
+    START.store(if ready { RUNNING } else { UNAVAILABLE }, Release);
+    ready
+}
+
+/// The sidecar is gone though nobody told it to go: its leases are, too. A new one will give everything that is still
+/// mapped memory of its own before it does anything else.
+pub fn lost() {
+    if START.compare_exchange(RUNNING, IDLE, AcqRel, Acquire).is_ok() {
+        if super::state::LIVE.load(Acquire) > 0
+            && START.compare_exchange(IDLE, STARTING, AcqRel, Acquire).is_ok()
+        {
+            let ready = start(-1);
+            START.store(if ready { RUNNING } else { UNAVAILABLE }, Release);
+        }
+        if task::pid() == PROGRAM.load(Acquire) {
+            // Its remains, which no wait() of the program sees.
+            task::trace_poll(LAST.load(Acquire));
+        }
+    }
+}
+
+/// Registers what has to happen around fork. Once, outside signal handlers.
+pub fn register() {
+    static DONE: AtomicU32 = AtomicU32::new(0);
+    if DONE.swap(1, AcqRel) == 0 {
+        let _ = PROGRAM.compare_exchange(0, task::pid(), AcqRel, Acquire);
+        if task::pid() == task::tid() {
+            find_end_word();
+        }
+        // SAFETY: the handlers are safe to call around any fork.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
+    }
+}
+
+fn find_end_word() {
+    let address = task::thread_end_word();
+    END_WORD.store(address, Release);
+    END_VALUE.store(task::tid() as u32, Release);
+}
+
+/// Prepares the memory, starts the process, waits until it is ready. `predecessor`: pid of a sidecar to take over
+/// from, -1 if that one is lost, 0 for a first start.
+fn start(predecessor: i32) -> bool {
+    if !prepare() {
+        return false;
+    }
+    let Some(gate) = gate() else { return false };
+    PREDECESSOR.store(predecessor, Release);
+    gate.ready.store(0, Relaxed);
+    gate.go.store(0, Relaxed);
+    let (stack, area) = (STACK.load(Relaxed), AREA.load(Relaxed) + AREA_BYTES / 2);
+    // SAFETY: stack and area are ours alone and this big; no other sidecar of this memory is running; `main` keeps the
+    // rules of the module.
+    let started = unsafe {
+        // The thread pointer's own address, where the ABI wants it.
+        *(area as *mut usize) = area;
+        *((area + 16) as *mut usize) = area;
+        task::clone_sidecar(stack + STACK_BYTES, area, &gate.sidecar, serve::main)
+    };
+    let Ok(pid) = started else { return false };
+    LAST.store(pid, Release);
+    task::allow_tracer(pid);
+    gate.go.store(1, Release);
+    task::futex_wake(&gate.go);
+    let begun = task::now_ms();
+    while gate.ready.load(Acquire) == 0 {
+        task::futex_wait(&gate.ready, 0, 100);
+        if gate.sidecar.load(Acquire) == 0 || task::now_ms() - begun > 10_000 {
+            break;
+        }
+    }
+    gate.ready.load(Acquire) == 1
+}
+
+fn prepare() -> bool {
+    const MADV_WIPEONFORK: i32 = 18;
+    if GATE.load(Acquire).is_null() {
+        let page = crate::transfer::PAGE;
+        let (Ok(gate), Ok(board), Ok(state), Ok(stack), Ok(area)) = (
+            memory::allocate(page, false),
+            memory::allocate(size_of::<Board>().next_multiple_of(page), true),
+            memory::allocate(size_of::<State>().next_multiple_of(page), false),
+            memory::allocate(STACK_BYTES, false),
+            memory::allocate(AREA_BYTES, false),
+        ) else {
+            return false;
+        };
+        // SAFETY: the page is fresh and ours.
+        if unsafe { memory::advise(gate, page, MADV_WIPEONFORK) }.is_err() {
+            return false;
+        }
+        let state = state as *mut State;
+        // SAFETY: fresh zeroed memory of the right size; all zeroes is a valid State but for the files, which are
+        // entered here, and for the descriptors, which the sidecar opens before it uses them.
+        unsafe {
+            for file in &mut (*state).files {
+                *file = NO_FILE;
+            }
+        }
+        STATE.store(state, Release);
+        BOARD.store(board as *mut Board, Release);
+        STACK.store(stack, Release);
+        AREA.store(area, Release);
+        GATE.store(gate as *mut Gate, Release);
+    }
+    true
+}
+
+/// The sidecar's own view of its gate.
+pub(super) fn my_gate() -> Option<&'static Gate> {
+    gate()
+}
+
+/// The state. For the sidecar, and for a forked child that has none.
+///
+/// # Safety
+/// The caller must be the only one who uses it.
+pub(super) unsafe fn state() -> Option<&'static mut State> {
+    // SAFETY: null or set up by `prepare`; exclusive by the caller's promise.
+    unsafe { STATE.load(Acquire).as_mut() }
+}
+
+/// In the sidecar: is there a forked child that does not hold its own leases yet?
+pub(super) fn children_uncovered() -> bool {
+    let Some(board) = board() else { return false };
+    let now = task::now_ms();
+    board.uncovered.iter().zip(&board.since_ms).any(|(mark, since)| {
+        mark.load(Acquire) != 0 && now.saturating_sub(since.load(Acquire)) < UNCOVERED_MS
+    })
+}
+
+/// In the sidecar: sets a mark for the fork that is about to happen. False: there is none left.
+pub(super) fn set_mark() -> bool {
+    let Some(board) = board() else { return false };
+    let now = task::now_ms();
+    let free = board.uncovered.iter().zip(&board.since_ms).position(|(mark, since)| {
+        mark.load(Acquire) == 0 || now.saturating_sub(since.load(Acquire)) >= UNCOVERED_MS
+    });
+    MARK.store(free.unwrap_or(MARKS), Release);
+    let Some((mark, since)) = free.and_then(|i| Some((board.uncovered.get(i)?, board.since_ms.get(i)?)))
+    else {
+        return false;
+    };
+    since.store(now, Release);
+    mark.store(1, Release);
+    true
+}
+
+/// In the sidecar, after it answered [`Op::Fork`]: touches nothing until the fork is over.
+pub(super) fn rest() {
+    while REST.load(Acquire) == 1 {
+        task::futex_wait(&REST, 1, 100);
+        if !serve::program_lives(PROGRAM.load(Acquire)) {
+            return;
+        }
+    }
+}
+
+fn remove_mark() {
+    if let Some(mark) = board().and_then(|board| board.uncovered.get(MARK.load(Acquire))) {
+        mark.store(0, Release);
+    }
+}
+
+/// Before a fork.
+pub extern "C" fn before_fork() {
+    let mask = task::block_signals();
+    while FORKING.compare_exchange(0, 1, AcqRel, Acquire).is_err() {
+        task::futex_wait(&FORKING, 1, 100);
+    }
+    // SAFETY: FORKING is held.
+    unsafe { *FORK_MASK.0.get() = Some(mask) };
+    MARK.store(MARKS, Release);
+    if alive() && super::state::LIVE.load(Acquire) > 0 {
+        if let Some(mut call) = Call::new(Op::Surrender, false) {
+            call.send();
+        }
+        REST.store(1, Release);
+        match Call::new(Op::Fork, false) {
+            Some(mut call) => drop(call.send()),
+            None => REST.store(0, Release),
+        }
+    }
+}
+
+/// After a fork, in the parent.
+pub extern "C" fn after_fork_parent() {
+    REST.store(0, Release);
+    task::futex_wake(&REST);
+    end_fork();
+}
+
+/// After a fork, in the child.
+pub extern "C" fn after_fork_child() {
+    REST.store(0, Release);
+    PROGRAM.store(task::pid(), Release);
+    find_end_word();
+    channel::reset();
+    COUNTERS.reset();
+    START.store(IDLE, Release);
+    if super::state::LIVE.load(Acquire) > 0 {
+        START.store(STARTING, Release);
+        let covered = start(LAST.load(Acquire));
+        START.store(if covered { RUNNING } else { UNAVAILABLE }, Release);
+        if !covered {
+            // SAFETY: there is no sidecar, and this is the only thread.
+            if let Some(state) = unsafe { state() } {
+                state.materialise_alone();
+            }
+        }
+    } else {
+        super::state::WRITERS.store(0, Release);
+    }
+    remove_mark();
+    end_fork();
+}
+
+fn end_fork() {
+    // SAFETY: FORKING is held, by this thread or by the one it was copied from.
+    let mask = unsafe { (*FORK_MASK.0.get()).take() };
+    FORKING.store(0, Release);
+    task::futex_wake(&FORKING);
+    if let Some(mask) = mask {
+        task::restore_signals(mask);
+    }
+}
+
+/// The process is about to end in an orderly way: has the statistics written. The sidecar itself stays as long as the
+/// memory is used, since other threads and exit handlers may still read from it.
+pub fn finish() {
+    if alive()
+        && task::pid() == PROGRAM.load(Acquire)
+        && let Some(mut call) = Call::new(Op::Finish, false)
+    {
+        call.send();
+    }
+}
+
+/// Where statistics go: a path, ended by zero, empty for nowhere.
+pub(super) struct StatsPath(UnsafeCell<[u8; 4096]>);
+// SAFETY: written once by `set_stats_path` before any sidecar exists, read by sidecars.
+unsafe impl Sync for StatsPath {}
+static STATS_PATH: StatsPath = StatsPath(UnsafeCell::new([0; 4096]));
+
+/// Sets where statistics go. Before the first transfer.
+pub fn set_stats_path(path: &[u8]) {
+    if path.len() < 4096 && START.load(Acquire) == IDLE {
+        // SAFETY: no sidecar is there to read it yet, and the drop-in's constructor is the only caller.
+        unsafe {
+            if let Some(room) = (*STATS_PATH.0.get()).get_mut(..path.len()) {
+                room.copy_from_slice(path);
+            }
+        }
+    }
+}
+
+/// Opens the statistics file, and holds it locked so that a reader can tell when the last sidecar is done.
+pub(super) fn open_stats() -> i32 {
+    // SAFETY: nobody writes it any more.
+    let path = unsafe { &*STATS_PATH.0.get() };
+    let Ok(path) = core::ffi::CStr::from_bytes_until_nul(path) else { return -1 };
+    if path.is_empty() {
+        return -1;
+    }
+    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC;
+    let Ok(fd) = file::open(path, flags, 0o644) else { return -1 };
+    let _ = file::flock(fd, libc::LOCK_SH);
+    fd
+}

@@ -1,0 +1,296 @@
+//! Giving pages memory of their own before their file changes.
+//!
+//! Copy-on-write is not enough: truncating a file takes away even the private copies that a mapping of it holds (the
+//! kernel's `unmap_mapping_range` with `even_cows`), and what touches them then dies of SIGBUS. So the mapping itself
+//! must go. For each extent:
+//!
+//! 1. fresh anonymous memory is filled with the file bytes of all pages that are not altered (they
+//!    cannot change: the file is guarded);
+//! 2. the program's threads are held still; pages that are altered, by now, are copied over;
+//! 3. the anonymous memory is moved over the mapping, in one step;
+//! 4. the threads go on.
+//!
+//! Without step 2 a store between the copy and the move would be lost.
+#![allow(unsafe_code)] // Replaces the program's memory by equal memory.
+
+use super::plan::SOMEWHERE;
+use super::state::State;
+use crate::extent::{Extent, FileId, Kind};
+use crate::stats::{COUNTERS, Counters};
+use crate::sys::pages::{self, Wanted, category};
+use crate::sys::{file, memory};
+
+/// Extents moved in one pause.
+const BATCH: usize = 128;
+
+/// Pages with memory of their own in a private file mapping: altered ones.
+const OWN_MEMORY: Wanted = Wanted {
+    all: category::FILE,
+    inverted: category::FILE,
+    any: category::PRESENT | category::SWAPPED,
+    protect: false,
+};
+
+/// An extent and the memory that is to take its place.
+#[derive(Clone, Copy)]
+struct Shadow {
+    extent: Extent,
+    memory: usize,
+}
+
+/// Which extents.
+#[derive(Clone, Copy)]
+enum Which {
+    File(FileId),
+    Range(usize, usize),
+}
+
+impl State {
+    /// Materialises every mapped extent of a file. Where tracking allows it, they stay associated as tracked extents.
+    pub(super) fn materialise_file(&mut self, id: FileId) {
+        self.materialise(Which::File(id), self.fine_ctime);
+    }
+
+    /// Copies every mapped extent of a file in place: what can be done without its descriptor.
+    pub(super) fn copy_file_in_place(&mut self, id: FileId) {
+        while let Some(extent) = self.next_mapped(Which::File(id), &[]) {
+            self.copy_in_place(Shadow { extent, memory: 0 });
+        }
+    }
+
+    /// Makes a range plain memory: nothing of it is mapped, tracked or associated any more.
+    pub(super) fn dissolve(&mut self, addr: usize, len: usize) {
+        self.materialise(Which::Range(addr, len), false);
+        self.forget(addr, len);
+    }
+
+    /// Makes the deferred pages of a range fresh zero pages, and drops what was recorded of it.
+    pub(super) fn zero(&mut self, addr: usize, len: usize) {
+        let mut at = addr;
+        while let Some(row) = self.map().overlapping(at, (addr + len).saturating_sub(at)).next() {
+            if row.kind == Kind::Mapped {
+                // SAFETY: the program is about to discard these very pages.
+                let _ = unsafe { memory::allocate_at(row.addr, row.len) };
+            }
+            at = row.end();
+        }
+        self.forget(addr, len);
+    }
+
+    /// Drops what was recorded of a range.
+    pub(super) fn forget(&mut self, addr: usize, len: usize) {
+        self.count_loaded(addr, len);
+        if self.map().remove(addr, len).is_err() {
+            // No room to split an extent. Its outer parts need their guard, so they get memory of their own.
+            self.materialise(Which::Range(addr.saturating_sub(1), 1), false);
+            self.materialise(Which::Range(addr + len, 1), false);
+            self.map().retain(|row| row.end() <= addr || row.addr >= addr + len);
+        }
+        self.dirty = true;
+        self.publish();
+    }
+
+    fn materialise(&mut self, which: Which, track: bool) {
+        loop {
+            let mut batch = [Shadow { extent: crate::extent::BLANK, memory: 0 }; BATCH];
+            let mut count = 0;
+            while let Some(extent) = self.next_mapped(which, batch.get(..count).unwrap_or(&[])) {
+                let Some(slot) = batch.get_mut(count) else { break };
+                *slot = Shadow { extent, memory: self.precopy(extent) };
+                count += 1;
+            }
+            if count == 0 {
+                return;
+            }
+            let batch = batch.get(..count).unwrap_or(&[]);
+            let held = self.pause();
+            for shadow in batch {
+                let moved = held && shadow.memory != 0 && self.swap(*shadow, track);
+                if !moved {
+                    self.copy_in_place(*shadow);
+                }
+            }
+            if held {
+                self.resume();
+            }
+            self.publish();
+        }
+    }
+
+    /// The next mapped extent that is not in `batch` yet. Extents of a range are taken whole: half of one would
+    /// leave two mappings where one entry was.
+    fn next_mapped(&mut self, which: Which, batch: &[Shadow]) -> Option<Extent> {
+        let done = |row: &Extent| batch.iter().any(|shadow| shadow.extent.addr == row.addr);
+        match which {
+            Which::File(id) => self
+                .map()
+                .rows()
+                .iter()
+                .find(|row| row.file == id && row.kind == Kind::Mapped && !done(row))
+                .copied(),
+            Which::Range(addr, len) => {
+                let map = self.map();
+                let from = map.first_after(addr);
+                let rows = map.rows().iter().skip(from).take_while(|row| row.addr < addr + len);
+                rows.filter(|row| row.kind == Kind::Mapped).find(|row| !done(row)).copied()
+            }
+        }
+    }
+
+    /// Anonymous memory with the file bytes of an extent's pages that have no memory of their own; 0 if that cannot
+    /// be had.
+    fn precopy(&mut self, extent: Extent) -> usize {
+        if !self.is_still_mapped(extent) {
+            return 0;
+        }
+        let Ok(shadow) = memory::allocate(extent.len, false) else { return 0 };
+        let fd = self.file(extent.file).fd;
+        let alone = self.pause.alone;
+        let mut good = true;
+        let mut cursor = extent.addr;
+        let mut copied = 0;
+        let mut fill = |from: usize, to: usize| {
+            if good && from < to {
+                good = load(extent, shadow, fd, from, to, alone);
+                copied += to - from;
+            }
+        };
+        let reached = self.scan_each(extent.addr, extent.end(), OWN_MEMORY, |run| {
+            fill(cursor, run.start as usize);
+            cursor = run.end as usize;
+        });
+        fill(cursor, reached);
+        if !good || reached < extent.end() {
+            // SAFETY: the shadow was never anybody else's.
+            unsafe { memory::unmap(shadow, extent.len) };
+            return 0;
+        }
+        Counters::add(&COUNTERS.materialised, copied);
+        shadow
+    }
+
+    /// With the program held still: copies what is altered, and moves the shadow into place.
+    fn swap(&mut self, shadow: Shadow, track: bool) -> bool {
+        let Shadow { extent, memory: fresh } = shadow;
+        if !self.is_still_mapped(extent) {
+            return false;
+        }
+        let reached = self.scan_each(extent.addr, extent.end(), OWN_MEMORY, |run| {
+            let (from, len) = (run.start as usize, (run.end - run.start) as usize);
+            // SAFETY: the pages are present or in swap in a readable mapping, nobody stores into them now, and
+            // the shadow is ours.
+            unsafe {
+                core::ptr::copy_nonoverlapping(
+                    from as *const u8,
+                    (fresh + (from - extent.addr)) as *mut u8,
+                    len,
+                )
+            };
+        });
+        let mut altered = [(0usize, 0usize); 64];
+        let mut count = 0;
+        if track {
+            self.scan_each(extent.addr, extent.end(), OWN_MEMORY, |run| {
+                if let Some(slot) = altered.get_mut(count) {
+                    *slot = (run.start as usize, run.end as usize);
+                }
+                count += 1;
+            });
+        }
+        // SAFETY: the shadow holds the same bytes, page by page, and no thread is there to see the exchange.
+        if reached < extent.end() || unsafe { memory::move_over(fresh, extent.addr, extent.len) }.is_err() {
+            return false;
+        }
+        let _ = self.map().remove(extent.addr, extent.len);
+        self.dirty = true;
+        // So fragmented an extent is not worth following.
+        if track && count <= altered.len() && self.tracker >= 0 {
+            self.keep_tracked(extent, altered.get(..count).unwrap_or(&[]));
+        }
+        true
+    }
+
+    /// The pages that were not altered still equal the file: they stay associated, with memory of their own.
+    fn keep_tracked(&mut self, extent: Extent, altered: &[(usize, usize)]) {
+        if pages::track(self.tracker, extent.addr, extent.len).is_err() {
+            return;
+        }
+        let protect = Wanted { protect: true, ..SOMEWHERE };
+        let mut cursor = extent.addr;
+        for &(from, to) in altered {
+            self.scan_each(cursor, from, protect, |_| ());
+            cursor = to;
+        }
+        self.scan_each(cursor, extent.end(), protect, |_| ());
+        let _ = self.map().insert(Extent { kind: Kind::Tracked, ..extent });
+    }
+
+    /// What is left where the exchange cannot be made (no memory, a debugger attached, pages that cannot be read):
+    /// copies in the mapping itself. They outlive every change of the file but a truncation.
+    fn copy_in_place(&mut self, shadow: Shadow) {
+        let Shadow { extent, memory: fresh } = shadow;
+        if fresh != 0 {
+            // SAFETY: the shadow was never anybody else's.
+            unsafe { memory::unmap(fresh, extent.len) };
+        }
+        if self.is_still_mapped(extent) {
+            // SAFETY: populating changes no contents.
+            let _ = unsafe { memory::advise(extent.addr, extent.len, libc::MADV_POPULATE_WRITE) };
+        }
+        let _ = self.map().remove(extent.addr, extent.len);
+        self.dirty = true;
+    }
+
+    /// Does the kernel agree that the extent is a private, readable and writable mapping of a file? The program may have
+    /// unmapped or moved it in a way we did not see.
+    fn is_still_mapped(&self, extent: Extent) -> bool {
+        if self.maps < 0 {
+            return true;
+        }
+        let known = self.file(extent.file).mapped_ino;
+        let mut at = extent.addr;
+        while at < extent.end() {
+            let Ok(mapping) = pages::mapping(self.maps, at) else { return false };
+            let right_place = mapping.offset + (at.wrapping_sub(mapping.start)) as u64
+                == extent.offset + (at - extent.addr) as u64;
+            if mapping.start > at
+                || mapping.shared
+                || !mapping.readable
+                || !mapping.writable
+                || !right_place
+                || mapping.ino == 0
+                || (known != 0 && mapping.ino != known)
+            {
+                return false;
+            }
+            at = mapping.end;
+        }
+        true
+    }
+}
+
+/// Fills the part `[from, to)` of an extent's shadow with file bytes.
+fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, alone: bool) -> bool {
+    let target = shadow + (from - extent.addr);
+    if alone {
+        // In a child without a sidecar the descriptor is not there, but the mapping is.
+        // SAFETY: populating changes no contents; then the pages are there to be read, and the shadow is ours.
+        unsafe {
+            if memory::advise(from, to - from, libc::MADV_POPULATE_READ).is_err() {
+                return false;
+            }
+            core::ptr::copy_nonoverlapping(from as *const u8, target as *mut u8, to - from);
+        }
+        return true;
+    }
+    let mut done = 0;
+    while done < to - from {
+        let offset = extent.offset + (from - extent.addr + done) as u64;
+        // SAFETY: into the shadow, which is ours.
+        match unsafe { file::pread(fd, target + done, to - from - done, offset) } {
+            Ok(0) | Err(_) => return false,
+            Ok(n) => done += n,
+        }
+    }
+    true
+}

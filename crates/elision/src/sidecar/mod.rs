@@ -1,0 +1,31 @@
+//! The sidecar: a small process that shares this program's memory, and nothing else of it.
+//!
+//! It owns everything that must outlive a stopped program and stay out of the program's sight: leases, the
+//! association map, the page map, the write tracker. The program's threads send it requests (see
+//! [`channel`]) and wait; it answers them one at a time, and answers lease breaks in between, so nothing
+//! in the system needs a lock, and a signal handler, a cancelled thread or an exec can leave none behind.
+//!
+//! Rules for code that runs in the sidecar: raw system calls only, no allocation, no panics, no thread-local
+//! storage, no libc. It runs on a thread-local area that libc knows nothing of.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `channel` | requests and answers between program and sidecar |
+//! | `launch` | starting it, and what happens at fork and exit |
+//! | `serve` | its loop |
+//! | `state` | what it knows: files, guards, extents |
+//! | `guard` | leases: acquire, check, release |
+//! | `associate` | a deferred read, on this side |
+//! | `plan` | an elided write, on this side |
+//! | `materialise` | giving pages memory of their own before a file changes |
+//! | `pause` | holding the program's threads still for the last step of that |
+
+pub(crate) mod associate;
+pub(crate) mod channel;
+pub(crate) mod guard;
+pub(crate) mod launch;
+pub(crate) mod materialise;
+pub(crate) mod pause;
+pub(crate) mod plan;
+pub(crate) mod serve;
+pub(crate) mod state;

@@ -1,0 +1,342 @@
+//! An elided write, in the sidecar: which pages must be written, and what is tracked afterwards.
+#![allow(unsafe_code)] // Faults pages in for other extents; changes no contents.
+
+use super::channel::{PageRun, RUNS, Request};
+use super::state::{self, Guard, State};
+use crate::extent::{self, Extent, FileId, Kind, PageFacts};
+use crate::stats::Reason;
+use crate::sys::memory;
+use crate::sys::pages::{self, Run, Wanted, category};
+use crate::transfer::PAGE;
+
+/// What a page run of a scan says.
+pub fn facts(categories: u64) -> PageFacts {
+    PageFacts {
+        present: categories & category::PRESENT != 0,
+        swapped: categories & category::SWAPPED != 0,
+        file: categories & category::FILE != 0,
+        written: categories & category::WRITTEN != 0,
+    }
+}
+
+/// Any page that is somewhere.
+pub const SOMEWHERE: Wanted =
+    Wanted { all: 0, inverted: 0, any: category::PRESENT | category::SWAPPED, protect: false };
+
+impl State {
+    /// Which of the whole pages `[addr, addr + len)` must be written at `offset`? What is not in the answer equals the
+    /// file. Pages in the answer are write-protected before it is given, so that a store that
+    /// comes while they are copied out counts for the next time.
+    pub(super) fn plan(&mut self, request: &mut Request) -> Option<Reason> {
+        let id = match self.guard_for_write(request) {
+            Ok(id) => id,
+            Err(reason) => return Some(reason),
+        };
+        let end_offset = request.offset + request.len as u64;
+        let holes = self.holes(id, request.offset, end_offset);
+        let mut protect = self.tracker >= 0;
+        if protect && (request.track || self.map().overlapping(request.addr, request.len).next().is_some()) {
+            protect = pages::track(self.tracker, request.addr, request.len).is_ok();
+        }
+        request.count = 0;
+        request.handled = 0;
+        let (start, end) = (request.addr, request.addr + request.len);
+        let mut at = start;
+        while at < end {
+            let piece = self.next_piece(at, end);
+            let (to, known) = match piece {
+                Some(row) if row.addr <= at => (row.end(), Some(row)),
+                Some(row) => (row.addr, None),
+                None => (end, None),
+            };
+            let here = known.filter(|row| {
+                !holes
+                    && row.file == id
+                    && row.offset.wrapping_sub(row.addr as u64) == request.offset.wrapping_sub(start as u64)
+            });
+            let reached = match here {
+                Some(row) => self.altered_runs(row.kind, at, to, request),
+                None if push(request, at, to) => to,
+                None => at,
+            };
+            at = reached;
+            if reached < to {
+                break;
+            }
+        }
+        request.handled = at - start;
+        let filled = request.count;
+        for i in 0..filled {
+            let Some(run) = request.runs.get(i).copied() else { break };
+            if protect {
+                let all = Wanted { protect: true, ..SOMEWHERE };
+                self.scan_each(run.addr, run.addr + run.len, all, |_| ());
+            }
+            let from = request.offset + (run.addr - start) as u64;
+            let delta = request.offset.wrapping_sub(start as u64);
+            self.before_write(id, from, from + run.len as u64, Some(delta));
+        }
+        // The fragments and the last page are written in any case.
+        let delta = Some(request.offset.wrapping_sub(start as u64));
+        if request.head > 0 {
+            self.before_write(id, request.offset - request.head as u64, request.offset, delta);
+        }
+        if request.tail > 0 {
+            self.before_write(
+                id,
+                end_offset.saturating_sub(PAGE as u64),
+                end_offset + request.tail as u64,
+                delta,
+            );
+        }
+        // If one of these let the guard go, the plan still holds: it was true when it was made.
+        None
+    }
+
+    /// The write was carried out up to `len` of the `tried` bytes: what is now equal to the file is associated, what
+    /// was not reached is not.
+    pub(super) fn wrote(&mut self, request: &Request) {
+        let Some(id) = self.find(request.key) else { return };
+        let (start, done, tried) = (request.addr, request.len, request.tried);
+        if done < tried && self.tracker >= 0 {
+            let _ = pages::unprotect(self.tracker, start + done, tried - done);
+        }
+        if done == 0 || !request.track || self.tracker < 0 || self.file(id).guard != Guard::Write {
+            return;
+        }
+        let delta = request.offset.wrapping_sub(start as u64);
+        let mut at = start;
+        while at < start + done {
+            let (to, mapped) = match self.next_piece(at, start + done) {
+                Some(row) if row.addr <= at => {
+                    let same = row.file == id && row.offset.wrapping_sub(row.addr as u64) == delta;
+                    (row.end(), row.kind == Kind::Mapped && same)
+                }
+                Some(row) => (row.addr, false),
+                None => (start + done, false),
+            };
+            // A mapped extent of another file or place stays one: it is what the memory is.
+            let elsewhere = self.map().overlapping(at, to - at).any(|row| row.kind == Kind::Mapped);
+            if !mapped && !elsewhere {
+                let offset = delta.wrapping_add(at as u64);
+                let extent = Extent { addr: at, len: to - at, file: id, offset, kind: Kind::Tracked };
+                if self.extents + 4 < state::EXTENTS && self.map().insert(extent).is_ok() {
+                    state::mark(at, to - at);
+                }
+            }
+            at = to;
+        }
+        self.publish();
+    }
+
+    /// Bytes `[start, end)` of a file are about to be written from somewhere: pages elsewhere that stand for them get
+    /// memory of their own and stop being associated. `delta` (file offset less address) names the place that is
+    /// being written from, whose pages stay.
+    pub(super) fn before_write(&mut self, id: FileId, start: u64, end: u64, delta: Option<u64>) {
+        let mut from = 0;
+        loop {
+            // One at a time, looked up anew, because the map cannot be borrowed across the work.
+            let next = self.map().rows().iter().enumerate().skip(from).find_map(|(i, row)| {
+                let other = Some(row.offset.wrapping_sub(row.addr as u64)) != delta;
+                (row.file == id && other).then(|| row.clip_file(start, end)).flatten().map(|clip| (i, clip))
+            });
+            let Some((i, clip)) = next else { break };
+            from = i + 1;
+            if clip.kind == Kind::Mapped {
+                // SAFETY: populating changes no contents.
+                if unsafe { memory::advise(clip.addr, clip.len, libc::MADV_POPULATE_WRITE) }.is_err() {
+                    self.release(id);
+                    return;
+                }
+            }
+            if self.tracker >= 0 {
+                let _ = pages::unprotect(self.tracker, clip.addr, clip.len);
+            }
+            if clip.kind == Kind::Tracked && self.map().remove(clip.addr, clip.len).is_ok() {
+                from = 0;
+            }
+        }
+    }
+
+    /// A guard under which a write may be elided.
+    fn guard_for_write(&mut self, request: &Request) -> Result<FileId, Reason> {
+        if let Some(id) = self.find(request.key)
+            && self.file(id).guard != Guard::None
+        {
+            let known = self.file(id);
+            let same = known.guard == Guard::Write && task_same(request, known.fd);
+            return if same { Ok(id) } else { Err(Reason::OwnWriter) };
+        }
+        if !request.owned {
+            return Err(Reason::OwnWriter);
+        }
+        self.acquire_write(request)
+    }
+
+    fn next_piece(&mut self, at: usize, end: usize) -> Option<Extent> {
+        self.map().overlapping(at, end - at).next()
+    }
+
+    /// Appends the altered pages of `[at, to)`; says how far it came.
+    fn altered_runs(&mut self, kind: Kind, at: usize, to: usize, request: &mut Request) -> usize {
+        let mut cursor = at;
+        let mut full = None;
+        let reached = self.scan_each(at, to, SOMEWHERE, |run| {
+            if full.is_some() {
+                return;
+            }
+            let (from, until) = (run.start as usize, run.end as usize);
+            // Pages that are nowhere come between the runs.
+            let nowhere = extent::state(kind, PageFacts::default()) == extent::State::Altered;
+            if nowhere && cursor < from && !push(request, cursor, from) {
+                full = Some(cursor);
+                return;
+            }
+            cursor = until;
+            if extent::state(kind, facts(run.categories)) == extent::State::Altered
+                && !push(request, from, until)
+            {
+                full = Some(from);
+            }
+        });
+        if let Some(full) = full {
+            return full;
+        }
+        let nowhere = extent::state(kind, PageFacts::default()) == extent::State::Altered;
+        if nowhere && cursor < reached && !push(request, cursor, reached) {
+            return cursor;
+        }
+        reached
+    }
+
+    /// Scans `[start, end)` and hands over each run; says how far it came (short only if the scan failed, and then
+    /// nothing is known of the rest).
+    pub(super) fn scan_each(
+        &mut self,
+        start: usize,
+        end: usize,
+        wanted: Wanted,
+        mut each: impl FnMut(Run),
+    ) -> usize {
+        let mut at = start;
+        while at < end {
+            let Ok((count, stopped)) = pages::scan(self.pagemap, at, end, wanted, &mut self.scan) else {
+                return at;
+            };
+            for run in self.scan.iter().take(count) {
+                each(*run);
+            }
+            if stopped <= at {
+                return at;
+            }
+            at = stopped;
+        }
+        end
+    }
+
+    /// Counts the pages of mapped extents in the range that were loaded because somebody touched them.
+    pub(super) fn count_loaded(&mut self, addr: usize, len: usize) {
+        let mut at = addr;
+        while at < addr + len {
+            let Some(row) = self.next_piece(at, addr + len) else { break };
+            at = row.end();
+            if row.kind == Kind::Mapped {
+                let mut loaded = 0;
+                self.scan_each(row.addr, row.end(), SOMEWHERE, |run| {
+                    loaded += (run.end - run.start) as usize
+                });
+                crate::stats::Counters::add(&crate::stats::COUNTERS.loaded, loaded);
+            }
+        }
+    }
+
+    /// Answers a query: the state of every page of the range, as runs.
+    pub(super) fn query(&mut self, request: &mut Request) {
+        let (start, end) = (request.addr, request.addr + request.len);
+        request.count = 0;
+        let mut at = start;
+        while at < end && request.count + 2 < RUNS {
+            let row = self.next_piece(at, end);
+            let to = row.map_or(end, |row| if row.addr <= at { row.end() } else { row.addr });
+            let Some(row) = row.filter(|row| row.addr <= at) else {
+                push_state(request, at, to, 0);
+                at = to;
+                continue;
+            };
+            let nowhere = if row.kind == Kind::Mapped { 1 } else { 4 };
+            let mut cursor = at;
+            let mut full = None;
+            let reached = self.scan_each(at, to, SOMEWHERE, |run| {
+                let (from, until) = (run.start as usize, run.end as usize);
+                if full.is_some() {
+                    return;
+                }
+                if request.count + 2 >= RUNS {
+                    full = Some(cursor);
+                    return;
+                }
+                if cursor < from {
+                    push_state(request, cursor, from, nowhere);
+                }
+                let code = match extent::state(row.kind, facts(run.categories)) {
+                    extent::State::Mapped => 2,
+                    extent::State::Tracked => 3,
+                    extent::State::Altered => 4,
+                };
+                push_state(request, from, until, code);
+                cursor = until;
+            });
+            match full {
+                Some(full) => {
+                    at = full;
+                    break;
+                }
+                None => {
+                    if cursor < reached {
+                        push_state(request, cursor, reached, nowhere);
+                    }
+                    at = reached;
+                    if reached < to {
+                        break;
+                    }
+                }
+            }
+        }
+        request.handled = at - start;
+    }
+}
+
+fn task_same(request: &Request, ours: i32) -> bool {
+    crate::sys::task::same_description(request.pid, request.fd, ours)
+}
+
+/// Appends `[from, to)` to the answer, joined with the run before it if they meet. False: no room.
+fn push(request: &mut Request, from: usize, to: usize) -> bool {
+    push_run(request, from, to, 0)
+}
+
+fn push_state(request: &mut Request, from: usize, to: usize, state: u8) {
+    push_run(request, from, to, state);
+}
+
+fn push_run(request: &mut Request, from: usize, to: usize, state: u8) -> bool {
+    if from >= to {
+        return true;
+    }
+    let count = request.count;
+    if let Some(last) = count.checked_sub(1).and_then(|i| request.runs.get_mut(i))
+        && last.addr + last.len == from
+        && last.state == state
+    {
+        last.len += to - from;
+        return true;
+    }
+    match request.runs.get_mut(count) {
+        Some(slot) => {
+            *slot = PageRun { addr: from, len: to - from, state };
+            request.count += 1;
+            true
+        }
+        None => false,
+    }
+}

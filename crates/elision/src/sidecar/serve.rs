@@ -1,0 +1,335 @@
+//! The sidecar's loop: answers lease breaks and requests, and goes when the program does.
+#![allow(unsafe_code)] // Entry point of a process, and a signal handler.
+
+use super::channel::{self, ASLEEP, BELL, Op, Request};
+use super::launch::{self, END_VALUE, END_WORD, PREDECESSOR, PROGRAM};
+use super::state::{Guard, NO_FILE, State};
+use crate::extent::{FileId, Kind};
+use crate::stats::{self, Reason};
+use crate::sys::file::{self, ProcPath};
+use crate::sys::{pages, task};
+use core::sync::atomic::{AtomicU32, Ordering::*};
+
+/// The kernel announces a lease break with this signal.
+const BREAK: i32 = libc::SIGIO;
+
+/// How long the sidecar looks for the next request before it sleeps: waking it costs more.
+const POLLS: u32 = 2_000;
+
+extern "C" fn on_break(_: i32) {
+    BELL.fetch_add(1, SeqCst);
+}
+
+/// Where a sidecar begins.
+pub(super) extern "C" fn main() -> ! {
+    // SAFETY: there is one sidecar, and the program's threads never touch the state while it lives.
+    let state = unsafe { launch::state() };
+    let (Some(state), Some(gate)) = (state, launch::my_gate()) else { task::exit() };
+    task::block_all_but(BREAK);
+    let isolated = file::unshare_and_close_all().is_ok();
+    task::new_session();
+    task::set_name(c"elision");
+    task::raise_descriptor_limit();
+    while gate.go.load(Acquire) == 0 {
+        task::futex_wait(&gate.go, 0, 1000);
+    }
+    // SAFETY: the handler rings a bell, which is safe anywhere.
+    let handled = unsafe { task::handle_signal(BREAK, on_break) }.is_ok();
+    let ready = isolated && handled && state.open();
+    // Only now: the statistics path may be relative.
+    task::leave_directory();
+    if !ready {
+        gate.ready.store(2, Release);
+        task::futex_wake(&gate.ready);
+        task::exit();
+    }
+    gate.ready.store(1, Release);
+    task::futex_wake(&gate.ready);
+    state.serve()
+}
+
+/// Is there still a thread of `pid` that uses this memory? Not after exec, nor after the end.
+pub(super) fn program_lives(pid: i32) -> bool {
+    let mut lives = false;
+    super::pause::each_thread(pid, |tid| {
+        // Where the kernel does not say, the thread's existence has to do.
+        lives = task::shares_memory(tid).unwrap_or(true);
+        !lives
+    });
+    lives
+}
+
+impl State {
+    /// Opens what the sidecar works with. False: it cannot work here.
+    fn open(&mut self) -> bool {
+        self.program = PROGRAM.load(Acquire);
+        self.pause.alone = false;
+        let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
+        self.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
+        self.maps = file::open(c"/proc/self/maps", read_only, 0).unwrap_or(-1);
+        self.tracker = pages::tracker().unwrap_or(-1);
+        self.stats = launch::open_stats();
+        self.fine_ctime = kernel_at_least(6, 13);
+        self.map_limit = number_in(c"/proc/sys/vm/max_map_count").unwrap_or(65_530).saturating_sub(2_000) / 4;
+        let here = self as *const State as usize;
+        let scans = self.pagemap >= 0 && {
+            let mut runs = [pages::Run::default(); 1];
+            pages::scan(self.pagemap, here & !4095, (here & !4095) + 4096, super::plan::SOMEWHERE, &mut runs)
+                .is_ok()
+        };
+        let asks = self.maps >= 0 && pages::mapping(self.maps, here).is_ok();
+        if !scans || !asks {
+            return false;
+        }
+        // Extents would be at the mercy of a truncation if the program could not be held still; try it now.
+        let held = self.pause();
+        if held {
+            self.resume();
+        }
+        match PREDECESSOR.load(Acquire) {
+            0 => held,
+            // Whether or not it can be held: these extents exist, and somebody has to look after them.
+            -1 => {
+                self.take_over_from_nobody();
+                held
+            }
+            pid => {
+                self.take_over(pid);
+                held
+            }
+        }
+    }
+
+    /// In a forked child: leases of our own for everything that the parent's sidecar guards, while that one waits.
+    fn take_over(&mut self, predecessor: i32) {
+        // The write tracker belongs to the parent's memory.
+        self.map().retain(|row| row.kind == Kind::Mapped);
+        // The child's only thread waits for us.
+        self.pause.alone = true;
+        for id in 0..self.top as FileId {
+            let known = self.file(id);
+            if !known.used || known.guard == Guard::None {
+                self.drop_file(id);
+                continue;
+            }
+            let path = ProcPath::new(predecessor, "fd", Some(known.fd));
+            let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK;
+            let taken = file::open(path.as_c_str(), flags, 0).ok().filter(|&fd| {
+                let good = known.guard == Guard::Read
+                    && file::fstat(fd).is_ok_and(|stat| stat.id == known.key)
+                    && file::set_lease(fd, libc::F_RDLCK).is_ok();
+                if !good {
+                    file::close(fd);
+                }
+                good
+            });
+            match (taken, self.file_mut(id)) {
+                (Some(fd), Some(entry)) => entry.fd = fd,
+                _ => {
+                    self.materialise_file(id);
+                    self.drop_file(id);
+                }
+            }
+        }
+        self.pause.alone = false;
+        self.publish();
+        self.publish_guards();
+    }
+
+    /// After a sidecar was killed: its leases are gone, so nothing may stay mapped.
+    fn take_over_from_nobody(&mut self) {
+        self.map().retain(|row| row.kind == Kind::Mapped);
+        for id in 0..self.top as FileId {
+            let known = self.file(id);
+            if known.used && known.guard != Guard::None {
+                // Its descriptor died with it; the mappings still know the file.
+                self.copy_file_in_place(id);
+            }
+            self.drop_file(id);
+        }
+        self.publish();
+        self.publish_guards();
+    }
+
+    fn drop_file(&mut self, id: FileId) {
+        self.map().retain(|row| row.file != id);
+        if let Some(entry) = self.file_mut(id) {
+            *entry = NO_FILE;
+        }
+    }
+
+    /// In a forked child that could not start a sidecar, by its only thread.
+    pub(super) fn materialise_alone(&mut self) {
+        self.pause.alone = true;
+        // Its own descriptors went with its parent's sidecar; these two it may open itself for a moment.
+        let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
+        self.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
+        self.maps = file::open(c"/proc/self/maps", read_only, 0).unwrap_or(-1);
+        self.tracker = -1;
+        for id in 0..self.top as FileId {
+            self.materialise_file(id);
+            self.drop_file(id);
+        }
+        file::close(self.pagemap);
+        file::close(self.maps);
+        self.publish();
+        self.publish_guards();
+    }
+
+    fn serve(&mut self) -> ! {
+        let mut end_word = END_WORD.load(Acquire);
+        let end_value = END_VALUE.load(Acquire);
+        loop {
+            let rung = BELL.load(SeqCst);
+            if end_word != 0 && read_word(end_word) != end_value {
+                // The kernel woke one waiter, us: whoever else waits there (a join) is to be woken, too.
+                task::futex_wake_shared(end_word);
+                if !program_lives(self.program) {
+                    self.finish();
+                }
+                // Only the main thread has gone. From here on the others have to be asked about now and then.
+                end_word = 0;
+            }
+            if end_word == 0 && !program_lives(self.program) {
+                self.finish();
+            }
+            let again = self.answer_breaks();
+            while channel::answer_all(|request| self.answer(request)) {
+                launch::rest();
+            }
+            if self.poll(rung) {
+                continue;
+            }
+            let mut timeout = if again { 1 } else { 60_000 };
+            if self.dirty && !again {
+                // Between calls, not within one: a program that frees and reads again keeps its guard.
+                timeout = 5;
+            }
+            ASLEEP.store(1, SeqCst);
+            if !channel::waiting() {
+                task::futex_wait_either(&BELL, rung, end_word, end_value, timeout);
+            }
+            ASLEEP.store(0, SeqCst);
+            if self.dirty && BELL.load(SeqCst) == rung {
+                self.sweep();
+            }
+        }
+    }
+
+    /// Looks for the next request for a little while. True if the bell rang.
+    fn poll(&self, rung: u32) -> bool {
+        for _ in 0..POLLS {
+            if BELL.load(Relaxed) != rung {
+                return true;
+            }
+            core::hint::spin_loop();
+        }
+        false
+    }
+
+    fn answer(&mut self, request: &mut Request) {
+        request.declined = match request.op {
+            Op::Ping => None,
+            Op::Associate => self.associate(request),
+            Op::Plan => self.plan(request),
+            Op::Wrote => {
+                self.wrote(request);
+                None
+            }
+            Op::BeforeWrite => {
+                if let Some(id) = self.find(request.key) {
+                    self.before_write(id, request.offset, request.offset + request.len as u64, None);
+                }
+                None
+            }
+            Op::Release => {
+                self.release_key(request);
+                None
+            }
+            Op::Surrender => {
+                self.surrender();
+                None
+            }
+            Op::Forget => {
+                self.forget(request.addr, request.len);
+                None
+            }
+            Op::Dissolve => {
+                self.dissolve(request.addr, request.len);
+                None
+            }
+            Op::Zero => {
+                self.zero(request.addr, request.len);
+                None
+            }
+            Op::Query => {
+                self.query(request);
+                None
+            }
+            Op::Fork => {
+                if !launch::set_mark() {
+                    for id in 0..self.top as FileId {
+                        self.release(id);
+                    }
+                    return request.declined = Some(Reason::Limit);
+                }
+                None
+            }
+            Op::Finish => {
+                self.report();
+                None
+            }
+        };
+    }
+
+    /// Ends this process. Its descriptors go with it, and the leases with them.
+    fn finish(&mut self) -> ! {
+        self.report();
+        task::exit()
+    }
+
+    /// Writes the statistics, once.
+    fn report(&mut self) {
+        if self.stats < 0 {
+            return;
+        }
+        let mut at = 0;
+        while let Some(row) = self.map().rows().get(at).copied() {
+            self.count_loaded(row.addr, row.len);
+            at += 1;
+        }
+        let mut line = [0u8; 2048];
+        let length = stats::json_line(self.program, &mut line);
+        let _ = file::write(self.stats, line.get(..length).unwrap_or(&[]));
+        file::close(self.stats);
+        self.stats = -1;
+    }
+}
+
+fn read_word(address: usize) -> u32 {
+    // SAFETY: the address is of the main thread's descriptor, in memory that libc never gives back.
+    unsafe { &*(address as *const AtomicU32) }.load(Acquire)
+}
+
+fn kernel_at_least(major: u32, minor: u32) -> bool {
+    let mut text = [0u8; 32];
+    let Ok(fd) = file::open(c"/proc/sys/kernel/osrelease", libc::O_RDONLY | libc::O_CLOEXEC, 0) else {
+        return false;
+    };
+    let _ = file::read(fd, &mut text);
+    file::close(fd);
+    let mut numbers = text.split(|byte| !byte.is_ascii_digit()).map(parse);
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major as usize, minor as usize)
+}
+
+fn number_in(path: &core::ffi::CStr) -> Option<usize> {
+    let mut text = [0u8; 32];
+    let fd = file::open(path, libc::O_RDONLY | libc::O_CLOEXEC, 0).ok()?;
+    let _ = file::read(fd, &mut text);
+    file::close(fd);
+    Some(parse(text.split(|byte| !byte.is_ascii_digit()).next()?))
+}
+
+fn parse(digits: &[u8]) -> usize {
+    digits.iter().fold(0usize, |n, &digit| n.saturating_mul(10).saturating_add((digit - b'0') as usize))
+}

@@ -1,0 +1,201 @@
+//! What the sidecar knows.
+//!
+//! One value, in memory that the program shares (so that a forked child finds a consistent copy), written by the
+//! sidecar alone. A few facts that the program's threads ask on every call are kept beside it in atomics.
+
+use super::pause::Pause;
+use crate::extent::{Extent, ExtentMap, FileId, Kind};
+use crate::sys::file::FileKey;
+use crate::sys::pages::Run;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+
+/// Files known at a time.
+pub const FILES: usize = 512;
+
+/// Extents known at a time.
+pub const EXTENTS: usize = 1 << 18;
+
+/// What keeps a file's bytes fixed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guard {
+    /// Nothing: only tracked extents may refer to the file, and only if its ctime is still `stamp`.
+    None,
+    /// A read lease on a description of our own.
+    Read,
+    /// A write lease on the program's own description, of which we hold a descriptor.
+    Write,
+}
+
+/// A file that extents refer to.
+#[derive(Clone, Copy, Debug)]
+pub struct File {
+    /// In use?
+    pub used: bool,
+    /// Which file.
+    pub key: FileKey,
+    /// What guards it.
+    pub guard: Guard,
+    /// Our descriptor, while guarded.
+    pub fd: i32,
+    /// While not guarded: ctime when the guard was let go; tracked extents hold only if it has not moved.
+    pub stamp: Option<(i64, i64)>,
+    /// Holes in it: not yet known, or known.
+    pub holes: Option<bool>,
+    /// Inode number that mappings of it show (it differs from stat's on some file systems), once known.
+    pub mapped_ino: u64,
+}
+
+/// A file entry that says nothing.
+pub const NO_FILE: File = File {
+    used: false,
+    key: FileKey { dev: 0, ino: 0 },
+    guard: Guard::None,
+    fd: -1,
+    stamp: None,
+    holes: None,
+    mapped_ino: 0,
+};
+
+/// Page runs that one scan may return.
+pub const SCAN: usize = 512;
+
+/// Everything the sidecar knows.
+pub struct State {
+    /// The program.
+    pub program: i32,
+    /// Our /proc/self/pagemap, which is the program's.
+    pub pagemap: i32,
+    /// Our /proc/self/maps, if it can be queried.
+    pub maps: i32,
+    /// The write tracker, or -1.
+    pub tracker: i32,
+    /// Where statistics go at the end, or -1.
+    pub stats: i32,
+    /// Fine-grained ctimes: a file that changed shows it (Linux 6.13).
+    pub fine_ctime: bool,
+    /// Mapped extents that may exist before vm.max_map_count is in danger.
+    pub map_limit: usize,
+    /// The files.
+    pub files: [File; FILES],
+    /// Entries of `files` from here on were never used.
+    pub top: usize,
+    /// How many of `rows` are in use.
+    pub extents: usize,
+    /// The extents.
+    pub rows: [Extent; EXTENTS],
+    /// Room for scans.
+    pub scan: [Run; SCAN],
+    /// The program's threads, while they are held still.
+    pub pause: Pause,
+    /// Extents were dropped since guards were last looked over.
+    pub dirty: bool,
+    /// Room to compare a page.
+    pub page: [u8; crate::transfer::PAGE],
+}
+
+impl State {
+    /// The association map.
+    pub fn map(&mut self) -> ExtentMap<'_> {
+        ExtentMap::new(&mut self.rows, &mut self.extents)
+    }
+
+    /// The entry of a file, if there is one.
+    pub fn find(&self, key: FileKey) -> Option<FileId> {
+        self.files.iter().take(self.top).position(|file| file.used && file.key == key).map(|i| i as FileId)
+    }
+
+    /// The entry of a file.
+    pub fn file(&self, id: FileId) -> File {
+        self.files.get(id as usize).copied().unwrap_or(NO_FILE)
+    }
+
+    /// Changes the entry of a file.
+    pub fn file_mut(&mut self, id: FileId) -> Option<&mut File> {
+        self.files.get_mut(id as usize)
+    }
+
+    /// A free entry.
+    pub fn new_file(&mut self, file: File) -> Option<FileId> {
+        let id = self.files.iter().position(|file| !file.used)?;
+        self.top = self.top.max(id + 1);
+        *self.files.get_mut(id)? = File { used: true, ..file };
+        Some(id as FileId)
+    }
+
+    /// Mapped extents that exist.
+    pub fn mapped_extents(&self) -> usize {
+        self.rows.iter().take(self.extents).filter(|row| row.kind == Kind::Mapped).count()
+    }
+
+    /// Tells the program's threads how much there is. To be called after extents changed.
+    pub fn publish(&mut self) {
+        LIVE.store(self.extents, Release);
+        if self.extents == 0 {
+            for word in &TOUCHED {
+                word.store(0, Relaxed);
+            }
+        }
+    }
+
+    /// Tells the program's threads which files are under write leases. To be called after these changed.
+    pub fn publish_guards(&self) {
+        let mut guarded = self.files.iter().filter(|file| file.used && file.guard == Guard::Write);
+        for slot in &WRITE_GUARDED {
+            slot.store(guarded.next().map_or(0, |file| fingerprint(file.key)), Release);
+        }
+        let count = self.files.iter().filter(|file| file.used && file.guard == Guard::Write).count();
+        WRITERS.store(count as u32, Release);
+    }
+}
+
+/// Extents that exist.
+pub static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// Files under a write lease.
+pub static WRITERS: AtomicU32 = AtomicU32::new(0);
+
+const FINGERPRINTS: usize = 16;
+
+static WRITE_GUARDED: [AtomicU64; FINGERPRINTS] = [const { AtomicU64::new(0) }; FINGERPRINTS];
+
+/// Which 2 MiB stretches of memory have ever had an extent, hashed: a filter, not a record.
+static TOUCHED: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
+
+fn fingerprint(key: FileKey) -> u64 {
+    // Never zero, which means free.
+    (key.ino ^ key.dev.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1
+}
+
+/// May this file be under a write lease? `false` is certain.
+pub fn write_guarded(key: FileKey) -> bool {
+    match WRITERS.load(Acquire) as usize {
+        0 => false,
+        n if n > FINGERPRINTS => true,
+        _ => WRITE_GUARDED.iter().any(|slot| slot.load(Acquire) == fingerprint(key)),
+    }
+}
+
+const STRETCH: usize = 21;
+
+fn stretches(addr: usize, len: usize) -> impl Iterator<Item = (usize, u64)> {
+    // A range that wraps the whole filter needs to look at each bit but once.
+    let first = addr >> STRETCH;
+    let last = (addr + len.max(1) - 1) >> STRETCH;
+    (first..=last).take(1 << 16).map(|s| ((s >> 6) & 1023, 1 << (s & 63)))
+}
+
+/// Notes that the range has extents.
+pub fn mark(addr: usize, len: usize) {
+    for (word, bit) in stretches(addr, len) {
+        if let Some(word) = TOUCHED.get(word) {
+            word.fetch_or(bit, AcqRel);
+        }
+    }
+}
+
+/// May any page of the range have an extent? `false` is certain.
+pub fn touched(addr: usize, len: usize) -> bool {
+    LIVE.load(Acquire) != 0
+        && stretches(addr, len)
+            .any(|(word, bit)| TOUCHED.get(word).is_none_or(|w| w.load(Acquire) & bit != 0))
+}

@@ -1,0 +1,300 @@
+//! Descriptors, files and leases.
+#![allow(unsafe_code)] // Pointers handed to the kernel: all are to locals or slices that outlive the call.
+
+use super::raw::{Errno, Result, syscall};
+use core::ffi::CStr;
+use core::mem::MaybeUninit;
+
+/// What of `struct stat` anybody here asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stat {
+    /// Device and inode: which file this is.
+    pub id: FileKey,
+    /// Type and permissions.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// 512-byte blocks in use.
+    pub blocks: u64,
+    /// When the inode last changed: seconds, nanoseconds.
+    pub ctime: (i64, i64),
+}
+
+/// Which file: device and inode number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FileKey {
+    /// Device.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+impl Stat {
+    /// Is it a regular file?
+    pub fn is_regular(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFREG
+    }
+}
+
+impl From<libc::stat> for Stat {
+    fn from(stat: libc::stat) -> Self {
+        Stat {
+            id: FileKey { dev: stat.st_dev, ino: stat.st_ino },
+            mode: stat.st_mode,
+            size: stat.st_size as u64,
+            blocks: stat.st_blocks as u64,
+            ctime: (stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+}
+
+/// fstat(2).
+pub fn fstat(fd: i32) -> Result<Stat> {
+    let mut stat = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: the kernel fills the struct, which is plain data and lives until we have read it.
+    unsafe {
+        syscall(libc::SYS_fstat, [fd as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0])?;
+        Ok(stat.assume_init().into())
+    }
+}
+
+/// The file system's magic number, by fstatfs(2).
+pub fn filesystem(fd: i32) -> Result<i64> {
+    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: as in `fstat`.
+    unsafe {
+        syscall(libc::SYS_fstatfs, [fd as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0])?;
+        Ok(stat.assume_init().f_type)
+    }
+}
+
+/// open(2) relative to the working directory.
+pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<i32> {
+    // SAFETY: the path is a C string borrowed for the call.
+    let fd = unsafe {
+        syscall(
+            libc::SYS_openat,
+            [libc::AT_FDCWD as usize, path.as_ptr() as usize, flags as usize, mode as usize, 0, 0],
+        )?
+    };
+    Ok(fd as i32)
+}
+
+/// close(2).
+pub fn close(fd: i32) {
+    // SAFETY: no memory is involved. An error leaves nothing to do.
+    let _ = unsafe { syscall(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
+}
+
+/// close_range(2) from `first` up, in a descriptor table of the caller's own.
+pub fn unshare_and_close_all() -> Result<()> {
+    const CLOSE_RANGE_UNSHARE: usize = 2;
+    // SAFETY: no memory is involved.
+    unsafe { syscall(libc::SYS_close_range, [0, u32::MAX as usize, CLOSE_RANGE_UNSHARE, 0, 0, 0])? };
+    Ok(())
+}
+
+/// fcntl(2) with an integer argument.
+pub fn fcntl(fd: i32, command: i32, argument: usize) -> Result<i32> {
+    // SAFETY: only commands that take an integer are used with this function.
+    Ok(unsafe { syscall(libc::SYS_fcntl, [fd as usize, command as usize, argument, 0, 0, 0])? } as i32)
+}
+
+/// Status flags of the open file description.
+pub fn flags(fd: i32) -> Result<i32> {
+    fcntl(fd, libc::F_GETFL, 0)
+}
+
+/// Takes (`F_RDLCK`, `F_WRLCK`) or gives up (`F_UNLCK`) a lease.
+pub fn set_lease(fd: i32, lease: i32) -> Result<()> {
+    fcntl(fd, libc::F_SETLEASE, lease as usize).map(drop)
+}
+
+/// The lease that is held, or, while it is being broken, the one it has to become.
+pub fn lease(fd: i32) -> Result<i32> {
+    fcntl(fd, libc::F_GETLEASE, 0)
+}
+
+/// lseek(2).
+pub fn seek(fd: i32, offset: i64, whence: i32) -> Result<u64> {
+    // SAFETY: no memory is involved.
+    Ok(unsafe { syscall(libc::SYS_lseek, [fd as usize, offset as usize, whence as usize, 0, 0, 0])? } as u64)
+}
+
+/// pread(2) to an address.
+///
+/// # Safety
+/// `[addr, addr + len)` must be memory that may be overwritten: the program's own buffer, or memory of ours.
+pub unsafe fn pread(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
+    // SAFETY: the caller's promise; memory that is not there gives EFAULT.
+    unsafe { syscall(libc::SYS_pread64, [fd as usize, addr, len, offset as usize, 0, 0]) }
+}
+
+/// pwrite(2) from an address. The kernel checks the range, so no promise is needed.
+pub fn pwrite(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
+    // SAFETY: the kernel only reads, and answers EFAULT where there is nothing to read.
+    unsafe { syscall(libc::SYS_pwrite64, [fd as usize, addr, len, offset as usize, 0, 0]) }
+}
+
+/// write(2).
+pub fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
+    // SAFETY: the slice is borrowed for the call.
+    unsafe { syscall(libc::SYS_write, [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]) }
+}
+
+/// read(2) into a slice.
+pub fn read(fd: i32, bytes: &mut [u8]) -> Result<usize> {
+    // SAFETY: the slice is borrowed for the call.
+    unsafe { syscall(libc::SYS_read, [fd as usize, bytes.as_mut_ptr() as usize, bytes.len(), 0, 0, 0]) }
+}
+
+/// fdatasync(2), or fsync(2) where metadata counts.
+pub fn sync(fd: i32, metadata: bool) -> Result<()> {
+    let call = if metadata { libc::SYS_fsync } else { libc::SYS_fdatasync };
+    // SAFETY: no memory is involved.
+    unsafe { syscall(call, [fd as usize, 0, 0, 0, 0, 0])? };
+    Ok(())
+}
+
+/// flock(2).
+pub fn flock(fd: i32, operation: i32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall(libc::SYS_flock, [fd as usize, operation as usize, 0, 0, 0, 0])? };
+    Ok(())
+}
+
+/// Entries of a directory, in the kernel's form, into `buffer`; 0 at the end.
+pub fn directory_entries(fd: i32, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the slice is borrowed for the call.
+    unsafe {
+        syscall(libc::SYS_getdents64, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
+    }
+}
+
+/// Does the file have a hole in `[start, end)`? Moves nothing: asks for extents instead of seeking, since the
+/// position may be the program's. `None` where the file system does not say.
+pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
+    const FS_IOC_FIEMAP: usize = 0xC020_660B;
+    const LAST: u32 = 1;
+    const AT_A_TIME: usize = 32;
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct FileExtent {
+        logical: u64,
+        physical: u64,
+        length: u64,
+        reserved64: [u64; 2],
+        flags: u32,
+        reserved: [u32; 3],
+    }
+    #[repr(C)]
+    struct Query {
+        start: u64,
+        length: u64,
+        flags: u32,
+        mapped: u32,
+        count: u32,
+        reserved: u32,
+        extents: [FileExtent; AT_A_TIME],
+    }
+    let blank =
+        FileExtent { logical: 0, physical: 0, length: 0, reserved64: [0; 2], flags: 0, reserved: [0; 3] };
+    let mut at = start;
+    while at < end {
+        let mut query = Query {
+            start: at,
+            length: end - at,
+            flags: 0,
+            mapped: 0,
+            count: AT_A_TIME as u32,
+            reserved: 0,
+            extents: [blank; AT_A_TIME],
+        };
+        // SAFETY: FIEMAP reads the header and fills at most `count` extents, all inside the local struct.
+        unsafe {
+            syscall(libc::SYS_ioctl, [fd as usize, FS_IOC_FIEMAP, (&raw mut query) as usize, 0, 0, 0]).ok()?
+        };
+        if query.mapped == 0 {
+            return Some(true);
+        }
+        for extent in query.extents.iter().take(query.mapped as usize) {
+            if extent.logical > at {
+                return Some(true);
+            }
+            at = at.max(extent.logical + extent.length);
+            if extent.flags & LAST != 0 {
+                return Some(at < end);
+            }
+        }
+    }
+    Some(false)
+}
+
+/// The path of descriptor `fd` of process `pid` under /proc, as a C string in a small buffer.
+pub struct ProcPath([u8; 64]);
+
+impl ProcPath {
+    /// /proc/PID/TAIL, or /proc/PID/TAIL/N.
+    pub fn new(pid: i32, tail: &str, number: Option<i32>) -> ProcPath {
+        let mut path = ProcPath([0; 64]);
+        let mut at = 0;
+        path.push(&mut at, b"/proc/");
+        path.push_number(&mut at, pid);
+        path.push(&mut at, b"/");
+        path.push(&mut at, tail.as_bytes());
+        if let Some(number) = number {
+            path.push(&mut at, b"/");
+            path.push_number(&mut at, number);
+        }
+        path
+    }
+
+    fn push(&mut self, at: &mut usize, bytes: &[u8]) {
+        for &byte in bytes {
+            // The last byte stays zero, whatever happens.
+            if let Some(slot) = self.0.get_mut(*at).filter(|_| *at < 63) {
+                *slot = byte;
+                *at += 1;
+            }
+        }
+    }
+
+    fn push_number(&mut self, at: &mut usize, number: i32) {
+        let mut digits = [0u8; 10];
+        let text = decimal(number.max(0) as u64, &mut digits);
+        self.push(at, text);
+    }
+
+    /// The path.
+    pub fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
+    }
+}
+
+/// Writes `number` in decimal into the end of `buffer`; without the formatting machinery, which may panic.
+pub fn decimal(mut number: u64, buffer: &mut [u8]) -> &[u8] {
+    let mut at = buffer.len();
+    loop {
+        let Some(slot) = at.checked_sub(1).and_then(|i| buffer.get_mut(i)) else { break };
+        *slot = b'0' + (number % 10) as u8;
+        at -= 1;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    buffer.get(at..).unwrap_or(&[])
+}
+
+/// Soft limit on file size (RLIMIT_FSIZE) of the calling process.
+pub fn size_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills the local struct.
+    let got = unsafe {
+        syscall(libc::SYS_prlimit64, [0, libc::RLIMIT_FSIZE as usize, 0, (&raw mut limit) as usize, 0, 0])
+    };
+    if got.is_ok() { limit.rlim_cur } else { 0 }
+}
+
+/// Not an error of any call: what `Option` is for where errno is expected.
+pub const EBADF: Errno = Errno(libc::EBADF);

@@ -1,0 +1,400 @@
+//! Processes, threads, signals and futexes.
+#![allow(unsafe_code)] // Starting a process that shares memory, and stopping threads, are raw by nature.
+
+use super::raw::{Errno, Result, syscall};
+use core::mem::MaybeUninit;
+use core::sync::atomic::AtomicU32;
+
+/// getpid(2), always asked: a forked child must not see its parent's answer.
+pub fn pid() -> i32 {
+    // SAFETY: no arguments.
+    unsafe { syscall(libc::SYS_getpid, [0; 6]) }.unwrap_or(0) as i32
+}
+
+/// gettid(2).
+pub fn tid() -> i32 {
+    // SAFETY: no arguments.
+    unsafe { syscall(libc::SYS_gettid, [0; 6]) }.unwrap_or(0) as i32
+}
+
+/// Waits until `word` is no longer `value`, somebody wakes it, or the time is over. Wakes spuriously.
+pub fn futex_wait(word: &AtomicU32, value: u32, timeout_ms: u64) {
+    let timeout = libc::timespec {
+        tv_sec: (timeout_ms / 1000) as i64,
+        tv_nsec: (timeout_ms % 1000) as i64 * 1_000_000,
+    };
+    let operation = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: both pointers are borrowed for the call.
+    let _ = unsafe {
+        syscall(
+            libc::SYS_futex,
+            [word.as_ptr() as usize, operation as usize, value as usize, (&raw const timeout) as usize, 0, 0],
+        )
+    };
+}
+
+/// Wakes whoever waits on `word` within this memory.
+pub fn futex_wake(word: &AtomicU32) {
+    let operation = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: only the address counts.
+    let _ = unsafe {
+        syscall(libc::SYS_futex, [word.as_ptr() as usize, operation as usize, i32::MAX as usize, 0, 0, 0])
+    };
+}
+
+/// Wakes everybody on a word that is not ours by its address, as the kernel does for an exiting thread.
+pub fn futex_wake_shared(address: usize) {
+    // SAFETY: only the address counts; one that is not mapped gives EFAULT.
+    let _ =
+        unsafe { syscall(libc::SYS_futex, [address, libc::FUTEX_WAKE as usize, i32::MAX as usize, 0, 0, 0]) };
+}
+
+/// Waits for either of two words: one of ours, and one (at an address, shared form) that the kernel clears when a
+/// thread is gone. Falls back on waiting for ours alone where the kernel lacks futex_waitv (5.16).
+pub fn futex_wait_either(ours: &AtomicU32, value: u32, other: usize, other_value: u32, timeout_ms: u64) {
+    #[repr(C)]
+    struct Waiter {
+        value: u64,
+        address: u64,
+        flags: u32,
+        reserved: u32,
+    }
+    const SIZE_U32: u32 = 2;
+    const PRIVATE: u32 = 128;
+    if other == 0 {
+        return futex_wait(ours, value, timeout_ms.min(200));
+    }
+    let waiters = [
+        Waiter { value: value as u64, address: ours.as_ptr() as u64, flags: SIZE_U32 | PRIVATE, reserved: 0 },
+        Waiter { value: other_value as u64, address: other as u64, flags: SIZE_U32, reserved: 0 },
+    ];
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: pointers to locals. The timeout is absolute, on CLOCK_MONOTONIC.
+    let result = unsafe {
+        let _ = syscall(
+            libc::SYS_clock_gettime,
+            [libc::CLOCK_MONOTONIC as usize, (&raw mut now) as usize, 0, 0, 0, 0],
+        );
+        now.tv_nsec += (timeout_ms % 1000) as i64 * 1_000_000;
+        now.tv_sec += (timeout_ms / 1000) as i64 + now.tv_nsec / 1_000_000_000;
+        now.tv_nsec %= 1_000_000_000;
+        syscall(
+            libc::SYS_futex_waitv,
+            [waiters.as_ptr() as usize, 2, 0, (&raw const now) as usize, libc::CLOCK_MONOTONIC as usize, 0],
+        )
+    };
+    if matches!(result, Err(Errno(libc::ENOSYS | libc::EPERM | libc::EINVAL))) {
+        futex_wait(ours, value, timeout_ms.min(200));
+    }
+}
+
+/// A signal mask as the kernel keeps it.
+#[derive(Clone, Copy)]
+pub struct Mask(u64);
+
+/// Blocks every signal, libc's own included, and says what was blocked before.
+pub fn block_signals() -> Mask {
+    let (all, mut before) = (u64::MAX, 0u64);
+    set_mask(libc::SIG_BLOCK, &all, Some(&mut before));
+    Mask(before)
+}
+
+/// Puts back what [`block_signals`] gave.
+pub fn restore_signals(mask: Mask) {
+    set_mask(libc::SIG_SETMASK, &mask.0, None);
+}
+
+/// Blocks everything but `signal`.
+pub fn block_all_but(signal: i32) {
+    set_mask(libc::SIG_SETMASK, &!(1u64 << (signal - 1)), None);
+}
+
+fn set_mask(how: i32, set: &u64, old: Option<&mut u64>) {
+    let old = old.map_or(0, |old| old as *mut u64 as usize);
+    // SAFETY: kernel signal sets are eight bytes; both pointers outlive the call.
+    let _ = unsafe {
+        syscall(libc::SYS_rt_sigprocmask, [how as usize, set as *const u64 as usize, old, 8, 0, 0])
+    };
+}
+
+/// The sidecar's handler of `signal`. The kernel's struct is spelled out because libc's wrapper may not be called on a
+/// thread-local area that libc did not make.
+///
+/// # Safety
+/// `handler` must do only what is safe at any point of the sidecar.
+pub unsafe fn handle_signal(signal: i32, handler: extern "C" fn(i32)) -> Result<()> {
+    #[repr(C)]
+    struct Action {
+        handler: usize,
+        flags: usize,
+        restorer: usize,
+        mask: u64,
+    }
+    const SA_RESTORER: usize = 0x0400_0000;
+    let action = Action {
+        handler: handler as *const () as usize,
+        flags: SA_RESTORER,
+        restorer: restorer(),
+        mask: u64::MAX,
+    };
+    // SAFETY: the struct lives for the call; the handler is the caller's promise.
+    unsafe { syscall(libc::SYS_rt_sigaction, [signal as usize, (&raw const action) as usize, 0, 8, 0, 0])? };
+    Ok(())
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn restorer() -> usize {
+    unsafe extern "C" {
+        fn elision_signal_restorer();
+    }
+    elision_signal_restorer as *const () as usize
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn restorer() -> usize {
+    0
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+core::arch::global_asm!(
+    ".hidden elision_signal_restorer",
+    ".globl elision_signal_restorer",
+    "elision_signal_restorer:",
+    "mov eax, 15", // rt_sigreturn
+    "syscall",
+    // clone(flags, stack, tid word, entry, thread-local area): the parent gets the child's pid; the child runs
+    // `entry` on its own stack and must not return.
+    ".hidden elision_clone",
+    ".globl elision_clone",
+    "elision_clone:",
+    "mov r9, rcx",  // entry
+    "mov r10, rdx", // child tid word
+    "mov rdx, rdx", // parent tid word: the same
+    "mov eax, 56",
+    "syscall",
+    "test rax, rax",
+    "jnz 2f",
+    "xor ebp, ebp",
+    "and rsp, -16",
+    "call r9",
+    "ud2",
+    "2: ret",
+);
+
+/// Starts `entry` as a process that shares this memory and nothing else: own descriptors (see
+/// [`super::file::unshare_and_close_all`]), own working directory, no signal at its end, unseen by `wait` and
+/// by a tracer of this process. `word` holds its pid while it lives; the kernel clears it.
+///
+/// # Safety
+/// `stack` must be the top of a stack that nobody else uses, `area` a zeroed area with room below it that serves
+/// as thread-local storage; `entry` must not return and must stay clear of libc.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub unsafe fn clone_sidecar(
+    stack: usize,
+    area: usize,
+    word: &AtomicU32,
+    entry: extern "C" fn() -> !,
+) -> Result<i32> {
+    unsafe extern "C" {
+        fn elision_clone(
+            flags: usize,
+            stack: usize,
+            word: *mut u32,
+            entry: extern "C" fn() -> !,
+            area: usize,
+        ) -> isize;
+    }
+    const CLONE_UNTRACED: i32 = 0x0080_0000;
+    let flags = libc::CLONE_VM
+        | libc::CLONE_FILES // until it has unshared them: a copy would hold every pipe open meanwhile
+        | libc::CLONE_SETTLS
+        | libc::CLONE_PARENT_SETTID
+        | libc::CLONE_CHILD_CLEARTID
+        | CLONE_UNTRACED;
+    // SAFETY: the caller's promise; the assembly keeps to the calling convention (r9 and r10 are scratch, the
+    // kernel clobbers rcx and r11, also scratch; the fifth argument is already in r8, where clone expects the area).
+    let pid = unsafe { elision_clone(flags as usize, stack, word.as_ptr(), entry, area) };
+    if pid < 0 { Err(Errno(-pid as i32)) } else { Ok(pid as i32) }
+}
+
+/// Elsewhere there is no sidecar.
+///
+/// # Safety
+/// Nothing happens.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub unsafe fn clone_sidecar(_: usize, _: usize, _: &AtomicU32, _: extern "C" fn() -> !) -> Result<i32> {
+    Err(Errno(38))
+}
+
+/// Ends the calling process, at once.
+pub fn exit() -> ! {
+    loop {
+        // SAFETY: does not return.
+        let _ = unsafe { syscall(libc::SYS_exit_group, [0; 6]) };
+    }
+}
+
+/// A session of our own: no terminal, no signals to our group.
+pub fn new_session() {
+    // SAFETY: no memory is involved.
+    let _ = unsafe { syscall(libc::SYS_setsid, [0; 6]) };
+}
+
+/// chdir("/"), so that no directory of the program's is kept busy.
+pub fn leave_directory() {
+    // SAFETY: a constant C string.
+    let _ = unsafe { syscall(libc::SYS_chdir, [c"/".as_ptr() as usize, 0, 0, 0, 0, 0]) };
+}
+
+/// Names the calling task, as `ps` shows it.
+pub fn set_name(name: &core::ffi::CStr) {
+    // SAFETY: the kernel reads at most 16 bytes of a C string.
+    let _ =
+        unsafe { syscall(libc::SYS_prctl, [libc::PR_SET_NAME as usize, name.as_ptr() as usize, 0, 0, 0, 0]) };
+}
+
+/// Raises the soft limit on descriptors to the hard one.
+pub fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let resource = libc::RLIMIT_NOFILE as usize;
+    // SAFETY: the structs are local; the limits are those of the calling process alone.
+    unsafe {
+        if syscall(libc::SYS_prlimit64, [0, resource, 0, (&raw mut limit) as usize, 0, 0]).is_ok() {
+            let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+            let _ = syscall(libc::SYS_prlimit64, [0, resource, (&raw const raised) as usize, 0, 0, 0]);
+        }
+    }
+}
+
+/// Lets `tracer` attach to this process where Yama would allow only ancestors.
+pub fn allow_tracer(tracer: i32) {
+    // SAFETY: no memory is involved. Without Yama it fails, and is not needed.
+    let _ = unsafe { syscall(libc::SYS_prctl, [libc::PR_SET_PTRACER as usize, tracer as usize, 0, 0, 0, 0]) };
+}
+
+/// Where the kernel will write zero when the calling thread is gone (`set_tid_address`), or 0 if it does not tell.
+pub fn thread_end_word() -> usize {
+    let mut address = 0usize;
+    const PR_GET_TID_ADDRESS: usize = 40;
+    // SAFETY: the kernel fills the local.
+    match unsafe { syscall(libc::SYS_prctl, [PR_GET_TID_ADDRESS, (&raw mut address) as usize, 0, 0, 0, 0]) } {
+        Ok(_) => address,
+        Err(_) => 0,
+    }
+}
+
+/// Does process `pid` still use the caller's memory? (It does not after exec.) `None`: the kernel does not say.
+pub fn shares_memory(pid: i32) -> Option<bool> {
+    const KCMP_VM: usize = 1;
+    // SAFETY: no memory is involved.
+    match unsafe { syscall(libc::SYS_kcmp, [pid as usize, self::pid() as usize, KCMP_VM, 0, 0, 0]) } {
+        Ok(order) => Some(order == 0),
+        Err(Errno(libc::ESRCH)) => Some(false),
+        Err(_) => None,
+    }
+}
+
+/// Are descriptor `theirs` of `pid` and `ours` of the caller the same open file description?
+pub fn same_description(pid: i32, theirs: i32, ours: i32) -> bool {
+    const KCMP_FILE: usize = 0;
+    // SAFETY: no memory is involved.
+    let order = unsafe {
+        syscall(
+            libc::SYS_kcmp,
+            [pid as usize, self::pid() as usize, KCMP_FILE, theirs as usize, ours as usize, 0],
+        )
+    };
+    order == Ok(0)
+}
+
+/// A descriptor of our own for the open file description behind descriptor `fd` of `pid`.
+pub fn take_descriptor(pid: i32, fd: i32) -> Result<i32> {
+    // SAFETY: no memory is involved.
+    unsafe {
+        let pidfd = syscall(libc::SYS_pidfd_open, [pid as usize, 0, 0, 0, 0, 0])?;
+        let got = syscall(libc::SYS_pidfd_getfd, [pidfd, fd as usize, 0, 0, 0, 0]);
+        super::file::close(pidfd as i32);
+        Ok(got? as i32)
+    }
+}
+
+/// Milliseconds on a clock that only moves forward.
+pub fn now_ms() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills the local.
+    let _ = unsafe {
+        syscall(
+            libc::SYS_clock_gettime,
+            [libc::CLOCK_MONOTONIC as usize, (&raw mut now) as usize, 0, 0, 0, 0],
+        )
+    };
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// Sleeps for some microseconds: for waits on the state of another task, which offers no event.
+pub fn nap_us(us: u64) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: us as i64 * 1000 };
+    // SAFETY: a local struct.
+    let _ = unsafe { syscall(libc::SYS_nanosleep, [(&raw const time) as usize, 0, 0, 0, 0, 0]) };
+}
+
+/// How a wait for a traced thread ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Traced {
+    /// In a ptrace-stop.
+    Stopped,
+    /// Not yet.
+    Running,
+    /// There is no such thread any more.
+    Gone,
+}
+
+/// Attaches to a thread without stopping it.
+pub fn trace_seize(tid: i32) -> Result<()> {
+    trace(libc::PTRACE_SEIZE, tid, 0).map(drop)
+}
+
+/// Asks a seized thread to stop.
+pub fn trace_interrupt(tid: i32) -> Result<()> {
+    trace(libc::PTRACE_INTERRUPT, tid, 0).map(drop)
+}
+
+/// Has the seized thread stopped?
+pub fn trace_poll(tid: i32) -> Traced {
+    let mut status = 0i32;
+    let options = libc::WNOHANG | libc::__WALL;
+    // SAFETY: the kernel fills the local.
+    let got = unsafe {
+        syscall(libc::SYS_wait4, [tid as usize, (&raw mut status) as usize, options as usize, 0, 0, 0])
+    };
+    match got {
+        Ok(0) => Traced::Running,
+        Ok(_) if status & 0xff == 0x7f => Traced::Stopped,
+        Ok(_) | Err(_) => Traced::Gone,
+    }
+}
+
+/// Lets a stopped thread go. A system call that our stop made return EINTR is handed back to the kernel's own
+/// restart logic: it goes on as if nothing had been, unless a handler of the program's runs first, in which
+/// case it fails with EINTR as it would have. (Tried with epoll_wait, with and without a signal.)
+pub fn trace_release(tid: i32) {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    {
+        const ERESTARTNOHAND: i64 = 514;
+        let mut registers = MaybeUninit::<libc::user_regs_struct>::zeroed();
+        if trace(libc::PTRACE_GETREGS, tid, registers.as_mut_ptr() as usize).is_ok() {
+            // SAFETY: plain data, filled by the kernel.
+            let mut registers = unsafe { registers.assume_init() };
+            if registers.orig_rax as i64 >= 0 && registers.rax as i64 == -i64::from(libc::EINTR) {
+                registers.rax = -ERESTARTNOHAND as u64;
+                let _ = trace(libc::PTRACE_SETREGS, tid, (&raw const registers) as usize);
+            }
+        }
+    }
+    let _ = trace(libc::PTRACE_DETACH, tid, 0);
+}
+
+fn trace(request: u32, tid: i32, data: usize) -> Result<usize> {
+    // SAFETY: the requests used here read or fill one struct at `data`, which the callers own.
+    unsafe { syscall(libc::SYS_ptrace, [request as usize, tid as usize, 0, data, 0, 0]) }
+}

@@ -1,0 +1,235 @@
+//! An elided write, start to end, on the program's side.
+//!
+//! The sidecar says which pages must be written; they are written here, through the program's own descriptor, so that
+//! permissions, limits, O_SYNC, signals and errors are the kernel's own. The fragments and the last page are
+//! written always: it is by this one real write that times move, set-uid bits fall and errors come as ever.
+
+use crate::dropin::Outcome;
+use crate::read::Terms;
+use crate::sidecar::channel::{Call, Op, RUNS};
+use crate::sidecar::state;
+use crate::stats::{COUNTERS, Counters, Reason};
+use crate::sys::file::{self, Stat};
+use crate::sys::raw::Errno;
+use crate::transfer::{PAGE, Split, Transfer};
+use core::sync::atomic::{AtomicU64, Ordering::*};
+
+/// How eager a write is to begin tracking.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Track {
+    /// From the first write on: the caller means to write again.
+    Now,
+    /// From the second time on that the same bytes of memory go to the same place: tracking costs a fault for each
+    /// page stored into later, which a buffer that is used once should not pay.
+    SecondTime,
+}
+
+/// Tries to write `[addr, addr + len)` without what the file already has.
+pub fn write(fd: i32, addr: usize, len: usize, terms: Terms, track: Track) -> Outcome {
+    let Ok(stat) = file::fstat(fd) else { return Outcome::PassThrough };
+    if !stat.is_regular() || len == 0 {
+        return Outcome::PassThrough;
+    }
+    let guarded = state::write_guarded(stat.id);
+    let big = len >= terms.least && len >= PAGE;
+    if !guarded && !big {
+        return Outcome::PassThrough;
+    }
+    let Ok(flags) = file::flags(fd) else { return Outcome::PassThrough };
+    let plain = flags & (libc::O_APPEND | libc::O_DIRECT | libc::O_PATH) == 0
+        && flags & libc::O_ACCMODE != libc::O_RDONLY;
+    if !plain {
+        if guarded {
+            release(fd, stat);
+        }
+        return Outcome::PassThrough;
+    }
+    let tracked = state::touched(addr, len);
+    let again =
+        big && (track == Track::Now || (!tracked && terms.owned && second_time(fd, addr, len, stat, terms)));
+    if !guarded && !tracked && !again {
+        return Outcome::PassThrough;
+    }
+    let limit = file::size_limit();
+    // The position is claimed first, in one step, so that two threads never write to the same place.
+    let claimed = match terms.offset {
+        Some(offset) => Ok(offset),
+        None => file::seek(fd, len as i64, libc::SEEK_CUR).map(|end| end - len as u64),
+    };
+    let Ok(offset) = claimed else { return Outcome::PassThrough };
+    let give_back = |unwritten: usize| {
+        if terms.offset.is_none() && unwritten > 0 {
+            let _ = file::seek(fd, -(unwritten as i64), libc::SEEK_CUR);
+        }
+    };
+    if offset.checked_add(len as u64).is_none_or(|end| end > limit || end > i64::MAX as u64) {
+        // Where exactly the limit cuts is the kernel's business.
+        give_back(len);
+        if guarded {
+            release(fd, stat);
+        }
+        return Outcome::PassThrough;
+    }
+    let job = Job { fd, flags, stat, whole: Transfer { addr, len, offset }, terms, guarded, tracked, again };
+    let (written, failure) = if big && (tracked || again) { job.in_runs() } else { job.at_once() };
+    give_back(len - written);
+    match failure {
+        Some(errno) if written == 0 => Outcome::Failed(errno),
+        _ => Outcome::Done(written),
+    }
+}
+
+/// Has this very write been seen before?
+fn second_time(fd: i32, addr: usize, len: usize, stat: Stat, terms: Terms) -> bool {
+    static SEEN: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
+    let offset = terms.offset.or_else(|| file::seek(fd, 0, libc::SEEK_CUR).ok()).unwrap_or(0);
+    let mix = |sum: u64, value: u64| (sum ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    let print = [addr as u64, len as u64, stat.id.dev, stat.id.ino, offset].into_iter().fold(1, mix);
+    let Some(slot) = SEEN.get((print >> 56) as usize) else { return false };
+    slot.swap(print, Relaxed) == print
+}
+
+/// The file is about to be changed in a way that is not followed.
+pub fn release(fd: i32, stat: Stat) {
+    if let Some(mut call) = Call::new(Op::Release, false) {
+        let request = call.request();
+        (request.fd, request.key) = (fd, stat.id);
+        call.send();
+    }
+}
+
+struct Job {
+    fd: i32,
+    flags: i32,
+    stat: Stat,
+    whole: Transfer,
+    terms: Terms,
+    guarded: bool,
+    tracked: bool,
+    again: bool,
+}
+
+impl Job {
+    /// A write too small to elide anything of: only others' extents have to be looked after.
+    fn at_once(&self) -> (usize, Option<Errno>) {
+        if self.guarded
+            && let Some(mut call) = Call::new(Op::BeforeWrite, false)
+        {
+            let request = call.request();
+            request.key = self.stat.id;
+            (request.len, request.offset) = (self.whole.len, self.whole.offset);
+            call.send();
+        }
+        match file::pwrite(self.fd, self.whole.addr, self.whole.len, self.whole.offset) {
+            Ok(written) => (written, None),
+            Err(errno) => (0, Some(errno)),
+        }
+    }
+
+    /// Writes what has to be written, in order. How much was done from the beginning on, and what stopped it.
+    fn in_runs(&self) -> (usize, Option<Errno>) {
+        let Split { head, pages, tail } = self.whole.split();
+        if pages.len == 0 {
+            return self.at_once();
+        }
+        let mut writer = Writer { fd: self.fd, whole: self.whole, last_end: 0, bytes: 0, stop: None };
+        let mut at = 0;
+        while at < pages.len {
+            let rest = pages.part(at, pages.len - at);
+            let start = rest.addr - self.whole.addr;
+            let Some(mut call) = Call::new(Op::Plan, true) else {
+                return self.rest_at_once(writer, start, crate::unavailable());
+            };
+            let request = call.request();
+            (request.fd, request.flags, request.key) = (self.fd, self.flags, self.stat.id);
+            (request.addr, request.len, request.offset) = (rest.addr, rest.len, rest.offset);
+            (request.owned, request.track) = (self.terms.owned, self.again || self.tracked);
+            (request.head, request.tail) = (if at == 0 { head.len } else { 0 }, tail.len.max(1));
+            let declined = call.send();
+            let answer = call.request();
+            let (count, handled) = (answer.count.min(RUNS), answer.handled.min(rest.len));
+            if declined.is_some() || handled == 0 {
+                drop(call);
+                return self.rest_at_once(writer, start, declined.unwrap_or(Reason::Sidecar));
+            }
+            if at == 0 {
+                writer.write_part(0, head.len);
+            }
+            for run in answer.runs.iter().take(count) {
+                writer.write_part(run.addr - self.whole.addr, run.len);
+            }
+            at += handled;
+            if at == pages.len {
+                let last = writer.last_end.max(self.whole.len - tail.len - PAGE);
+                writer.write_part(last, self.whole.len - last);
+            }
+            let done = match writer.stop {
+                None => handled,
+                Some((stopped, _)) => stopped.saturating_sub(start).min(handled) / PAGE * PAGE,
+            };
+            let request = call.request();
+            (request.op, request.addr, request.len, request.offset) =
+                (Op::Wrote, rest.addr, done, rest.offset);
+            (request.key, request.tried, request.track) = (self.stat.id, handled, self.again || self.tracked);
+            call.send();
+            if let Some(stop) = writer.stop {
+                return stop;
+            }
+        }
+        if self.flags & libc::O_DSYNC != 0 {
+            // What was elided may still be on its way to the disk from before; a traditional write would wait for it.
+            let metadata = self.flags & libc::O_SYNC == libc::O_SYNC;
+            if let Err(errno) = file::sync(self.fd, metadata) {
+                return (0, Some(errno));
+            }
+        }
+        Counters::add(&COUNTERS.written, writer.bytes);
+        Counters::add(&COUNTERS.elided, self.whole.len - writer.bytes);
+        (self.whole.len, None)
+    }
+
+    /// From `start` on nothing can be elided: it is written traditionally, after extents elsewhere were looked after.
+    fn rest_at_once(&self, mut writer: Writer, start: usize, reason: Reason) -> (usize, Option<Errno>) {
+        crate::decline(reason, self.whole.len);
+        if self.guarded {
+            release(self.fd, self.stat);
+        }
+        let from = if start == self.whole.split().pages.addr - self.whole.addr { 0 } else { start };
+        writer.write_part(from, self.whole.len - from);
+        writer.stop.unwrap_or((self.whole.len, None))
+    }
+}
+
+/// Writes parts of a transfer in order, until one fails.
+struct Writer {
+    fd: i32,
+    whole: Transfer,
+    /// End of the last part that was written.
+    last_end: usize,
+    /// Bytes written in all.
+    bytes: usize,
+    /// Where it stopped, if it did, and why. Everything before is as it should be.
+    stop: Option<(usize, Option<Errno>)>,
+}
+
+impl Writer {
+    fn write_part(&mut self, skip: usize, len: usize) {
+        if self.stop.is_some() || len == 0 {
+            return;
+        }
+        let part = self.whole.part(skip, len);
+        let mut done = 0;
+        while done < len {
+            match file::pwrite(self.fd, part.addr + done, len - done, part.offset + done as u64) {
+                Ok(0) => self.stop = Some((skip + done, None)),
+                Ok(written) => done += written,
+                Err(errno) => self.stop = Some((skip + done, Some(errno))),
+            }
+            if self.stop.is_some() {
+                break;
+            }
+        }
+        self.last_end = skip + done;
+        self.bytes += done;
+    }
+}
