@@ -3,8 +3,8 @@
 //! Every function is async-signal-safe, takes no lock, allocates nothing and leaves `errno` alone.
 
 use crate::read::Terms;
-use crate::sidecar::channel::{Call, Op};
-use crate::sidecar::{launch, state};
+use crate::sidecar::channel::{self, Call, Op};
+use crate::sidecar::{forgotten, launch, state};
 use crate::stats::Reason;
 use crate::sys::file;
 use crate::sys::raw::Errno;
@@ -65,6 +65,18 @@ pub fn before_change(fd: i32) {
     }
 }
 
+/// A descriptor is about to be closed. Cheap while [`write_leases`] is false.
+pub fn closing(fd: i32) {
+    if write_leases()
+        && let Ok(stat) = file::fstat(fd)
+        && state::write_guarded(stat.id)
+        && let Some(mut call) = Call::new(Op::Closing, false)
+    {
+        call.request().key = stat.id;
+        call.send();
+    }
+}
+
 /// A path is about to be truncated by `open(O_RDONLY|O_TRUNC)`, which breaks no lease.
 /// `fd` is an O_PATH descriptor of it.
 pub fn before_truncate(fd: i32) {
@@ -88,36 +100,50 @@ pub fn touched(addr: usize, len: usize) -> bool {
     state::touched(addr, len)
 }
 
-fn over_pages(op: Op, addr: usize, len: usize, inner: bool) {
+/// The whole pages inside a range, or, with `around`, all pages that it touches.
+fn pages_of(addr: usize, len: usize, around: bool) -> (usize, usize) {
     let page = crate::transfer::PAGE;
-    let (start, end) = match inner {
-        true => (addr.next_multiple_of(page), (addr + len) / page * page),
-        false => (addr / page * page, (addr + len).next_multiple_of(page)),
+    let (start, end) = match around {
+        true => (addr / page * page, (addr + len).next_multiple_of(page)),
+        false => (addr.next_multiple_of(page), (addr + len) / page * page),
     };
-    if start < end
-        && touched(start, end - start)
+    (start, end.saturating_sub(start))
+}
+
+fn ask(op: Op, (addr, len): (usize, usize)) {
+    if len > 0
+        && touched(addr, len)
         && let Some(mut call) = Call::new(op, false)
     {
         let request = call.request();
-        (request.addr, request.len) = (start, end - start);
+        (request.addr, request.len) = (addr, len);
         call.send();
     }
 }
 
 /// The range is about to be unmapped, or mapped over: every record of it is dropped. The memory is untouched.
+/// Does not wait for the sidecar.
 pub fn forget(addr: usize, len: usize) {
-    over_pages(Op::Forget, addr, len, false);
+    let (addr, len) = pages_of(addr, len, true);
+    if len == 0 || !touched(addr, len) {
+        return;
+    }
+    if forgotten::leave(addr, len) {
+        channel::ring();
+    } else {
+        ask(Op::Forget, (addr, len));
+    }
 }
 
 /// Makes the range plain anonymous memory with the same contents, before the program reshapes it (mremap,
 /// mprotect, mlock, madvise other than DONTNEED).
 pub fn dissolve(addr: usize, len: usize) {
-    over_pages(Op::Dissolve, addr, len, false);
+    ask(Op::Dissolve, pages_of(addr, len, true));
 }
 
 /// Before MADV_DONTNEED: pages of the range that are deferred become fresh zero pages.
 pub fn zero(addr: usize, len: usize) {
-    over_pages(Op::Zero, addr, len, true);
+    ask(Op::Zero, pages_of(addr, len, false));
 }
 
 /// The smallest transfer that is worth offering (`ELISION_MIN_BYTES`), `usize::MAX` when off.

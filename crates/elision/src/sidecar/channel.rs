@@ -30,6 +30,8 @@ pub enum Op {
     BeforeWrite,
     /// The file is about to change in a way nobody can follow.
     Release,
+    /// A descriptor of the file is about to be closed, perhaps the last.
+    Closing,
     /// All write leases go.
     Surrender,
     /// Drop the records of a range.
@@ -248,16 +250,17 @@ impl Drop for Call {
 }
 
 /// Wakes the sidecar.
-pub(super) fn ring() {
+pub fn ring() {
     BELL.fetch_add(1, SeqCst);
     if ASLEEP.load(SeqCst) != 0 {
         task::futex_wake(&BELL);
     }
 }
 
-/// In the sidecar: answers every waiting request with `answer`, oldest first. True if there were any.
-pub(super) fn answer_all(mut answer: impl FnMut(&mut Request)) -> bool {
+/// In the sidecar: takes every waiting request, calls `taken`, answers each, oldest first. True if there were any.
+pub(super) fn answer_all<S>(state: &mut S, taken: fn(&mut S), answer: fn(&mut S, &mut Request)) -> bool {
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
+    taken(state);
     let mut oldest: *mut Slot = ptr::null_mut();
     // SAFETY: the pointers on the list are to slots of POOL, which is static; what was swapped out is ours alone.
     unsafe {
@@ -268,7 +271,7 @@ pub(super) fn answer_all(mut answer: impl FnMut(&mut Request)) -> bool {
         let any = !oldest.is_null();
         while let Some(slot) = oldest.as_ref() {
             oldest = slot.next.load(Relaxed);
-            answer(&mut *slot.request.get());
+            answer(state, &mut *slot.request.get());
             if slot.status.swap(DONE, AcqRel) == SLEEPING {
                 task::futex_wake(&slot.status);
             }

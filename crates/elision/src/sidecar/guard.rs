@@ -189,6 +189,20 @@ impl State {
         }
     }
 
+    /// The program closes a descriptor of a file under a write lease. Our own keeps the description open, and with it
+    /// whatever else ends with the last close; that is worth it only for what has not been loaded yet, and not
+    /// if somebody may be waiting for a lock that the description holds.
+    pub(super) fn closing(&mut self, request: &Request) {
+        let Some(id) = self.find(request.key) else { return };
+        let known = self.file(id);
+        if known.guard != Guard::Write {
+            return;
+        }
+        if !self.map().depends_on(id, Kind::Mapped) || holds_locks(known.fd) {
+            self.release(id);
+        }
+    }
+
     /// Releases every write lease.
     pub(super) fn surrender(&mut self) {
         for id in 0..self.top as FileId {
@@ -215,4 +229,17 @@ impl State {
         }
         holes
     }
+}
+
+/// Does the open file description hold locks of the kinds that end with it (flock, OFD)?
+fn holds_locks(fd: i32) -> bool {
+    let mut text = [0u8; 1024];
+    let path = ProcPath::new(task::pid(), "fdinfo", Some(fd));
+    let Ok(info) = file::open(path.as_c_str(), libc::O_RDONLY | libc::O_CLOEXEC, 0) else { return true };
+    let filled = file::read(info, &mut text);
+    file::close(info);
+    let Ok(text) = filled.map(|n| text.get(..n).unwrap_or(&[])) else { return true };
+    // A text that does not fit has more locks than anybody needs.
+    text.len() == 1024
+        || [&b"FLOCK"[..], b"OFDLCK"].iter().any(|kind| text.windows(kind.len()).any(|w| w == *kind))
 }

@@ -313,6 +313,7 @@ pub extern "C" fn after_fork_child() {
     PROGRAM.store(task::pid(), Release);
     find_end_word();
     channel::reset();
+    super::forgotten::reset();
     COUNTERS.reset();
     START.store(IDLE, Release);
     if super::state::LIVE.load(Acquire) > 0 {

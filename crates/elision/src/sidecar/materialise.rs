@@ -243,7 +243,7 @@ impl State {
 
     /// Does the kernel agree that the extent is a private, readable and writable mapping of a file? The program may have
     /// unmapped or moved it in a way we did not see.
-    fn is_still_mapped(&self, extent: Extent) -> bool {
+    pub(super) fn is_still_mapped(&self, extent: Extent) -> bool {
         if self.maps < 0 {
             return true;
         }

@@ -11,6 +11,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `channel` | requests and answers between program and sidecar |
+//! | `forgotten` | ranges that are gone, which need no answer |
 //! | `launch` | starting it, and what happens at fork and exit |
 //! | `serve` | its loop |
 //! | `state` | what it knows: files, guards, extents |
@@ -22,6 +23,7 @@
 
 pub(crate) mod associate;
 pub(crate) mod channel;
+pub(crate) mod forgotten;
 pub(crate) mod guard;
 pub(crate) mod launch;
 pub(crate) mod materialise;

@@ -84,8 +84,7 @@ impl Pause {
     fn wait_stopped(&mut self) -> bool {
         let mut waited = 0;
         for i in 0..self.count {
-            loop {
-                let (Some(&tid), Some(stopped)) = (self.tids.get(i), self.stopped.get_mut(i)) else { break };
+            while let (Some(&tid), Some(stopped)) = (self.tids.get(i), self.stopped.get_mut(i)) {
                 if *stopped || tid == 0 {
                     break;
                 }

@@ -50,7 +50,8 @@ impl State {
                 None => (end, None),
             };
             let here = known.filter(|row| {
-                !holes
+                (row.kind == Kind::Tracked || self.is_still_mapped(*row))
+                    && !holes
                     && row.file == id
                     && row.offset.wrapping_sub(row.addr as u64) == request.offset.wrapping_sub(start as u64)
             });
@@ -142,7 +143,7 @@ impl State {
             });
             let Some((i, clip)) = next else { break };
             from = i + 1;
-            if clip.kind == Kind::Mapped {
+            if clip.kind == Kind::Mapped && self.is_still_mapped(clip) {
                 // SAFETY: populating changes no contents.
                 if unsafe { memory::advise(clip.addr, clip.len, libc::MADV_POPULATE_WRITE) }.is_err() {
                     self.release(id);

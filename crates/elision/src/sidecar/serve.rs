@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // Entry point of a process, and a signal handler.
 
 use super::channel::{self, ASLEEP, BELL, Op, Request};
+use super::forgotten;
 use super::launch::{self, END_VALUE, END_WORD, PREDECESSOR, PROGRAM};
 use super::state::{Guard, NO_FILE, State};
 use crate::extent::{FileId, Kind};
@@ -193,8 +194,9 @@ impl State {
             if end_word == 0 && !program_lives(self.program) {
                 self.finish();
             }
+            self.take_forgotten();
             let again = self.answer_breaks();
-            while channel::answer_all(|request| self.answer(request)) {
+            while channel::answer_all(self, State::take_forgotten, State::answer) {
                 launch::rest();
             }
             if self.poll(rung) {
@@ -214,6 +216,10 @@ impl State {
                 self.sweep();
             }
         }
+    }
+
+    fn take_forgotten(&mut self) {
+        forgotten::take_all(|addr, len| self.forget(addr, len));
     }
 
     /// Looks for the next request for a little while. True if the bell rang.
@@ -244,6 +250,10 @@ impl State {
             }
             Op::Release => {
                 self.release_key(request);
+                None
+            }
+            Op::Closing => {
+                self.closing(request);
                 None
             }
             Op::Surrender => {

@@ -274,8 +274,7 @@ impl ProcPath {
 /// Writes `number` in decimal into the end of `buffer`; without the formatting machinery, which may panic.
 pub fn decimal(mut number: u64, buffer: &mut [u8]) -> &[u8] {
     let mut at = buffer.len();
-    loop {
-        let Some(slot) = at.checked_sub(1).and_then(|i| buffer.get_mut(i)) else { break };
+    while let Some(slot) = at.checked_sub(1).and_then(|i| buffer.get_mut(i)) {
         *slot = b'0' + (number % 10) as u8;
         at -= 1;
         number /= 10;
