@@ -2,6 +2,7 @@
 
 use crate::dropin::Outcome;
 use crate::sidecar::channel::{Call, Op};
+use crate::sidecar::guard;
 use crate::stats::Reason;
 use crate::sys::file::{self, Stat};
 use crate::sys::raw::Errno;
@@ -58,6 +59,10 @@ fn plan(fd: i32, addr: usize, len: usize, terms: Terms) -> Result<(Transfer, i32
     }
     if !transfer.congruent() {
         return Err(Reason::Phase);
+    }
+    // Asked here, so that the sidecar never opens a file on a network or in another process's hands, and hangs.
+    if !guard::file_system_allowed(file::filesystem(fd).map_err(|_| Reason::FileSystem)?) {
+        return Err(Reason::FileSystem);
     }
     Ok((transfer, flags, stat))
 }
