@@ -107,9 +107,13 @@ pub fn executable(path: &Path) -> bool {
 
 /// Is it a file that the kernel would run: ELF or `#!`?
 pub fn runnable(path: &Path) -> bool {
+    // Asked first: opening a pipe would wait for a writer.
+    if !executable(path) {
+        return false;
+    }
     let mut start = [0; 4];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    executable(path) && read.is_ok() && (start == elf::ELFMAG || start.starts_with(b"#!"))
+    read.is_ok() && (start == elf::ELFMAG || start.starts_with(b"#!"))
 }
 
 enum Format {
@@ -120,6 +124,9 @@ enum Format {
 
 impl Format {
     fn of(path: &Path) -> io::Result<Format> {
+        if !executable(path) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let mut start = Vec::new();
         // The kernel looks at 256 bytes.
         File::open(path)?.take(256).read_to_end(&mut start)?;
@@ -254,6 +261,7 @@ mod tests {
         let of = |bytes: &[u8]| {
             let path = dir.path().join("program");
             fs::write(&path, bytes).expect("write");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
             Program::examine(&path).expect("examined").obstacles
         };
         assert_eq!(of(&header(1, 3)), [Obstacle::Foreign("is a 32-bit program")]);
@@ -265,6 +273,10 @@ mod tests {
     fn scripts_are_followed_to_the_binary() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (outer, inner) = (dir.path().join("outer"), dir.path().join("inner"));
+        for script in [&inner, &outer] {
+            fs::write(script, "").expect("write");
+            fs::set_permissions(script, fs::Permissions::from_mode(0o755)).expect("chmod");
+        }
         fs::write(&inner, "#!/usr/bin/env sh\n").expect("write");
         fs::write(&outer, format!("#!{} -x\n", inner.display())).expect("write");
         let program = Program::examine(&outer).expect("examined");

@@ -1,0 +1,462 @@
+//! The `elision` command from outside: what a user, a shell and a parent process see of it.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use rustix::process::{Pid, Signal, WaitOptions, getuid, kill_process, waitpid};
+use rustix::thread::no_new_privs;
+use tempfile::TempDir;
+
+fn elision(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_elision"));
+    // What the tests themselves run under is not what they are about.
+    for name in ["LD_PRELOAD", "ELISION", "ELISION_PRELOAD", "ELISION_STATS", "ELISION_MIN_BYTES"] {
+        command.env_remove(name);
+    }
+    command.env_remove("ELISION_VERBOSE").args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    elision(arguments).output().expect("the command was built with this test")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn dir() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).expect("list").map(|entry| entry.expect("entry").path()).collect()
+}
+
+fn write_script(path: &Path, text: &str) {
+    fs::write(path, text).expect("write");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary directories have plain names")
+}
+
+/// A static program that exits with 3, or with 4 if it sees an LD_PRELOAD. `None`, and a line that says so, where
+/// there is no compiler or no static C library.
+fn static_program(dir: &Path) -> Option<PathBuf> {
+    let (source, program) = (dir.join("static.c"), dir.join("static"));
+    fs::write(&source, "#include <stdlib.h>\nint main(void) { return getenv(\"LD_PRELOAD\") ? 4 : 3; }\n")
+        .expect("write");
+    let built = Command::new("cc").arg("-static").arg("-o").args([&program, &source]).output();
+    match built {
+        Ok(built) if built.status.success() => Some(program),
+        _ => {
+            eprintln!("skipped: cc -static does not work here");
+            None
+        }
+    }
+}
+
+// ---- run: exit statuses ----
+
+/// Both ways of running: by exec, and under the supervisor.
+const WAYS: [&[&str]; 2] = [&["run", "--"], &["run", "--stats", "--"]];
+
+fn both_ways(arguments: &[&str], mut check: impl FnMut(Output)) {
+    for way in WAYS {
+        check(output(&[way, arguments].concat()));
+    }
+}
+
+#[test]
+fn exit_statuses_are_the_programs() {
+    for code in [0, 3, 255] {
+        both_ways(&["sh", "-c", &format!("exit {code}")], |output| {
+            assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        });
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_run_is_told_from_one_that_is_missing() {
+    let dir = dir();
+    let plain = dir.path().join("plain");
+    fs::write(&plain, "#!/bin/sh\n").expect("write");
+    both_ways(&[text(&plain)], |output| assert_eq!(output.status.code(), Some(126)));
+    both_ways(&[text(dir.path())], |output| assert_eq!(output.status.code(), Some(126)));
+    // Looking into a pipe to see what program it is would wait for a writer.
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    both_ways(&[text(&pipe)], |output| assert_eq!(output.status.code(), Some(126)));
+    both_ways(&["no-such-program-here"], |output| {
+        assert_eq!(output.status.code(), Some(127));
+        assert!(stderr(&output).contains("elision: no-such-program-here: "), "{}", stderr(&output));
+    });
+    write_script(&plain, "#!/nonexistent/interpreter\n");
+    both_ways(&[text(&plain)], |output| assert_eq!(output.status.code(), Some(127)));
+}
+
+#[test]
+fn own_failures_are_125() {
+    for arguments in
+        [&["run"][..], &["run", "--no-such-option", "true"], &["run", "--min-bytes", "x", "true"]]
+    {
+        let output = output(arguments);
+        assert_eq!(output.status.code(), Some(125), "{arguments:?}: {}", stderr(&output));
+    }
+    let output = elision(&["run", "true"]).env("ELISION_PRELOAD", "/nonexistent.so").output().expect("run");
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).contains("/nonexistent.so"), "{}", stderr(&output));
+    // The program must not have run when its report could not have been written.
+    let dir = dir();
+    let witness = dir.path().join("witness");
+    let output = self::output(&["run", "--stats=/nonexistent/file", "touch", text(&witness)]);
+    assert_eq!((output.status.code(), witness.exists()), (Some(125), false), "{}", stderr(&output));
+}
+
+#[test]
+fn death_by_a_signal_is_mirrored() {
+    for signal in [Signal::TERM, Signal::KILL, Signal::SEGV] {
+        both_ways(&["sh", "-c", &format!("kill -{} $$", signal.as_raw())], |output| {
+            assert_eq!(output.status.signal(), Some(signal.as_raw()), "{}", stderr(&output));
+            assert!(!output.status.core_dumped() || signal == Signal::SEGV);
+        });
+    }
+}
+
+// ---- run: what the program starts with ----
+
+#[test]
+fn an_existing_preload_is_kept() {
+    for way in WAYS {
+        let arguments = [way, &["sh", "-c", "echo $LD_PRELOAD"]].concat();
+        let output = elision(&arguments).env("LD_PRELOAD", "libm.so.6").output().expect("run");
+        let list = stdout(&output);
+        let (first, rest) = list.trim().split_once(':').expect("two entries");
+        assert!(first.ends_with("/libelision_preload.so") && rest == "libm.so.6", "{list}");
+    }
+}
+
+#[test]
+fn options_become_the_environment() {
+    let show = "echo $ELISION_MIN_BYTES $ELISION_VERBOSE";
+    let output = output(&["run", "--min-bytes", "1MiB", "--verbose", "sh", "-c", show]);
+    assert_eq!(stdout(&output), "1048576 1\n");
+    // Options after the program are the program's.
+    let output = self::output(&["run", "echo", "--min-bytes", "--", "-x"]);
+    assert_eq!(stdout(&output), "--min-bytes -- -x\n");
+}
+
+/// Rust's runtime ignores SIGPIPE and opens missing standard descriptors; a supervisor blocks signals. None
+/// of it may reach the program: `yes | head` would not end.
+#[test]
+fn signals_and_descriptors_are_as_they_were() {
+    let look = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd";
+    for before in ["", "trap '' PIPE;", "trap '' CHLD HUP;", "exec 0<&-;"] {
+        let seen = |prefix: &str| {
+            let script = format!("{before} exec {prefix} sh -c \"$LOOK\"");
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &script]).env("LOOK", look).env("ELISION", "off");
+            let output = shell.env_remove("LD_PRELOAD").stdin(Stdio::null()).output().expect("sh");
+            assert!(output.status.success(), "{prefix}: {}", stderr(&output));
+            stdout(&output)
+        };
+        let alone = seen("");
+        assert!(alone.contains("SigIgn"), "{alone}");
+        for way in WAYS {
+            let prefix = format!("{} {}", env!("CARGO_BIN_EXE_elision"), way.join(" "));
+            assert_eq!(seen(&prefix), alone, "{way:?} after {before:?}");
+        }
+    }
+}
+
+// ---- run: programs out of reach ----
+
+#[test]
+fn a_static_program_is_named_and_runs_unchanged() {
+    let dir = dir();
+    let Some(program) = static_program(dir.path()) else { return };
+    let expected = format!("elision: {} is statically linked; it runs unchanged\n", program.display());
+    both_ways(&[text(&program)], |output| {
+        assert_eq!(output.status.code(), Some(3));
+        assert!(stderr(&output).starts_with(&expected), "{}", stderr(&output));
+    });
+    let script = dir.path().join("script");
+    write_script(&script, &format!("#!{}\n", program.display()));
+    both_ways(&[text(&script)], |output| {
+        assert_eq!(output.status.code(), Some(3));
+        let expected = format!("script is run by {}, which is statically linked; it", program.display());
+        assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+    });
+}
+
+#[test]
+fn scripts_are_seen_through() {
+    let dir = dir();
+    let script = dir.path().join("script");
+    for first in ["#!/bin/sh", "#!/usr/bin/env sh", "#!/usr/bin/env -S sh -u", ""] {
+        write_script(&script, &format!("{first}\necho $LD_PRELOAD\n"));
+        both_ways(&[text(&script)], |output| {
+            assert!(stdout(&output).contains("libelision_preload.so"), "{first}: {}", stderr(&output));
+            assert!(!stderr(&output).contains("unchanged"), "{first}: {}", stderr(&output));
+        });
+    }
+}
+
+#[test]
+fn a_set_uid_program_is_named() {
+    if !getuid().is_root() {
+        eprintln!("skipped: only root can make a program of another user's");
+        return;
+    }
+    let dir = dir();
+    let mount = statvfs(dir.path()).expect("statvfs");
+    if mount.f_flag.contains(StatVfsMountFlags::NOSUID) || no_new_privs().unwrap_or(false) {
+        eprintln!("skipped: set-uid has no effect here");
+        return;
+    }
+    let program = dir.path().join("program");
+    fs::copy("/bin/true", &program).expect("copy");
+    std::os::unix::fs::chown(&program, Some(65534), None).expect("chown");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).expect("chmod");
+    let output = output(&["run", text(&program)]);
+    assert!(stderr(&output).contains("is set-uid, so the loader ignores LD_PRELOAD; it runs unchanged"));
+}
+
+// ---- run: statistics ----
+
+const REPORT: &str = "for n in 1 2; do echo \
+    '{\"pid\":'$n',\"deferred_bytes\":1048576,\"elided_bytes\":5,\"declined\":{\"writer\":3}}' \
+    >> \"$ELISION_STATS\"; done";
+
+/// The drop-in is off, so that the lines are the ones that the script writes.
+fn reporting(option: &str, script: &str, temporary: &Path) -> Output {
+    let mut command = elision(&["run", option, "sh", "-c", script]);
+    command.env("ELISION", "off").env("TMPDIR", temporary).output().expect("run")
+}
+
+#[test]
+fn statistics_are_added_up_as_json() {
+    let (dir, temporary) = (dir(), dir());
+    let file = dir.path().join("stats.json");
+    let output =
+        reporting(&format!("--stats={}", file.display()), &format!("{REPORT}; exit 9"), temporary.path());
+    assert_eq!(output.status.code(), Some(9), "{}", stderr(&output));
+    let found: serde_json::Value = serde_json::from_slice(&fs::read(&file).expect("read")).expect("JSON");
+    let expected = serde_json::json!({
+        "processes": 2, "deferred_bytes": 2097152, "loaded_bytes": 0, "materialised_bytes": 0,
+        "elided_bytes": 10, "written_bytes": 0, "declined": {"writer": 6},
+    });
+    assert_eq!(found, expected);
+    assert_eq!(entries(temporary.path()), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn statistics_are_a_table_on_stderr() {
+    let temporary = dir();
+    let output = reporting(
+        "--stats",
+        &format!("{REPORT}; echo nonsense >> $ELISION_STATS; kill -9 $$"),
+        temporary.path(),
+    );
+    assert_eq!((output.status.signal(), stdout(&output)), (Some(9), String::new()));
+    let table = stderr(&output);
+    for expected in ["2.0 MiB", "declined: writer", "6 times", "malformed line of statistics: nonsense"] {
+        assert!(table.contains(expected), "{expected} is missing from:\n{table}");
+    }
+    assert_eq!(entries(temporary.path()), [] as [PathBuf; 0], "dying must not leave the file behind");
+}
+
+// ---- run: signals while it runs ----
+
+/// Starts the supervisor in a group of its own (as a shell does), and waits until its program says so.
+fn supervised(script: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut command = elision(&["run", "--stats", "sh", "-c", script]);
+    command.env("ELISION", "off").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.process_group(0).spawn().expect("spawn");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+    assert_eq!(next_line(&mut lines), "ready");
+    (child, lines)
+}
+
+fn next_line(lines: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    lines.read_line(&mut line).expect("read");
+    line.trim().to_owned()
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("it is not reaped yet");
+}
+
+#[test]
+fn signals_sent_to_the_supervisor_reach_the_program() {
+    for (signal, name) in
+        [(Signal::TERM, "TERM"), (Signal::HUP, "HUP"), (Signal::USR1, "USR1"), (Signal::INT, "INT")]
+    {
+        let script = format!("trap 'kill $!; echo got; exit 7' {name}; sleep 1000 & echo ready; wait");
+        let (mut child, mut lines) = supervised(&script);
+        send(&child, signal);
+        assert_eq!(next_line(&mut lines), "got", "{name}");
+        assert_eq!(child.wait().expect("wait").code(), Some(7), "{name}");
+    }
+}
+
+#[test]
+fn a_stop_is_mirrored_and_ended() {
+    let (mut child, _lines) = supervised("echo ready; read line; exit 5");
+    send(&child, Signal::TSTP);
+    let (_, status) =
+        waitpid(Some(Pid::from_child(&child)), WaitOptions::UNTRACED).expect("wait").expect("stopped");
+    assert_eq!(status.stopping_signal(), Some(Signal::STOP.as_raw()), "{status:?}");
+    send(&child, Signal::CONT);
+    child.stdin.take().expect("piped").write_all(b"go\n").expect("it reads");
+    assert_eq!(child.wait().expect("wait").code(), Some(5));
+}
+
+// ---- doctor ----
+
+/// Runs the doctor and checks what holds for each of its reports: it exits with 1 exactly if a line says no,
+/// and every no comes with advice.
+fn doctor(subject: &[&str]) -> (i32, String) {
+    let output = output(&[&["doctor"], subject].concat());
+    let report = stdout(&output);
+    let code = output.status.code().expect("it exits");
+    let lines: Vec<&str> = report.lines().collect();
+    let noes = lines.iter().enumerate().filter(|(_, line)| line.starts_with("no "));
+    let mut count = 0;
+    for (index, line) in noes {
+        count += 1;
+        assert!(
+            lines.get(index + 1).is_some_and(|next| next.starts_with("    > ")),
+            "no advice after: {line}"
+        );
+    }
+    assert_eq!(code, i32::from(count > 0), "{report}{}", stderr(&output));
+    (code, report)
+}
+
+#[test]
+fn the_doctor_examines_the_kernel() {
+    let (_, report) = doctor(&[]);
+    for name in ["kernel", "file leases", "PAGEMAP_SCAN", "write tracking", "ptrace", "vm.max_map_count"] {
+        assert!(report.lines().any(|line| line[4..].starts_with(name)), "{name} is missing from:\n{report}");
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    assert!(report.contains(release.trim()), "{report}");
+}
+
+#[test]
+fn the_doctor_notices_a_writer() {
+    let dir = dir();
+    let file = dir.path().join("file");
+    let mut writer = File::create(&file).expect("create");
+    writer.write_all(&[1; 1 << 20]).expect("write");
+    let (code, report) = doctor(&[text(&file)]);
+    assert_eq!(code, 1);
+    assert!(report.contains("somebody has it open for writing"), "{report}");
+    drop(writer);
+    let (_, report) = doctor(&[text(&file)]);
+    assert!(report.contains("granted now"), "{report}");
+    assert!(report.contains("1.0 MiB"), "{report}");
+}
+
+#[test]
+fn the_doctor_tells_what_is_no_file() {
+    let dir = dir();
+    let pipe = dir.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    let (code, report) = doctor(&[text(&pipe)]);
+    assert!(code == 1 && report.contains("a pipe"), "{report}");
+    let (code, report) = doctor(&["/proc/self/status"]);
+    assert!(code == 1 && report.contains("proc (0x9fa0), declined: read traditionally"), "{report}");
+    let (_, report) = doctor(&[text(dir.path())]);
+    assert!(report.contains("file system"), "{report}");
+    assert_eq!(entries(dir.path()), [pipe]);
+}
+
+#[test]
+fn the_doctor_examines_programs() {
+    let (_, report) = doctor(&["sh"]);
+    assert!(report.contains("dynamically linked against glibc"), "{report}");
+    assert!(report.contains("libelision_preload.so"), "{report}");
+    let dir = dir();
+    let script = dir.path().join("script");
+    write_script(&script, "#!/usr/bin/env sh\n");
+    let (_, report) = doctor(&[text(&script)]);
+    assert!(report.contains("script is run by"), "{report}");
+    if let Some(program) = static_program(dir.path()) {
+        let (code, report) = doctor(&[text(&program)]);
+        assert!(code == 1 && report.contains("is statically linked"), "{report}");
+    }
+}
+
+#[test]
+fn the_doctor_refuses_questions_without_sense() {
+    let output = output(&["doctor", "no-such-thing-anywhere"]);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(2), String::new()));
+    assert!(stderr(&output).contains("no such file, and no such program"), "{}", stderr(&output));
+    assert_eq!(self::output(&["doctor", "a", "b"]).status.code(), Some(2));
+}
+
+// ---- demo ----
+
+#[test]
+fn the_demo_compares_and_leaves_nothing_behind() {
+    let dir = dir();
+    let mut command = elision(&["demo", "--size", "8MiB", "--dir", text(dir.path())]);
+    let output = command.env("TMPDIR", dir.path()).output().expect("run");
+    assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
+    for expected in ["traditional", "peak memory", "Both files are identical"] {
+        assert!(stdout(&output).contains(expected), "{expected} is missing from:\n{}", stdout(&output));
+    }
+    assert_eq!(entries(dir.path()), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing_behind() {
+    let dir = dir();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut command = elision(&["demo", "--size", "256MiB", "--dir", text(dir.path())]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("spawn");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped"));
+        assert!(next_line(&mut lines).contains("making two files"));
+        assert_eq!(entries(dir.path()).len(), 1, "it has begun");
+        send(&child, signal);
+        // Whatever it still says must not block it.
+        lines.read_to_end(&mut Vec::new()).expect("read");
+        assert_eq!(child.wait().expect("wait").signal(), Some(signal.as_raw()));
+        assert_eq!(entries(dir.path()), [] as [PathBuf; 0]);
+    }
+}
+
+#[test]
+fn a_demo_without_room_says_so() {
+    let dir = dir();
+    let output = output(&["demo", "--size", "900PiB", "--dir", text(dir.path())]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("more room than there is"), "{}", stderr(&output));
+}
+
+// ---- help ----
+
+#[test]
+fn help_teaches() {
+    let output = output(&["--help"]);
+    assert!(output.status.success());
+    for expected in ["Examples:", "ELISION=off", "ELISION_MIN_BYTES", "ELISION_STATS", "ELISION_VERBOSE"] {
+        assert!(stdout(&output).contains(expected), "{expected} is missing");
+    }
+    assert!(stdout(&self::output(&["--version"])).starts_with("elision "));
+}
