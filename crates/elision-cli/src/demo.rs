@@ -273,7 +273,7 @@ fn measure(mut command: Command, held: &Held) -> Result<Run> {
 /// Both runs side by side.
 fn comparison(plain: &Run, elided: &Run) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::UTF8_BORDERS_ONLY);
     table.set_header(["", "traditional", "with Elision", "ratio"]);
     let mut row = |name: &str, (plain, elided): (u64, u64), show: fn(u64) -> String| {
         table.add_row([name.into(), show(plain), show(elided), ratio(plain, elided)]);

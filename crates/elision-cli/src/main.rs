@@ -55,10 +55,10 @@ Environment of a program that runs with Elision:
 The command itself looks for the drop-in where ELISION_PRELOAD says, else beside itself and in ../lib.";
 
 const RUN_LESSON: &str = "\
-Exit status: the program's own, and if a signal ended it, by that signal. 127 if it was not found, 126 if it
+Exit status: the program's own, and if a signal ended it, by that signal. 127 if it was not found, 126 if it \
 could not be run, 125 if elision itself failed.
 
-The drop-in reaches programs that are dynamically linked against glibc and not set-uid. Any other is named
+The drop-in reaches programs that are dynamically linked against glibc and not set-uid. Any other is named \
 in one line on standard error, and runs unchanged. An existing LD_PRELOAD is kept.";
 
 const DOCTOR_LESSON: &str = "\

@@ -93,7 +93,7 @@ impl Totals {
     /// The sums for people.
     pub fn to_table(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_preset(presets::UTF8_BORDERS_ONLY);
         table.set_header(["elision", "total"]);
         table.add_row(["processes that used it".into(), self.processes.len().to_string()]);
         for ((_, meaning), sum) in AMOUNTS.iter().zip(self.amounts) {
