@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,8 +44,20 @@ const CHUNK: usize = 4 << 20;
 /// Fewer records than this, and those to change would not be three.
 const FEWEST: u64 = 16;
 
+/// Set before the files are taken away.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 /// Runs the comparison. The exit status is 0 only if both files came out right.
 pub fn run(args: Args) -> Result<Ending> {
+    let ending = compare(args);
+    // Losing its files makes the comparison fail; what counts then is the signal, and it is on its way.
+    while INTERRUPTED.load(SeqCst) {
+        thread::park();
+    }
+    ending
+}
+
+fn compare(args: Args) -> Result<Ending> {
     let job = Job::new(args.size.as_u64())?;
     let library = preload::find()?;
     let editor = editor()?;
@@ -230,6 +243,7 @@ fn clean_up_when_interrupted(held: Held, dir: &TempDir) {
     let dir = dir.path().to_owned();
     thread::spawn(move || {
         let signal = held.next().signal;
+        INTERRUPTED.store(true, SeqCst);
         // The main thread may be putting a file there at this moment.
         while fs::remove_dir_all(&dir).is_err_and(|_| dir.exists()) {}
         signals::die_by(signal)

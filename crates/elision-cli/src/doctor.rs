@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use elision::dropin::DEFAULT_MIN_BYTES;
 use elision::probe;
 use rustix::process::geteuid;
 
@@ -154,11 +155,11 @@ impl Report {
              call filter must let userfaultfd through. Without it, only deferred reads have their writes elided",
         );
         self.ptrace();
-        self.helpful(
+        self.needed(
             "PROCMAP_QUERY",
             probe::procmap_query(),
             "mappings are looked up by address",
-            "comes with Linux 6.11; without it, /proc/self/maps is read instead",
+            "needs Linux 6.11; without it, everything is read traditionally",
         );
         self.helpful(
             "kcmp",
@@ -364,19 +365,17 @@ impl Report {
                 format!("{}, below ELISION_MIN_BYTES ({})", bytes(size), bytes(least)),
                 Some("transfers as small as this are done traditionally"),
             ),
-            Some(_) => self.ok("size", bytes(size)),
-            None if size < SMALL => self.note(
+            None if size < DEFAULT_MIN_BYTES as u64 => self.note(
                 "size",
-                format!("{}: reading it traditionally is as fast", bytes(size)),
-                Some("ELISION_MIN_BYTES sets the smallest transfer that is deferred"),
+                format!("{}, below {}", bytes(size), bytes(DEFAULT_MIN_BYTES as u64)),
+                Some(
+                    "transfers as small as this are done traditionally; ELISION_MIN_BYTES sets another limit",
+                ),
             ),
-            None => self.ok("size", bytes(size)),
+            _ => self.ok("size", bytes(size)),
         }
     }
 }
-
-/// Below this, reading beat mapping when it was measured.
-const SMALL: u64 = 256 * 1024;
 
 fn shown(value: Option<u64>) -> String {
     value.map_or("unknown".into(), |value| value.to_string())
