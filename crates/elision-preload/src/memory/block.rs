@@ -1,0 +1,601 @@
+//! Large blocks, placed by us.
+//!
+//! A window of the address space is divided into regions, one for each power of two, and a region into slots
+//! of that size. A block is an anonymous private mapping at the start of a slot, always at least a page
+//! shorter than the slot, so that a guard page follows it:
+//!
+//! ```text
+//!   slot (2^k bytes, aligned to 2^k)
+//!   ├ phase ┬ payload ───────────────────────┬─ room to grow ─┬ guard ┤
+//!   └───────┴── pages of the block ──────────┴────────────────┴───────┘
+//! ```
+//!
+//! From any address the slot follows by arithmetic, so an address inside a block leads to its record (one
+//! word in a table) without a search and without touching the block: the question may be about memory that is
+//! gone. There is no header, a freed slot's address serves again, a large alignment costs nothing, and a growing
+//! block keeps its place, and its extents, until it reaches the next power of two.
+//!
+//! A block's life, as the state in its word. Whoever exchanges the word owns the slot:
+//!
+//! ```text
+//!   Free ──claim──▶ Busy ──mapped──▶ Live ──free──▶ Busy ──unmapped──▶ Free
+//!                    ▲                                ├────────kept──▶ Cached
+//!                    └───────────taken or evicted─────────────────────────┘
+//! ```
+#![allow(unsafe_code)] // Mapping and unmapping memory that the program was given, or gave back.
+
+use super::{PAGE, phase, whole_pages};
+use crate::real::raw_call;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use elision::dropin;
+use elision::sys::raw::{Errno, Result};
+
+/// Far from where the kernel puts programs, stacks and mappings of its own choice.
+const WINDOW: usize = 0x2000_0000_0000;
+const REGION_SHIFT: u32 = 40;
+/// The smallest and the largest slot, as powers of two.
+const SMALLEST: u32 = 13;
+const LARGEST: u32 = REGION_SHIFT;
+const CLASSES: usize = (LARGEST - SMALLEST + 1) as usize;
+const SLOTS: usize = 1 << 13;
+/// Behind the regions of slots lies one more, for what is allocated while the next malloc is being looked up.
+pub const ARENA: usize = WINDOW + (CLASSES << REGION_SHIFT);
+const WINDOW_LEN: usize = (CLASSES + 1) << REGION_SHIFT;
+
+/// Blocks at one time: a quarter of the mappings that a process may have by default.
+const MOST_BLOCKS: usize = 16384;
+
+/// How far a search for a free slot goes before the next malloc has to serve.
+const PROBES: usize = 64;
+
+static TABLE: [[AtomicU64; SLOTS]; CLASSES] = [const { [const { AtomicU64::new(0) }; SLOTS] }; CLASSES];
+
+/// Where each class looks first: one slot (its index plus one) that was freed, then the slot after the last one found.
+static FREED: [AtomicUsize; CLASSES] = [const { AtomicUsize::new(0) }; CLASSES];
+static CURSOR: [AtomicUsize; CLASSES] = [const { AtomicUsize::new(0) }; CLASSES];
+
+/// Slots that are not free.
+static BLOCKS: AtomicUsize = AtomicUsize::new(0);
+
+/// Is the address one of ours to answer for? All that a small `free` pays.
+#[inline(always)]
+pub fn in_window(addr: usize) -> bool {
+    addr.wrapping_sub(WINDOW) < WINDOW_LEN
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Free,
+    Busy,
+    Live,
+    Cached,
+}
+
+/// What a slot's word says: bits 1..0 the state, 2 reshaped, 10..3 the phase in sixteenths, 63..11 pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Block {
+    state: State,
+    /// See [`super`].
+    reshaped: bool,
+    /// Bytes from the start of the slot to the payload; a multiple of 16, below a page.
+    phase: usize,
+    /// Bytes that are mapped; whole pages.
+    len: usize,
+}
+
+const BUSY: u64 = Block { state: State::Busy, reshaped: false, phase: 0, len: 0 }.word();
+
+impl Block {
+    const fn live(phase: usize, len: usize) -> Self {
+        Block { state: State::Live, reshaped: false, phase, len }
+    }
+
+    const fn word(self) -> u64 {
+        let pages = (self.len / PAGE) as u64;
+        let phase = (self.phase / 16) as u64;
+        (pages << 11) | (phase << 3) | ((self.reshaped as u64) << 2) | self.state as u64
+    }
+
+    fn from_word(word: u64) -> Self {
+        let state = match word & 3 {
+            0 => State::Free,
+            1 => State::Busy,
+            2 => State::Live,
+            _ => State::Cached,
+        };
+        Block {
+            state,
+            reshaped: word & 4 != 0,
+            phase: (word >> 3 & 0xff) as usize * 16,
+            len: (word >> 11) as usize * PAGE,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    class: usize,
+    index: usize,
+    word: &'static AtomicU64,
+}
+
+impl Slot {
+    fn new(class: usize, index: usize) -> Option<Self> {
+        let word = TABLE.get(class)?.get(index)?;
+        (index < slots_of(class)).then_some(Slot { class, index, word })
+    }
+
+    /// The slot that an address lies in.
+    fn at(addr: usize) -> Option<Self> {
+        let offset = addr.checked_sub(WINDOW)?;
+        let class = offset >> REGION_SHIFT;
+        let index = (offset & ((1 << REGION_SHIFT) - 1)) >> (class as u32 + SMALLEST).min(LARGEST);
+        Slot::new(class, index)
+    }
+
+    fn base(self) -> usize {
+        WINDOW + (self.class << REGION_SHIFT) + (self.index << (self.class as u32 + SMALLEST))
+    }
+
+    fn size(self) -> usize {
+        1 << (self.class as u32 + SMALLEST)
+    }
+
+    fn block(self) -> Block {
+        Block::from_word(self.word.load(Ordering::Acquire))
+    }
+
+    fn set(self, block: Block) {
+        self.word.store(block.word(), Ordering::Release);
+    }
+
+    /// Exchanges the word if it still says `block`. The exchange is what confers the slot.
+    fn take(self, block: Block) -> bool {
+        self.word.compare_exchange(block.word(), BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// A slot for `len` mapped bytes, aligned to `align`. It is Busy, and nothing is mapped there by us.
+    fn claim(len: usize, align: usize) -> Option<Self> {
+        let class = class_for(len, align)?;
+        if BLOCKS.fetch_add(1, Ordering::Relaxed) >= MOST_BLOCKS {
+            BLOCKS.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let claimed = |index: usize| {
+            let slot = Slot::new(class, index)?;
+            slot.word.compare_exchange(0, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok().then_some(slot)
+        };
+        let found =
+            FREED.get(class).and_then(|freed| claimed(freed.swap(0, Ordering::Relaxed).wrapping_sub(1)));
+        let found = found.or_else(|| {
+            let cursor = CURSOR.get(class)?;
+            (0..PROBES.min(slots_of(class)))
+                .find_map(|_| claimed(cursor.fetch_add(1, Ordering::Relaxed) % slots_of(class)))
+        });
+        if found.is_none() {
+            BLOCKS.fetch_sub(1, Ordering::Relaxed);
+        }
+        found
+    }
+
+    /// Nothing is mapped in the slot any more; it may serve again.
+    fn release(self) {
+        self.word.store(0, Ordering::Release);
+        if let Some(freed) = FREED.get(self.class) {
+            freed.store(self.index + 1, Ordering::Relaxed);
+        }
+        BLOCKS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn slots_of(class: usize) -> usize {
+    SLOTS.min(1 << (REGION_SHIFT - SMALLEST).saturating_sub(class as u32))
+}
+
+/// The smallest class whose slots hold `len` bytes and a guard page, and are aligned to `align`.
+fn class_for(len: usize, align: usize) -> Option<usize> {
+    let size = len.checked_add(PAGE)?.checked_next_power_of_two()?.max(align).max(1 << SMALLEST);
+    (size <= 1 << LARGEST).then(|| (size.trailing_zeros() - SMALLEST) as usize)
+}
+
+const READ_WRITE: usize = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+
+/// Anonymous private memory at exactly this address, where nothing was.
+fn map(addr: usize, len: usize, prot: usize) -> Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: with NOREPLACE the kernel maps nothing over what is there.
+    let got = unsafe { raw_call(libc::SYS_mmap, &[addr, len, prot, flags as usize, usize::MAX, 0]) }?;
+    if got != addr {
+        // A kernel before 4.17 takes the address for a mere wish.
+        unmap(got, len);
+        return Err(Errno(libc::EEXIST));
+    }
+    Ok(())
+}
+
+/// Unmaps pages of a block that this thread owns: a slot it made Busy, or a live block's part past the payload.
+fn unmap(addr: usize, len: usize) {
+    // A failure leaves address space in use, and nothing else.
+    // SAFETY: the pages are in no other hands, by the caller's ownership of the slot.
+    let _ = unsafe { raw_call(libc::SYS_munmap, &[addr, len]) };
+}
+
+/// A payload of `request` bytes at a multiple of `align` (a power of two), and whether it is fresh, that is,
+/// all zero. `None`: let another malloc serve.
+pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
+    let phase = phase::take(request);
+    let phase = if phase.is_multiple_of(align) { phase } else { 0 };
+    let len = whole_pages(request.checked_add(phase)?)?.max(PAGE);
+    let (slot, fresh) = match cache::take(len, align) {
+        Some((slot, cached_len)) => {
+            slot.set(Block::live(phase, cached_len));
+            (slot, false)
+        }
+        None => (map_new(len, align, READ_WRITE, |_| Block::live(phase, len))?, true),
+    };
+    Some((slot.base() + phase, fresh))
+}
+
+/// A slot with `len` fresh bytes of protection `prot`; its word says what `becomes` gives.
+fn map_new(len: usize, align: usize, prot: usize, becomes: impl Fn(Slot) -> Block) -> Option<Slot> {
+    for _ in 0..4 {
+        let slot = Slot::claim(len, align)?;
+        match map(slot.base(), len, prot) {
+            Ok(()) => {
+                slot.set(becomes(slot));
+                return Some(slot);
+            }
+            // Somebody else's mapping is in the slot. It stays Busy: nothing will ever be placed there.
+            Err(Errno(libc::EEXIST)) => {}
+            Err(_) => {
+                slot.release();
+                // What is kept for later may be what is missing now.
+                if !cache::empty() {
+                    return None;
+                }
+            }
+        }
+    }
+    None
+}
+
+/// The slot and block whose payload starts at `payload`.
+fn find(payload: usize) -> Option<(Slot, Block)> {
+    let slot = Slot::at(payload)?;
+    let block = slot.block();
+    (block.state == State::Live && slot.base() + block.phase == payload).then_some((slot, block))
+}
+
+/// Bytes that may be used from `payload` on; `None` if no block starts there.
+pub fn usable(payload: usize) -> Option<usize> {
+    find(payload).map(|(_, block)| block.len - block.phase)
+}
+
+/// Gives a block back. False if none starts there.
+pub fn free(payload: usize) -> bool {
+    loop {
+        let Some((slot, block)) = find(payload) else { return false };
+        // The exchange fails if the block was freed meanwhile, or if its word was only marked: look again.
+        if slot.take(block) {
+            retire(slot, block);
+            return true;
+        }
+    }
+}
+
+/// The block's slot is Busy: its memory is kept for later, or unmapped.
+fn retire(slot: Slot, block: Block) {
+    let touched = dropin::touched(slot.base(), block.len);
+    if touched {
+        dropin::forget(slot.base(), block.len);
+    } else if !block.reshaped && cache::put(slot, block.len) {
+        return;
+    }
+    unmap(slot.base(), block.len);
+    slot.release();
+}
+
+/// Makes the block at `payload` hold `request` bytes, in place or by moving its pages. `None`: nothing was
+/// changed, and the bytes will have to be copied.
+pub fn resize(payload: usize, request: usize) -> Option<usize> {
+    let (slot, block) = find(payload)?;
+    let len = whole_pages(request.checked_add(block.phase)?)?.max(PAGE);
+    if len <= block.len {
+        shrink(slot, block, len);
+        return Some(payload);
+    }
+    if len + PAGE <= slot.size()
+        && !block.reshaped
+        && map(slot.base() + block.len, len - block.len, READ_WRITE).is_ok()
+    {
+        slot.set(Block { len, ..block });
+        return Some(payload);
+    }
+    move_pages(slot, block, len)
+}
+
+/// Returns what a shrunken block no longer needs, if that is worth a system call.
+fn shrink(slot: Slot, block: Block, len: usize) {
+    let excess = block.len - len;
+    if excess == 0 || (block.len <= 1 << 20 && excess < block.len / 2) {
+        return;
+    }
+    let tail = slot.base() + len;
+    // The word first: whatever becomes of the tail, it is not the block's.
+    slot.set(Block { len, ..block });
+    if dropin::touched(tail, excess) {
+        dropin::forget(tail, excess);
+    }
+    unmap(tail, excess);
+}
+
+/// Moves a block's pages to a larger slot without copying a byte.
+fn move_pages(slot: Slot, block: Block, len: usize) -> Option<usize> {
+    // An extent stays where it is, and several mappings cannot be moved as one.
+    if dropin::touched(slot.base(), block.len) {
+        return None;
+    }
+    // The move replaces whatever is at its destination, so the destination is reserved first.
+    let reserve = libc::PROT_NONE as usize;
+    let busy = |_| Block { state: State::Busy, reshaped: false, phase: 0, len: 0 };
+    let to = map_new(len, PAGE, reserve, busy)?;
+    let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as usize;
+    // SAFETY: the source is a live block that the caller is resizing, hence nobody else's; the destination
+    // is a reservation in a slot that this thread just made Busy.
+    let moved = unsafe { raw_call(libc::SYS_mremap, &[slot.base(), block.len, len, flags, to.base()]) };
+    if moved.is_err() {
+        unmap(to.base(), len);
+        to.release();
+        return None;
+    }
+    to.set(Block { len, ..block });
+    slot.release();
+    Some(to.base() + block.phase)
+}
+
+/// Does `addr..end` lie in one live block that nothing has reshaped?
+pub fn eligible(addr: usize, end: usize) -> bool {
+    let Some(slot) = Slot::at(addr) else { return false };
+    let block = slot.block();
+    block.state == State::Live && !block.reshaped && end <= slot.base() + block.len
+}
+
+/// Marks every live block that has a page in `addr..end`.
+pub fn reshape(addr: usize, end: usize) {
+    let (mut at, end) = (addr.max(WINDOW), end.min(ARENA));
+    while at < end {
+        let Some(slot) = Slot::at(at) else {
+            at = (at | ((1 << REGION_SHIFT) - 1)) + 1; // the next region
+            continue;
+        };
+        let mark = |word| {
+            let block = Block::from_word(word);
+            let within = block.state == State::Live && at < slot.base() + block.len;
+            within.then(|| Block { reshaped: true, ..block }.word())
+        };
+        let _ = slot.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, mark);
+        at = slot.base() + slot.size();
+    }
+}
+
+/// Blocks that were freed and are kept mapped, because mapping and touching a megabyte again costs far more
+/// than the free and malloc of a heap that keeps it.
+mod cache {
+    use super::{AtomicU64, AtomicUsize, Block, Ordering, PAGE, Slot, State, dropin, unmap};
+
+    const ENTRIES: usize = 64;
+    const MOST_BYTES: usize = 64 << 20;
+    /// glibc, too, gives larger blocks back at once.
+    const LARGEST: usize = 32 << 20;
+
+    /// One block each: bits 63..48 the class, 47..32 the slot, 31..0 pages. 0: none.
+    static KEPT: [AtomicU64; ENTRIES] = [const { AtomicU64::new(0) }; ENTRIES];
+    /// The entry that is evicted next.
+    static HAND: AtomicUsize = AtomicUsize::new(0);
+
+    fn pack(slot: Slot, len: usize) -> u64 {
+        ((slot.class as u64) << 48) | ((slot.index as u64) << 32) | (len / PAGE) as u64
+    }
+
+    fn unpack(entry: u64) -> Option<(Slot, usize)> {
+        let slot = Slot::new((entry >> 48) as usize, (entry >> 32 & 0xffff) as usize)?;
+        Some((slot, bytes(entry)))
+    }
+
+    fn bytes(entry: u64) -> usize {
+        (entry & 0xffff_ffff) as usize * PAGE
+    }
+
+    fn align_of(entry: u64) -> usize {
+        1 << ((entry >> 48) as u32 + super::SMALLEST).min(super::LARGEST)
+    }
+
+    /// The entry that holds `len` bytes with the least to spare, and not more than a quarter.
+    pub(super) fn best_fit(entries: &[u64], len: usize, align: usize) -> Option<usize> {
+        let fits = |entry: u64| {
+            let have = bytes(entry);
+            entry != 0 && len <= have && have - len <= len / 4 && align <= align_of(entry)
+        };
+        let candidates = entries.iter().enumerate().filter(|(_, entry)| fits(**entry));
+        candidates.min_by_key(|(_, entry)| bytes(**entry)).map(|(index, _)| index)
+    }
+
+    /// A kept block of at least `len` bytes; its slot is Busy.
+    pub(super) fn take(len: usize, align: usize) -> Option<(Slot, usize)> {
+        if len > LARGEST {
+            return None;
+        }
+        for _ in 0..4 {
+            let mut seen = [0; ENTRIES];
+            for (copy, entry) in seen.iter_mut().zip(&KEPT) {
+                *copy = entry.load(Ordering::Acquire);
+            }
+            let index = best_fit(&seen, len, align)?;
+            let (entry, kept) = (*seen.get(index)?, KEPT.get(index)?);
+            if kept.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                return take_out(entry);
+            }
+        }
+        None
+    }
+
+    /// The entry is this thread's; now its slot is, too.
+    fn take_out(entry: u64) -> Option<(Slot, usize)> {
+        let (slot, len) = unpack(entry)?;
+        let cached = Block { state: State::Cached, reshaped: false, phase: 0, len };
+        (slot.take(cached)).then_some((slot, len))
+    }
+
+    /// Keeps a Busy slot's block; false if it is too large. What was kept longest makes room.
+    pub(super) fn put(slot: Slot, len: usize) -> bool {
+        if len > LARGEST {
+            return false;
+        }
+        for _ in 0..ENTRIES {
+            let total: usize = KEPT.iter().map(|entry| bytes(entry.load(Ordering::Relaxed))).sum();
+            if total + len <= MOST_BYTES {
+                // Before anybody can find it by the entry.
+                slot.set(Block { state: State::Cached, reshaped: false, phase: 0, len });
+                for kept in &KEPT {
+                    if kept.load(Ordering::Relaxed) == 0
+                        && kept
+                            .compare_exchange(0, pack(slot, len), Ordering::AcqRel, Ordering::Relaxed)
+                            .is_ok()
+                    {
+                        return true;
+                    }
+                }
+            }
+            if let Some(kept) = KEPT.get(HAND.fetch_add(1, Ordering::Relaxed) % ENTRIES) {
+                give_back(kept.swap(0, Ordering::AcqRel));
+            }
+        }
+        false
+    }
+
+    fn give_back(entry: u64) -> bool {
+        let Some((slot, len)) = (entry != 0).then(|| take_out(entry)).flatten() else { return false };
+        if dropin::touched(slot.base(), len) {
+            dropin::forget(slot.base(), len);
+        }
+        unmap(slot.base(), len);
+        slot.release();
+        true
+    }
+
+    /// Gives back all that is kept. False if nothing was.
+    pub(super) fn empty() -> bool {
+        KEPT.iter().filter(|kept| give_back(kept.swap(0, Ordering::AcqRel))).count() != 0
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+        use proptest::prelude::*;
+
+        proptest! {
+            #[test]
+            fn the_best_fit_is_the_one_a_plain_search_finds(
+                pages in prop::collection::vec((0u64..8, 0u64..40), 0..64), need in 1usize..40, shift in 12u32..22,
+            ) {
+                let entries: Vec<u64> = pages
+                    .iter()
+                    .map(|(class, pages)| if *pages == 0 { 0 } else { (class << 48) | (5 << 32) | pages })
+                    .collect();
+                let (len, align) = (need * PAGE, 1usize << shift);
+                let mut best = None;
+                for (class, pages) in &pages {
+                    let have = *pages as usize * PAGE;
+                    if have >= len && have <= len + len / 4 && align <= 1 << (class + 13) {
+                        best = Some(best.map_or(have, |b: usize| b.min(have)));
+                    }
+                }
+                prop_assert_eq!(best_fit(&entries, len, align).map(|i| bytes(entries[i])), best);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_blocks_are_the_same_thing() {
+        for state in [State::Free, State::Busy, State::Live, State::Cached] {
+            for phase in [0, 16, 0xfe0, 0xff0] {
+                for len in [0, PAGE, 1 << 30, 1 << 40] {
+                    for reshaped in [false, true] {
+                        let block = Block { state, reshaped, phase, len };
+                        assert_eq!(Block::from_word(block.word()), block);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_address_of_a_slot_leads_to_it_and_slots_do_not_overlap() {
+        for class in 0..CLASSES {
+            let last = slots_of(class) - 1;
+            assert!(Slot::new(class, last + 1).is_none());
+            for index in [0, 1, last / 2, last] {
+                let Some(slot) = Slot::new(class, index) else { continue };
+                assert!(slot.base().is_multiple_of(slot.size()));
+                for addr in [slot.base(), slot.base() + slot.size() / 2, slot.base() + slot.size() - 1] {
+                    let found = Slot::at(addr).unwrap();
+                    assert_eq!((found.class, found.index), (class, index));
+                    assert!(in_window(addr));
+                }
+            }
+        }
+        assert!(Slot::at(ARENA).is_none() && in_window(ARENA));
+        assert!(Slot::at(WINDOW - 1).is_none() && !in_window(WINDOW - 1));
+        assert!(Slot::at(usize::MAX).is_none() && !in_window(usize::MAX));
+    }
+
+    #[test]
+    fn a_class_holds_block_and_guard() {
+        assert_eq!(class_for(PAGE, 16), Some(0));
+        assert_eq!(class_for(2 * PAGE, 16), Some(1));
+        assert_eq!(class_for(1 << 30, 16), Some((31 - SMALLEST) as usize));
+        assert_eq!(class_for((1 << 30) - PAGE, 16), Some((30 - SMALLEST) as usize));
+        assert_eq!(class_for(PAGE, 1 << 21), Some((21 - SMALLEST) as usize));
+        assert_eq!(class_for(1 << 40, 16), None);
+        assert_eq!(class_for(usize::MAX, 16), None);
+        assert_eq!(class_for(PAGE, 1 << 41), None);
+    }
+
+    #[test]
+    fn a_block_lives_grows_moves_and_goes() {
+        // Sizes that no other test here allocates, so that slots can be predicted.
+        let (start, fresh) = allocate((5 << 20) + 3, 16).unwrap();
+        assert!(fresh && start.is_multiple_of(PAGE));
+        assert_eq!(usable(start), Some((5 << 20) + PAGE));
+        assert!(eligible(start + 77, start + (5 << 20)));
+        assert!(!eligible(start + 77, start + (5 << 20) + PAGE + 1));
+        // SAFETY: within the live block's usable bytes.
+        unsafe { core::ptr::write_bytes(start as *mut u8, 7, 5 << 20) };
+        assert_eq!(resize(start, 7 << 20), Some(start));
+        let moved = resize(start, 9 << 20).unwrap();
+        assert_ne!(moved, start);
+        assert!(!eligible(start, start + 1) && !free(start));
+        // SAFETY: the block at its new place, whose pages moved with it.
+        let bytes = unsafe { core::slice::from_raw_parts(moved as *const u8, 9 << 20) };
+        assert!(bytes[..5 << 20].iter().all(|b| *b == 7) && bytes[5 << 20..].iter().all(|b| *b == 0));
+        assert_eq!(resize(moved, 2 << 20), Some(moved));
+        assert_eq!(usable(moved), Some(2 << 20));
+        reshape(moved + PAGE, moved + PAGE + 1);
+        assert!(!eligible(moved, moved + 1));
+        assert!(!free(moved + 16) && free(moved) && !free(moved));
+    }
+
+    #[test]
+    fn questions_about_memory_that_is_gone_are_answered() {
+        for addr in [WINDOW, WINDOW + 12345, ARENA - 1, ARENA, ARENA + (1 << 39)] {
+            assert!(!eligible(addr + (1 << 20), addr + (1 << 21)));
+        }
+        assert_eq!(usable(ARENA), None);
+        reshape(0, usize::MAX);
+    }
+}

@@ -1,0 +1,546 @@
+//! The heap's exported names: large requests become blocks, everything else is the next malloc's.
+//!
+//! # Finding the next malloc
+//!
+//! The first call comes from the dynamic loader, long before the constructor. It cannot simply go to glibc's own
+//! `__libc_malloc`: with another allocator behind us, what is allocated now would later be freed by that one. So the five
+//! names that can be called that early start out bound to stand-ins, and the first of these to be called looks
+//! all of them up and binds them for good. What `dlsym` itself allocates meanwhile (and what another
+//! thread does) comes from a small arena, whose addresses lie in the window: `free` finds them by the comparison it
+//! makes anyway, and so nothing has to remember them. Bound names cost one load and an indirect call.
+//!
+//! # When blocks are placed
+//!
+//! Only if the whole family is ours and glibc's is next. A program that brings its own `malloc` may leave, say,
+//! `posix_memalign` to libc's default, that is to us, and free the result itself; another allocator behind us
+//! has doors of its own (`sdallocx`, `mi_free`) by which a block of ours could reach it. With an address space limit
+//! (RLIMIT_AS) reservations and kept blocks would count against the program.
+#![allow(unsafe_code)] // Implements and calls malloc, whose contract is the program's to keep.
+
+use super::{PAGE, block};
+use crate::real::{Next, raw_call, set_errno};
+use core::ffi::{CStr, c_int, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use elision::dropin;
+
+type Malloc = unsafe extern "C" fn(usize) -> *mut c_void;
+type Two = unsafe extern "C" fn(usize, usize) -> *mut c_void;
+type Realloc = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
+type Free = unsafe extern "C" fn(*mut c_void);
+
+static MALLOC: Next<Malloc> = Next::starting_at(c"malloc", early::malloc as *const c_void as *mut _);
+static CALLOC: Next<Two> = Next::starting_at(c"calloc", early::calloc as *const c_void as *mut _);
+static REALLOC: Next<Realloc> = Next::starting_at(c"realloc", early::realloc as *const c_void as *mut _);
+static MEMALIGN: Next<Two> = Next::starting_at(c"memalign", early::memalign as *const c_void as *mut _);
+static FREE: Next<Free> = Next::starting_at(c"free", early::free as *const c_void as *mut _);
+
+static ALIGNED_ALLOC: Next<Two> = Next::new(c"aligned_alloc");
+static POSIX_MEMALIGN: Next<unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> c_int> =
+    Next::new(c"posix_memalign");
+static USABLE_SIZE: Next<unsafe extern "C" fn(*mut c_void) -> usize> = Next::new(c"malloc_usable_size");
+static REALLOCARRAY: Next<unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut c_void> =
+    Next::new(c"reallocarray");
+static VALLOC: Next<Malloc> = Next::new(c"valloc");
+static PVALLOC: Next<Malloc> = Next::new(c"pvalloc");
+
+unsafe extern "C" {
+    fn __libc_malloc(size: usize) -> *mut c_void;
+}
+
+/// Calls the next definition; `$absent` where there is none.
+macro_rules! next_call {
+    ($next:ident($($argument:expr),*), $absent:expr) => {
+        match $next.get() {
+            // SAFETY: the arguments are those that the program gave to this very name, or a size, or a
+            // pointer that the next malloc gave out.
+            Some(function) => unsafe { function($($argument),*) },
+            None => $absent,
+        }
+    };
+}
+
+/// No block is smaller, whatever the threshold says: below a page there is nothing to associate.
+const SMALLEST: usize = PAGE;
+
+/// What malloc aligns to.
+const ALIGNMENT: usize = 16;
+
+/// Are blocks placed? Set once, by the constructor.
+static PLACING: AtomicBool = AtomicBool::new(false);
+
+/// From the constructor: the search order is complete by now, so it can be asked who owns the heap.
+pub(super) fn init() {
+    resolve();
+    PLACING.store(heap_is_ours() && !address_space_limited(), Ordering::Release);
+}
+
+static PROGRESS: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 0;
+const LOOKING: u8 = 1;
+const KNOWN: u8 = 2;
+
+/// Looks the family up, once. False while that is under way.
+fn resolve() -> bool {
+    match PROGRESS.compare_exchange(UNKNOWN, LOOKING, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {
+            let errno = crate::real::errno();
+            USABLE_SIZE.resolve();
+            ALIGNED_ALLOC.resolve();
+            POSIX_MEMALIGN.resolve();
+            REALLOCARRAY.resolve();
+            VALLOC.resolve();
+            PVALLOC.resolve();
+            MEMALIGN.resolve();
+            REALLOC.resolve();
+            CALLOC.resolve();
+            FREE.resolve();
+            MALLOC.resolve();
+            PROGRESS.store(KNOWN, Ordering::Release);
+            crate::real::set_errno(errno);
+            true
+        }
+        Err(now) => now == KNOWN,
+    }
+}
+
+fn heap_is_ours() -> bool {
+    let names: [&CStr; 8] = [
+        c"malloc",
+        c"free",
+        c"calloc",
+        c"realloc",
+        c"memalign",
+        c"posix_memalign",
+        c"aligned_alloc",
+        c"malloc_usable_size",
+    ];
+    let here = library_of((&raw const PLACING).cast());
+    // SAFETY: a C string, and the search order that the program's own calls follow.
+    let first = |name: &CStr| unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    !here.is_null()
+        && names.iter().all(|name| library_of(first(name)) == here)
+        && ptr::eq(MALLOC.address(), __libc_malloc as *const c_void)
+}
+
+/// Where the library that an address belongs to is loaded. (The address of a function of ours would not tell: the
+/// loader binds it, too, to whoever comes first.)
+fn library_of(addr: *const c_void) -> *mut c_void {
+    let mut info = libc::Dl_info {
+        dli_fname: ptr::null(),
+        dli_fbase: ptr::null_mut(),
+        dli_sname: ptr::null(),
+        dli_saddr: ptr::null_mut(),
+    };
+    // SAFETY: dladdr takes any address, and fills a structure that is ours.
+    if unsafe { libc::dladdr(addr, &mut info) } == 0 { ptr::null_mut() } else { info.dli_fbase }
+}
+
+fn address_space_limited() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: fills a structure that is ours.
+    unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) != 0 || limit.rlim_cur != libc::RLIM_INFINITY }
+}
+
+/// A block for the request, if it is large enough and blocks are placed: the payload, and whether it is zero.
+#[cold]
+fn place(size: usize, align: usize) -> Option<(*mut c_void, bool)> {
+    if !PLACING.load(Ordering::Acquire) || size < dropin::min_bytes() {
+        return None;
+    }
+    let (payload, fresh) = block::allocate(size, align)?;
+    Some((ptr::with_exposed_provenance_mut(payload), fresh))
+}
+
+fn next_malloc(size: usize) -> *mut c_void {
+    next_call!(MALLOC(size), ptr::null_mut())
+}
+
+fn allocate(size: usize) -> *mut c_void {
+    if size >= SMALLEST
+        && let Some((payload, _)) = place(size, ALIGNMENT)
+    {
+        return payload;
+    }
+    next_malloc(size)
+}
+
+/// As glibc does, with the message glibc has: going on would corrupt somebody's memory.
+#[cold]
+fn invalid(function: &[u8]) -> ! {
+    for part in [function, b"(): invalid pointer\n"] {
+        // SAFETY: writes bytes of ours to standard error.
+        let _ = unsafe { raw_call(libc::SYS_write, &[2, part.as_ptr() as usize, part.len()]) };
+    }
+    // SAFETY: ends the process.
+    unsafe { libc::abort() }
+}
+
+/// Frees what lies in the window.
+#[cold]
+fn release_placed(payload: *mut c_void) {
+    let addr = payload.expose_provenance();
+    if addr >= block::ARENA || block::free(addr) {
+        return;
+    }
+    if !PLACING.load(Ordering::Acquire) {
+        // No block was ever placed: another allocator's memory happens to lie here.
+        return next_call!(FREE(payload), ());
+    }
+    invalid(b"free")
+}
+
+fn release(payload: *mut c_void) {
+    if block::in_window(payload.addr()) {
+        release_placed(payload);
+    } else {
+        next_call!(FREE(payload), ());
+    }
+}
+
+/// Bytes usable at an address in the window; `None` if it is not ours.
+fn usable_placed(payload: *mut c_void) -> Option<usize> {
+    let addr = payload.expose_provenance();
+    if addr >= block::ARENA { Some(arena::usable(payload)) } else { block::usable(addr) }
+}
+
+fn next_usable(payload: *mut c_void) -> usize {
+    next_call!(USABLE_SIZE(payload), 0)
+}
+
+/// `realloc`.
+///
+/// # Safety
+/// The program's promise to realloc: `payload` is null or one that this heap gave out.
+unsafe fn resize(payload: *mut c_void, size: usize) -> *mut c_void {
+    if payload.is_null() {
+        return allocate(size);
+    }
+    if block::in_window(payload.addr()) {
+        // SAFETY: the caller's promise.
+        return unsafe { resize_placed(payload, size) };
+    }
+    // A block that outgrows the threshold becomes one of ours, by one copy of what little it had.
+    if size >= SMALLEST && PLACING.load(Ordering::Acquire) && size >= dropin::min_bytes() {
+        let had = next_usable(payload);
+        if had != 0
+            && had < dropin::min_bytes().max(SMALLEST)
+            && let Some((new, _)) = place(size, ALIGNMENT)
+        {
+            // SAFETY: both are live allocations of at least this many bytes, by usable size and by request.
+            unsafe { ptr::copy_nonoverlapping(payload.cast::<u8>(), new.cast(), had.min(size)) };
+            next_call!(FREE(payload), ());
+            return new;
+        }
+    }
+    next_call!(REALLOC(payload, size), ptr::null_mut())
+}
+
+/// # Safety
+/// As for [`resize`].
+#[cold]
+unsafe fn resize_placed(payload: *mut c_void, size: usize) -> *mut c_void {
+    let Some(had) = usable_placed(payload) else {
+        if !PLACING.load(Ordering::Acquire) {
+            return next_call!(REALLOC(payload, size), ptr::null_mut());
+        }
+        invalid(b"realloc")
+    };
+    if size == 0 {
+        release_placed(payload);
+        return ptr::null_mut();
+    }
+    // A block that shrinks far below the threshold goes back to the next malloc; not at the threshold itself, or a size
+    // that moves to and fro across it would be copied every time.
+    let in_arena = payload.addr() >= block::ARENA;
+    let small = size < dropin::min_bytes().max(SMALLEST) / 2;
+    if !in_arena
+        && !small
+        && size <= isize::MAX as usize
+        && let Some(kept) = block::resize(payload.expose_provenance(), size)
+    {
+        return ptr::with_exposed_provenance_mut(kept);
+    }
+    let new = if small { next_malloc(size) } else { allocate(size) };
+    if !new.is_null() {
+        // SAFETY: `had` bytes are usable at the old place, `size` at the new, and the two are distinct.
+        unsafe { ptr::copy_nonoverlapping(payload.cast::<u8>(), new.cast(), had.min(size)) };
+        release_placed(payload);
+    }
+    new
+}
+
+fn place_aligned(align: usize, size: usize) -> Option<*mut c_void> {
+    if size < SMALLEST || !align.is_power_of_two() {
+        return None;
+    }
+    place(size, align.max(ALIGNMENT)).map(|(payload, _)| payload)
+}
+
+/// `malloc(3)`.
+///
+/// # Safety
+/// None beyond C's.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
+    allocate(size)
+}
+
+/// `calloc(3)`.
+///
+/// # Safety
+/// None beyond C's.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
+    if let Some(bytes) = count.checked_mul(size)
+        && bytes >= SMALLEST
+        && let Some((payload, fresh)) = place(bytes, ALIGNMENT)
+    {
+        if !fresh && let Some(usable) = block::usable(payload.addr()) {
+            // All of it, as glibc does: some programs use what malloc_usable_size says they have.
+            // SAFETY: a live block that nobody else knows of yet, of that many bytes.
+            unsafe { ptr::write_bytes(payload.cast::<u8>(), 0, usable) };
+        }
+        return payload;
+    }
+    next_call!(CALLOC(count, size), ptr::null_mut())
+}
+
+/// `realloc(3)`.
+///
+/// # Safety
+/// `payload` is null or was given out by this family and not freed since.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn realloc(payload: *mut c_void, size: usize) -> *mut c_void {
+    // SAFETY: the program's promise.
+    unsafe { resize(payload, size) }
+}
+
+/// `reallocarray(3)`.
+///
+/// # Safety
+/// As for [`realloc`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn reallocarray(payload: *mut c_void, count: usize, size: usize) -> *mut c_void {
+    if !PLACING.load(Ordering::Acquire) && REALLOCARRAY.get().is_some() {
+        // libc's calls whatever realloc comes first, which may not be ours.
+        return next_call!(REALLOCARRAY(payload, count, size), ptr::null_mut());
+    }
+    match count.checked_mul(size) {
+        // SAFETY: the program's promise.
+        Some(bytes) => unsafe { resize(payload, bytes) },
+        None => {
+            set_errno(libc::ENOMEM);
+            ptr::null_mut()
+        }
+    }
+}
+
+/// `free(3)`. Leaves `errno` alone.
+///
+/// # Safety
+/// As for [`realloc`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn free(payload: *mut c_void) {
+    release(payload);
+}
+
+/// The old name of [`free`], which old programs are still bound to.
+///
+/// # Safety
+/// As for [`realloc`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn cfree(payload: *mut c_void) {
+    release(payload);
+}
+
+/// C23's `free_sized`.
+///
+/// # Safety
+/// As for [`realloc`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn free_sized(payload: *mut c_void, _size: usize) {
+    release(payload);
+}
+
+/// C23's `free_aligned_sized`.
+///
+/// # Safety
+/// As for [`realloc`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn free_aligned_sized(payload: *mut c_void, _align: usize, _size: usize) {
+    release(payload);
+}
+
+/// `memalign(3)`.
+///
+/// # Safety
+/// None beyond C's.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
+    place_aligned(align, size).unwrap_or_else(|| next_call!(MEMALIGN(align, size), ptr::null_mut()))
+}
+
+/// `aligned_alloc(3)`.
+///
+/// # Safety
+/// None beyond C's.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
+    let through = || {
+        resolve();
+        next_call!(ALIGNED_ALLOC(align, size), next_call!(MEMALIGN(align, size), ptr::null_mut()))
+    };
+    place_aligned(align, size).unwrap_or_else(through)
+}
+
+/// `posix_memalign(3)`.
+///
+/// # Safety
+/// `out` is where the program wants the pointer.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
+    if align.is_multiple_of(size_of::<*mut c_void>())
+        && let Some(payload) = place_aligned(align, size)
+    {
+        // SAFETY: the program's promise.
+        unsafe { *out = payload };
+        return 0;
+    }
+    resolve();
+    next_call!(POSIX_MEMALIGN(out, align, size), libc::ENOMEM)
+}
+
+/// `valloc(3)`.
+///
+/// # Safety
+/// None beyond C's.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn valloc(size: usize) -> *mut c_void {
+    let through = || {
+        resolve();
+        next_call!(VALLOC(size), next_call!(MEMALIGN(PAGE, size), ptr::null_mut()))
+    };
+    place_aligned(PAGE, size).unwrap_or_else(through)
+}
+
+/// `pvalloc(3)`.
+///
+/// # Safety
+/// None beyond C's.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn pvalloc(size: usize) -> *mut c_void {
+    if let Some(payload) = super::whole_pages(size).and_then(|size| place_aligned(PAGE, size)) {
+        return payload;
+    }
+    resolve();
+    next_call!(PVALLOC(size), ptr::null_mut())
+}
+
+/// `malloc_usable_size(3)`.
+///
+/// # Safety
+/// As for [`realloc`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn malloc_usable_size(payload: *mut c_void) -> usize {
+    if block::in_window(payload.addr())
+        && let Some(usable) = usable_placed(payload)
+    {
+        return usable;
+    }
+    resolve();
+    next_usable(payload)
+}
+
+/// What the family's names are bound to until the next malloc is known.
+mod early {
+    use super::*;
+
+    /// Calls what the name is bound to now; nothing, if libc turned out not to have it.
+    macro_rules! bound {
+        ($next:ident($($argument:expr),*), $stand_in:ident, $absent:expr) => {
+            if ptr::eq($next.address(), $stand_in as *const c_void) { $absent } else {
+                next_call!($next($($argument),*), $absent)
+            }
+        };
+    }
+
+    pub unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
+        if resolve() {
+            bound!(MALLOC(size), malloc, ptr::null_mut())
+        } else {
+            arena::allocate(size, ALIGNMENT)
+        }
+    }
+
+    pub unsafe extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
+        if resolve() {
+            return bound!(CALLOC(count, size), calloc, ptr::null_mut());
+        }
+        // Arena memory is never used twice, so it is zero.
+        count.checked_mul(size).map_or(ptr::null_mut(), |bytes| arena::allocate(bytes, ALIGNMENT))
+    }
+
+    pub unsafe extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
+        if resolve() {
+            bound!(MEMALIGN(align, size), memalign, ptr::null_mut())
+        } else {
+            arena::allocate(size, align)
+        }
+    }
+
+    /// Only of a pointer outside the arena, hence not while the lookup is under way.
+    pub unsafe extern "C" fn realloc(payload: *mut c_void, size: usize) -> *mut c_void {
+        if resolve() { bound!(REALLOC(payload, size), realloc, ptr::null_mut()) } else { ptr::null_mut() }
+    }
+
+    /// As for [`realloc`]. What cannot be given to its owner yet is kept.
+    pub unsafe extern "C" fn free(payload: *mut c_void) {
+        if resolve() {
+            bound!(FREE(payload), free, ())
+        }
+    }
+}
+
+/// Memory for `dlsym` while it looks malloc up. Never given back.
+mod arena {
+    use super::*;
+
+    const LEN: usize = 1 << 20;
+    /// Each allocation's size is kept in front of it.
+    const HEADER: usize = 16;
+
+    static USED: AtomicUsize = AtomicUsize::new(0);
+
+    pub fn allocate(size: usize, align: usize) -> *mut c_void {
+        let align = align.max(HEADER);
+        let Some(room) = size.checked_add(2 * align) else { return ptr::null_mut() };
+        let room = room.next_multiple_of(HEADER);
+        let start = USED.fetch_add(room.min(LEN), Ordering::Relaxed);
+        if !align.is_power_of_two() || start.saturating_add(room) > LEN || !mapped() {
+            return ptr::null_mut();
+        }
+        let payload = (block::ARENA + start + HEADER).next_multiple_of(align);
+        let payload: *mut c_void = ptr::with_exposed_provenance_mut(payload);
+        // SAFETY: `start..start + room` of the mapped arena is this call's alone, by the fetch_add.
+        unsafe { payload.cast::<usize>().sub(1).write(size) };
+        payload
+    }
+
+    /// The arena is mapped by whoever asks first; the others are told that it is there.
+    fn mapped() -> bool {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let arguments = [block::ARENA, LEN, prot as usize, flags as usize, usize::MAX, 0];
+        // SAFETY: with NOREPLACE the kernel maps nothing over what is there.
+        match unsafe { raw_call(libc::SYS_mmap, &arguments) } {
+            Ok(addr) => addr == block::ARENA,
+            Err(errno) => errno.0 == libc::EEXIST,
+        }
+    }
+
+    pub fn usable(payload: *mut c_void) -> usize {
+        // SAFETY: a payload of this arena has its size in front of it.
+        unsafe { payload.cast::<usize>().sub(1).read() }
+    }
+}

@@ -1,0 +1,537 @@
+//! The calls that make, move, reshape and drop mappings.
+//!
+//! Each has two forms: the exported name, and a plain function of the same effect (`sys_…`) for a program
+//! that comes by way of `syscall(2)`. Most of the time nothing in the range is deferred, and then keeping the
+//! record true is all there is to do. Otherwise, before the call:
+//!
+//! | the call | what is deferred in its range |
+//! | --- | --- |
+//! | unmaps the range | is forgotten |
+//! | makes it zero (`MADV_DONTNEED`, `MADV_FREE`) | becomes zero |
+//! | maps over it, moves it, changes what may be done with it | is dissolved |
+//! | advises | stays |
+//!
+//! A call that the kernel is going to refuse must change nothing, so what the kernel checks first is checked
+//! here first, in [`span`]. Where a failure may come later, the range is dissolved, which costs time and loses nothing.
+#![allow(unsafe_code)] // Implements mmap and its kin, whose contract is the program's to keep.
+
+use super::{ADDRESS_LIMIT, NOTHING_ELIGIBLE, PAGE, RECORD, active, disqualify, eligible, whole_pages};
+use crate::real::{answer, next, pass, raw_call};
+use core::ffi::{c_int, c_uint, c_void};
+use core::sync::atomic::Ordering;
+use elision::dropin;
+use elision::sys::raw::{Errno, Result};
+
+next! {
+    MMAP = c"mmap": fn(*mut c_void, usize, c_int, c_int, c_int, i64) -> *mut c_void;
+    MUNMAP = c"munmap": fn(*mut c_void, usize) -> c_int;
+    MREMAP = c"mremap": fn(*mut c_void, usize, usize, c_int, *mut c_void) -> *mut c_void;
+    MPROTECT = c"mprotect": fn(*mut c_void, usize, c_int) -> c_int;
+    PKEY_MPROTECT = c"pkey_mprotect": fn(*mut c_void, usize, c_int, c_int) -> c_int;
+    MADVISE = c"madvise": fn(*mut c_void, usize, c_int) -> c_int;
+    MLOCK = c"mlock": fn(*const c_void, usize) -> c_int;
+    MLOCK2 = c"mlock2": fn(*const c_void, usize, c_uint) -> c_int;
+    MLOCKALL = c"mlockall": fn(c_int) -> c_int;
+    SHMAT = c"shmat": fn(c_int, *const c_void, c_int) -> *mut c_void;
+}
+
+/// The pages that a call is about.
+#[derive(Clone, Copy)]
+struct Span {
+    start: usize,
+    end: usize,
+}
+
+impl Span {
+    fn len(self) -> usize {
+        self.end - self.start
+    }
+
+    fn touched(self) -> bool {
+        dropin::touched(self.start, self.len())
+    }
+
+    fn dissolve(self) {
+        if self.touched() {
+            dropin::dissolve(self.start, self.len());
+        }
+    }
+
+    fn forget(self) {
+        if self.touched() {
+            dropin::forget(self.start, self.len());
+        }
+    }
+
+    fn disqualify(self) {
+        disqualify(self.start, self.end);
+    }
+
+    /// Something else is about to be mapped here, if the kernel agrees.
+    fn replace(self) {
+        self.dissolve();
+        self.forget();
+        self.disqualify();
+    }
+}
+
+/// The pages of a range whose start must be one. `None`: the kernel will refuse it, or do nothing.
+fn span(addr: *const c_void, len: usize) -> Option<Span> {
+    let start = addr.addr();
+    let end = start.checked_add(whole_pages(len)?)?;
+    (start.is_multiple_of(PAGE) && start < end && end <= ADDRESS_LIMIT).then_some(Span { start, end })
+}
+
+/// The pages that have a byte of the range.
+fn span_around(addr: *const c_void, len: usize) -> Option<Span> {
+    let start = addr.addr() & !(PAGE - 1);
+    span(core::ptr::without_provenance(start), len.checked_add(addr.addr() - start)?)
+}
+
+const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// `mmap(2)`.
+///
+/// # Safety
+/// The program's promise to mmap.
+pub unsafe fn sys_mmap(
+    addr: *mut c_void,
+    len: usize,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: i64,
+) -> *mut c_void {
+    if active() {
+        if flags & libc::MAP_FIXED != 0
+            && let Some(target) = span(addr, len)
+        {
+            target.replace();
+        }
+        let shared = flags & libc::MAP_SHARED != 0;
+        if shared && flags & libc::MAP_ANONYMOUS == 0 && (prot & libc::PROT_WRITE != 0 || writable(fd)) {
+            // Stores through the mapping are writes that nobody will see.
+            dropin::before_change(fd);
+            crate::files::disown(fd);
+        }
+    }
+    // SAFETY: the program's own arguments.
+    let mapped = unsafe { pass!(MMAP, libc::SYS_mmap, (addr, len, prot, flags, fd, offset)) };
+    if active() && mapped != libc::MAP_FAILED && len >= dropin::min_bytes() && recordable(prot, flags) {
+        record(mapped, len);
+    }
+    mapped
+}
+
+fn record(addr: *const c_void, len: usize) {
+    if let Some(pages) = span(addr, len) {
+        RECORD.insert(pages.start, pages.end);
+    }
+}
+
+/// Plain anonymous private memory, to read and write.
+fn recordable(prot: c_int, flags: c_int) -> bool {
+    let plain = libc::MAP_PRIVATE
+        | libc::MAP_ANONYMOUS
+        | libc::MAP_FIXED
+        | libc::MAP_FIXED_NOREPLACE
+        | libc::MAP_NORESERVE
+        | libc::MAP_POPULATE
+        | libc::MAP_32BIT;
+    let needed = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    prot == READ_WRITE && flags & needed == needed && flags & !plain == 0
+}
+
+/// Was the descriptor opened for writing? Then a mapping that is only readable can be made writable.
+fn writable(fd: c_int) -> bool {
+    // SAFETY: F_GETFL takes no pointer.
+    let flags = unsafe { raw_call(libc::SYS_fcntl, &[fd as usize, libc::F_GETFL as usize, 0]) };
+    flags.is_ok_and(|flags| flags as c_int & libc::O_ACCMODE != libc::O_RDONLY)
+}
+
+/// `munmap(2)`.
+///
+/// # Safety
+/// The program's promise to munmap.
+pub unsafe fn sys_munmap(addr: *mut c_void, len: usize) -> c_int {
+    let pages = if active() { span(addr, len) } else { None };
+    let touched = pages.is_some_and(Span::touched);
+    if let Some(pages) = pages {
+        pages.forget();
+        pages.disqualify();
+    }
+    // SAFETY: the program's own arguments.
+    let result = unsafe { pass!(MUNMAP, libc::SYS_munmap, (addr, len)) };
+    if result != 0 && touched {
+        // The one refusal that is left: no mapping to spare for the two that a hole makes of one. What was
+        // deferred stays with the program, without a guard; it is loaded at once.
+        // SAFETY: loads pages, and changes no byte.
+        let _ =
+            unsafe { raw_call(libc::SYS_madvise, &[addr.addr(), len, libc::MADV_POPULATE_WRITE as usize]) };
+    }
+    result
+}
+
+/// `mremap(2)`.
+///
+/// # Safety
+/// The program's promise to mremap.
+pub unsafe fn sys_mremap(
+    old: *mut c_void,
+    old_len: usize,
+    new_len: usize,
+    flags: c_int,
+    new: *mut c_void,
+) -> *mut c_void {
+    let from = if active() { span(old, old_len) } else { None };
+    let Some(from) = from else {
+        // SAFETY: the program's own arguments.
+        return unsafe { pass!(MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) };
+    };
+    let plain = eligible(from.start, from.len());
+    let touched = from.touched();
+    from.dissolve();
+    from.disqualify();
+    if flags & libc::MREMAP_FIXED != 0
+        && let Some(target) = span(new, new_len)
+    {
+        target.replace();
+    }
+    let arguments = [old.addr(), old_len, new_len, flags as usize, new.addr()];
+    let moved = if touched {
+        // SAFETY: the program's own arguments. Not by way of libc, which would set errno on a refusal that
+        // the program may never hear of.
+        match unsafe { raw_call(libc::SYS_mremap, &arguments) } {
+            // One mapping, as far as the program knows; the deferral made several of it.
+            Err(Errno(libc::EFAULT)) if plain => remap_pieces(from, new_len, flags, new.addr()),
+            result => result,
+        }
+    } else {
+        // SAFETY: as above.
+        match unsafe { pass!(MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) } {
+            libc::MAP_FAILED => Err(Errno(crate::real::errno())),
+            addr => Ok(addr.addr()),
+        }
+    };
+    if plain {
+        match moved {
+            Ok(addr) => {
+                record(core::ptr::without_provenance(addr), new_len);
+                if flags & libc::MREMAP_DONTUNMAP != 0 {
+                    RECORD.insert(from.start, from.end);
+                }
+            }
+            Err(_) => RECORD.insert(from.start, from.end),
+        }
+    }
+    core::ptr::with_exposed_provenance_mut(answer(moved) as usize)
+}
+
+/// What mremap does to one anonymous private mapping, done to the several that deferral made of it.
+fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<usize> {
+    if flags & libc::MREMAP_DONTUNMAP != 0 {
+        return Err(Errno(libc::EFAULT));
+    }
+    let new_len = whole_pages(new_len).filter(|len| *len != 0).ok_or(Errno(libc::EINVAL))?;
+    let fixed = flags & libc::MREMAP_FIXED != 0;
+    let kept = from.len().min(new_len);
+    let map = |addr: usize, len: usize, extra: c_int| {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | extra;
+        // SAFETY: where no address is given the kernel finds room; with NOREPLACE nothing is replaced; the
+        // fixed form is used for the destination that the program asked to have replaced.
+        unsafe { raw_call(libc::SYS_mmap, &[addr, len, READ_WRITE as usize, flags as usize, usize::MAX, 0]) }
+    };
+    if !fixed {
+        if new_len <= from.len() {
+            // The kernel would not have come to EFAULT; but in case another one does:
+            if new_len < from.len() {
+                unmap(from.start + new_len, from.len() - new_len)?;
+            }
+            return Ok(from.start);
+        }
+        if let Ok(at) = map(from.end, new_len - from.len(), libc::MAP_FIXED_NOREPLACE) {
+            if at == from.end {
+                return Ok(from.start);
+            }
+            unmap(at, new_len - from.len())?;
+        }
+        if flags & libc::MREMAP_MAYMOVE == 0 {
+            return Err(Errno(libc::ENOMEM));
+        }
+    }
+    let to = if fixed { map(new, new_len, libc::MAP_FIXED)? } else { map(0, new_len, 0)? };
+    let mut done = from.start;
+    pieces::each(from.start, from.start + kept, |start, end| {
+        let place = to + (start - from.start);
+        let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as usize;
+        // SAFETY: the source is part of what the program wants moved, and the destination part of what was
+        // mapped for it just now.
+        let moved = unsafe { raw_call(libc::SYS_mremap, &[start, end - start, end - start, flags, place]) };
+        if moved.is_err() {
+            copy(start, place, end - start);
+        }
+        done = end;
+    });
+    // Where nobody could say where one mapping ends and the next begins.
+    copy(done, to + (done - from.start), from.start + kept - done);
+    let _ = unmap(from.start, from.len());
+    Ok(to)
+}
+
+fn copy(from: usize, to: usize, len: usize) {
+    let source: *const u8 = core::ptr::with_exposed_provenance(from);
+    // SAFETY: the source is in what was one readable mapping to the program, and has not been moved; the
+    // destination was mapped for it just now.
+    unsafe { core::ptr::copy_nonoverlapping(source, core::ptr::with_exposed_provenance_mut(to), len) };
+}
+
+fn unmap(addr: usize, len: usize) -> Result<usize> {
+    // SAFETY: the range is what the program asked to have moved away or cut off.
+    unsafe { raw_call(libc::SYS_munmap, &[addr, len]) }
+}
+
+/// The mappings of a range, from /proc/self/maps.
+mod pieces {
+    use super::raw_call;
+
+    /// Picks the two addresses at the start of each line out of the bytes as they come.
+    #[derive(Default)]
+    pub(super) struct Lines {
+        start: usize,
+        end: usize,
+        field: u8,
+    }
+
+    impl Lines {
+        /// The next byte; a mapping, when the byte ends its addresses.
+        pub(super) fn feed(&mut self, byte: u8) -> Option<(usize, usize)> {
+            let digit = (byte as char).to_digit(16).map(|digit| digit as usize);
+            match (self.field, byte, digit) {
+                (_, b'\n', _) => *self = Lines::default(),
+                (0, b'-', _) => self.field = 1,
+                (1, b' ', _) => {
+                    self.field = 2;
+                    return Some((self.start, self.end));
+                }
+                (0, _, Some(digit)) => self.start = self.start << 4 | digit,
+                (1, _, Some(digit)) => self.end = self.end << 4 | digit,
+                _ => {}
+            }
+            None
+        }
+    }
+
+    /// Calls `piece` for what each mapping has of `from..to`, in order. `piece` may unmap it. Ends early
+    /// where the list cannot be read.
+    pub(super) fn each(from: usize, to: usize, mut piece: impl FnMut(usize, usize)) {
+        let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
+        let path = c"/proc/self/maps".as_ptr().addr();
+        // SAFETY: a C string.
+        let Ok(fd) = (unsafe { raw_call(libc::SYS_openat, &[libc::AT_FDCWD as usize, path, flags]) }) else {
+            return;
+        };
+        let mut lines = Lines::default();
+        let mut buffer = [0u8; 1024];
+        loop {
+            // SAFETY: reads into a buffer of ours.
+            let got = unsafe { raw_call(libc::SYS_read, &[fd, buffer.as_mut_ptr().addr(), buffer.len()]) };
+            match got {
+                Ok(0) | Err(_) => break,
+                Ok(got) => {
+                    for (start, end) in buffer.iter().take(got).filter_map(|byte| lines.feed(*byte)) {
+                        let (start, end) = (start.max(from), end.min(to));
+                        if start < end {
+                            piece(start, end);
+                        }
+                    }
+                }
+            }
+        }
+        // SAFETY: a descriptor opened above.
+        let _ = unsafe { raw_call(libc::SYS_close, &[fd]) };
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn addresses_are_read_and_all_else_is_skipped() {
+            let text = b"00400000-00452000 r-xp 00000000 08:02 173521 /usr/bin/a-b c-d\n\
+                         7ffff7fc1000-7ffff7fc3000 rw-p 0 0:0 0\n";
+            let mut lines = Lines::default();
+            let found: Vec<_> = text.iter().filter_map(|byte| lines.feed(*byte)).collect();
+            assert_eq!(found, [(0x400000, 0x452000), (0x7ffff7fc1000, 0x7ffff7fc3000)]);
+        }
+
+        #[test]
+        fn the_pieces_of_a_range_cover_it() {
+            let bytes = vec![0u8; 1 << 20];
+            let (start, end) = (bytes.as_ptr().addr(), bytes.as_ptr().addr() + bytes.len());
+            let mut covered = 0;
+            each(start, end, |from, to| {
+                assert!(start <= from && to <= end);
+                covered += to - from;
+            });
+            assert_eq!(covered, bytes.len());
+        }
+    }
+}
+
+/// `mprotect(2)`, and `pkey_mprotect(2)` with any other key than −1.
+///
+/// # Safety
+/// The program's promise to mprotect.
+pub unsafe fn sys_mprotect(addr: *mut c_void, len: usize, prot: c_int) -> c_int {
+    if active()
+        && let Some(pages) = span(addr, len)
+    {
+        pages.dissolve();
+        if prot != READ_WRITE {
+            pages.disqualify();
+        }
+    }
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(MPROTECT, libc::SYS_mprotect, (addr, len, prot)) }
+}
+
+/// `pkey_mprotect(2)`.
+///
+/// # Safety
+/// The program's promise to pkey_mprotect.
+pub unsafe fn sys_pkey_mprotect(addr: *mut c_void, len: usize, prot: c_int, key: c_int) -> c_int {
+    if active()
+        && let Some(pages) = span(addr, len)
+    {
+        pages.dissolve();
+        pages.disqualify();
+    }
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(PKEY_MPROTECT, libc::SYS_pkey_mprotect, (addr, len, prot, key)) }
+}
+
+/// `madvise(2)`.
+///
+/// # Safety
+/// The program's promise to madvise.
+pub unsafe fn sys_madvise(addr: *mut c_void, len: usize, advice: c_int) -> c_int {
+    /// Since Linux 5.18, and not in every libc.
+    const MADV_DONTNEED_LOCKED: c_int = 24;
+    if active()
+        && let Some(pages) = span(addr, len)
+    {
+        match advice {
+            libc::MADV_DONTNEED | MADV_DONTNEED_LOCKED | libc::MADV_FREE => {
+                if pages.touched() {
+                    dropin::zero(pages.start, pages.len());
+                }
+            }
+            // Concerns when pages are loaded, and on which size of page: nothing that an extent would betray.
+            libc::MADV_NORMAL
+            | libc::MADV_RANDOM
+            | libc::MADV_SEQUENTIAL
+            | libc::MADV_WILLNEED
+            | libc::MADV_HUGEPAGE
+            | libc::MADV_NOHUGEPAGE
+            | libc::MADV_COLD
+            | libc::MADV_PAGEOUT
+            | libc::MADV_POPULATE_READ
+            | libc::MADV_POPULATE_WRITE => {}
+            // Concerns fork, dumps, merging, guards, or what was invented since: such a range is left alone for good.
+            _ => {
+                pages.dissolve();
+                pages.disqualify();
+            }
+        }
+    }
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(MADVISE, libc::SYS_madvise, (addr, len, advice)) }
+}
+
+fn before_lock(addr: *const c_void, len: usize) {
+    if active()
+        && let Some(pages) = span_around(addr, len)
+    {
+        pages.dissolve();
+        pages.disqualify();
+    }
+}
+
+/// `mlock(2)`.
+///
+/// # Safety
+/// None beyond C's.
+pub unsafe fn sys_mlock(addr: *const c_void, len: usize) -> c_int {
+    before_lock(addr, len);
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(MLOCK, libc::SYS_mlock, (addr, len)) }
+}
+
+/// `mlock2(2)`.
+///
+/// # Safety
+/// None beyond C's.
+pub unsafe fn sys_mlock2(addr: *const c_void, len: usize, flags: c_uint) -> c_int {
+    before_lock(addr, len);
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(MLOCK2, libc::SYS_mlock2, (addr, len, flags)) }
+}
+
+/// `mlockall(2)`.
+///
+/// # Safety
+/// None beyond C's.
+pub unsafe fn sys_mlockall(flags: c_int) -> c_int {
+    if active() {
+        NOTHING_ELIGIBLE.store(true, Ordering::SeqCst);
+        Span { start: PAGE, end: ADDRESS_LIMIT - PAGE }.dissolve();
+    }
+    // SAFETY: the program's own argument.
+    unsafe { pass!(MLOCKALL, libc::SYS_mlockall, (flags)) }
+}
+
+/// `shmat(2)`.
+///
+/// # Safety
+/// The program's promise to shmat.
+pub unsafe fn sys_shmat(id: c_int, addr: *const c_void, flags: c_int) -> *mut c_void {
+    if active() && flags & libc::SHM_REMAP != 0 {
+        let mut segment = core::mem::MaybeUninit::<libc::shmid_ds>::zeroed();
+        let arguments = [id as usize, libc::IPC_STAT as usize, segment.as_mut_ptr().addr()];
+        // SAFETY: the kernel fills a structure of ours, which all zeroes make a valid one.
+        let (known, segment) = unsafe { (raw_call(libc::SYS_shmctl, &arguments), segment.assume_init()) };
+        if known.is_ok()
+            && let Some(target) = span_around(addr, segment.shm_segsz)
+        {
+            target.replace();
+        }
+    }
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(SHMAT, libc::SYS_shmat, (id, addr, flags)) }
+}
+
+/// The names that programs know. Their contract is in the manual, section 2.
+macro_rules! export {
+    ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty = $body:ident;)*) => {
+        $(#[doc = concat!("`", stringify!($name), "(2)`.\n\n# Safety\nThe program's promise to it.")]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name($($argument: $type),*) -> $result {
+            // SAFETY: the program's promise, handed on.
+            unsafe { $body($($argument),*) }
+        })*
+    };
+}
+
+export! {
+    fn mmap(addr: *mut c_void, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: i64) -> *mut c_void = sys_mmap;
+    fn mmap64(addr: *mut c_void, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: i64) -> *mut c_void = sys_mmap;
+    fn munmap(addr: *mut c_void, len: usize) -> c_int = sys_munmap;
+    fn mremap(old: *mut c_void, old_len: usize, new_len: usize, flags: c_int, new: *mut c_void) -> *mut c_void = sys_mremap;
+    fn mprotect(addr: *mut c_void, len: usize, prot: c_int) -> c_int = sys_mprotect;
+    fn pkey_mprotect(addr: *mut c_void, len: usize, prot: c_int, key: c_int) -> c_int = sys_pkey_mprotect;
+    fn madvise(addr: *mut c_void, len: usize, advice: c_int) -> c_int = sys_madvise;
+    fn mlock(addr: *const c_void, len: usize) -> c_int = sys_mlock;
+    fn mlock2(addr: *const c_void, len: usize, flags: c_uint) -> c_int = sys_mlock2;
+    fn mlockall(flags: c_int) -> c_int = sys_mlockall;
+    fn shmat(id: c_int, addr: *const c_void, flags: c_int) -> *mut c_void = sys_shmat;
+}

@@ -1,0 +1,137 @@
+//! The next definition of a libc name: what a call passes through to.
+//!
+//! Each name the drop-in exports has a [`Next`], a static word filled in once by `dlsym(RTLD_NEXT)`. Until
+//! then it is empty, and a wrapper falls back on the raw system call. Looking a name up on first use would
+//! call `dlsym` from inside `mmap` or `open`, where another allocator may hold its own locks; so every
+//! name is looked up by the constructor, before the program's first statement. The heap's five central
+//! names are needed earlier than that and have a rule of their own, in [`crate::memory`].
+#![allow(unsafe_code)] // Turning an address that dlsym gave into a function can only be asserted.
+
+use core::ffi::{CStr, c_void};
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicPtr, Ordering};
+use elision::sys::raw;
+
+/// The next definition of one name, of function pointer type `F`.
+pub struct Next<F> {
+    symbol: &'static CStr,
+    address: AtomicPtr<c_void>,
+    function: PhantomData<F>,
+}
+
+impl<F: Copy> Next<F> {
+    /// Not known yet.
+    pub const fn new(symbol: &'static CStr) -> Self {
+        Self::starting_at(symbol, core::ptr::null_mut())
+    }
+
+    /// Not known yet; until it is, `address` (a function of type `F`, or null) stands in.
+    pub const fn starting_at(symbol: &'static CStr, address: *mut c_void) -> Self {
+        Next { symbol, address: AtomicPtr::new(address), function: PhantomData }
+    }
+
+    /// Looks the name up. Where libc has no such name, what was there stays.
+    pub fn resolve(&self) {
+        // SAFETY: the symbol is a C string; dlsym has no other demand.
+        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.symbol.as_ptr()) };
+        if !found.is_null() {
+            self.address.store(found, Ordering::Release);
+        }
+    }
+
+    /// What [`resolve`](Self::resolve) found.
+    #[inline(always)]
+    pub fn get(&self) -> Option<F> {
+        const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+        let address = self.address.load(Ordering::Acquire);
+        if address.is_null() {
+            return None;
+        }
+        // SAFETY: a non-null address is a definition of `symbol` (or its stand-in), whose type `F` is by
+        // the declaration of the static; the sizes were compared above.
+        Some(unsafe { core::mem::transmute_copy::<*mut c_void, F>(&address) })
+    }
+
+    /// The bare address, null while unknown.
+    pub fn address(&self) -> *mut c_void {
+        self.address.load(Ordering::Acquire)
+    }
+}
+
+/// Declares the next definitions of a family of names, and `resolve()`, which looks all of them up:
+///
+/// ```ignore
+/// next! {
+///     MUNMAP = c"munmap": fn(*mut c_void, usize) -> c_int;
+/// }
+/// ```
+macro_rules! next {
+    ($($(#[$meta:meta])* $name:ident = $symbol:literal: fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
+        $($(#[$meta])*
+        static $name: $crate::real::Next<unsafe extern "C" fn($($argument),*) $(-> $result)?> =
+            $crate::real::Next::new($symbol);)*
+
+        /// Looks every name of the family up.
+        pub fn resolve() {
+            $($name.resolve();)*
+        }
+    };
+}
+pub(crate) use next;
+
+/// Passes a call through: to the next definition, or while none is known to the raw system call, whose
+/// negative answer becomes `errno` and −1. Must stand in an `unsafe` block of a wrapper that hands on its
+/// own arguments, so that what the caller promised libc is what libc is promised.
+macro_rules! pass {
+    ($next:expr, $number:expr, ($($argument:expr),*)) => {
+        match $next.get() {
+            Some(function) => function($($argument),*),
+            None => $crate::real::answer($crate::real::raw_call($number, &[$($argument as usize),*])) as _,
+        }
+    };
+}
+pub(crate) use pass;
+
+/// A raw system call with as many arguments as there are; the rest are zero.
+///
+/// # Safety
+/// As for [`raw::syscall`].
+#[inline]
+pub unsafe fn raw_call(number: libc::c_long, arguments: &[usize]) -> raw::Result<usize> {
+    let mut six = [0; 6];
+    for (place, argument) in six.iter_mut().zip(arguments) {
+        *place = *argument;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { raw::syscall(number, six) }
+}
+
+/// What libc's wrapper would return: the value, or −1 with `errno` set. Success leaves `errno` alone.
+#[inline]
+pub fn answer(result: raw::Result<usize>) -> isize {
+    match result {
+        Ok(value) => value as isize,
+        Err(errno) => {
+            set_errno(errno.0);
+            -1
+        }
+    }
+}
+
+/// Sets `errno`.
+pub fn set_errno(errno: i32) {
+    // SAFETY: glibc's errno location is valid in every thread that libc started.
+    unsafe { *libc::__errno_location() = errno }
+}
+
+/// The present `errno`.
+pub fn errno() -> i32 {
+    // SAFETY: as in `set_errno`.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Looks up what the memory calls pass through to, and decides whether large blocks may be placed. From
+/// the constructor, once, in the main thread.
+pub fn init() {
+    crate::memory::init();
+}
