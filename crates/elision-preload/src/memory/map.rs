@@ -111,8 +111,7 @@ pub unsafe fn sys_mmap(
         let shared = flags & libc::MAP_SHARED != 0;
         if shared && flags & libc::MAP_ANONYMOUS == 0 && (prot & libc::PROT_WRITE != 0 || writable(fd)) {
             // Stores through the mapping are writes that nobody will see.
-            dropin::before_change(fd);
-            crate::files::disown(fd);
+            crate::ownership::disown(fd);
         }
     }
     // SAFETY: the program's own arguments.

@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
@@ -327,6 +328,170 @@ static void invalid(void)
 	}
 }
 
+/*
+ * Memory that a file was read into is reshaped in every way, then another process overwrites the file: the bytes
+ * must be those that were read.
+ */
+enum { FILE_PAGES = 512 };
+#define FILE_SIZE (FILE_PAGES * PAGE)
+static char path[] = "/tmp/elision-memory-XXXXXX";
+
+static unsigned char byte_at(size_t at)
+{
+	return (unsigned char)(at * 31 + at / PAGE * 7 + 1);
+}
+
+static void fill_file(int fd, int zero)
+{
+	static unsigned char bytes[FILE_SIZE];
+	for (size_t i = 0; i < FILE_SIZE; i++)
+		bytes[i] = zero ? 0 : byte_at(i);
+	if (pwrite(fd, bytes, FILE_SIZE, 0) != FILE_SIZE)
+		abort();
+}
+
+static void by_another_process(int zero)
+{
+	pid_t child = fork();
+	if (child == 0) {
+		int fd = open(path, O_WRONLY);
+		fill_file(fd, zero);
+		_exit(0);
+	}
+	waitpid(child, NULL, 0);
+}
+
+static int holds(const unsigned char *p, size_t from, size_t to)
+{
+	for (size_t i = from; i < to; i++)
+		if (p[i] != byte_at(i))
+			return 0;
+	return 1;
+}
+
+static void load(void *p)
+{
+	int fd = open(path, O_RDONLY);
+	if (read(fd, p, FILE_SIZE) != FILE_SIZE)
+		abort();
+	close(fd);
+}
+
+static unsigned char *mapped(size_t n)
+{
+	unsigned char *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memset(p, 0xee, n);
+	return p;
+}
+
+static void reshaped(void)
+{
+	const size_t n = FILE_SIZE, more = 2 * FILE_SIZE;
+	unsigned char *p, *q;
+	int fd = mkstemp(path);
+	fill_file(fd, 0);
+	close(fd);
+
+	for (int which = 0; which < 12; which++) {
+		int good = 1;
+		p = which < 8 ? mapped(more) : memalign(PAGE, n);
+		load(p);
+		p[5 * PAGE + 9] ^= 0xff;
+		p[5 * PAGE + 9] ^= 0xff;
+		switch (which) {
+		case 0: /* discarded in the middle */
+			good &= madvise(p + 3 * PAGE, 2 * PAGE, MADV_DONTNEED) == 0;
+			by_another_process(1);
+			good &= holds(p, 0, 3 * PAGE) && is(p + 3 * PAGE, 2 * PAGE, 0) && holds(p, 5 * PAGE, n);
+			break;
+		case 1: /* grown, and moved away by it */
+			q = mmap(p + more, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+			p = mremap(p, more, 2 * more, MREMAP_MAYMOVE);
+			by_another_process(1);
+			good &= p != MAP_FAILED && holds(p, 0, n) && is(p + n, n, 0xee) && is(p + more, more, 0);
+			munmap(p, 2 * more);
+			if (q != MAP_FAILED)
+				munmap(q, PAGE);
+			p = NULL;
+			break;
+		case 2: /* moved to a given place */
+			q = mmap(NULL, 3 * more, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			good &= mremap(p, more, more, MREMAP_MAYMOVE | MREMAP_FIXED, q + more) == q + more;
+			p = q + more;
+			by_another_process(1);
+			good &= holds(p, 0, n) && is(p + n, n, 0xee);
+			munmap(q, 3 * more);
+			p = NULL;
+			break;
+		case 3: /* made read-only, and written to afterwards */
+			good &= mprotect(p, n, PROT_READ) == 0;
+			by_another_process(1);
+			good &= holds(p, 0, n) && mprotect(p, n, PROT_READ | PROT_WRITE) == 0;
+			p[7] = 1;
+			good &= p[7] == 1 && holds(p, 8, n);
+			break;
+		case 4: /* mapped over in part */
+			q = mmap(p + 10 * PAGE, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+			by_another_process(1);
+			good &= holds(p, 0, 10 * PAGE) && is(q, 4 * PAGE, 0) && holds(p, 14 * PAGE, n);
+			break;
+		case 5: /* mapped over, had the descriptor been one */
+			q = mmap(p, n, PROT_READ, MAP_PRIVATE | MAP_FIXED, 999, 0);
+			by_another_process(1);
+			good &= q == MAP_FAILED && holds(p, 0, n);
+			break;
+		case 6: /* unmapped in part, and mapped anew */
+			good &= munmap(p, 100 * PAGE) == 0;
+			by_another_process(1);
+			good &= holds(p, 100 * PAGE, n);
+			munmap(p + 100 * PAGE, more - 100 * PAGE);
+			p = NULL;
+			break;
+		case 7: /* kept from children, then locked */
+			good &= madvise(p, n, MADV_DONTFORK) == 0 && madvise(p, n, MADV_DOFORK) == 0;
+			good &= mlock(p, 10 * PAGE) == 0 && munlock(p, 10 * PAGE) == 0;
+			by_another_process(1);
+			good &= holds(p, 0, n);
+			break;
+		case 8: /* grown a little, and a lot, and shrunk */
+			p = realloc(p, n + 3 * PAGE);
+			by_another_process(1);
+			good &= holds(p, 0, n);
+			p = realloc(p, 9 * n);
+			good &= holds(p, 0, n);
+			memset(p + n, 3, 8 * n);
+			p = realloc(p, n / 2);
+			good &= holds(p, 0, n / 2);
+			break;
+		case 9: /* grown a lot at once, while deferred */
+			p = realloc(p, 9 * n);
+			by_another_process(1);
+			good &= holds(p, 0, n);
+			break;
+		case 10: /* shrunk while deferred, to nearly nothing */
+			p = realloc(p, n / 4);
+			good &= holds(p, 0, n / 4);
+			p = realloc(p, 100);
+			by_another_process(1);
+			good &= holds(p, 0, 100);
+			break;
+		case 11: /* freed, and given out again at once */
+			free(p);
+			p = calloc(1, n);
+			by_another_process(1);
+			good &= is(p, n, 0);
+			break;
+		}
+		printf("reshaped %d: %s\n", which, good ? "yes" : "NO");
+		if (which >= 8)
+			free(p);
+		else if (p)
+			munmap(p, more);
+		by_another_process(0);
+	}
+	unlink(path);
+}
+
 static double seconds(void)
 {
 	struct timespec t;
@@ -370,6 +535,7 @@ int main(int argc, char **argv)
 	zeroes();
 	threads();
 	mappings();
+	reshaped();
 	invalid();
 	return 0;
 }
