@@ -5,7 +5,7 @@
 use crate::read::Terms;
 use crate::sidecar::channel::{self, Call, Op};
 use crate::sidecar::{forgotten, launch, state};
-use crate::stats::Reason;
+use crate::stats::{self, Reason};
 use crate::sys::file;
 use crate::sys::raw::Errno;
 use crate::write::Track;
@@ -128,7 +128,8 @@ pub fn forget(addr: usize, len: usize) {
     if len == 0 || !touched(addr, len) {
         return;
     }
-    if forgotten::leave(addr, len) {
+    // Whoever asked for statistics wants to know how much of it was loaded, which only its page tables tell.
+    if !stats::exact() && forgotten::leave(addr, len) {
         channel::ring();
     } else {
         ask(Op::Forget, (addr, len));
@@ -160,6 +161,7 @@ pub fn start() {
     let least = get("ELISION_MIN_BYTES").and_then(|value| value.to_str()?.parse::<usize>().ok());
     if let Some(path) = get("ELISION_STATS") {
         launch::set_stats_path(path.as_encoded_bytes());
+        stats::count_exactly(true);
     }
     let verbose = get("ELISION_VERBOSE").is_some_and(|value| value != "0" && !value.is_empty());
     let least = least.unwrap_or(DEFAULT_MIN_BYTES).max(crate::transfer::PAGE);

@@ -3,7 +3,7 @@
 //! Counters of this process (a forked child starts from zero). Between them holds, whenever nothing is
 //! in flight: bytes deferred = loaded + materialised + dropped unread + still pending.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -53,6 +53,18 @@ reasons! {
     Sidecar = "sidecar",
     /// The file changed, or moved under another thread, while the call was being prepared.
     Raced = "raced",
+}
+
+static EXACT: AtomicBool = AtomicBool::new(false);
+
+/// Counts loaded bytes of buffers that are dropped, too. Off unless set, because dropping a buffer then has to wait for
+/// the sidecar to look at its page tables; the drop-in sets it when ELISION_STATS asks for statistics.
+pub fn count_exactly(on: bool) {
+    EXACT.store(on, Relaxed);
+}
+
+pub(crate) fn exact() -> bool {
+    EXACT.load(Relaxed)
 }
 
 const REASONS: usize = Reason::ALL.len();
@@ -114,8 +126,8 @@ pub struct Stats {
     pub declined: Vec<(Reason, u64)>,
 }
 
-/// Reads the counters. Loaded bytes are counted when an extent ends; what live buffers have loaded so far is what
-/// [`Buffer::ranges`](crate::Buffer::ranges) tells.
+/// Reads the counters. Loaded bytes are counted when an extent ends ([`count_exactly`]); what live buffers have loaded
+/// so far is what [`Buffer::ranges`](crate::Buffer::ranges) tells.
 pub fn snapshot() -> Stats {
     let read = |counter: &AtomicU64| counter.load(Relaxed);
     Stats {
