@@ -1,1 +1,79 @@
-//! The drop-in.
+//! The drop-in: a library to be preloaded, which gives an unmodified program reads that are deferred and writes
+//! that are elided.
+//!
+//! It defines names of libc's, so that the program's calls come here first. One family, one file:
+//!
+//! | file | calls |
+//! | --- | --- |
+//! | [`io`], [`vector`] | read, write, their positioned, vector and fortified forms |
+//! | [`stdio`] | what libc reads, writes and closes on behalf of a FILE |
+//! | [`files`] | open, dup, close and their kin: which descriptors are ours alone |
+//! | [`changes`] | what else changes a file: ftruncate, fallocate, copy_file_range… |
+//! | [`hints`] | lseek and fstat, which tell where the next large block should start |
+//! | [`process`] | fork, spawn, exit, and descriptors sent away |
+//! | [`foreign`] | io_uring and asynchronous I/O |
+//! | [`mod@syscall`] | `syscall()`, by number |
+//! | [`memory`] | malloc, mmap and their kin: where extents may lie |
+//!
+//! The rule for every wrapper: one condition, and if it does not hold, libc's own function with the arguments as
+//! they came. What holds is offered to the library, which may always decline. Nothing takes a lock,
+//! allocates or has thread-local state, because read and write belong to signal handlers too; nothing
+//! is printed; `errno` changes only when a call fails; and a call that comes before the constructor, or with
+//! `ELISION=off`, goes straight through.
+
+#![cfg_attr(test, allow(dead_code))] // Unit tests are not preloaded into themselves: no constructor runs.
+
+pub mod changes;
+pub mod export;
+pub mod files;
+pub mod foreign;
+pub mod hints;
+pub mod io;
+pub mod kernel;
+pub mod memory;
+pub mod ownership;
+pub mod process;
+pub mod real;
+pub mod stdio;
+pub mod syscall;
+pub mod vector;
+
+use elision::dropin;
+
+/// Runs in the main thread when the program's libraries have been loaded. Those that the program needs run
+/// theirs before, so calls have already passed through here.
+extern "C" fn constructor() {
+    io::resolve();
+    files::resolve();
+    changes::resolve();
+    hints::resolve();
+    process::resolve();
+    foreign::resolve();
+    syscall::resolve();
+    vector::resolve();
+    dropin::start();
+    real::init();
+    if dropin::min_bytes() == usize::MAX {
+        return;
+    }
+    stdio::install();
+    process::watch_forks();
+    ownership::activate();
+}
+
+/// Runs when the program ends by itself.
+extern "C" fn destructor() {
+    process::ending();
+}
+
+#[cfg(not(test))]
+#[allow(unsafe_code)] // The loader calls what it finds in these sections, as functions of this type.
+mod sections {
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static CONSTRUCTOR: extern "C" fn() = super::constructor;
+
+    #[used]
+    #[unsafe(link_section = ".fini_array")]
+    static DESTRUCTOR: extern "C" fn() = super::destructor;
+}

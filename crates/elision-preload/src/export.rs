@@ -1,0 +1,163 @@
+//! The shape of every wrapper: one condition, then either libc's own function or ours.
+//!
+//! [`interpose!`] defines, for each name, an exported function and a module of the same name (the two live
+//! in different namespaces) that holds the way to libc's. So `read(fd, …)` is what the program calls, and
+//! `read::real(fd, …)` is what it would have called without us.
+//!
+//! Before the constructor has run, `real` is the bare system call, or, for functions that are more than one,
+//! a lookup on first use. Afterwards it is a jump through a pointer to libc's function, because only that one
+//! is a point where a thread may be cancelled. A cancelled thread is unwound through our frames: hence
+//! "C-unwind" throughout, and nothing in a wrapper's frame that would need dropping.
+//!
+//! (The memory family has shapes of its own, in [`crate::real`]: nothing there is a cancellation point.)
+#![allow(unsafe_code)] // Function pointers are kept as words, and the loader is asked for them.
+
+use core::ffi::{CStr, c_void};
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+/// The next definition of `name` after ours, and where to keep it. Not async-signal-safe.
+pub(crate) fn lookup(slot: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
+    // SAFETY: a terminated string; RTLD_NEXT searches what was loaded after this library.
+    let found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
+    if !found.is_null() {
+        slot.store(found, Ordering::Relaxed);
+    }
+    found
+}
+
+/// Looks in the named libraries as well, if they are loaded: one that was loaded for a plugin alone is not
+/// behind RTLD_NEXT, yet its names reach us first.
+pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CStr]) -> *mut c_void {
+    let mut found = lookup(slot, name);
+    for library in libraries {
+        if !found.is_null() {
+            break;
+        }
+        // SAFETY: terminated strings; RTLD_NOLOAD loads nothing. The reference that it adds is kept, so that
+        // the function stays where it was found.
+        unsafe {
+            let handle = libc::dlopen(library.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+            if !handle.is_null() {
+                found = libc::dlsym(handle, name.as_ptr());
+            }
+        }
+        if !found.is_null() {
+            slot.store(found, Ordering::Relaxed);
+        }
+    }
+    found
+}
+
+/// See the top of the file.
+///
+/// ```text
+/// fn name(arguments) -> result, until SOURCE; if CONDITION { OURS }
+/// ```
+///
+/// SOURCE says what stands in for libc's function until the constructor has run: `kernel(NUMBER)` or
+/// `kernel(NUMBER, arguments…)`, a system call; `lookup(FAILED)`, the function looked up when first
+/// wanted, or FAILED with ENOSYS where there is none; `lookup(FAILED, libraries)`, the same in named libraries.
+macro_rules! interpose {
+    ($(
+        $(#[$meta:meta])*
+        fn $name:ident($($arg:ident: $type:ty),* $(,)?) -> $ret:ty,
+            until $source:ident($($from:tt)*);
+            if $condition:expr => $ours:expr;
+    )*) => {
+        $(
+            #[allow(missing_docs, non_snake_case)] // Some of libc's names have capitals.
+            pub(crate) mod $name {
+                #[allow(unused_imports)]
+                use super::*;
+                use core::sync::atomic::{AtomicPtr, Ordering};
+
+                static POINTER: AtomicPtr<core::ffi::c_void> =
+                    AtomicPtr::new(until as *const () as *mut core::ffi::c_void);
+
+                #[allow(unused_variables)] // Some arguments are libc's alone.
+                unsafe extern "C-unwind" fn until($($arg: $type),*) -> $ret {
+                    interpose!(@$source $name ($($arg: $type),*) -> $ret; $($from)*)
+                }
+
+                /// What the program would have called.
+                ///
+                /// # Safety
+                /// The program's own, as to libc's function.
+                #[inline(always)]
+                pub(crate) unsafe fn real($($arg: $type),*) -> $ret {
+                    let pointer = POINTER.load(Ordering::Relaxed);
+                    // SAFETY: the pointer is never null and always to a function of this type: `until`, or
+                    // what the loader found under its name.
+                    let function = unsafe {
+                        core::mem::transmute::<
+                            *mut core::ffi::c_void,
+                            unsafe extern "C-unwind" fn($($type),*) -> $ret,
+                        >(pointer)
+                    };
+                    // SAFETY: the program's arguments, untouched.
+                    unsafe { function($($arg),*) }
+                }
+
+                /// Finds libc's function, so that signal handlers need not.
+                pub(super) fn resolve() {
+                    interpose!(@resolve $source POINTER, $name);
+                }
+            }
+
+            $(#[$meta])*
+            #[cfg_attr(not(test), unsafe(no_mangle))]
+            #[allow(non_snake_case)]
+            #[allow(clippy::missing_safety_doc)] // The program's contract with libc.
+            pub unsafe extern "C-unwind" fn $name($($arg: $type),*) -> $ret {
+                if $condition {
+                    $ours
+                } else {
+                    // SAFETY: the program's call, passed on as it is.
+                    unsafe { $name::real($($arg),*) }
+                }
+            }
+        )*
+
+        /// Finds the functions of this family.
+        pub(crate) fn resolve() {
+            $($name::resolve();)*
+        }
+    };
+
+    (@kernel $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $number:expr) => {
+        interpose!(@kernel $name ($($arg: $type),*) -> $ret; $number, $($arg),*)
+    };
+    (@kernel $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $number:expr, $($given:expr),*) => {{
+        // SAFETY: the program's arguments to the system call of that name.
+        $crate::real::answer(unsafe { $crate::real::raw_call($number, &[$($given as usize),*]) }) as $ret
+    }};
+    (@lookup $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $failed:expr) => {
+        interpose!(@lookup $name ($($arg: $type),*) -> $ret; $failed, &[])
+    };
+    (@lookup $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $failed:expr, $libraries:expr) => {{
+        const NAME: &core::ffi::CStr = $crate::export::c_name(concat!(stringify!($name), "\0"));
+        if $crate::export::lookup_in(&POINTER, NAME, $libraries).is_null() {
+            $crate::real::set_errno(libc::ENOSYS);
+            return $failed;
+        }
+        // SAFETY: the program's arguments.
+        unsafe { real($($arg),*) }
+    }};
+    (@resolve kernel $pointer:ident, $name:ident) => {
+        const NAME: &core::ffi::CStr = $crate::export::c_name(concat!(stringify!($name), "\0"));
+        $crate::export::lookup(&$pointer, NAME);
+    };
+    // Rare, and no signal handler's business: looked up when they are first called.
+    (@resolve lookup $pointer:ident, $name:ident) => {
+        let _ = &$pointer;
+    };
+}
+pub(crate) use interpose;
+
+/// A function's name as the loader wants it.
+pub(crate) const fn c_name(name: &str) -> &CStr {
+    match CStr::from_bytes_with_nul(name.as_bytes()) {
+        Ok(name) => name,
+        Err(_) => panic!("a name without its terminator"),
+    }
+}

@@ -1,0 +1,254 @@
+//! Where descriptors come from and go to: open, dup, close and their kin. They feed [`crate::ownership`].
+#![allow(unsafe_code)] // libc's names, with the program's pointers.
+
+use elision::dropin;
+use libc::{DIR, FILE, c_char, c_int, c_uint, mode_t};
+
+use crate::export::interpose;
+use crate::ownership::{self, Moment, active};
+use crate::{hints, kernel, stdio};
+
+/// Runs a call that opens `path` with `flags` and records what it gives.
+#[inline]
+fn opening(directory: c_int, path: *const c_char, flags: c_int, open: impl FnOnce() -> c_int) -> c_int {
+    before_truncate(directory, path, flags);
+    let since = ownership::moment();
+    let fd = open();
+    opened(fd, flags, since);
+    fd
+}
+
+/// A call that began at `since` has opened `fd` with `flags`.
+pub(crate) fn opened(fd: c_int, flags: c_int, since: Moment) {
+    if fd >= 0 {
+        hints::forget(fd);
+        ownership::opened(fd, flags, since);
+    }
+}
+
+/// Truncating what one opens only to read breaks no lease. (Opening it to write does, and the kernel waits.)
+pub(crate) fn before_truncate(directory: c_int, path: *const c_char, flags: c_int) {
+    if flags & (libc::O_ACCMODE | libc::O_TRUNC) == libc::O_RDONLY | libc::O_TRUNC
+        && dropin::touched(0, usize::MAX)
+        && let Some(fd) = kernel::open_path(directory, path, flags)
+    {
+        dropin::before_truncate(fd);
+        kernel::close(fd);
+    }
+}
+
+/// Runs a call that duplicates `from`, perhaps over `over`.
+#[inline]
+pub(crate) fn duplicating(from: c_int, over: Option<c_int>, duplicate: impl FnOnce() -> c_int) -> c_int {
+    let since = ownership::moment();
+    if let Some(over) = over
+        && over != from
+    {
+        closing(over);
+    }
+    let to = duplicate();
+    if to >= 0 {
+        ownership::copied(from, to, since);
+    }
+    to
+}
+
+/// `fd` is about to be closed.
+#[inline]
+pub(crate) fn closing(fd: c_int) {
+    hints::forget(fd);
+    ownership::closing(fd);
+}
+
+/// `close_range` is about to do what it does.
+pub(crate) fn closing_range(first: c_uint, last: c_uint, flags: c_int) {
+    if flags & libc::CLOSE_RANGE_UNSHARE as c_int != 0 {
+        ownership::pause_for_good();
+    }
+    // Marked to be closed by a later exec, they stay what they are.
+    if flags & libc::CLOSE_RANGE_CLOEXEC as c_int == 0 {
+        ownership::closing_range(first, last);
+    }
+}
+
+/// Runs a call of stdio's that opens a FILE and records its descriptor, if what stdio does with it is shown to us.
+fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
+    let since = ownership::moment();
+    let file = open();
+    if !file.is_null() && stdio::visible() {
+        // SAFETY: a FILE that libc has just made.
+        let fd = unsafe { stdio::descriptor(file) };
+        hints::forget(fd);
+        ownership::found(fd, since);
+    }
+    file
+}
+
+/// The same for a FILE that is there, and whose descriptor is closed, or duplicated over, inside libc.
+fn reopening_stream(file: *mut FILE, reopen: impl FnOnce() -> *mut FILE) -> *mut FILE {
+    if stdio::visible() && !file.is_null() {
+        // SAFETY: the program's FILE.
+        closing(unsafe { stdio::descriptor(file) });
+    }
+    opening_stream(reopen)
+}
+
+/// libc is given a descriptor to use, and to close, as it likes.
+fn surrendering_to_libc(fd: c_int) {
+    ownership::disown(fd);
+    closing(fd);
+}
+
+/// fcntl: duplicates, and leases that the program takes itself.
+pub(crate) fn control(fd: c_int, command: c_int, call: impl FnOnce() -> c_int) -> c_int {
+    match command {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => duplicating(fd, None, call),
+        _ => {
+            ownership::disown(fd);
+            call()
+        }
+    }
+}
+
+/// Does this command of fcntl concern us?
+#[inline]
+pub(crate) fn control_matters(command: c_int) -> bool {
+    matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_SETLEASE) && active()
+}
+
+const CREATE: c_int = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+const HERE: c_int = libc::AT_FDCWD;
+
+/// `$name::real` with the program's arguments, as a closure.
+macro_rules! call {
+    ($name:ident($($arg:ident),*)) => {
+        // SAFETY: the program's call.
+        || unsafe { $name::real($($arg),*) }
+    };
+}
+
+// `mode` is declared though C leaves it out when no file can be made: it is then whatever the register holds,
+// and nobody looks.
+interpose! {
+    /// See open(2).
+    fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
+        if active() => opening(HERE, path, flags, call!(open(path, flags, mode)));
+
+    /// See open(2).
+    fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
+        if active() => opening(HERE, path, flags, call!(open64(path, flags, mode)));
+
+    /// `open` as fortified programs call it.
+    fn __open_2(path: *const c_char, flags: c_int) -> c_int, until kernel(libc::SYS_open, path, flags, 0);
+        if active() => opening(HERE, path, flags, call!(__open_2(path, flags)));
+
+    /// `open64` as fortified programs call it.
+    fn __open64_2(path: *const c_char, flags: c_int) -> c_int, until kernel(libc::SYS_open, path, flags, 0);
+        if active() => opening(HERE, path, flags, call!(__open64_2(path, flags)));
+
+    /// See openat(2).
+    fn openat(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
+        until kernel(libc::SYS_openat);
+        if active() => opening(directory, path, flags, call!(openat(directory, path, flags, mode)));
+
+    /// See openat(2).
+    fn openat64(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
+        until kernel(libc::SYS_openat);
+        if active() => opening(directory, path, flags, call!(openat64(directory, path, flags, mode)));
+
+    /// `openat` as fortified programs call it.
+    fn __openat_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int,
+        until kernel(libc::SYS_openat, directory, path, flags, 0);
+        if active() => opening(directory, path, flags, call!(__openat_2(directory, path, flags)));
+
+    /// `openat64` as fortified programs call it.
+    fn __openat64_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int,
+        until kernel(libc::SYS_openat, directory, path, flags, 0);
+        if active() => opening(directory, path, flags, call!(__openat64_2(directory, path, flags)));
+
+    /// See creat(2).
+    fn creat(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_creat);
+        if active() => opening(HERE, path, CREATE, call!(creat(path, mode)));
+
+    /// See creat(2).
+    fn creat64(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_creat);
+        if active() => opening(HERE, path, CREATE, call!(creat64(path, mode)));
+
+    /// See fopen(3).
+    fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
+        if active() => opening_stream(call!(fopen(path, mode)));
+
+    /// See fopen(3).
+    fn fopen64(path: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
+        if active() => opening_stream(call!(fopen64(path, mode)));
+
+    /// See freopen(3).
+    fn freopen(path: *const c_char, mode: *const c_char, file: *mut FILE) -> *mut FILE,
+        until lookup(core::ptr::null_mut());
+        if active() => reopening_stream(file, call!(freopen(path, mode, file)));
+
+    /// See freopen(3).
+    fn freopen64(path: *const c_char, mode: *const c_char, file: *mut FILE) -> *mut FILE,
+        until lookup(core::ptr::null_mut());
+        if active() => reopening_stream(file, call!(freopen64(path, mode, file)));
+
+    /// See fdopen(3).
+    fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
+        if active() && !stdio::visible() => {
+            surrendering_to_libc(fd);
+            // SAFETY: the program's call.
+            unsafe { fdopen::real(fd, mode) }
+        };
+
+    /// See fdopendir(3).
+    fn fdopendir(fd: c_int) -> *mut DIR, until lookup(core::ptr::null_mut());
+        if active() => {
+            surrendering_to_libc(fd);
+            // SAFETY: the program's call.
+            unsafe { fdopendir::real(fd) }
+        };
+
+    /// See dup(2).
+    fn dup(fd: c_int) -> c_int, until kernel(libc::SYS_dup);
+        if active() => duplicating(fd, None, call!(dup(fd)));
+
+    /// See dup2(2).
+    fn dup2(fd: c_int, over: c_int) -> c_int, until kernel(libc::SYS_dup2);
+        if active() => duplicating(fd, Some(over), call!(dup2(fd, over)));
+
+    /// See dup3(2).
+    fn dup3(fd: c_int, over: c_int, flags: c_int) -> c_int, until kernel(libc::SYS_dup3);
+        if active() => duplicating(fd, Some(over), call!(dup3(fd, over, flags)));
+
+    /// See fcntl(2). All that C passes behind the command fits one register.
+    fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
+        if control_matters(command) => control(fd, command, call!(fcntl(fd, command, argument)));
+
+    /// See fcntl(2).
+    fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
+        if control_matters(command) => control(fd, command, call!(fcntl64(fd, command, argument)));
+
+    /// See close(2).
+    fn close(fd: c_int) -> c_int, until kernel(libc::SYS_close);
+        if active() => {
+            closing(fd);
+            // SAFETY: the program's call.
+            unsafe { close::real(fd) }
+        };
+
+    /// See close_range(2).
+    fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int, until kernel(libc::SYS_close_range);
+        if active() => {
+            closing_range(first, last, flags);
+            // SAFETY: the program's call.
+            unsafe { close_range::real(first, last, flags) }
+        };
+
+    /// See closefrom(3). (Returns nothing; nobody looks.)
+    fn closefrom(first: c_int) -> c_int, until lookup(0);
+        if active() => {
+            closing_range(first.max(0) as c_uint, c_uint::MAX, 0);
+            // SAFETY: the program's call.
+            unsafe { closefrom::real(first) }
+        };
+}

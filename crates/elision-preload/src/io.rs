@@ -1,0 +1,271 @@
+//! read and write, in all their names.
+//!
+//! A call below the threshold costs a comparison or two. A big one is offered to the library, and made the
+//! traditional way unless the library says that it is done. Writes through a descriptor that could carry a
+//! write lease are counted while they are under way, however small (see [`crate::ownership`]).
+//!
+//! libc's functions are points where a thread may be cancelled, so a call is one before it is offered.
+#![allow(unsafe_code)] // libc's names, with the program's pointers.
+
+use elision::dropin::{self, Outcome};
+use libc::{c_int, c_void, iovec, off_t, size_t, ssize_t};
+
+use crate::export::interpose;
+use crate::ownership::{self, changing};
+use crate::{kernel, memory, real, vector};
+
+unsafe extern "C-unwind" {
+    fn pthread_testcancel();
+}
+
+/// Is the call one where libc lets the thread be cancelled?
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cancel {
+    /// A function of libc's.
+    Point,
+    /// `syscall()`, or libc's own call inside stdio.
+    No,
+}
+
+/// The value of a call that the library took, or `None` for the traditional call.
+fn settle(outcome: Outcome) -> Option<ssize_t> {
+    match outcome {
+        Outcome::PassThrough => None,
+        Outcome::Done(bytes) => Some(bytes as ssize_t),
+        Outcome::Failed(errno) => {
+            real::set_errno(errno.0);
+            Some(-1)
+        }
+    }
+}
+
+/// The offset of a positioned call. The kernel refuses the negative ones itself.
+pub(crate) fn at(offset: off_t) -> Option<Option<u64>> {
+    u64::try_from(offset).ok().map(Some)
+}
+
+/// Offers a read of at least [`dropin::min_bytes`].
+#[cold]
+#[inline(never)]
+pub(crate) fn offer_read(
+    fd: c_int,
+    addr: usize,
+    len: usize,
+    offset: Option<u64>,
+    cancel: Cancel,
+) -> Option<ssize_t> {
+    if fd < 0 || len > isize::MAX as usize || ownership::paused() {
+        return None;
+    }
+    let len = len.min(kernel::MOST);
+    if !memory::eligible(addr, len) {
+        return None;
+    }
+    test_cancel(cancel);
+    let since = ownership::moment();
+    let owned = ownership::owned(fd);
+    if owned {
+        settle(ownership::reading(fd, since, || dropin::read(fd, addr, len, offset, true)))
+    } else {
+        settle(dropin::read(fd, addr, len, offset, false))
+    }
+}
+
+/// Must a write of `len` bytes through `fd` be looked at?
+#[inline(always)]
+pub(crate) fn write_matters(fd: c_int, len: usize) -> bool {
+    len >= dropin::min_bytes() || ownership::writable(fd) || dropin::write_leases()
+}
+
+/// Offers a write, if it is big or a write lease may depend on it. To be called within [`changing`].
+#[inline(never)]
+pub(crate) fn offer_write(
+    fd: c_int,
+    addr: usize,
+    len: usize,
+    offset: Option<u64>,
+    cancel: Cancel,
+) -> Option<ssize_t> {
+    if fd < 0 || len == 0 || len > isize::MAX as usize {
+        return None;
+    }
+    // A child that borrows our memory numbers its descriptors for itself. Leases are given up before it starts.
+    let big = len >= dropin::min_bytes() && !ownership::paused();
+    if !big && !dropin::write_leases() {
+        return None;
+    }
+    test_cancel(cancel);
+    settle(dropin::write(fd, addr, len.min(kernel::MOST), offset, ownership::owned(fd)))
+}
+
+/// Lets a pending cancellation happen, where libc's call would.
+pub(crate) fn test_cancel(cancel: Cancel) {
+    if cancel == Cancel::Point {
+        // SAFETY: no frame of ours holds anything that unwinding would have to drop.
+        unsafe { pthread_testcancel() }
+    }
+}
+
+/// The traditional call if the offer was declined.
+#[inline(always)]
+fn or(offered: Option<ssize_t>, traditional: impl FnOnce() -> ssize_t) -> ssize_t {
+    match offered {
+        Some(result) => result,
+        None => traditional(),
+    }
+}
+
+/// A big read at a given or the current position.
+macro_rules! reading {
+    ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {
+        or(
+            $offset.and_then(|offset| offer_read($fd, $buf as usize, $len, offset, Cancel::Point)),
+            // SAFETY: the program's call.
+            || unsafe { $name::real($fd, $buf, $len $(, $rest)*) },
+        )
+    };
+}
+
+/// The same for a write that matters.
+macro_rules! writing {
+    ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {
+        changing($fd, || or(
+            $offset.and_then(|offset| offer_write($fd, $buf as usize, $len, offset, Cancel::Point)),
+            // SAFETY: the program's call.
+            || unsafe { $name::real($fd, $buf, $len $(, $rest)*) },
+        ))
+    };
+}
+
+/// The current position, for [`reading!`] and [`writing!`].
+const HERE: Option<Option<u64>> = Some(None);
+
+interpose! {
+    /// See read(2).
+    fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_read);
+        if len >= dropin::min_bytes() => reading!(read(fd, buf, len), HERE);
+
+    /// See pread(2).
+    fn pread(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t, until kernel(libc::SYS_pread64);
+        if len >= dropin::min_bytes() => reading!(pread(fd, buf, len, offset), at(offset));
+
+    /// See pread(2).
+    fn pread64(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t, until kernel(libc::SYS_pread64);
+        if len >= dropin::min_bytes() => reading!(pread64(fd, buf, len, offset), at(offset));
+
+    /// `read` as fortified programs call it. libc ends the program if `len` is more than there is room for.
+    fn __read_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t) -> ssize_t,
+        until kernel(libc::SYS_read, fd, buf, len.min(room));
+        if len >= dropin::min_bytes() && len <= room => reading!(__read_chk(fd, buf, len, room), HERE);
+
+    /// `pread` as fortified programs call it.
+    fn __pread_chk(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t, room: size_t) -> ssize_t,
+        until kernel(libc::SYS_pread64, fd, buf, len.min(room), offset);
+        if len >= dropin::min_bytes() && len <= room => reading!(__pread_chk(fd, buf, len, offset, room), at(offset));
+
+    /// `pread64` as fortified programs call it.
+    fn __pread64_chk(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t, room: size_t) -> ssize_t,
+        until kernel(libc::SYS_pread64, fd, buf, len.min(room), offset);
+        if len >= dropin::min_bytes() && len <= room => reading!(__pread64_chk(fd, buf, len, offset, room), at(offset));
+
+    /// See write(2).
+    fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_write);
+        if write_matters(fd, len) => writing!(write(fd, buf, len), HERE);
+
+    /// See pwrite(2).
+    fn pwrite(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t,
+        until kernel(libc::SYS_pwrite64);
+        if write_matters(fd, len) => writing!(pwrite(fd, buf, len, offset), at(offset));
+
+    /// See pwrite(2).
+    fn pwrite64(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t,
+        until kernel(libc::SYS_pwrite64);
+        if write_matters(fd, len) => writing!(pwrite64(fd, buf, len, offset), at(offset));
+
+    /// See readv(2).
+    fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t, until kernel(libc::SYS_readv);
+        if vector::big(fd, iov, count) => vector::read(fd, iov, count, None, Cancel::Point, |iov, count, _| {
+            // SAFETY: the program's vector, or a part of it.
+            unsafe { readv::real(fd, iov, count) }
+        });
+
+    /// See preadv(2).
+    fn preadv(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t,
+        until kernel(libc::SYS_preadv, fd, iov, count, offset, 0);
+        if offset >= 0 && vector::big(fd, iov, count) =>
+            vector::read(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { preadv::real(fd, iov, count, offset) }
+            });
+
+    /// See preadv(2).
+    fn preadv64(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t,
+        until kernel(libc::SYS_preadv, fd, iov, count, offset, 0);
+        if offset >= 0 && vector::big(fd, iov, count) =>
+            vector::read(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { preadv64::real(fd, iov, count, offset) }
+            });
+
+    /// See preadv2(2). With flags, or at the current position, it goes straight through.
+    fn preadv2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
+        until kernel(libc::SYS_preadv2, fd, iov, count, offset, 0, flags);
+        if flags == 0 && offset >= 0 && vector::big(fd, iov, count) =>
+            vector::read(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { preadv2::real(fd, iov, count, offset, flags) }
+            });
+
+    /// See preadv2(2).
+    fn preadv64v2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
+        until kernel(libc::SYS_preadv2, fd, iov, count, offset, 0, flags);
+        if flags == 0 && offset >= 0 && vector::big(fd, iov, count) =>
+            vector::read(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { preadv64v2::real(fd, iov, count, offset, flags) }
+            });
+
+    /// See writev(2).
+    fn writev(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t, until kernel(libc::SYS_writev);
+        if write_matters(fd, 0) || vector::big(fd, iov, count) =>
+            vector::write(fd, iov, count, None, Cancel::Point, |iov, count, _| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { writev::real(fd, iov, count) }
+            });
+
+    /// See pwritev(2).
+    fn pwritev(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t,
+        until kernel(libc::SYS_pwritev, fd, iov, count, offset, 0);
+        if write_matters(fd, 0) || vector::big(fd, iov, count) =>
+            vector::write(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { pwritev::real(fd, iov, count, offset) }
+            });
+
+    /// See pwritev(2).
+    fn pwritev64(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t,
+        until kernel(libc::SYS_pwritev, fd, iov, count, offset, 0);
+        if write_matters(fd, 0) || vector::big(fd, iov, count) =>
+            vector::write(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { pwritev64::real(fd, iov, count, offset) }
+            });
+
+    /// See pwritev2(2).
+    fn pwritev2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
+        until kernel(libc::SYS_pwritev2, fd, iov, count, offset, 0, flags);
+        if write_matters(fd, 0) || vector::big(fd, iov, count) =>
+            vector::write2(fd, iov, count, offset, flags, Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { pwritev2::real(fd, iov, count, offset, flags) }
+            });
+
+    /// See pwritev2(2).
+    fn pwritev64v2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
+        until kernel(libc::SYS_pwritev2, fd, iov, count, offset, 0, flags);
+        if write_matters(fd, 0) || vector::big(fd, iov, count) =>
+            vector::write2(fd, iov, count, offset, flags, Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { pwritev64v2::real(fd, iov, count, offset, flags) }
+            });
+}

@@ -1,0 +1,125 @@
+//! The few questions that the wrappers put to the kernel themselves, past libc and past our own names.
+#![allow(unsafe_code)] // System calls with pointers to locals.
+
+use core::mem::MaybeUninit;
+
+use elision::sys::raw::syscall;
+
+/// The most that one read or write transfers.
+pub(crate) const MOST: usize = 0x7fff_f000;
+
+/// One more than the highest address a program may name.
+const ADDRESSES: usize = 0x7fff_ffff_f000;
+
+/// What fstat says.
+pub(crate) fn status(fd: i32) -> Option<libc::stat> {
+    let mut status = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: the kernel fills the structure when it reports success.
+    unsafe {
+        syscall(libc::SYS_fstat, [fd as usize, status.as_mut_ptr() as usize, 0, 0, 0, 0]).ok()?;
+        Some(status.assume_init())
+    }
+}
+
+/// A number that tells one regular file from another, though not beyond all doubt.
+pub(crate) fn file_number(fd: i32) -> Option<u64> {
+    let status = status(fd)?;
+    if status.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return None;
+    }
+    let mixed = (status.st_dev.rotate_left(32) ^ status.st_ino).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    Some(mixed ^ (mixed >> 32))
+}
+
+/// Is it a regular file?
+pub(crate) fn regular(fd: i32) -> bool {
+    status(fd).is_some_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG)
+}
+
+/// The flags of the open file description.
+pub(crate) fn status_flags(fd: i32) -> Option<i32> {
+    // SAFETY: no pointers.
+    unsafe { syscall(libc::SYS_fcntl, [fd as usize, libc::F_GETFL as usize, 0, 0, 0, 0]) }
+        .ok()
+        .map(|flags| flags as i32)
+}
+
+/// The file position.
+pub(crate) fn position(fd: i32) -> Option<u64> {
+    // SAFETY: no pointers.
+    unsafe { syscall(libc::SYS_lseek, [fd as usize, 0, libc::SEEK_CUR as usize, 0, 0, 0]) }
+        .ok()
+        .map(|position| position as u64)
+}
+
+/// Is the size of files that this process writes without limit?
+pub(crate) fn unlimited_file_size() -> bool {
+    let mut limit = MaybeUninit::<libc::rlimit64>::uninit();
+    // SAFETY: the kernel fills the structure when it reports success.
+    unsafe {
+        syscall(libc::SYS_prlimit64, [0, libc::RLIMIT_FSIZE as usize, 0, limit.as_mut_ptr() as usize, 0, 0])
+            .is_ok()
+            && limit.assume_init().rlim_cur == libc::RLIM64_INFINITY
+    }
+}
+
+/// This process.
+pub(crate) fn process() -> i32 {
+    // SAFETY: no arguments.
+    unsafe { syscall(libc::SYS_getpid, [0; 6]) }.map_or(0, |process| process as i32)
+}
+
+/// Lets other threads run for a tenth of a millisecond.
+pub(crate) fn pause() {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
+    // SAFETY: the kernel reads the structure; a signal cuts the pause short.
+    let _ = unsafe { syscall(libc::SYS_nanosleep, [&raw const time as usize, 0, 0, 0, 0, 0]) };
+}
+
+/// An O_PATH descriptor of what `open` with these flags would open.
+pub(crate) fn open_path(directory: i32, path: *const libc::c_char, flags: i32) -> Option<i32> {
+    let flags = libc::O_PATH | libc::O_CLOEXEC | (flags & libc::O_NOFOLLOW);
+    // SAFETY: a bad path is the kernel's to refuse.
+    unsafe { syscall(libc::SYS_openat, [directory as usize, path as usize, flags as usize, 0, 0, 0]) }
+        .ok()
+        .map(|fd| fd as i32)
+}
+
+/// Closes a descriptor that [`open_path`] made.
+pub(crate) fn close(fd: i32) {
+    // SAFETY: ours alone.
+    let _ = unsafe { syscall(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
+}
+
+/// Can `len` bytes at `addr` be read without a fault? A bad pointer in the arguments of a system call is
+/// EFAULT, and must not become a crash because we looked first.
+///
+/// Arguments mostly live on the caller's stack, which is above ours and needs no asking. For the rest, a
+/// rt_sigprocmask with a nonsensical `how` copies eight bytes in before it refuses: EFAULT or EINVAL.
+#[inline]
+pub(crate) fn readable(addr: usize, len: usize) -> bool {
+    const NEAR: usize = 16 * 1024;
+    const PAGE: usize = 4096;
+    let here = 0u8;
+    let stack = &raw const here as usize;
+    let Some(end) = addr.checked_add(len).filter(|&end| end <= ADDRESSES) else { return false };
+    if addr > stack && end < stack + NEAR {
+        return true;
+    }
+    let mut page = addr & !(PAGE - 1);
+    while page < end {
+        let at = page.max(addr).min(page + PAGE - 8);
+        // SAFETY: the kernel reads eight bytes, or finds that it cannot, and changes nothing.
+        let refused = unsafe { syscall(libc::SYS_rt_sigprocmask, [usize::MAX >> 33, at, 0, 8, 0, 0]) };
+        if refused.is_err_and(|errno| errno.0 == libc::EFAULT) {
+            return false;
+        }
+        page += PAGE;
+    }
+    true
+}
+
+/// May a program name these addresses at all? The kernel checks a whole vector for this before it moves a byte.
+pub(crate) fn nameable(addr: usize, len: usize) -> bool {
+    addr.checked_add(len).is_some_and(|end| end <= ADDRESSES)
+}

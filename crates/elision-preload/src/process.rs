@@ -1,0 +1,297 @@
+//! Processes made, and descriptors handed to them: what was owned is shared from then on.
+//!
+//! fork, and libc's daemon and forkpty, run the handlers registered here. The rest are wrapped by name. vfork
+//! returns twice into its caller's frame, so it is a few instructions of its own and no function.
+#![allow(unsafe_code)] // libc's names, with the program's pointers, and one naked function.
+
+use core::ffi::{c_char, c_void};
+use core::sync::atomic::{AtomicI32, Ordering};
+
+use elision::dropin;
+use libc::{FILE, c_int, c_uint, msghdr, pid_t, ssize_t};
+
+use crate::export::interpose;
+use crate::ownership::{self, active};
+use crate::{kernel, memory, real};
+
+/// The process whose library this is. A vfork child runs in its parent's memory, and must not end it.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn before_fork() {
+    ownership::begin_sharing();
+}
+
+extern "C" fn after_fork_parent() {
+    ownership::end_sharing();
+}
+
+extern "C" fn after_fork_child() {
+    PROCESS.store(kernel::process(), Ordering::Relaxed);
+    ownership::begin_child();
+    memory::after_fork_child();
+}
+
+/// Registers for forks, after the library has: handlers run before a fork in the reverse order, and ours
+/// gives up leases, for which the library must still be whole.
+pub(crate) fn watch_forks() {
+    PROCESS.store(kernel::process(), Ordering::Relaxed);
+    // SAFETY: functions that live as long as the process.
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
+}
+
+/// The process is about to end.
+pub(crate) fn ending() {
+    if active() && kernel::process() == PROCESS.load(Ordering::Relaxed) {
+        dropin::finish();
+    }
+}
+
+/// Runs a call that shares our descriptors with a new process.
+pub(crate) fn sharing<T>(call: impl FnOnce() -> T) -> T {
+    if !active() {
+        return call();
+    }
+    ownership::begin_sharing();
+    let result = call();
+    ownership::end_sharing();
+    result
+}
+
+/// Runs a call that forks and returns twice.
+pub(crate) fn forking<T: From<i32> + PartialEq>(fork: impl FnOnce() -> T) -> T {
+    before_bare_fork();
+    let child = fork();
+    if child == T::from(0) {
+        dropin::after_fork_child();
+        after_fork_child();
+    } else {
+        after_bare_fork();
+    }
+    child
+}
+
+/// Before a fork that runs no handlers: the library's are run by hand, in the order they would have had.
+fn before_bare_fork() {
+    ownership::begin_sharing();
+    dropin::before_fork();
+}
+
+fn after_bare_fork() {
+    dropin::after_fork_parent();
+    ownership::end_sharing();
+}
+
+/// What a clone with these flags shares.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// A thread: everything.
+    Thread,
+    /// Nothing: a process of its own, as fork makes.
+    Nothing,
+    /// The memory, until the child executes or ends, as vfork does. The call returns only then.
+    Loan,
+    /// Memory without descriptors, or descriptors without memory.
+    Mixed,
+}
+
+/// Which of them?
+pub(crate) fn what_is_shared(flags: u64) -> Sharing {
+    const BOTH: u64 = (libc::CLONE_VM | libc::CLONE_FILES) as u64;
+    match flags & BOTH {
+        BOTH => Sharing::Thread,
+        0 => Sharing::Nothing,
+        shared if shared == libc::CLONE_VM as u64 && flags & libc::CLONE_VFORK as u64 != 0 => Sharing::Loan,
+        _ => Sharing::Mixed,
+    }
+}
+
+/// Does a message pass descriptors? Whatever rides along with it is taken for one.
+fn carries(message: *const msghdr) -> bool {
+    if message.is_null() || !kernel::readable(message as usize, size_of::<msghdr>()) {
+        return false;
+    }
+    // SAFETY: just found to be readable; the kernel would read it in the same way.
+    let control = unsafe { (&raw const (*message).msg_controllen).read_unaligned() };
+    control != 0
+}
+
+/// Where a clone starts, and with what.
+struct Start {
+    function: unsafe extern "C-unwind" fn(*mut c_void) -> c_int,
+    argument: *mut c_void,
+}
+
+/// In a child with its own copy of everything, our caller's frame included.
+unsafe extern "C-unwind" fn start_child(start: *mut c_void) -> c_int {
+    // SAFETY: `cloning` passes its own structure, which was copied with the rest of the memory.
+    let Start { function, argument } = unsafe { start.cast::<Start>().read() };
+    dropin::after_fork_child();
+    after_fork_child();
+    // SAFETY: the program's function with its argument, as clone would have called it.
+    unsafe { function(argument) }
+}
+
+/// libc's clone starts the child in a function, on a stack of its own. `call` makes it, given the two.
+fn cloning(
+    start: *mut c_void,
+    argument: *mut c_void,
+    flags: c_int,
+    call: impl Fn(*mut c_void, *mut c_void) -> c_int,
+) -> c_int {
+    match what_is_shared(flags as c_uint as u64) {
+        Sharing::Nothing if !start.is_null() => {
+            // SAFETY: clone takes a function of this type, and null is excluded.
+            let function = unsafe {
+                core::mem::transmute::<*mut c_void, unsafe extern "C-unwind" fn(*mut c_void) -> c_int>(start)
+            };
+            let start = Start { function, argument };
+            before_bare_fork();
+            let child = call(start_child as *const () as *mut c_void, (&raw const start).cast_mut().cast());
+            after_bare_fork();
+            child
+        }
+        Sharing::Loan => sharing(|| call(start, argument)),
+        Sharing::Mixed => {
+            ownership::pause_for_good();
+            call(start, argument)
+        }
+        Sharing::Thread | Sharing::Nothing => call(start, argument),
+    }
+}
+
+/// `$name::real` with the program's arguments, as a closure.
+macro_rules! call {
+    ($name:ident($($arg:ident),*)) => {
+        // SAFETY: the program's call.
+        || unsafe { $name::real($($arg),*) }
+    };
+}
+
+interpose! {
+    /// fork without its handlers.
+    fn _Fork() -> pid_t, until lookup(-1);
+        if active() => forking(call!(_Fork()));
+
+    /// See posix_spawn(3).
+    fn posix_spawn(pid: *mut pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void,
+        argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
+        if active() => sharing(call!(posix_spawn(pid, path, actions, attributes, argv, envp)));
+
+    /// See posix_spawn(3).
+    fn posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void,
+        argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
+        if active() => sharing(call!(posix_spawnp(pid, file, actions, attributes, argv, envp)));
+
+    /// posix_spawn that gives a descriptor of the child.
+    fn pidfd_spawn(pidfd: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void,
+        argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
+        if active() => sharing(call!(pidfd_spawn(pidfd, path, actions, attributes, argv, envp)));
+
+    /// posix_spawnp that gives a descriptor of the child.
+    fn pidfd_spawnp(pidfd: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void,
+        argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
+        if active() => sharing(call!(pidfd_spawnp(pidfd, file, actions, attributes, argv, envp)));
+
+    /// See system(3).
+    fn system(command: *const c_char) -> c_int, until lookup(-1);
+        if active() => sharing(call!(system(command)));
+
+    /// See popen(3).
+    fn popen(command: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
+        if active() => sharing(call!(popen(command, mode)));
+
+    /// See wordexp(3): it may run a shell.
+    fn wordexp(words: *const c_char, expansion: *mut c_void, flags: c_int) -> c_int, until lookup(1);
+        if active() => sharing(call!(wordexp(words, expansion, flags)));
+
+    /// See clone(2). The last three are declared though C may leave them out.
+    fn clone(start: *mut c_void, stack: *mut c_void, flags: c_int, argument: *mut c_void,
+        parent: *mut pid_t, tls: *mut c_void, child: *mut pid_t) -> c_int, until lookup(-1);
+        if active() => cloning(start, argument, flags, |start, argument| {
+            // SAFETY: the program's call, with a start that leads to the program's.
+            unsafe { clone::real(start, stack, flags, argument, parent, tls, child) }
+        });
+
+    /// See unshare(2).
+    fn unshare(flags: c_int) -> c_int, until kernel(libc::SYS_unshare);
+        if active() && flags & libc::CLONE_FILES != 0 => {
+            ownership::pause_for_good();
+            // SAFETY: the program's call.
+            unsafe { unshare::real(flags) }
+        };
+
+    /// See pidfd_getfd(2).
+    fn pidfd_getfd(pidfd: c_int, target: c_int, flags: c_uint) -> c_int, until kernel(libc::SYS_pidfd_getfd);
+        if active() => sharing(call!(pidfd_getfd(pidfd, target, flags)));
+
+    /// See sendmsg(2).
+    fn sendmsg(socket: c_int, message: *const msghdr, flags: c_int) -> ssize_t, until kernel(libc::SYS_sendmsg);
+        if ownership::any() && carries(message) => sharing(call!(sendmsg(socket, message, flags)));
+
+    /// See sendmmsg(2).
+    fn sendmmsg(socket: c_int, messages: *mut libc::mmsghdr, count: c_uint, flags: c_int) -> c_int,
+        until kernel(libc::SYS_sendmmsg);
+        if ownership::any() => sharing(call!(sendmmsg(socket, messages, count, flags)));
+
+    /// See _exit(2). It does not return; the type is for the sake of the system call that stands in.
+    fn _exit(status: c_int) -> c_int, until kernel(libc::SYS_exit_group);
+        if active() => {
+            ending();
+            // SAFETY: the program's call.
+            unsafe { _exit::real(status) }
+        };
+
+    /// See _exit(2).
+    fn _Exit(status: c_int) -> c_int, until kernel(libc::SYS_exit_group);
+        if active() => {
+            ending();
+            // SAFETY: the program's call.
+            unsafe { _Exit::real(status) }
+        };
+}
+
+extern "C" fn before_vfork() {
+    ownership::begin_sharing();
+}
+
+/// In the parent, once the child has its own memory or is gone.
+extern "C" fn after_vfork(child: pid_t) -> pid_t {
+    ownership::end_sharing();
+    if child < 0 {
+        real::set_errno(-child);
+        return -1;
+    }
+    child
+}
+
+/// See vfork(2).
+///
+/// The child runs on the parent's stack and overwrites what lies below the caller's frame, the return address
+/// first. A register keeps that across the system call, and it is pushed anew in each of the two.
+///
+/// # Safety
+/// The program's contract with libc.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+pub unsafe extern "C" fn vfork() -> pid_t {
+    core::arch::naked_asm!(
+        "sub rsp, 8",
+        "call {before}",
+        "add rsp, 8",
+        "pop rdi",
+        "mov eax, {vfork}",
+        "syscall",
+        "push rdi",
+        "test eax, eax",
+        "jz 2f",
+        "sub rsp, 8",
+        "mov edi, eax",
+        "call {after}",
+        "add rsp, 8",
+        "2:",
+        "ret",
+        before = sym before_vfork,
+        after = sym after_vfork,
+        vfork = const libc::SYS_vfork,
+    )
+}

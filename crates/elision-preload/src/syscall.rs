@@ -1,0 +1,211 @@
+//! `syscall()`: the system calls that a wrapper would have looked at, by their numbers.
+//!
+//! Each does what the wrapper of its name does, except that none is a point of cancellation, and what is passed
+//! through goes to libc's `syscall`. A system call that libc makes for itself, or that a program makes with an
+//! instruction of its own, is out of reach.
+#![allow(unsafe_code)] // The program's numbers taken for what the call of that number takes them for.
+
+use elision::dropin;
+use libc::{c_int, c_long, c_uint, c_ulong, iovec, off_t};
+
+use crate::export::interpose;
+use crate::io::{Cancel, at, offer_read, offer_write, write_matters};
+use crate::memory::map;
+use crate::ownership::{self, active, changing};
+use crate::process::{self, Sharing};
+use crate::{changes, files, kernel, vector};
+
+/// The arguments, as the registers have them.
+type Arguments = [c_long; 6];
+
+/// Passes the call through.
+fn real(number: c_long, [a, b, c, d, e, f]: Arguments) -> c_long {
+    // SAFETY: the program's call.
+    unsafe { syscall::real(number, a, b, c, d, e, f) }
+}
+
+interpose! {
+    /// See syscall(2). Six arguments are declared, however few the program passes.
+    fn syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long,
+        until kernel(number, a, b, c, d, e, f);
+        if active() => dispatch(number, [a, b, c, d, e, f]);
+}
+
+fn dispatch(number: c_long, arguments: Arguments) -> c_long {
+    let [a, b, c, d, e, f] = arguments;
+    let whole = || real(number, arguments);
+    let fd = a as c_int;
+    match number {
+        libc::SYS_read | libc::SYS_pread64 => read(fd, b as usize, c as usize, position(number, d), whole),
+        libc::SYS_write | libc::SYS_pwrite64 => write(fd, b as usize, c as usize, position(number, d), whole),
+
+        libc::SYS_readv | libc::SYS_preadv => {
+            let (iov, count) = (b as *const iovec, c as c_int);
+            let offset = (number == libc::SYS_preadv).then_some(d as off_t);
+            if c != c_long::from(count)
+                || offset.is_some_and(|offset| offset < 0)
+                || !vector::big(fd, iov, count)
+            {
+                return whole();
+            }
+            vector::read(fd, iov, count, offset, Cancel::No, |iov, count, offset| {
+                real(number, [a, iov as c_long, count.into(), offset, e, f]) as isize
+            }) as c_long
+        }
+        libc::SYS_writev | libc::SYS_pwritev => {
+            let (iov, count) = (b as *const iovec, c as c_int);
+            let offset = (number == libc::SYS_pwritev).then_some(d as off_t);
+            if c != c_long::from(count) || !write_matters(fd, 0) && !vector::big(fd, iov, count) {
+                return whole();
+            }
+            vector::write(fd, iov, count, offset, Cancel::No, |iov, count, offset| {
+                real(number, [a, iov as c_long, count.into(), offset, e, f]) as isize
+            }) as c_long
+        }
+        libc::SYS_pwritev2 if changes::matters(fd) => changes::telling(fd, whole),
+
+        libc::SYS_open => opening(libc::AT_FDCWD, a, b as c_int, whole),
+        libc::SYS_openat => opening(fd, b, c as c_int, whole),
+        libc::SYS_creat => opening(libc::AT_FDCWD, a, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, whole),
+        libc::SYS_dup => files::duplicating(fd, None, || whole() as c_int).into(),
+        libc::SYS_dup2 | libc::SYS_dup3 => {
+            files::duplicating(fd, Some(b as c_int), || whole() as c_int).into()
+        }
+        libc::SYS_fcntl if files::control_matters(b as c_int) => {
+            files::control(fd, b as c_int, || whole() as c_int).into()
+        }
+        libc::SYS_close => {
+            files::closing(fd);
+            whole()
+        }
+        libc::SYS_close_range => {
+            files::closing_range(a as c_uint, b as c_uint, c as c_int);
+            whole()
+        }
+
+        libc::SYS_ftruncate | libc::SYS_fallocate | libc::SYS_sendfile if changes::matters(fd) => {
+            changes::telling(fd, whole)
+        }
+        libc::SYS_copy_file_range | libc::SYS_splice if changes::matters(c as c_int) => {
+            changes::telling(c as c_int, whole)
+        }
+        libc::SYS_ioctl if changes::request_matters(b as c_ulong) && changes::matters(fd) => {
+            changes::telling(fd, whole)
+        }
+
+        libc::SYS_fork => process::forking(whole),
+        libc::SYS_clone => cloning(a as u64, whole),
+        libc::SYS_clone3 => match clone3_flags(a as usize, b as usize) {
+            Some(flags) => cloning(flags, whole),
+            None => whole(),
+        },
+        // Returns twice into frames of ours that the first return destroys, with or without us.
+        libc::SYS_vfork => whole(),
+        libc::SYS_unshare if a & c_long::from(libc::CLONE_FILES) != 0 => {
+            ownership::pause_for_good();
+            whole()
+        }
+        libc::SYS_sendmsg | libc::SYS_sendmmsg if ownership::any() => process::sharing(whole),
+        libc::SYS_pidfd_getfd => process::sharing(whole),
+        libc::SYS_io_uring_setup | libc::SYS_io_setup => {
+            ownership::share_for_good();
+            whole()
+        }
+        libc::SYS_exit_group => {
+            process::ending();
+            whole()
+        }
+
+        libc::SYS_mmap
+        | libc::SYS_munmap
+        | libc::SYS_mremap
+        | libc::SYS_mprotect
+        | libc::SYS_pkey_mprotect
+        | libc::SYS_madvise
+        | libc::SYS_mlock
+        | libc::SYS_mlock2
+        | libc::SYS_mlockall
+        | libc::SYS_shmat => memory(number, arguments),
+
+        _ => whole(),
+    }
+}
+
+/// The offset of the positioned calls; `None` is one that the kernel refuses.
+fn position(number: c_long, offset: c_long) -> Option<Option<u64>> {
+    match number {
+        libc::SYS_pread64 | libc::SYS_pwrite64 => at(offset),
+        _ => Some(None),
+    }
+}
+
+fn read(fd: c_int, addr: usize, len: usize, at: Option<Option<u64>>, whole: impl Fn() -> c_long) -> c_long {
+    if len < dropin::min_bytes() {
+        return whole();
+    }
+    match at.and_then(|offset| offer_read(fd, addr, len, offset, Cancel::No)) {
+        Some(result) => result as c_long,
+        None => whole(),
+    }
+}
+
+fn write(fd: c_int, addr: usize, len: usize, at: Option<Option<u64>>, whole: impl Fn() -> c_long) -> c_long {
+    if !write_matters(fd, len) {
+        return whole();
+    }
+    changing(fd, || match at.and_then(|offset| offer_write(fd, addr, len, offset, Cancel::No)) {
+        Some(result) => result as c_long,
+        None => whole(),
+    })
+}
+
+fn opening(directory: c_int, path: c_long, flags: c_int, whole: impl Fn() -> c_long) -> c_long {
+    files::before_truncate(directory, path as *const libc::c_char, flags);
+    let since = ownership::moment();
+    let fd = whole();
+    files::opened(fd as c_int, flags, since);
+    fd
+}
+
+fn cloning(flags: u64, whole: impl Fn() -> c_long) -> c_long {
+    match process::what_is_shared(flags) {
+        Sharing::Thread => whole(),
+        Sharing::Nothing => process::forking(whole),
+        // On another stack the child never returns here, and when it is done is not ours to see.
+        Sharing::Loan | Sharing::Mixed => {
+            ownership::pause_for_good();
+            whole()
+        }
+    }
+}
+
+/// The flags are the first word of clone3's structure. An unreadable one is the kernel's to refuse.
+fn clone3_flags(addr: usize, len: usize) -> Option<u64> {
+    if addr == 0 || len < size_of::<u64>() || !kernel::readable(addr, size_of::<u64>()) {
+        return None;
+    }
+    // SAFETY: just found to be readable.
+    Some(unsafe { (addr as *const u64).read_unaligned() })
+}
+
+/// The calls that reshape memory do what the wrappers of their names do.
+fn memory(number: c_long, [a, b, c, d, e, f]: Arguments) -> c_long {
+    let (addr, len) = (a as *mut libc::c_void, b as usize);
+    // SAFETY: the program's calls, with the types that libc gives their arguments.
+    unsafe {
+        match number {
+            libc::SYS_mmap => map::sys_mmap(addr, len, c as c_int, d as c_int, e as c_int, f) as c_long,
+            libc::SYS_munmap => map::sys_munmap(addr, len).into(),
+            libc::SYS_mremap => {
+                map::sys_mremap(addr, len, c as usize, d as c_int, e as *mut libc::c_void) as c_long
+            }
+            libc::SYS_mprotect => map::sys_mprotect(addr, len, c as c_int).into(),
+            libc::SYS_pkey_mprotect => map::sys_pkey_mprotect(addr, len, c as c_int, d as c_int).into(),
+            libc::SYS_madvise => map::sys_madvise(addr, len, c as c_int).into(),
+            libc::SYS_mlock => map::sys_mlock(addr, len).into(),
+            libc::SYS_mlock2 => map::sys_mlock2(addr, len, c as c_uint).into(),
+            libc::SYS_mlockall => map::sys_mlockall(a as c_int).into(),
+            _ => map::sys_shmat(a as c_int, b as *const libc::c_void, c as c_int) as c_long,
+        }
+    }
+}

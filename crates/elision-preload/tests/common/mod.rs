@@ -1,0 +1,86 @@
+//! Runs one program several times, without the drop-in and with it, each time in a fresh directory, and wants
+//! the same from all: what it prints, how it ends, and what it leaves behind.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The drop-in that cargo built for these tests.
+pub fn library() -> PathBuf {
+    let name = "libelision_preload.so";
+    let deps = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
+    [deps.join(name), deps.parent().unwrap().join(name)]
+        .into_iter()
+        .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+        .max()
+        .unwrap_or_else(|| panic!("no {name} in {} or above", deps.display()))
+        .1
+}
+
+#[allow(dead_code)] // Not every test has a C program.
+/// Compiles `tests/c/<name>.c`, with `flags`, into `directory`.
+pub fn compile(directory: &Path, name: &str, flags: &[&str]) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(format!("{name}.c"));
+    let program = directory.join(name);
+    let output = Command::new("cc")
+        .args(["-std=gnu11", "-Wall", "-Wno-unused-result", "-o"])
+        .arg(&program)
+        .arg(source)
+        .args(flags)
+        .output()
+        .expect("a C compiler");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    program
+}
+
+/// How a run goes.
+#[derive(Debug, Clone, Copy)]
+pub enum With {
+    /// Without the drop-in.
+    Nothing,
+    /// With it, but told to do nothing.
+    Off,
+    /// With it, and transfers of this size and more offered.
+    Least(usize),
+}
+
+fn run(with: With, program: &Path, arguments: &[&str]) -> (Output, BTreeMap<String, Vec<u8>>) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(&directory).env_remove("LD_PRELOAD").env_remove("ELISION");
+    match with {
+        With::Nothing => {}
+        With::Off => drop(command.env("LD_PRELOAD", library()).env("ELISION", "off")),
+        With::Least(bytes) => {
+            command.env("LD_PRELOAD", library()).env("ELISION_MIN_BYTES", bytes.to_string());
+        }
+    }
+    let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    let mut left = BTreeMap::new();
+    for entry in std::fs::read_dir(&directory).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            left.insert(entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap());
+        }
+    }
+    (output, left)
+}
+
+/// The same in all ways of running it, and not a failure; gives what was printed.
+pub fn same(program: &Path, arguments: &[&str]) -> String {
+    let (plain, left) = run(With::Nothing, program, arguments);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(plain.status.success(), "{:?}\n{}{}", plain.status, text(&plain.stdout), text(&plain.stderr));
+    for with in [With::Off, With::Least(4096), With::Least(64 * 1024)] {
+        let (ours, ours_left) = run(with, program, arguments);
+        assert_eq!(text(&plain.stdout), text(&ours.stdout), "stdout, {with:?}");
+        assert_eq!(text(&plain.stderr), text(&ours.stderr), "stderr, {with:?}");
+        assert_eq!(plain.status, ours.status, "status, {with:?}");
+        let names = |left: &BTreeMap<String, Vec<u8>>| left.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&left), names(&ours_left), "files, {with:?}");
+        for (name, bytes) in &left {
+            assert!(*bytes == ours_left[name], "contents of {name}, {with:?}");
+        }
+    }
+    text(&plain.stdout)
+}

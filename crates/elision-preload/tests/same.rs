@@ -1,0 +1,75 @@
+//! A program cannot tell whether the drop-in is there: C programs.
+
+mod common;
+use common::{compile, same};
+
+fn c(name: &str, flags: &[&str]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    same(&compile(directory.path(), name, flags), &[])
+}
+
+#[test]
+fn reads_and_writes() {
+    let said = c("calls", &["-O1"]);
+    // Of the program itself: it got to the cases that it was written for.
+    for error in
+        ["Bad address", "Bad file descriptor", "Is a directory", "Invalid argument", "File too large"]
+    {
+        assert!(said.contains(error), "{error} never happened:\n{said}");
+    }
+    assert!(!said.contains("errno changed"), "{said}");
+}
+
+#[test]
+fn streams() {
+    c("stdio", &["-O1"]);
+}
+
+#[test]
+fn fortified_streams() {
+    c("stdio", &["-O2", "-D_FORTIFY_SOURCE=2"]);
+}
+
+#[test]
+fn fortified_reads_and_writes() {
+    c("calls", &["-O2", "-D_FORTIFY_SOURCE=2", "-Wno-attribute-warning"]);
+}
+
+#[test]
+fn processes() {
+    c("processes", &["-O1"]);
+}
+
+#[test]
+fn cancellation() {
+    let said = c("cancel", &["-pthread"]);
+    assert_eq!(said.matches("cleaned up").count(), 4, "{said}");
+}
+
+#[test]
+fn before_the_constructor_and_after_the_destructor() {
+    let directory = tempfile::tempdir().unwrap();
+    let library = compile(directory.path(), "early", &["-shared", "-fPIC", "-DLIBRARY"]);
+    let named = directory.path().join("libearly.so");
+    std::fs::rename(library, &named).unwrap();
+    let path = directory.path().to_str().unwrap();
+    let (search, run) = (format!("-L{path}"), format!("-Wl,-rpath,{path}"));
+    same(&compile(directory.path(), "early", &[&search, &run, "-learly"]), &[]);
+}
+
+/// Not a test of anything: prints a table. `cargo test --release -p elision-preload -- --ignored --nocapture cost`
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_small_calls() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "cost", &["-O2"]);
+    for preload in [false, true, false, true] {
+        let mut command = std::process::Command::new(&program);
+        command.current_dir(&directory).env_remove("LD_PRELOAD");
+        if preload {
+            command.env("LD_PRELOAD", common::library());
+        }
+        let output = command.output().unwrap();
+        println!("with the drop-in: {preload}\n{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
