@@ -46,6 +46,12 @@ fn writes_unseen<T>(fd: c_int, call: impl FnOnce() -> T) -> T {
     call()
 }
 
+/// Does fallocate with this mode change what a file says? Not if it only sets room aside, as numpy does
+/// before it writes an array in place.
+pub(crate) fn reshapes(mode: c_int) -> bool {
+    mode & !libc::FALLOC_FL_KEEP_SIZE != 0
+}
+
 interpose! {
     /// See ftruncate(2).
     fn ftruncate(fd: c_int, len: off_t) -> c_int, until kernel(libc::SYS_ftruncate);
@@ -57,11 +63,11 @@ interpose! {
 
     /// See fallocate(2).
     fn fallocate(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int, until kernel(libc::SYS_fallocate);
-        if matters(fd) => told!(fd, fallocate(fd, mode, offset, len));
+        if reshapes(mode) && matters(fd) => told!(fd, fallocate(fd, mode, offset, len));
 
     /// See fallocate(2).
     fn fallocate64(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int, until kernel(libc::SYS_fallocate);
-        if matters(fd) => told!(fd, fallocate64(fd, mode, offset, len));
+        if reshapes(mode) && matters(fd) => told!(fd, fallocate64(fd, mode, offset, len));
 
     /// See posix_fallocate(3).
     fn posix_fallocate(fd: c_int, offset: off_t, len: off_t) -> c_int, until lookup(libc::ENOSYS);

@@ -83,6 +83,7 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
             whole()
         }
 
+        libc::SYS_fallocate if !changes::reshapes(b as c_int) => whole(),
         libc::SYS_ftruncate | libc::SYS_fallocate | libc::SYS_sendfile if changes::matters(fd) => {
             changes::telling(fd, whole)
         }

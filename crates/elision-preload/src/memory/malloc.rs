@@ -72,7 +72,10 @@ static PLACING: AtomicBool = AtomicBool::new(false);
 /// From the constructor: the search order is complete by now, so it can be asked who owns the heap.
 pub(super) fn init() {
     resolve();
-    PLACING.store(heap_is_ours() && !address_space_limited(), Ordering::Release);
+    if heap_is_ours() && !address_space_limited() {
+        PLACING.store(true, Ordering::Release);
+        PLACING.store(calls_arrive(), Ordering::Release);
+    }
 }
 
 static PROGRESS: AtomicU8 = AtomicU8::new(UNKNOWN);
@@ -119,8 +122,54 @@ fn heap_is_ours() -> bool {
     // SAFETY: a C string, and the search order that the program's own calls follow.
     let first = |name: &CStr| unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     !here.is_null()
-        && names.iter().all(|name| library_of(first(name)) == here)
+        && names.iter().all(|name| library_of(first(name)) == here || is_plt_entry(first(name)))
         && ptr::eq(MALLOC.address(), __libc_malloc as *const c_void)
+}
+
+/// Is the address where an executable that is not position independent calls the function from, in place of the
+/// function itself? Such a program gives that address out as the function's, to dlsym as well.
+fn is_plt_entry(addr: *const c_void) -> bool {
+    const RTLD_DL_SYMENT: core::ffi::c_int = 1;
+    const UNDEFINED: u16 = 0;
+    unsafe extern "C" {
+        fn dladdr1(
+            addr: *const c_void,
+            info: *mut libc::Dl_info,
+            extra: *mut *mut c_void,
+            flags: core::ffi::c_int,
+        ) -> core::ffi::c_int;
+    }
+    let mut info = libc::Dl_info {
+        dli_fname: ptr::null(),
+        dli_fbase: ptr::null_mut(),
+        dli_sname: ptr::null(),
+        dli_saddr: ptr::null_mut(),
+    };
+    let mut symbol = ptr::null_mut();
+    // SAFETY: takes any address; fills a structure of ours, and a pointer to the loader's symbol or null.
+    unsafe {
+        dladdr1(addr, &mut info, &mut symbol, RTLD_DL_SYMENT) != 0
+            && !symbol.is_null()
+            && (*symbol.cast::<libc::Elf64_Sym>()).st_shndx == UNDEFINED
+    }
+}
+
+/// Does a call of malloc by its name come here? (An executable's entry does not tell whom it leads to.)
+fn calls_arrive() -> bool {
+    // SAFETY: a C string; whoever has the name has malloc's type; what it gives is given back to its own free.
+    unsafe {
+        let malloc = libc::dlsym(libc::RTLD_DEFAULT, c"malloc".as_ptr());
+        let free = libc::dlsym(libc::RTLD_DEFAULT, c"free".as_ptr());
+        if malloc.is_null() || free.is_null() {
+            return false;
+        }
+        let malloc: unsafe extern "C" fn(usize) -> *mut c_void = core::mem::transmute(malloc);
+        let free: unsafe extern "C" fn(*mut c_void) = core::mem::transmute(free);
+        let memory = malloc(dropin::min_bytes());
+        let ours = block::in_window(memory.addr());
+        free(memory);
+        ours
+    }
 }
 
 /// Where the library that an address belongs to is loaded. (The address of a function of ours would not tell: the
