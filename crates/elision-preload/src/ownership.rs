@@ -176,6 +176,8 @@ fn forget(fd: i32) {
         // Somebody writes through it at this moment: its duplicates must not be trusted to know of that.
         disown_file(known);
         dropin::before_change(fd);
+    } else if known & WRITABLE != 0 {
+        dropin::closing(fd);
     }
 }
 
