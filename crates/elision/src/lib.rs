@@ -19,27 +19,45 @@
 //! Linux on x86-64, from 6.11 on, for local files on ext4, XFS, btrfs or tmpfs that the process owns. Everywhere else,
 //! and whenever in doubt, the same calls read and write the traditional way. [`stats::snapshot`] says how often and why.
 
+#[cfg(supported)]
 mod buffer;
+#[cfg(supported)]
 #[doc(hidden)]
 pub mod dropin;
+#[cfg(supported)]
 #[doc(hidden)]
 pub mod extent;
+#[cfg(supported)]
 mod file;
+#[cfg(not(supported))]
+mod portable;
 pub mod probe;
+#[cfg(supported)]
 mod read;
+#[cfg(supported)]
 mod segment;
+#[cfg(supported)]
 mod sidecar;
 pub mod stats;
+#[cfg(supported)]
 #[doc(hidden)]
 pub mod sys;
 #[doc(hidden)]
 pub mod transfer;
+#[cfg(supported)]
 mod verbose;
+#[cfg(supported)]
 mod write;
 
+#[cfg(supported)]
 pub use buffer::{Buffer, PageState};
+#[cfg(supported)]
 pub use file::File;
+#[cfg(not(supported))]
+pub use portable::{Buffer, File, PageState, Segment};
+#[cfg(supported)]
 pub use segment::Segment;
+#[cfg(supported)]
 pub(crate) use verbose::{decline, say_active, set_verbose, unavailable};
 
 use std::fs::OpenOptions;
@@ -57,6 +75,7 @@ pub fn set_min_bytes(bytes: usize) {
 }
 
 pub(crate) fn min_bytes() -> usize {
+    #[cfg(supported)]
     sidecar::launch::register();
     MIN_BYTES.load(Relaxed)
 }
@@ -102,15 +121,14 @@ pub fn edit(path: impl AsRef<Path>) -> io::Result<Buffer> {
 /// # Errors
 /// As `std::fs::write`.
 pub fn write(path: impl AsRef<Path>, buffer: &mut Buffer) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
     let path = path.as_ref();
     let there = std::fs::metadata(path).ok();
     if there.as_ref().is_some_and(|metadata| !metadata.is_file()) {
         return std::fs::write(path, buffer);
     }
-    let same = |file: &File| {
-        let (Ok(ours), Some(there)) = (file.metadata(), &there) else { return false };
-        (ours.dev(), ours.ino()) == (there.dev(), there.ino())
+    let same = |file: &File| match (file.metadata(), &there) {
+        (Ok(ours), Some(there)) => same_file(&ours, there),
+        _ => false,
     };
     let file = match buffer.origin.take().filter(same) {
         Some(file) => file,
@@ -133,4 +151,16 @@ pub fn write(path: impl AsRef<Path>, buffer: &mut Buffer) -> io::Result<()> {
     }
     buffer.origin = Some(file);
     Ok(())
+}
+
+#[cfg(unix)]
+fn same_file(a: &std::fs::Metadata, b: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+/// Where files have no number to know them by, the path is opened again.
+#[cfg(not(unix))]
+fn same_file(_: &std::fs::Metadata, _: &std::fs::Metadata) -> bool {
+    false
 }

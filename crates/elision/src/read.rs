@@ -88,6 +88,7 @@ unsafe fn carry_out(fd: i32, flags: i32, stat: Stat, transfer: Transfer, terms: 
         (request.fd, request.flags, request.key) = (fd, flags, stat.id);
         (request.addr, request.len, request.offset) = (pages.addr, pages.len, pages.offset);
         (request.owned, request.exclusive) = (terms.owned, terms.exclusive);
+        (request.head, request.tail) = (head.len, tail.len);
         call.send()
     } else {
         Some(crate::unavailable())

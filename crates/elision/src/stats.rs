@@ -63,6 +63,7 @@ pub fn count_exactly(on: bool) {
     EXACT.store(on, Relaxed);
 }
 
+#[cfg(supported)]
 pub(crate) fn exact() -> bool {
     EXACT.load(Relaxed)
 }
@@ -89,6 +90,7 @@ pub(crate) static COUNTERS: Counters = Counters {
 };
 
 impl Counters {
+    #[cfg(supported)]
     pub(crate) fn add(counter: &AtomicU64, bytes: usize) {
         counter.fetch_add(bytes as u64, Relaxed);
     }
@@ -99,6 +101,7 @@ impl Counters {
         }
     }
 
+    #[cfg(supported)]
     pub(crate) fn reset(&self) {
         for counter in [&self.deferred, &self.loaded, &self.materialised, &self.elided, &self.written] {
             counter.store(0, Relaxed);
@@ -145,6 +148,7 @@ pub fn snapshot() -> Stats {
     }
 }
 
+#[cfg(supported)]
 /// Writes the counters as one line of JSON into `line`, without allocating, and says how long it is.
 pub(crate) fn json_line(pid: i32, line: &mut [u8]) -> usize {
     let mut at = 0;

@@ -25,12 +25,19 @@ impl State {
         }
         let (mut addr, mut len, mut offset) = (request.addr, request.len, request.offset);
         if request.exclusive {
-            if self.equals_file(fd, addr.wrapping_sub(PAGE), offset.wrapping_sub(PAGE as u64), now.size) {
+            // Only where the transfer has a fragment: the page beside one without may be another buffer's.
+            if request.head > 0
+                && self.equals_file(fd, addr.wrapping_sub(PAGE), offset.wrapping_sub(PAGE as u64), now.size)
+            {
                 (addr, len, offset) = (addr - PAGE, len + PAGE, offset - PAGE as u64);
             }
-            if self.equals_file(fd, addr + len, offset + len as u64, now.size) {
+            if request.tail > 0 && self.equals_file(fd, addr + len, offset + len as u64, now.size) {
                 len += PAGE;
             }
+        }
+        if len == 0 {
+            self.dirty = true;
+            return Some(Reason::Small);
         }
         if let Some(reason) = self.unfit_memory(addr, len) {
             self.dirty = true;

@@ -88,9 +88,9 @@ pub struct Request {
     pub exclusive: bool,
     /// Begin to track what is written.
     pub track: bool,
-    /// For [`Op::Plan`]: bytes of the same write just before these pages.
+    /// Bytes of the same transfer just before these pages.
     pub head: usize,
-    /// For [`Op::Plan`]: bytes just after; nonzero also for the last page alone.
+    /// Bytes just after; for [`Op::Plan`] nonzero also for the last page alone.
     pub tail: usize,
     /// For [`Op::Wrote`]: bytes planned.
     pub tried: usize,
@@ -257,8 +257,14 @@ pub fn ring() {
     }
 }
 
-/// In the sidecar: takes every waiting request, calls `taken`, answers each, oldest first. True if there were any.
-pub(super) fn answer_all<S>(state: &mut S, taken: fn(&mut S), answer: fn(&mut S, &mut Request)) -> bool {
+/// In the sidecar: takes every waiting request, calls `taken`, answers each, oldest first, and calls `answered` after
+/// each answer was given. True if there were any.
+pub(super) fn answer_all<S>(
+    state: &mut S,
+    taken: fn(&mut S),
+    answer: fn(&mut S, &mut Request),
+    answered: fn(&mut S),
+) -> bool {
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
     taken(state);
     let mut oldest: *mut Slot = ptr::null_mut();
@@ -275,6 +281,7 @@ pub(super) fn answer_all<S>(state: &mut S, taken: fn(&mut S), answer: fn(&mut S,
             if slot.status.swap(DONE, AcqRel) == SLEEPING {
                 task::futex_wake(&slot.status);
             }
+            answered(state);
         }
         any
     }

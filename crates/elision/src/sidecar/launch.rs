@@ -64,7 +64,7 @@ struct Board {
 static BOARD: AtomicPtr<Board> = AtomicPtr::new(ptr::null_mut());
 /// The mark of the fork under way.
 static MARK: AtomicUsize = AtomicUsize::new(MARKS);
-/// 1 while the sidecar has to rest.
+/// The fork for which the sidecar has to rest, by number; 0 for none.
 static REST: AtomicU32 = AtomicU32::new(0);
 /// A child that has not covered itself by then was killed on the way.
 const UNCOVERED_MS: u64 = 5_000;
@@ -263,10 +263,16 @@ pub(super) fn set_mark() -> bool {
     true
 }
 
-/// In the sidecar, after it answered [`Op::Fork`]: touches nothing until the fork is over.
-pub(super) fn rest() {
-    while REST.load(Acquire) == 1 {
-        task::futex_wait(&REST, 1, 100);
+/// In the sidecar: the fork that is being prepared.
+pub(super) fn fork_under_way() -> u32 {
+    REST.load(Acquire)
+}
+
+/// In the sidecar, after it answered [`Op::Fork`]: touches nothing until that fork is over. (The next one is another,
+/// and still has to be answered.)
+pub(super) fn rest(fork: u32) {
+    while REST.load(Acquire) == fork {
+        task::futex_wait(&REST, fork, 100);
         if !serve::program_lives(PROGRAM.load(Acquire)) {
             return;
         }
@@ -292,7 +298,8 @@ pub extern "C" fn before_fork() {
         if let Some(mut call) = Call::new(Op::Surrender, false) {
             call.send();
         }
-        REST.store(1, Release);
+        static FORKS: AtomicU32 = AtomicU32::new(0);
+        REST.store(FORKS.fetch_add(1, Relaxed).wrapping_add(1).max(1), Release);
         match Call::new(Op::Fork, false) {
             Some(mut call) => drop(call.send()),
             None => REST.store(0, Release),

@@ -196,9 +196,7 @@ impl State {
             }
             self.take_forgotten();
             let again = self.answer_breaks();
-            while channel::answer_all(self, State::take_forgotten, State::answer) {
-                launch::rest();
-            }
+            while channel::answer_all(self, State::take_forgotten, State::answer, State::rest_for_fork) {}
             if self.poll(rung) {
                 continue;
             }
@@ -220,6 +218,16 @@ impl State {
 
     fn take_forgotten(&mut self) {
         forgotten::take_all(|addr, len| self.forget(addr, len));
+    }
+
+    /// If the answer just given was to a fork: rests until that fork is over. At no other time, since
+    /// the fork's own request may be the next one; and before any other request is answered, since that would change
+    /// what the child is getting a copy of.
+    fn rest_for_fork(&mut self) {
+        let fork = core::mem::take(&mut self.fork);
+        if fork != 0 {
+            launch::rest(fork);
+        }
     }
 
     /// Looks for the next request for a little while. True if the bell rang.
@@ -277,6 +285,7 @@ impl State {
                 None
             }
             Op::Fork => {
+                self.fork = launch::fork_under_way();
                 if !launch::set_mark() {
                     for id in 0..self.top as FileId {
                         self.release(id);

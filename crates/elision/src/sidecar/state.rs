@@ -89,6 +89,8 @@ pub struct State {
     pub pause: Pause,
     /// Extents were dropped since guards were last looked over.
     pub dirty: bool,
+    /// The fork that was just answered, and has to be rested for; or 0.
+    pub fork: u32,
     /// Room to compare a page.
     pub page: [u8; crate::transfer::PAGE],
 }

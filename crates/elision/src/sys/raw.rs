@@ -23,7 +23,6 @@ pub type Result<T> = core::result::Result<T, Errno>;
 /// # Safety
 /// The arguments must be what system call `number` demands: pointers valid for what the kernel reads and
 /// writes through them, and no effect on memory that Rust believes it owns.
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[inline]
 pub unsafe fn syscall(number: i64, args: [usize; 6]) -> Result<usize> {
     let returned: isize;
@@ -45,14 +44,4 @@ pub unsafe fn syscall(number: i64, args: [usize; 6]) -> Result<usize> {
         );
     }
     if (-4095..0).contains(&returned) { Err(Errno(-returned as i32)) } else { Ok(returned as usize) }
-}
-
-/// Elsewhere nothing is deferred, and every call says so.
-///
-/// # Safety
-/// None needed: nothing happens.
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-#[inline]
-pub unsafe fn syscall(_number: i64, _args: [usize; 6]) -> Result<usize> {
-    Err(Errno(38)) // ENOSYS
 }

@@ -142,7 +142,6 @@ pub unsafe fn handle_signal(signal: i32, handler: extern "C" fn(i32)) -> Result<
     Ok(())
 }
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn restorer() -> usize {
     unsafe extern "C" {
         fn elision_signal_restorer();
@@ -150,12 +149,6 @@ fn restorer() -> usize {
     elision_signal_restorer as *const () as usize
 }
 
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-fn restorer() -> usize {
-    0
-}
-
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 core::arch::global_asm!(
     ".hidden elision_signal_restorer",
     ".globl elision_signal_restorer",
@@ -188,7 +181,6 @@ core::arch::global_asm!(
 /// # Safety
 /// `stack` must be the top of a stack that nobody else uses, `area` a zeroed area with room below it that serves
 /// as thread-local storage; `entry` must not return and must stay clear of libc.
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub unsafe fn clone_sidecar(
     stack: usize,
     area: usize,
@@ -215,15 +207,6 @@ pub unsafe fn clone_sidecar(
     // kernel clobbers rcx and r11, also scratch; the fifth argument is already in r8, where clone expects the area).
     let pid = unsafe { elision_clone(flags as usize, stack, word.as_ptr(), entry, area) };
     if pid < 0 { Err(Errno(-pid as i32)) } else { Ok(pid as i32) }
-}
-
-/// Elsewhere there is no sidecar.
-///
-/// # Safety
-/// Nothing happens.
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-pub unsafe fn clone_sidecar(_: usize, _: usize, _: &AtomicU32, _: extern "C" fn() -> !) -> Result<i32> {
-    Err(Errno(38))
 }
 
 /// Ends the calling process, at once.
@@ -378,17 +361,14 @@ pub fn trace_poll(tid: i32) -> Traced {
 /// restart logic: it goes on as if nothing had been, unless a handler of the program's runs first, in which
 /// case it fails with EINTR as it would have. (Tried with epoll_wait, with and without a signal.)
 pub fn trace_release(tid: i32) {
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    {
-        const ERESTARTNOHAND: i64 = 514;
-        let mut registers = MaybeUninit::<libc::user_regs_struct>::zeroed();
-        if trace(libc::PTRACE_GETREGS, tid, registers.as_mut_ptr() as usize).is_ok() {
-            // SAFETY: plain data, filled by the kernel.
-            let mut registers = unsafe { registers.assume_init() };
-            if registers.orig_rax as i64 >= 0 && registers.rax as i64 == -i64::from(libc::EINTR) {
-                registers.rax = -ERESTARTNOHAND as u64;
-                let _ = trace(libc::PTRACE_SETREGS, tid, (&raw const registers) as usize);
-            }
+    const ERESTARTNOHAND: i64 = 514;
+    let mut registers = MaybeUninit::<libc::user_regs_struct>::zeroed();
+    if trace(libc::PTRACE_GETREGS, tid, registers.as_mut_ptr() as usize).is_ok() {
+        // SAFETY: plain data, filled by the kernel.
+        let mut registers = unsafe { registers.assume_init() };
+        if registers.orig_rax as i64 >= 0 && registers.rax as i64 == -i64::from(libc::EINTR) {
+            registers.rax = -ERESTARTNOHAND as u64;
+            let _ = trace(libc::PTRACE_SETREGS, tid, (&raw const registers) as usize);
         }
     }
     let _ = trace(libc::PTRACE_DETACH, tid, 0);

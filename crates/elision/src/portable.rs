@@ -1,0 +1,268 @@
+//! The same face where nothing can be deferred: plain memory, plain reads, plain writes.
+
+use crate::stats::{COUNTERS, Reason};
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::{Deref, DerefMut, Range};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What a run of bytes of a buffer is. Here always [`PageState::Plain`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PageState {
+    /// Memory like any other; no file is known to have it.
+    Plain,
+    /// Stands for file bytes, and nobody has touched it.
+    Deferred,
+    /// Stands for file bytes, loaded into the page cache's memory.
+    Loaded,
+    /// Equal to its file bytes, in memory of its own; the next store will be noticed.
+    Tracked,
+    /// Altered since it was read or written.
+    Altered,
+}
+
+/// A number of bytes in which buffers may live. Nothing is reserved here.
+#[derive(Clone, Debug)]
+pub struct Segment(usize);
+
+impl Segment {
+    /// Notes the size.
+    ///
+    /// # Errors
+    /// None.
+    pub fn reserve(bytes: usize) -> io::Result<Segment> {
+        Ok(Segment(bytes))
+    }
+
+    /// The size.
+    pub fn capacity(&self) -> usize {
+        self.0
+    }
+
+    /// A buffer of `len` zero bytes.
+    ///
+    /// # Errors
+    /// If `len` is more than the segment, or than memory has.
+    pub fn buffer(&self, len: usize) -> io::Result<Buffer> {
+        if len > self.0 {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        Buffer::new(len)
+    }
+}
+
+/// Owned memory that files can be read into and written from.
+pub struct Buffer {
+    bytes: Vec<u8>,
+    pub(crate) origin: Option<File>,
+}
+
+impl Buffer {
+    /// A buffer of `len` zero bytes.
+    ///
+    /// # Errors
+    /// If memory has no room for it.
+    pub fn new(len: usize) -> io::Result<Buffer> {
+        let mut buffer = Buffer { bytes: Vec::new(), origin: None };
+        buffer.resize(len)?;
+        Ok(buffer)
+    }
+
+    /// Changes the length. New bytes are zero.
+    ///
+    /// # Errors
+    /// If memory has no room for it.
+    pub fn resize(&mut self, len: usize) -> io::Result<()> {
+        let more = len.saturating_sub(self.bytes.len());
+        self.bytes.try_reserve_exact(more).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        self.bytes.resize(len, 0);
+        Ok(())
+    }
+
+    /// Fills `self[at..at + len]` from `file`, and says how many bytes there were.
+    ///
+    /// # Errors
+    /// As reading the file.
+    ///
+    /// # Panics
+    /// If `at + len` is beyond the buffer.
+    pub fn read_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<usize> {
+        if len >= crate::min_bytes() {
+            COUNTERS.decline(Reason::Unavailable);
+        }
+        let mut file = file.at(offset)?;
+        let mut done = 0;
+        let target = &mut self[at..at + len];
+        while done < len {
+            match file.read(&mut target[done..]) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes `self[at..at + len]` to `file`.
+    ///
+    /// # Errors
+    /// As writing the file.
+    ///
+    /// # Panics
+    /// If `at + len` is beyond the buffer.
+    pub fn write_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<()> {
+        let part = &self[at..at + len];
+        file.at(offset)?.write_all(part)
+    }
+
+    /// Loads a range now: it is loaded.
+    ///
+    /// # Errors
+    /// None.
+    ///
+    /// # Panics
+    /// If the range is beyond the buffer.
+    pub fn load(&self, range: Range<usize>) -> io::Result<()> {
+        let _ = &self[range];
+        Ok(())
+    }
+
+    /// Gives memory of loaded pages back: there is none to give.
+    ///
+    /// # Errors
+    /// None.
+    ///
+    /// # Panics
+    /// If the range is beyond the buffer.
+    pub fn unload(&mut self, range: Range<usize>) -> io::Result<usize> {
+        let _ = &self[range];
+        Ok(0)
+    }
+
+    /// What each run of bytes is.
+    pub fn ranges(&self) -> Vec<(Range<usize>, PageState)> {
+        if self.is_empty() { Vec::new() } else { vec![(0..self.len(), PageState::Plain)] }
+    }
+
+    /// Lets go of the file this buffer was read from for editing, or saved to.
+    pub fn close(&mut self) {
+        self.origin = None;
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct File(Mutex<fs::File>);
+
+impl File {
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// As `std::fs::File::open`.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
+        fs::File::open(path).map(|file| File(Mutex::new(file)))
+    }
+
+    /// Opens a file as the options say.
+    ///
+    /// # Errors
+    /// As [`OpenOptions::open`].
+    pub fn open_with(options: &OpenOptions, path: impl AsRef<Path>) -> io::Result<File> {
+        options.open(path).map(|file| File(Mutex::new(file)))
+    }
+
+    /// Reads up to `len` bytes from `offset` into a new buffer.
+    ///
+    /// # Errors
+    /// As reading the file.
+    pub fn read(&self, offset: u64, len: usize) -> io::Result<Buffer> {
+        let available = self.metadata()?.len().saturating_sub(offset);
+        let mut buffer = Buffer::new(usize::try_from(available).unwrap_or(usize::MAX).min(len))?;
+        let got = buffer.read_at(0, buffer.len(), self, offset)?;
+        buffer.resize(got)?;
+        Ok(buffer)
+    }
+
+    /// Writes a whole buffer at `offset`.
+    ///
+    /// # Errors
+    /// As writing the file.
+    pub fn write(&self, offset: u64, buffer: &mut Buffer) -> io::Result<()> {
+        buffer.write_at(0, buffer.len(), self, offset)
+    }
+
+    /// Size, times, permissions.
+    ///
+    /// # Errors
+    /// As `std::fs::File::metadata`.
+    pub fn metadata(&self) -> io::Result<fs::Metadata> {
+        self.lock().metadata()
+    }
+
+    /// Cuts or extends the file.
+    ///
+    /// # Errors
+    /// As `std::fs::File::set_len`.
+    pub fn set_len(&self, len: u64) -> io::Result<()> {
+        self.lock().set_len(len)
+    }
+
+    /// Waits until the file is on the disk.
+    ///
+    /// # Errors
+    /// As `std::fs::File::sync_all`.
+    pub fn sync_all(&self) -> io::Result<()> {
+        self.lock().sync_all()
+    }
+
+    /// The plain file.
+    pub fn into_std(self) -> fs::File {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The descriptor has one position; it is taken for one transfer at a time.
+    fn lock(&self) -> MutexGuard<'_, fs::File> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at(&self, offset: u64) -> io::Result<MutexGuard<'_, fs::File>> {
+        let mut file = self.lock();
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(file)
+    }
+
+    pub(crate) fn read_to_end(&self) -> io::Result<Buffer> {
+        let mut buffer = Buffer::new(0)?;
+        self.lock().read_to_end(&mut buffer.bytes)?;
+        Ok(buffer)
+    }
+}
