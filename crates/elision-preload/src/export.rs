@@ -1,6 +1,6 @@
 //! The shape of every wrapper: one condition, then either libc's own function or ours.
 //!
-//! [`interpose!`] defines, for each name, an exported function and a module of the same name (the two live
+//! `interpose!` defines, for each name, an exported function and a module of the same name (the two live
 //! in different namespaces) that holds the way to libc's. So `read(fd, …)` is what the program calls, and
 //! `read::real(fd, …)` is what it would have called without us.
 //!

@@ -8,7 +8,7 @@
 //!
 //! The layout of the table and of FILE has been part of glibc's ABI since 2.1, but neither is documented, so
 //! nothing is changed unless every entry is what it is expected to be, and the layout is seen to hold. If
-//! not, [`visible`] says so, and descriptors that ever had a FILE are owned no longer.
+//! not, `visible` says so, and descriptors that ever had a FILE are owned no longer.
 #![allow(unsafe_code)] // Stores into libc's tables, and reads its structures.
 
 use core::ffi::{CStr, c_void};

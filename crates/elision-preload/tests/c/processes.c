@@ -92,6 +92,7 @@ int main(void) {
     SAY(posix_spawn(&child, "/bin/sh", &actions, NULL, arguments, environ));
     SAY(wait_for(child));
     WHERE(fd);
+    arguments[2] = "exit 36"; /* Nothing said: it would be said while we say something, too. */
     SAY(posix_spawnp(&child, "sh", NULL, NULL, arguments, environ));
     SAY(wait_for(child));
     SAY(posix_spawnp(&child, "no such program", NULL, NULL, arguments, environ));
