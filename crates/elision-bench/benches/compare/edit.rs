@@ -7,10 +7,11 @@ use std::path::Path;
 
 type Peer = (&'static str, fn(&Path, &mut dyn FnMut(&mut [u8])) -> Result<[f64; 4]>);
 
-const PEERS: [Peer; 5] = [
+const PEERS: [Peer; 6] = [
     ("elision::edit, elision::write", elision_edit),
     ("std: read, write in place", std_in_place),
     ("std::fs::read, std::fs::write", std_whole),
+    ("std, page aligned: read, write in place", std_aligned),
     ("memmap2 map_mut (shared)", mapped),
     ("elision::read, elision::write", elision_read),
 ];
@@ -27,6 +28,7 @@ pub fn run(bench: &Bench) -> Result {
         "drop",
         "total",
         "speed, std in place = 1",
+        "speed, aligned = 1",
         "speed, memmap2 = 1",
     ]);
     let mut value = 0;
@@ -43,13 +45,14 @@ pub fn run(bench: &Bench) -> Result {
                 check_file(who, &path, &contents)?;
             }
         }
-        let (std, memmap) = (samples[1].total(), samples[3].total());
+        let aligned = samples[3].total();
+        let (std, memmap) = (samples[1].total(), samples[4].total());
         for ((who, _), samples) in PEERS.iter().zip(&samples) {
             let steps = (0..4).map(|step| time(samples.step(step)));
             let total = samples.total();
             let mut row = vec![label.to_owned(), (*who).to_owned()];
             row.extend(steps);
-            row.extend([time(total), speed(total, std), speed(total, memmap)]);
+            row.extend([time(total), speed(total, std), speed(total, aligned), speed(total, memmap)]);
             table.row(row);
         }
     }
@@ -86,6 +89,14 @@ fn elision_read(path: &Path, alter: &mut dyn FnMut(&mut [u8])) -> Result<[f64; 4
 
 fn std_in_place(path: &Path, alter: &mut dyn FnMut(&mut [u8])) -> Result<[f64; 4]> {
     four(|| peers::read_to_edit(path), |(_, data)| alter(data), |(file, data)| file.write_all_at(data, 0))
+}
+
+fn std_aligned(path: &Path, alter: &mut dyn FnMut(&mut [u8])) -> Result<[f64; 4]> {
+    four(
+        || peers::read_to_edit_aligned(path),
+        |(_, data)| alter(data),
+        |(file, data)| file.write_all_at(data, 0),
+    )
 }
 
 fn std_whole(path: &Path, alter: &mut dyn FnMut(&mut [u8])) -> Result<[f64; 4]> {

@@ -18,10 +18,12 @@ pub fn run(bench: &Bench) -> Result {
     let case = Work { contents: &contents, pages: &pages, expected: touch(&contents, &pages) };
     let clones = peers::clones(&path)?;
     let mut warm = vec![1; bench.size];
+    let mut aligned = peers::warm_aligned(bench.size)?;
 
     let [mut elision, mut elision_asleep, mut mapped, mut mapped_asleep]: [Samples<3>; 4] =
         Default::default();
-    let [mut std_fresh, mut std_warm, mut snapshot]: [Samples<3>; 3] = Default::default();
+    let [mut std_fresh, mut std_fresh_aligned, mut std_warm, mut std_aligned, mut snapshot]: [Samples<3>; 5] =
+        Default::default();
     // The first time of each is to see that every byte is right, and counts as warming up.
     case.check("elision::read", elision::read(&path)?)?;
     case.check("memmap2 map_copy", peers::map_copy(&path)?)?;
@@ -40,11 +42,15 @@ pub fn run(bench: &Bench) -> Result {
         }
         std_fresh.push(case.measure("std::fs::read", || std::fs::read(&path))?);
         std_warm.push(case.measure("std, warm", || peers::read_warm(&path, &mut warm).map(|()| &warm[..]))?);
+        let who = "std, aligned";
+        std_fresh_aligned.push(case.measure(who, || peers::read_aligned(&path))?);
+        std_aligned.push(case.measure(who, || peers::read_warm(&path, &mut aligned).map(|()| &aligned[..]))?);
         if clones {
             snapshot.push(case.measure("mmap-snapshot", || mmap_snapshot::Mmap::open(&path))?);
         }
     }
     case.check("std, warm", &warm[..])?;
+    case.check("std, aligned", &aligned[..])?;
     let first = first_reads(bench, &path)?;
 
     let mut table = Table::new(&[
@@ -76,7 +82,9 @@ pub fn run(bench: &Bench) -> Result {
     row("elision::read, after a pause", &elision_asleep, &mapped_asleep);
     row("memmap2 map_copy, after a pause", &mapped_asleep, &mapped_asleep);
     row("std::fs::read (fresh memory)", &std_fresh, &mapped);
-    row("std, into warm memory", &std_warm, &mapped);
+    row("std, fresh memory, page aligned", &std_fresh_aligned, &mapped);
+    row("std, warm Vec", &std_warm, &mapped);
+    row("std, warm memory, page aligned", &std_aligned, &mapped);
     if snapshot.any() {
         row("mmap-snapshot", &snapshot, &mapped);
     }

@@ -13,13 +13,22 @@ pub fn run(bench: &Bench) -> Result {
         "size",
         "elision::read",
         "std::fs::read",
+        "std, page aligned",
         "memmap2 map_copy",
         "std, pieces of 128 KiB",
         "speed, std = 1",
+        "speed, aligned = 1",
         "speed, memmap2 = 1",
         "speed, pieces = 1",
     ]);
-    let mut reused = Table::new(&["size", "elision Buffer::read_at", "std read_exact_at", "speed, std = 1"]);
+    let mut reused = Table::new(&[
+        "size",
+        "elision Buffer::read_at",
+        "std, Vec",
+        "std, page aligned",
+        "speed, Vec = 1",
+        "speed, aligned = 1",
+    ]);
     let mut size = 64 << 10;
     while size <= bench.size {
         let contents = Rng(size as u64).bytes(size);
@@ -37,16 +46,18 @@ pub fn run(bench: &Bench) -> Result {
             Ok([lap.lap() / repeats as f64])
         };
 
-        let mut samples: [Samples<1>; 6] = Default::default();
-        let [deferred, std, mapped, pieces, again, std_again] = &mut samples;
+        let mut samples: [Samples<1>; 8] = Default::default();
+        let [deferred, std, aligned, mapped, pieces, again, std_again, aligned_again] = &mut samples;
         let file = elision::File::open(&path)?;
         let mut buffer = elision::Buffer::new(size)?;
         buffer.fill(1);
         let std_file = File::open(&path)?;
         let mut std_buffer = vec![1; size];
+        let mut aligned_buffer = peers::warm_aligned(size)?;
         for _ in 0..rounds {
             deferred.push(measure("elision::read", &mut || Ok(sum(&elision::read(&path)?)))?);
             std.push(measure("std::fs::read", &mut || Ok(sum(&std::fs::read(&path)?)))?);
+            aligned.push(measure("std, aligned", &mut || Ok(sum(&peers::read_aligned(&path)?)))?);
             mapped.push(measure("memmap2", &mut || Ok(sum(&peers::map_copy(&path)?)))?);
             pieces.push(measure("std, pieces", &mut || Ok(peers::sum_in_pieces(&path)?))?);
             again.push(measure("elision, reused", &mut || {
@@ -57,20 +68,34 @@ pub fn run(bench: &Bench) -> Result {
                 std_file.read_exact_at(&mut std_buffer, 0)?;
                 Ok(sum(&std_buffer))
             })?);
+            aligned_again.push(measure("std, aligned, reused", &mut || {
+                std_file.read_exact_at(&mut aligned_buffer, 0)?;
+                Ok(sum(&aligned_buffer))
+            })?);
         }
-        let [deferred, std, mapped, pieces, again, std_again] = samples.map(|peer| peer.total());
+        let [deferred, std, aligned, mapped, pieces, again, std_again, aligned_again] =
+            samples.map(|peer| peer.total());
         let name = bytes(size as u64) + if size < THRESHOLD { " (below the threshold)" } else { "" };
         fresh.row([
             name.clone(),
             time(deferred),
             time(std),
+            time(aligned),
             time(mapped),
             time(pieces),
             speed(deferred, std),
+            speed(deferred, aligned),
             speed(deferred, mapped),
             speed(deferred, pieces),
         ]);
-        reused.row([name, time(again), time(std_again), speed(again, std_again)]);
+        reused.row([
+            name,
+            time(again),
+            time(std_again),
+            time(aligned_again),
+            speed(again, std_again),
+            speed(again, aligned_again),
+        ]);
         drop(buffer);
         std::fs::remove_file(path)?;
         size *= 4;
