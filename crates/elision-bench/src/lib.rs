@@ -264,7 +264,7 @@ pub fn speed(seconds: f64, other: f64) -> String {
         times if times.is_nan() => "–".into(),
         times if times >= 20.0 => format!("{times:.0}"),
         times if times >= 0.01 => format!("{times:.2}"),
-        times => format!("{times:.4}"),
+        times => format!("1/{:.0}", 1.0 / times),
     }
 }
 
