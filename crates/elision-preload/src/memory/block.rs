@@ -390,6 +390,8 @@ mod cache {
 
     /// One block each: bits 63..48 the class, 47..32 the slot, 31..0 pages. 0: none.
     static KEPT: [AtomicU64; ENTRIES] = [const { AtomicU64::new(0) }; ENTRIES];
+    /// No entry at or beyond this index was ever used: most programs keep one or two, and look at no more.
+    static USED: AtomicUsize = AtomicUsize::new(0);
     /// The entry that is evicted next.
     static HAND: AtomicUsize = AtomicUsize::new(0);
 
@@ -427,10 +429,11 @@ mod cache {
         }
         for _ in 0..4 {
             let mut seen = [0; ENTRIES];
-            for (copy, entry) in seen.iter_mut().zip(&KEPT) {
+            let used = USED.load(Ordering::Acquire).min(ENTRIES);
+            for (copy, entry) in seen.iter_mut().zip(&KEPT).take(used) {
                 *copy = entry.load(Ordering::Acquire);
             }
-            let index = best_fit(&seen, len, align)?;
+            let index = best_fit(seen.get(..used)?, len, align)?;
             let (entry, kept) = (*seen.get(index)?, KEPT.get(index)?);
             if kept.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 return take_out(entry);
@@ -452,11 +455,16 @@ mod cache {
             return false;
         }
         for _ in 0..ENTRIES {
-            let total: usize = KEPT.iter().map(|entry| bytes(entry.load(Ordering::Relaxed))).sum();
+            let used = KEPT.iter().take(USED.load(Ordering::Acquire));
+            let total: usize = used.map(|entry| bytes(entry.load(Ordering::Relaxed))).sum();
             if total + len <= MOST_BYTES {
                 // Before anybody can find it by the entry.
                 slot.set(Block { state: State::Cached, reshaped: false, phase: 0, len });
-                for kept in &KEPT {
+                for (index, kept) in KEPT.iter().enumerate() {
+                    // Before the entry, so that whoever could see it looks as far.
+                    if index >= USED.load(Ordering::Relaxed) {
+                        USED.fetch_max(index + 1, Ordering::Release);
+                    }
                     if kept.load(Ordering::Relaxed) == 0
                         && kept
                             .compare_exchange(0, pack(slot, len), Ordering::AcqRel, Ordering::Relaxed)

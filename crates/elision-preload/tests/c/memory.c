@@ -392,7 +392,7 @@ static void reshaped(void)
 	fill_file(fd, 0);
 	close(fd);
 
-	for (int which = 0; which < 12; which++) {
+	for (int which = 0; which < 13; which++) {
 		int good = 1;
 		p = which < 8 ? mapped(more) : memalign(PAGE, n);
 		load(p);
@@ -481,6 +481,19 @@ static void reshaped(void)
 			by_another_process(1);
 			good &= is(p, n, 0);
 			break;
+		case 12: { /* freed, and what came in its place written where the other was read */
+			int both = open(path, O_RDWR);
+			good &= pread(both, p, n, 0) == n;
+			free(p);
+			p = calloc(1, n);
+			good &= pwrite(both, p, n, 0) == n;
+			close(both);
+			q = malloc(n);
+			load(q);
+			good &= is(q, n, 0);
+			free(q);
+			break;
+		}
 		}
 		printf("reshaped %d: %s\n", which, good ? "yes" : "NO");
 		if (which >= 8)
