@@ -113,9 +113,21 @@ impl Buffer {
     /// # Panics
     /// If `at + len` is beyond the buffer.
     pub fn read_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<usize> {
+        self.read_with(at, len, file, offset, crate::min_bytes(false))
+    }
+
+    /// The same for transfers of at least `least` bytes.
+    pub(crate) fn read_with(
+        &mut self,
+        at: usize,
+        len: usize,
+        file: &File,
+        offset: u64,
+        least: usize,
+    ) -> io::Result<usize> {
         let target = &mut self[at..at + len];
         let addr = target.as_mut_ptr() as usize;
-        let terms = Terms { offset: Some(offset), owned: true, exclusive: true, least: crate::min_bytes() };
+        let terms = Terms { offset: Some(offset), owned: file.owned(), exclusive: true, least };
         // SAFETY: the range is exclusively borrowed; and nobody else can store into the pages around it, which are this
         // buffer's too.
         match unsafe { read::read(file.raw(), addr, len, terms) } {
@@ -134,7 +146,12 @@ impl Buffer {
     /// If `at + len` is beyond the buffer.
     pub fn write_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<()> {
         let addr = self[at..at + len].as_ptr() as usize;
-        let terms = Terms { offset: Some(offset), owned: true, exclusive: true, least: crate::min_bytes() };
+        let terms = Terms {
+            offset: Some(offset),
+            owned: file.owned(),
+            exclusive: true,
+            least: crate::min_bytes(false),
+        };
         let done = match crate::write::write(file.raw(), addr, len, terms, crate::write::Track::Now) {
             Outcome::Done(done) => done,
             Outcome::Failed(errno) => return Err(errno.into()),
@@ -232,7 +249,12 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.segment.give(self.addr, self.room);
+        if self.segment.is_sole() {
+            // The segment ends with its only buffer: unmapped once, as a whole.
+            dropin::forget(self.addr, self.room);
+        } else {
+            self.segment.give(self.addr, self.room);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! An open file whose every change goes through this crate.
 
 use crate::buffer::Buffer;
+use crate::sidecar::launch;
 use crate::sys;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -26,7 +27,11 @@ use std::path::Path;
 /// # std::io::Result::Ok(())
 /// ```
 #[derive(Debug)]
-pub struct File(fs::File);
+pub struct File {
+    file: fs::File,
+    /// Forks of this process when it was opened; see [`File::owned`].
+    born: u64,
+}
 
 impl File {
     /// Opens a file for reading.
@@ -34,7 +39,8 @@ impl File {
     /// # Errors
     /// As `std::fs::File::open`.
     pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
-        fs::File::open(path).map(File)
+        let born = launch::forks();
+        Ok(File { file: fs::File::open(path)?, born })
     }
 
     /// Opens a file as the options say.
@@ -45,7 +51,8 @@ impl File {
         // The open itself would wait for whatever this process still has mapped of the file; ask for it first, so that
         // what is known of its pages survives.
         settle(path.as_ref());
-        options.open(path).map(File)
+        let born = launch::forks();
+        Ok(File { file: options.open(path)?, born })
     }
 
     /// Reads up to `len` bytes from `offset` (fewer only at the end of file) into a new buffer.
@@ -53,11 +60,10 @@ impl File {
     /// # Errors
     /// As reading traditionally; `ENOMEM` if there is no address space.
     pub fn read(&self, offset: u64, len: usize) -> io::Result<Buffer> {
-        let available = self.0.metadata()?.len().saturating_sub(offset);
+        let available = self.file.metadata()?.len().saturating_sub(offset);
         let len = usize::try_from(available).unwrap_or(usize::MAX).min(len);
-        // The buffer begins at a page boundary, and so may the file position: pad in front if not.
         let mut buffer = Buffer::new(len)?;
-        let got = buffer.read_at(0, len, self, offset)?;
+        let got = buffer.read_with(0, len, self, offset, crate::min_bytes(true))?;
         if got < len {
             buffer.resize(got)?;
         }
@@ -77,7 +83,7 @@ impl File {
     /// # Errors
     /// As `std::fs::File::metadata`.
     pub fn metadata(&self) -> io::Result<fs::Metadata> {
-        self.0.metadata()
+        self.file.metadata()
     }
 
     /// Cuts or extends the file. Buffers that depend on it get memory of their own first.
@@ -85,10 +91,10 @@ impl File {
     /// # Errors
     /// As `std::fs::File::set_len`.
     pub fn set_len(&self, len: u64) -> io::Result<()> {
-        if let Ok(stat) = sys::file::fstat(self.raw()) {
+        if let Ok(stat) = sys::file::stat(self.raw()) {
             crate::write::release(self.raw(), stat);
         }
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     /// Waits until the file is on the disk.
@@ -96,25 +102,30 @@ impl File {
     /// # Errors
     /// As `std::fs::File::sync_all`.
     pub fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 
     /// The plain file. Whatever depends on it gets memory of its own, since it can be changed unseen from here on.
     pub fn into_std(self) -> fs::File {
-        if let Ok(stat) = sys::file::fstat(self.raw()) {
+        if let Ok(stat) = sys::file::stat(self.raw()) {
             crate::write::release(self.raw(), stat);
         }
-        self.0
+        self.file
+    }
+
+    /// Is every change through this handle one of this process? Not once it has forked: the child has the handle, too.
+    pub(crate) fn owned(&self) -> bool {
+        self.born == launch::forks()
     }
 
     pub(crate) fn raw(&self) -> i32 {
-        self.0.as_raw_fd()
+        self.file.as_raw_fd()
     }
 
     pub(crate) fn read_traditionally(&self, target: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < target.len() {
-            match self.0.read_at(&mut target[done..], offset + done as u64) {
+            match self.file.read_at(&mut target[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
@@ -125,13 +136,13 @@ impl File {
     }
 
     pub(crate) fn write_traditionally(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
     }
 
     /// Everything up to the end, of a file whose size says nothing (a pipe, a file in /proc).
     pub(crate) fn read_to_end(&self) -> io::Result<Buffer> {
         let mut bytes = Vec::new();
-        (&self.0).read_to_end(&mut bytes)?;
+        (&self.file).read_to_end(&mut bytes)?;
         let mut buffer = Buffer::new(bytes.len())?;
         buffer.copy_from_slice(&bytes);
         Ok(buffer)

@@ -65,19 +65,31 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Transfers below this size are not worth a mapping. From the benches.
-static MIN_BYTES: AtomicUsize = AtomicUsize::new(256 << 10);
+/// The size from which on transfers are deferred and elided; 0 while nobody has set it.
+static MIN_BYTES: AtomicUsize = AtomicUsize::new(0);
 
-/// Sets the size from which on transfers of this crate are deferred and elided (256 KiB unless set; at least one
-/// page).
+/// Below this, reading into memory that is warm already is faster than mapping, even if every byte is then looked at.
+/// From the benches.
+const WARM: usize = 4 << 20;
+
+/// The same for memory that has not been touched yet.
+const FRESH: usize = 1 << 20;
+
+/// Sets the size from which on transfers of this crate are deferred and elided: at least one page. Unless set, it is
+/// 1 MiB where a call makes the buffer, and 4 MiB for transfers from and to a buffer that is there.
 pub fn set_min_bytes(bytes: usize) {
     MIN_BYTES.store(bytes.max(transfer::PAGE), Relaxed);
 }
 
-pub(crate) fn min_bytes() -> usize {
+/// The threshold for a transfer, by whether its buffer has just been made.
+pub(crate) fn min_bytes(fresh: bool) -> usize {
     #[cfg(supported)]
     sidecar::launch::register();
-    MIN_BYTES.load(Relaxed)
+    match MIN_BYTES.load(Relaxed) {
+        0 if fresh => FRESH,
+        0 => WARM,
+        set => set,
+    }
 }
 
 /// Reads a whole file, in time that does not depend on its size: `std::fs::read`, deferred.
@@ -127,7 +139,7 @@ pub fn write(path: impl AsRef<Path>, buffer: &mut Buffer) -> io::Result<()> {
         return std::fs::write(path, buffer);
     }
     let same = |file: &File| match (file.metadata(), &there) {
-        (Ok(ours), Some(there)) => same_file(&ours, there),
+        (Ok(ours), Some(there)) => file.owned() && same_file(&ours, there),
         _ => false,
     };
     let file = match buffer.origin.take().filter(same) {

@@ -89,7 +89,7 @@ impl Buffer {
     /// # Panics
     /// If `at + len` is beyond the buffer.
     pub fn read_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<usize> {
-        if len >= crate::min_bytes() {
+        if len >= crate::min_bytes(false) {
             COUNTERS.decline(Reason::Unavailable);
         }
         let mut file = file.at(offset)?;
@@ -250,6 +250,10 @@ impl File {
     }
 
     /// The descriptor has one position; it is taken for one transfer at a time.
+    pub(crate) fn owned(&self) -> bool {
+        true
+    }
+
     fn lock(&self) -> MutexGuard<'_, fs::File> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

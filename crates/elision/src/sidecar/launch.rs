@@ -72,6 +72,15 @@ const UNCOVERED_MS: u64 = 5_000;
 /// Held across one fork; forks of several threads take turns.
 static FORKING: AtomicU32 = AtomicU32::new(0);
 
+/// Forks of this process and of those it was forked from, since [`register`].
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// How often descriptors have come to be shared with a forked process.
+pub fn forks() -> u64 {
+    register();
+    FORKS.load(Acquire)
+}
+
 struct ForkMask(UnsafeCell<Option<Mask>>);
 // SAFETY: only touched by the thread that holds FORKING.
 unsafe impl Sync for ForkMask {}
@@ -291,6 +300,7 @@ pub extern "C" fn before_fork() {
     while FORKING.compare_exchange(0, 1, AcqRel, Acquire).is_err() {
         task::futex_wait(&FORKING, 1, 100);
     }
+    FORKS.fetch_add(1, AcqRel);
     // SAFETY: FORKING is held.
     unsafe { *FORK_MASK.0.get() = Some(mask) };
     MARK.store(MARKS, Release);
@@ -298,8 +308,7 @@ pub extern "C" fn before_fork() {
         if let Some(mut call) = Call::new(Op::Surrender, false) {
             call.send();
         }
-        static FORKS: AtomicU32 = AtomicU32::new(0);
-        REST.store(FORKS.fetch_add(1, Relaxed).wrapping_add(1).max(1), Release);
+        REST.store((FORKS.load(Relaxed) as u32).max(1), Release);
         match Call::new(Op::Fork, false) {
             Some(mut call) => drop(call.send()),
             None => REST.store(0, Release),
