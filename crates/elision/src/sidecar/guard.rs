@@ -53,7 +53,7 @@ impl State {
         let path = ProcPath::new(request.pid, "fd", Some(request.fd));
         let fd = file::open(path.as_c_str(), flags, 0).map_err(refused)?;
         let taken = (|| {
-            if file::fstat(fd).map_err(refused)?.id != request.key {
+            if file::stat(fd).map_err(refused)?.id != request.key {
                 return Err(Reason::Raced);
             }
             if !file_system_allowed(file::filesystem(fd).map_err(refused)?) {
@@ -72,7 +72,7 @@ impl State {
     pub(super) fn acquire_write(&mut self, request: &Request) -> Result<FileId, Reason> {
         let fd = task::take_descriptor(request.pid, request.fd).map_err(refused)?;
         let taken = (|| {
-            if file::fstat(fd).map_err(refused)?.id != request.key {
+            if file::stat(fd).map_err(refused)?.id != request.key {
                 return Err(Reason::Raced);
             }
             if !file_system_allowed(file::filesystem(fd).map_err(refused)?) {
@@ -94,10 +94,10 @@ impl State {
 
     /// Enters a guarded file. Tracked extents of earlier hold on only if the file did not change unguarded.
     fn adopt(&mut self, request: &Request, guard: Guard, fd: i32) -> Result<FileId, Reason> {
-        let now = file::fstat(fd).map_err(refused)?;
+        let changed = file::ctime(fd).map_err(refused)?;
         if let Some(id) = self.find(request.key) {
             let known = self.file(id);
-            if known.stamp != Some(now.ctime) {
+            if known.stamp != Some(changed) {
                 self.map().retain(|row| row.file != id);
                 self.publish();
             }
@@ -138,10 +138,12 @@ impl State {
             return false;
         }
         // Asked while the file is still guarded; asking makes the kernel mark the next change with a new time.
-        let stamp = file::fstat(known.fd).ok().map(|stat| stat.ctime).filter(|_| self.fine_ctime);
+        let stamp = file::ctime(known.fd).ok().filter(|_| self.fine_ctime);
+        // Closing is not enough: a mapping that is left (pages that were copied in place) keeps the description, and
+        // with it the lease.
+        let _ = file::set_lease(known.fd, libc::F_UNLCK);
         if known.guard == Guard::Write {
             // The description is the program's and lives on: give it back as it was.
-            let _ = file::set_lease(known.fd, libc::F_UNLCK);
             let _ = file::fcntl(known.fd, libc::F_SETOWN, 0);
         }
         file::close(known.fd);
@@ -221,7 +223,7 @@ impl State {
         let holes = match file::has_hole(known.fd, 0, end.max(start)) {
             Some(hole) => hole,
             // Without FIEMAP (tmpfs) blocks are exactly the pages that exist.
-            None => file::fstat(known.fd).map_or(true, |stat| stat.blocks * 512 < stat.size),
+            None => file::stat(known.fd).map_or(true, |stat| stat.blocks * 512 < stat.size),
         };
         // "None" stays true while guarded: only a change that is shown to us first could make one.
         if !holes && let Some(entry) = self.file_mut(id) {

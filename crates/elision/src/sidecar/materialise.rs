@@ -19,6 +19,7 @@ use crate::extent::{Extent, FileId, Kind};
 use crate::stats::{COUNTERS, Counters};
 use crate::sys::pages::{self, Wanted, category};
 use crate::sys::{file, memory};
+use crate::transfer::PAGE;
 
 /// Extents moved in one pause.
 const BATCH: usize = 128;
@@ -51,11 +52,13 @@ impl State {
         self.materialise(Which::File(id), self.fine_ctime);
     }
 
-    /// Copies every mapped extent of a file in place: what can be done without its descriptor.
-    pub(super) fn copy_file_in_place(&mut self, id: FileId) {
-        while let Some(extent) = self.next_mapped(Which::File(id), &[]) {
-            self.copy_in_place(Shadow { extent, memory: 0 });
+    /// Materialises every mapped extent of a file whose descriptor is gone. The mappings still know the file; and they
+    /// keep its lease alive, with nobody to answer for it, so writers wait until the last one is exchanged.
+    pub(super) fn materialise_orphan(&mut self, id: FileId) {
+        if let Some(entry) = self.file_mut(id) {
+            entry.fd = -1;
         }
+        self.materialise(Which::File(id), false);
     }
 
     /// Makes a range plain memory: nothing of it is mapped, tracked or associated any more.
@@ -96,7 +99,11 @@ impl State {
             let mut count = 0;
             while let Some(extent) = self.next_mapped(which, batch.get(..count).unwrap_or(&[])) {
                 let Some(slot) = batch.get_mut(count) else { break };
-                *slot = Shadow { extent, memory: self.precopy(extent) };
+                *slot = self.precopy(extent);
+                if slot.memory == 0 && count > 0 {
+                    // Perhaps there is no room: first what has been copied, which makes some.
+                    break;
+                }
                 count += 1;
             }
             if count == 0 {
@@ -138,20 +145,27 @@ impl State {
     }
 
     /// Anonymous memory with the file bytes of an extent's pages that have no memory of their own; 0 if that cannot
-    /// be had.
-    fn precopy(&mut self, extent: Extent) -> usize {
+    /// be had. Where address space is short, of the first pages of the extent.
+    fn precopy(&mut self, mut extent: Extent) -> Shadow {
+        let none = Shadow { extent, memory: 0 };
         if !self.is_still_mapped(extent) {
-            return 0;
+            return none;
         }
-        let Ok(shadow) = memory::allocate(extent.len, false) else { return 0 };
+        let shadow = loop {
+            match memory::allocate(extent.len, false) {
+                Ok(shadow) => break shadow,
+                Err(_) if extent.len > PAGE => extent.len = (extent.len / 2).next_multiple_of(PAGE),
+                Err(_) => return none,
+            }
+        };
         let fd = self.file(extent.file).fd;
-        let alone = self.pause.alone;
+        let by_mapping = self.pause.alone || fd < 0;
         let mut good = true;
         let mut cursor = extent.addr;
         let mut copied = 0;
         let mut fill = |from: usize, to: usize| {
             if good && from < to {
-                good = load(extent, shadow, fd, from, to, alone);
+                good = load(extent, shadow, fd, from, to, by_mapping);
                 copied += to - from;
             }
         };
@@ -163,10 +177,17 @@ impl State {
         if !good || reached < extent.end() {
             // SAFETY: the shadow was never anybody else's.
             unsafe { memory::unmap(shadow, extent.len) };
-            return 0;
+            return none;
         }
         Counters::add(&COUNTERS.materialised, copied);
-        shadow
+        Shadow { extent, memory: shadow }
+    }
+
+    fn drop_shadow(&mut self, shadow: Shadow) {
+        if shadow.memory != 0 {
+            // SAFETY: the shadow was never anybody else's.
+            unsafe { memory::unmap(shadow.memory, shadow.extent.len) };
+        }
     }
 
     /// With the program held still: copies what is altered, and moves the shadow into place.
@@ -228,11 +249,8 @@ impl State {
     /// What is left where the exchange cannot be made (no memory, a debugger attached, pages that cannot be read):
     /// copies in the mapping itself. They outlive every change of the file but a truncation.
     fn copy_in_place(&mut self, shadow: Shadow) {
-        let Shadow { extent, memory: fresh } = shadow;
-        if fresh != 0 {
-            // SAFETY: the shadow was never anybody else's.
-            unsafe { memory::unmap(fresh, extent.len) };
-        }
+        let Shadow { extent, .. } = shadow;
+        self.drop_shadow(shadow);
         if self.is_still_mapped(extent) {
             // SAFETY: populating changes no contents.
             let _ = unsafe { memory::advise(extent.addr, extent.len, libc::MADV_POPULATE_WRITE) };
@@ -270,9 +288,9 @@ impl State {
 }
 
 /// Fills the part `[from, to)` of an extent's shadow with file bytes.
-fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, alone: bool) -> bool {
+fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mapping: bool) -> bool {
     let target = shadow + (from - extent.addr);
-    if alone {
+    if by_mapping {
         // In a child without a sidecar the descriptor is not there, but the mapping is.
         // SAFETY: populating changes no contents; then the pages are there to be read, and the shadow is ours.
         unsafe {

@@ -14,8 +14,10 @@ use core::sync::atomic::{AtomicU32, Ordering::*};
 /// The kernel announces a lease break with this signal.
 const BREAK: i32 = libc::SIGIO;
 
-/// How long the sidecar looks for the next request before it sleeps: waking it costs more.
-const POLLS: u32 = 2_000;
+/// How long the sidecar looks for the next request before it sleeps, in rounds with a yield between them: waking it
+/// costs more.
+const ROUNDS: u32 = 40;
+const POLLS: u32 = 100;
 
 extern "C" fn on_break(_: i32) {
     BELL.fetch_add(1, SeqCst);
@@ -88,7 +90,15 @@ impl State {
             self.resume();
         }
         match PREDECESSOR.load(Acquire) {
-            0 => held,
+            0 => {
+                // What is recorded is a parent's or a dead sidecar's: its descriptors are not ours.
+                self.map().retain(|_| false);
+                self.files = [NO_FILE; super::state::FILES];
+                self.top = 0;
+                self.publish();
+                self.publish_guards();
+                held
+            }
             // Whether or not it can be held: these extents exist, and somebody has to look after them.
             -1 => {
                 self.take_over_from_nobody();
@@ -117,7 +127,7 @@ impl State {
             let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK;
             let taken = file::open(path.as_c_str(), flags, 0).ok().filter(|&fd| {
                 let good = known.guard == Guard::Read
-                    && file::fstat(fd).is_ok_and(|stat| stat.id == known.key)
+                    && file::stat(fd).is_ok_and(|stat| stat.id == known.key)
                     && file::set_lease(fd, libc::F_RDLCK).is_ok();
                 if !good {
                     file::close(fd);
@@ -144,7 +154,7 @@ impl State {
             let known = self.file(id);
             if known.used && known.guard != Guard::None {
                 // Its descriptor died with it; the mappings still know the file.
-                self.copy_file_in_place(id);
+                self.materialise_orphan(id);
             }
             self.drop_file(id);
         }
@@ -232,11 +242,14 @@ impl State {
 
     /// Looks for the next request for a little while. True if the bell rang.
     fn poll(&self, rung: u32) -> bool {
-        for _ in 0..POLLS {
-            if BELL.load(Relaxed) != rung {
-                return true;
+        for _ in 0..ROUNDS {
+            for _ in 0..POLLS {
+                if BELL.load(Relaxed) != rung {
+                    return true;
+                }
+                core::hint::spin_loop();
             }
-            core::hint::spin_loop();
+            task::yield_now();
         }
         false
     }
