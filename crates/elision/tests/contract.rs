@@ -1,0 +1,382 @@
+//! `elision::read`, `edit` and `write` beside `std::fs::read` and `std::fs::write`: nobody can tell them apart, except by
+//! the clock and by the I/O that did not happen.
+#![allow(unsafe_code)] // Dropping privileges, in a child, and pipes.
+
+mod common;
+
+use common::{Foreign, PAGE, Part, bytes, difference, directory};
+use elision::{Buffer, File, PageState};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+crate::roles!(play);
+
+const LEN: usize = 40 * PAGE + 123;
+
+/// What a result is, as far as a program can compare it.
+fn outcome<T: AsRef<[u8]>>(result: io::Result<T>) -> Result<Vec<u8>, (io::ErrorKind, Option<i32>)> {
+    match result {
+        Ok(bytes) => Ok(bytes.as_ref().to_vec()),
+        Err(error) => Err((error.kind(), error.raw_os_error())),
+    }
+}
+
+fn reads_alike(path: &Path) {
+    let expected = outcome(fs::read(path));
+    assert!(outcome(elision::read(path)) == expected, "{}: {:?}", path.display(), expected.map(|b| b.len()));
+}
+
+/// Writes the same by both, to `one` and to `other`, and compares what is said and what is there.
+fn writes_alike(one: &Path, other: &Path, content: &[u8]) {
+    let mut buffer = buffer(content);
+    let expected = outcome(fs::write(other, content).map(|()| []));
+    let got = outcome(elision::write(one, &mut buffer).map(|()| []));
+    assert_eq!(got, expected, "{}", one.display());
+    assert!(*buffer == *content);
+    assert!(outcome(fs::read(one)) == outcome(fs::read(other)), "{}", one.display());
+}
+
+fn buffer(content: &[u8]) -> Buffer {
+    let mut buffer = Buffer::new(content.len()).unwrap();
+    buffer.copy_from_slice(content);
+    buffer
+}
+
+fn assert_same(got: &[u8], expected: &[u8]) {
+    if let Some(how) = difference(got, expected) {
+        panic!("{how}");
+    }
+}
+
+#[test]
+fn files_of_every_kind() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("empty"), b"").unwrap();
+    fs::write(at("byte"), b"x").unwrap();
+    fs::write(at("page"), bytes(1, PAGE)).unwrap();
+    fs::write(at("odd"), bytes(2, LEN)).unwrap();
+    fs::create_dir(at("directory")).unwrap();
+    std::os::unix::fs::symlink("odd", at("link")).unwrap();
+    std::os::unix::fs::symlink("nowhere", at("dangling")).unwrap();
+    std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+    for name in
+        ["empty", "byte", "page", "odd", "directory", "link", "dangling", "loop", "missing", "odd/below"]
+    {
+        reads_alike(&at(name));
+    }
+    for path in ["/proc/version", "/proc/cpuinfo", "/sys/kernel/mm/transparent_hugepage/enabled", "/dev/null"]
+    {
+        reads_alike(Path::new(path));
+    }
+    // Longer than it says: its size is 0.
+    let status = elision::read("/proc/self/status").unwrap();
+    assert!(status.starts_with(b"Name:") && status.len() > 500);
+    for (kind, edited) in
+        [("directory", elision::edit(at("directory"))), ("missing", elision::edit(at("missing")))]
+    {
+        let opened = OpenOptions::new().read(true).write(true).open(at(kind));
+        assert_eq!(edited.unwrap_err().raw_os_error(), opened.unwrap_err().raw_os_error(), "{kind}");
+    }
+    let content = bytes(3, LEN);
+    for name in ["directory", "loop", "missing/below"] {
+        writes_alike(&at(name), &at(name), &content);
+    }
+    writes_alike(Path::new("/dev/null"), Path::new("/dev/null"), &content);
+    // Through links, to what is there and to what is not.
+    writes_alike(&at("link"), &at("control"), &content);
+    assert_same(&fs::read(at("odd")).unwrap(), &content);
+    writes_alike(&at("dangling"), &at("control"), &content);
+    assert_same(&fs::read(at("nowhere")).unwrap(), &content);
+    assert!(fs::symlink_metadata(at("link")).unwrap().is_symlink());
+}
+
+#[test]
+fn a_write_replaces_what_is_there() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+    // From nothing, longer, shorter, the same, empty; with and without whole pages.
+    for (i, len) in [LEN, LEN + 5 * PAGE, 3 * PAGE, 3 * PAGE, 10, 0, PAGE, LEN].into_iter().enumerate() {
+        writes_alike(&one, &other, &bytes(i as u64 % 3 + 1, len));
+        assert_eq!(fs::metadata(&one).unwrap().len(), len as u64);
+    }
+    // The same buffer again and again: what is elided must be there.
+    let mut buffer = elision::edit(&one).unwrap();
+    for len in [LEN, LEN - PAGE, LEN + 7 * PAGE, 2 * PAGE, 5, 30 * PAGE] {
+        buffer.resize(len).unwrap();
+        if let Some(last) = buffer.last_mut() {
+            *last ^= 0x5a;
+        }
+        elision::write(&one, &mut buffer).unwrap();
+        assert_same(&fs::read(&one).unwrap(), &buffer);
+        elision::write(&one, &mut buffer).unwrap();
+        elision::write(&other, &mut buffer).unwrap();
+        assert_same(&fs::read(&other).unwrap(), &buffer);
+    }
+    let made = fs::metadata(&one).unwrap().mode();
+    assert_eq!(made, fs::metadata(&other).unwrap().mode());
+}
+
+#[test]
+fn hard_links_are_one_file() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    let mut expected = bytes(4, LEN);
+    fs::write(&one, &expected).unwrap();
+    fs::hard_link(&one, &two).unwrap();
+    let by_other_name = elision::read(&two).unwrap();
+    let before = expected.clone();
+    let mut buffer = elision::edit(&one).unwrap();
+    for name in [&two, &one, &two] {
+        buffer[5 * PAGE + 1] ^= 1;
+        expected[5 * PAGE + 1] ^= 1;
+        elision::write(name, &mut buffer).unwrap();
+        assert_same(&fs::read(&one).unwrap(), &expected);
+        assert_same(&by_other_name, &before);
+    }
+    assert_eq!(fs::metadata(&one).unwrap().nlink(), 2);
+}
+
+#[test]
+fn permissions_are_the_kernels_business() {
+    let dir = directory();
+    // The child may not be root: it has to come to the files all the same.
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+    let mut part = Part::start("ordinary", &[dir.path().to_str().unwrap()]);
+    assert_eq!(part.hear(), "done");
+    part.finish();
+}
+
+fn ordinary(dir: &Path) {
+    // SAFETY: no memory is involved.
+    unsafe {
+        if libc::geteuid() == 0 {
+            assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
+            assert_eq!(libc::setgid(65534), 0);
+            assert_eq!(libc::setuid(65534), 0);
+        }
+    }
+    elision::set_min_bytes(PAGE);
+    let content = bytes(6, LEN);
+    for mode in [0o000, 0o200, 0o400, 0o600] {
+        let (one, other) = (dir.join(format!("one{mode:o}")), dir.join(format!("other{mode:o}")));
+        for path in [&one, &other] {
+            fs::write(path, bytes(7, LEN)).unwrap();
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+        reads_alike(&one);
+        let opened = OpenOptions::new().read(true).write(true).open(&one).map(drop);
+        let edited = elision::edit(&one).map(drop);
+        assert_eq!(outcome(edited.map(|()| [])), outcome(opened.map(|()| [])), "{mode:o}");
+        writes_alike(&one, &other, &content);
+        for path in [&one, &other] {
+            fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+        }
+        assert!(fs::read(&one).unwrap() == fs::read(&other).unwrap(), "{mode:o}");
+    }
+    let locked = dir.join("locked");
+    fs::create_dir(&locked).unwrap();
+    fs::set_permissions(&locked, Permissions::from_mode(0o500)).unwrap();
+    writes_alike(&locked.join("new"), &locked.join("new"), &content);
+    for path in ["/etc/passwd", "/etc/shadow", "/root/x"] {
+        reads_alike(Path::new(path));
+    }
+}
+
+/// A buffer that was read holds what was there then; a read takes in what a growing file has at some one time.
+#[test]
+fn a_file_that_grows() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let path = dir.path().join("log");
+    let mut expected = Vec::new();
+    fs::write(&path, b"").unwrap();
+    let mut other = Part::start("other", &[]);
+    let mut snapshots = Vec::new();
+    for round in 0..30u64 {
+        let len = (round as usize * 1777) % (3 * PAGE) + 1;
+        other.ask(&Foreign::Append { path: path.clone(), len, seed: round }).unwrap();
+        expected.extend(bytes(round, len));
+        let got = elision::read(&path).unwrap();
+        assert_same(&got, &expected);
+        snapshots.push(got);
+    }
+    // Held open for appending: nothing is deferred, and nothing is wrong.
+    other.ask(&Foreign::Hold { path: path.clone(), write: true }).unwrap();
+    let held = elision::read(&path).unwrap();
+    let before = expected.clone();
+    other.ask(&Foreign::WriteHeld { offset: expected.len() as u64 - 10, len: 5_000, seed: 9 }).unwrap();
+    expected.truncate(expected.len() - 10);
+    expected.extend(bytes(9, 5_000));
+    assert_same(&held, &before);
+    assert_same(&elision::read(&path).unwrap(), &expected);
+    for got in &snapshots {
+        assert_same(got, &before[..got.len()]);
+    }
+    other.finish();
+}
+
+/// A traditional write fills holes, so an elided one must.
+#[test]
+fn holes_are_filled_as_by_a_write() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+    for path in [&one, &other] {
+        let file = fs::File::create(path).unwrap();
+        file.write_all_at(&bytes(8, 3 * PAGE), 0).unwrap();
+        file.write_all_at(&bytes(9, PAGE), 60 * PAGE as u64).unwrap();
+        file.set_len(100 * PAGE as u64).unwrap();
+        file.sync_all().unwrap();
+    }
+    let mut buffer = elision::edit(&one).unwrap();
+    buffer[50 * PAGE] = 1;
+    let mut content = fs::read(&other).unwrap();
+    content[50 * PAGE] = 1;
+    elision::write(&one, &mut buffer).unwrap();
+    // In place: std::fs::write truncates first.
+    OpenOptions::new().write(true).open(&other).unwrap().write_all_at(&content, 0).unwrap();
+    let blocks = |path: &Path| {
+        fs::File::open(path).unwrap().sync_all().unwrap();
+        fs::metadata(path).unwrap().blocks()
+    };
+    assert_same(&fs::read(&one).unwrap(), &content);
+    assert_eq!(blocks(&one), blocks(&other));
+    assert!(blocks(&one) * 512 >= content.len() as u64);
+}
+
+#[test]
+fn times_move_and_set_uid_falls() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+    for path in [&one, &other] {
+        fs::write(path, bytes(1, LEN)).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o6755)).unwrap();
+    }
+    let mut buffer = elision::edit(&one).unwrap();
+    let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    // By name: opening the file would break its lease.
+    let set = |path: &Path| {
+        let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+        let times = [libc::timespec { tv_sec: 1_000_000_000, tv_nsec: 0 }; 2];
+        // SAFETY: a C string and two structs of ours.
+        assert_eq!(unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), 0) }, 0);
+    };
+    // Nothing was altered, so all but a little is elided; then once more, from the tracked pages.
+    for round in 0..3 {
+        set(&one);
+        let before = elision::stats::snapshot();
+        let begun = fs::metadata(&one).unwrap();
+        elision::write(&one, &mut buffer).unwrap();
+        let after = fs::metadata(&one).unwrap();
+        assert!(after.modified().unwrap() > long_ago, "round {round}");
+        assert!(after.modified().unwrap() > begun.modified().unwrap(), "round {round}");
+        assert!((after.ctime(), after.ctime_nsec()) > (begun.ctime(), begun.ctime_nsec()), "round {round}");
+        if common::defers(dir.path()) {
+            let elided = elision::stats::snapshot().elided_bytes - before.elided_bytes;
+            assert_eq!(elided, 39 * PAGE as u64, "round {round}");
+        }
+    }
+    fs::write(&other, bytes(1, LEN)).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode();
+    assert_eq!(mode(&one), mode(&other), "{:o} instead of {:o}", mode(&one), mode(&other));
+}
+
+/// Bytes beyond the end of file in the last page stay what they were, and reads stop there.
+#[test]
+fn the_end_of_file_inside_a_page() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let path = dir.path().join("data");
+    let content = bytes(11, LEN);
+    fs::write(&path, &content).unwrap();
+    let file = File::open(&path).unwrap();
+    let mut buffer = Buffer::new(LEN + 3 * PAGE).unwrap();
+    buffer.fill(0xAB);
+    assert_eq!(buffer.read_at(0, LEN + 3 * PAGE, &file, 0).unwrap(), LEN);
+    assert_same(&buffer[..LEN], &content);
+    assert!(buffer[LEN..].iter().all(|&byte| byte == 0xAB));
+    assert_eq!(buffer.read_at(0, 4 * PAGE, &file, LEN as u64).unwrap(), 0);
+    assert_eq!(buffer.read_at(0, 4 * PAGE, &file, 1 << 40).unwrap(), 0);
+    assert_same(&buffer[..LEN], &content);
+    assert_eq!(file.read(LEN as u64 - 5, 100).unwrap()[..], content[LEN - 5..]);
+    assert_eq!(file.read(1 << 40, 100).unwrap().len(), 0);
+}
+
+/// Writing through a handle that may not be written to fails as it would, and changes nothing.
+#[test]
+fn errors_are_those_of_the_calls() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let path = dir.path().join("data");
+    let content = bytes(12, LEN);
+    fs::write(&path, &content).unwrap();
+    let mut buffer = elision::read(&path).unwrap();
+    let read_only = File::open(&path).unwrap();
+    buffer[0] ^= 1;
+    assert_eq!(read_only.write(0, &mut buffer).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    assert_eq!(read_only.set_len(1).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    let write_only = File::open_with(OpenOptions::new().write(true), &path).unwrap();
+    assert_eq!(buffer.read_at(0, LEN, &write_only, 0).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    assert_same(&buffer[1..], &content[1..]);
+    assert_same(&fs::read(&path).unwrap(), &content);
+    // More than RLIMIT_FSIZE allows, in a process of its own: what fits is written, then EFBIG.
+    let mut part = Part::start("limited", &[path.to_str().unwrap()]);
+    assert_eq!(part.hear(), format!("{} {}", libc::EFBIG, 50 * PAGE));
+    part.finish();
+}
+
+fn limited(path: &Path) {
+    elision::set_min_bytes(PAGE);
+    let limit = libc::rlimit { rlim_cur: 50 * PAGE as u64, rlim_max: 50 * PAGE as u64 };
+    // SAFETY: a struct of ours.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
+    }
+    let mut buffer = elision::edit(path).unwrap();
+    buffer.resize(60 * PAGE).unwrap();
+    buffer.fill(7);
+    let error = elision::write(path, &mut buffer).unwrap_err();
+    let there = fs::read(path).unwrap();
+    assert!(there.iter().all(|&byte| byte == 7));
+    common::say(&format!("{} {}", error.raw_os_error().unwrap(), there.len()));
+}
+
+/// Into the std world and back: once the plain file is out, nothing may depend on it.
+#[test]
+fn into_std_lets_go() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let path = dir.path().join("data");
+    let content = bytes(13, LEN);
+    fs::write(&path, &content).unwrap();
+    let file = File::open_with(OpenOptions::new().read(true).write(true), &path).unwrap();
+    let mut buffer = file.read(0, LEN).unwrap();
+    let plain = file.into_std();
+    plain.write_all_at(&bytes(14, 10 * PAGE), 3 * PAGE as u64).unwrap();
+    plain.set_len(20 * PAGE as u64).unwrap();
+    assert_same(&buffer, &content);
+    let deferred = |(_, state): &(_, PageState)| matches!(state, PageState::Deferred | PageState::Loaded);
+    assert!(!buffer.ranges().iter().any(deferred));
+    elision::write(&path, &mut buffer).unwrap();
+    assert_same(&fs::read(&path).unwrap(), &content);
+}
+
+fn play(role: &str, arguments: &[String]) {
+    match role {
+        "other" => common::play_other(),
+        "ordinary" => {
+            ordinary(Path::new(&arguments[0]));
+            common::say("done");
+        }
+        "limited" => limited(Path::new(&arguments[0])),
+        other => panic!("no such part: {other}"),
+    }
+}
