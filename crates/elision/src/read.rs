@@ -44,7 +44,7 @@ fn plan(fd: i32, addr: usize, len: usize, terms: Terms) -> Result<(Transfer, i32
         return Err(Reason::NotRegular);
     }
     let flags = file::flags(fd).map_err(|_| Reason::NotRegular)?;
-    if flags & (libc::O_DIRECT | libc::O_PATH) != 0 {
+    if flags & (libc::O_DIRECT | libc::O_PATH) != 0 || flags & libc::O_ACCMODE == libc::O_WRONLY {
         return Err(Reason::OpenFlags);
     }
     let offset = match terms.offset {

@@ -197,11 +197,11 @@ pub unsafe fn sys_mremap(
         target.replace();
     }
     let arguments = [old.addr(), old_len, new_len, flags as usize, new.addr()];
-    let moved = if touched {
+    let moved = if plain || touched {
         // SAFETY: the program's own arguments. Not by way of libc, which would set errno on a refusal that
         // the program may never hear of.
         match unsafe { raw_call(libc::SYS_mremap, &arguments) } {
-            // One mapping, as far as the program knows; the deferral made several of it.
+            // One mapping, as far as the program knows; deferral, now or once, made several of it.
             Err(Errno(libc::EFAULT)) if plain => remap_pieces(from, new_len, flags, new.addr()),
             result => result,
         }

@@ -43,17 +43,19 @@ impl State {
             self.dirty = true;
             return Some(reason);
         }
-        // Whatever these pages stood for ends now. (A full map would keep a record that is no longer true.)
-        self.count_loaded(addr, len);
-        if self.extents + 4 > state::EXTENTS || self.map().remove(addr, len).is_err() {
+        if self.extents + 4 > state::EXTENTS {
             return Some(Reason::Limit);
         }
+        self.count_loaded(addr, len);
         // SAFETY: the program asked for these pages to be replaced by these bytes, and waits. Other threads that use
         // the buffer meanwhile race with the read itself, as they would traditionally.
         if unsafe { memory::map_file_at(addr, len, fd, offset) }.is_err() {
             self.dirty = true;
             return Some(Reason::Limit);
         }
+        // Whatever these pages stood for has ended: not before, since a refusal leaves them what they are. There was
+        // room above for the row that cutting one out can need.
+        let _ = self.map().remove(addr, len);
         if self.file(id).mapped_ino == 0
             && self.maps >= 0
             && let Ok(mapping) = pages::mapping(self.maps, addr)
