@@ -113,7 +113,7 @@ impl Buffer {
     /// # Panics
     /// If `at + len` is beyond the buffer.
     pub fn read_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<usize> {
-        self.read_with(at, len, file, offset, crate::min_bytes(false))
+        self.read_with(at, len, file, offset, crate::min_bytes(true))
     }
 
     /// The same for transfers of at least `least` bytes.

@@ -63,7 +63,7 @@ impl File {
         let available = self.file.metadata()?.len().saturating_sub(offset);
         let len = usize::try_from(available).unwrap_or(usize::MAX).min(len);
         let mut buffer = Buffer::new(len)?;
-        let got = buffer.read_with(0, len, self, offset, crate::min_bytes(true))?;
+        let got = buffer.read_with(0, len, self, offset, crate::min_bytes(false))?;
         if got < len {
             buffer.resize(got)?;
         }

@@ -68,26 +68,25 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 /// The size from which on transfers are deferred and elided; 0 while nobody has set it.
 static MIN_BYTES: AtomicUsize = AtomicUsize::new(0);
 
-/// Below this, reading into memory that is warm already is faster than mapping, even if every byte is then looked at.
-/// From the benches.
-const WARM: usize = 4 << 20;
+const LEAST: usize = 1 << 20;
 
-/// The same for memory that has not been touched yet.
-const FRESH: usize = 1 << 20;
+/// Reading into memory that has been touched before is faster than mapping, even if every byte is then looked at,
+/// below some size between 1 and 4 MiB. From the benches.
+const LEAST_WARM: usize = 4 << 20;
 
 /// Sets the size from which on transfers of this crate are deferred and elided: at least one page. Unless set, it is
-/// 1 MiB where a call makes the buffer, and 4 MiB for transfers from and to a buffer that is there.
+/// 1 MiB, and 4 MiB for reads into a buffer that is there already.
 pub fn set_min_bytes(bytes: usize) {
     MIN_BYTES.store(bytes.max(transfer::PAGE), Relaxed);
 }
 
-/// The threshold for a transfer, by whether its buffer has just been made.
-pub(crate) fn min_bytes(fresh: bool) -> usize {
+/// The threshold for a transfer; `warm`: a read into memory that may have been touched.
+pub(crate) fn min_bytes(warm: bool) -> usize {
     #[cfg(supported)]
     sidecar::launch::register();
     match MIN_BYTES.load(Relaxed) {
-        0 if fresh => FRESH,
-        0 => WARM,
+        0 if warm => LEAST_WARM,
+        0 => LEAST,
         set => set,
     }
 }

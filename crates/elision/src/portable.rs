@@ -89,7 +89,7 @@ impl Buffer {
     /// # Panics
     /// If `at + len` is beyond the buffer.
     pub fn read_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<usize> {
-        if len >= crate::min_bytes(false) {
+        if len >= crate::min_bytes(true) {
             COUNTERS.decline(Reason::Unavailable);
         }
         let mut file = file.at(offset)?;

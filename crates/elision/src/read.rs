@@ -39,7 +39,7 @@ pub unsafe fn read(fd: i32, addr: usize, len: usize, terms: Terms) -> Outcome {
 
 /// What there is to read, and whether it is worth deferring. Changes nothing.
 fn plan(fd: i32, addr: usize, len: usize, terms: Terms) -> Result<(Transfer, i32, Stat), Reason> {
-    let stat = file::fstat(fd).map_err(|_| Reason::NotRegular)?;
+    let stat = file::stat(fd).map_err(|_| Reason::NotRegular)?;
     if !stat.is_regular() {
         return Err(Reason::NotRegular);
     }

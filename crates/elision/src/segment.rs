@@ -54,6 +54,11 @@ impl Segment {
         Buffer::place(self.clone(), len)
     }
 
+    /// Does nobody else hold this segment, so that no other buffer can be in it?
+    pub(crate) fn is_sole(&mut self) -> bool {
+        Arc::get_mut(&mut self.0).is_some()
+    }
+
     fn free(&self) -> MutexGuard<'_, Vec<(usize, usize)>> {
         // A list left by a thread that panicked is whole all the same: nothing panics half-way.
         self.0.free.lock().unwrap_or_else(PoisonError::into_inner)

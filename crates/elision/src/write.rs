@@ -26,7 +26,7 @@ pub enum Track {
 
 /// Tries to write `[addr, addr + len)` without what the file already has.
 pub fn write(fd: i32, addr: usize, len: usize, terms: Terms, track: Track) -> Outcome {
-    let Ok(stat) = file::fstat(fd) else { return Outcome::PassThrough };
+    let Ok(stat) = file::stat(fd) else { return Outcome::PassThrough };
     if !stat.is_regular() || len == 0 {
         return Outcome::PassThrough;
     }

@@ -18,7 +18,7 @@ impl State {
         };
         let fd = self.file(id).fd;
         // The guard holds from here on. Was the file long enough when it began to?
-        let Ok(now) = file::fstat(fd) else { return Some(Reason::Raced) };
+        let Ok(now) = file::stat(fd) else { return Some(Reason::Raced) };
         if now.size < request.offset + request.len as u64 {
             self.dirty = true;
             return Some(Reason::Raced);

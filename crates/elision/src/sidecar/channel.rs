@@ -166,8 +166,11 @@ pub(super) static BELL: AtomicU32 = AtomicU32::new(0);
 /// Nonzero while the sidecar is asleep, or about to be.
 pub(super) static ASLEEP: AtomicU32 = AtomicU32::new(0);
 
-/// Polls before a thread sleeps for its answer: some tens of microseconds, which most answers take.
-const SPINS: u32 = 4_000;
+/// Rounds of polling before a thread sleeps for its answer, and polls in each. Between rounds it yields, in case the
+/// sidecar waits for this very processor. Together some hundred microseconds, which an answer takes if the sidecar has
+/// to be woken first; to sleep and be woken as well would double that.
+const ROUNDS: u32 = 40;
+const POLLS: u32 = 100;
 
 /// A claimed slot: the request to fill in, then to [`Call::send`].
 pub struct Call {
@@ -222,11 +225,14 @@ impl Call {
             }
         }
         ring();
-        for _ in 0..SPINS {
-            if self.slot.status.load(Acquire) == DONE {
-                return self.request().declined;
+        for _ in 0..ROUNDS {
+            for _ in 0..POLLS {
+                if self.slot.status.load(Acquire) == DONE {
+                    return self.request().declined;
+                }
+                core::hint::spin_loop();
             }
-            core::hint::spin_loop();
+            task::yield_now();
         }
         while self.slot.status.load(Acquire) != DONE {
             let _ = self.slot.status.compare_exchange(POSTED, SLEEPING, AcqRel, Acquire);

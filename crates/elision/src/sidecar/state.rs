@@ -38,7 +38,7 @@ pub struct File {
     /// Our descriptor, while guarded.
     pub fd: i32,
     /// While not guarded: ctime when the guard was let go; tracked extents hold only if it has not moved.
-    pub stamp: Option<(i64, i64)>,
+    pub stamp: Option<(i64, u32)>,
     /// Holes in it: not yet known, or known.
     pub holes: Option<bool>,
     /// Inode number that mappings of it show (it differs from stat's on some file systems), once known.

@@ -5,7 +5,8 @@ use super::raw::{Errno, Result, syscall};
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
-/// What of `struct stat` anybody here asks.
+/// What of a file's status anybody here asks on every call. Not its times: asking for ctime or mtime makes the kernel
+/// give the next change a fine-grained one, which a journal then has to keep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stat {
     /// Device and inode: which file this is.
@@ -16,8 +17,6 @@ pub struct Stat {
     pub size: u64,
     /// 512-byte blocks in use.
     pub blocks: u64,
-    /// When the inode last changed: seconds, nanoseconds.
-    pub ctime: (i64, i64),
 }
 
 /// Which file: device and inode number.
@@ -36,26 +35,43 @@ impl Stat {
     }
 }
 
-impl From<libc::stat> for Stat {
-    fn from(stat: libc::stat) -> Self {
-        Stat {
-            id: FileKey { dev: stat.st_dev, ino: stat.st_ino },
-            mode: stat.st_mode,
-            size: stat.st_size as u64,
-            blocks: stat.st_blocks as u64,
-            ctime: (stat.st_ctime, stat.st_ctime_nsec),
-        }
+fn statx(fd: i32, mask: u32) -> Result<libc::statx> {
+    let mut answer = MaybeUninit::<libc::statx>::zeroed();
+    let path = c"";
+    // SAFETY: a constant path; the kernel fills the struct, which is plain data and lives until we have read it.
+    unsafe {
+        syscall(
+            libc::SYS_statx,
+            [
+                fd as usize,
+                path.as_ptr() as usize,
+                libc::AT_EMPTY_PATH as usize,
+                mask as usize,
+                answer.as_mut_ptr() as usize,
+                0,
+            ],
+        )?;
+        Ok(answer.assume_init())
     }
 }
 
-/// fstat(2).
-pub fn fstat(fd: i32) -> Result<Stat> {
-    let mut stat = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: the kernel fills the struct, which is plain data and lives until we have read it.
-    unsafe {
-        syscall(libc::SYS_fstat, [fd as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0])?;
-        Ok(stat.assume_init().into())
-    }
+/// What file a descriptor is of, its type and size. By statx(2).
+pub fn stat(fd: i32) -> Result<Stat> {
+    let mask = libc::STATX_TYPE | libc::STATX_MODE | libc::STATX_INO | libc::STATX_SIZE | libc::STATX_BLOCKS;
+    let answer = statx(fd, mask)?;
+    let dev = libc::makedev(answer.stx_dev_major, answer.stx_dev_minor);
+    Ok(Stat {
+        id: FileKey { dev, ino: answer.stx_ino },
+        mode: answer.stx_mode.into(),
+        size: answer.stx_size,
+        blocks: answer.stx_blocks,
+    })
+}
+
+/// When the inode last changed: seconds, nanoseconds. Asking makes the next change tell itself from this one.
+pub fn ctime(fd: i32) -> Result<(i64, u32)> {
+    let time = statx(fd, libc::STATX_CTIME)?.stx_ctime;
+    Ok((time.tv_sec, time.tv_nsec))
 }
 
 /// The file system's magic number, by fstatfs(2).

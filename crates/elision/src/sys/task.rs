@@ -314,6 +314,12 @@ pub fn now_ms() -> u64 {
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
+/// sched_yield(2).
+pub fn yield_now() {
+    // SAFETY: no arguments.
+    let _ = unsafe { syscall(libc::SYS_sched_yield, [0; 6]) };
+}
+
 /// Sleeps for some microseconds: for waits on the state of another task, which offers no event.
 pub fn nap_us(us: u64) {
     let time = libc::timespec { tv_sec: 0, tv_nsec: us as i64 * 1000 };
