@@ -91,7 +91,7 @@ pub(crate) fn offer_write(
     }
     // A child that borrows our memory numbers its descriptors for itself. Leases are given up before it starts.
     let big = len >= dropin::min_bytes() && !ownership::paused();
-    if !big && !dropin::write_leases() {
+    if !big && !dropin::write_lease_on(fd) {
         return None;
     }
     test_cancel(cancel);

@@ -23,17 +23,15 @@ pub(crate) fn status(fd: i32) -> Option<libc::stat> {
 
 /// A number that tells one regular file from another, though not beyond all doubt.
 pub(crate) fn file_number(fd: i32) -> Option<u64> {
-    let status = status(fd)?;
-    if status.st_mode & libc::S_IFMT != libc::S_IFREG {
-        return None;
-    }
-    let mixed = (status.st_dev.rotate_left(32) ^ status.st_ino).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // Not by fstat: whoever asks for times makes the next write cost more.
+    let stat = elision::sys::file::stat(fd).ok().filter(|stat| stat.is_regular())?;
+    let mixed = (stat.id.dev.rotate_left(32) ^ stat.id.ino).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     Some(mixed ^ (mixed >> 32))
 }
 
 /// Is it a regular file?
 pub(crate) fn regular(fd: i32) -> bool {
-    status(fd).is_some_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG)
+    elision::sys::file::stat(fd).is_ok_and(|stat| stat.is_regular())
 }
 
 /// The flags of the open file description.

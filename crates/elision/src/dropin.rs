@@ -54,6 +54,11 @@ pub fn write_leases() -> bool {
     state::WRITERS.load(Acquire) != 0
 }
 
+/// May the file behind `fd` be guarded by a write lease? `false` is certain, and cheap while [`write_leases`] is.
+pub fn write_lease_on(fd: i32) -> bool {
+    write_leases() && file::stat(fd).is_ok_and(|stat| state::write_guarded(stat.id))
+}
+
 /// The file behind `fd` is about to be changed by a call that is not shown to [`write`] (ftruncate,
 /// fallocate, sendfile, a shared mapping…): what depends on it is materialised first, and its write lease
 /// is given up. Cheap while [`write_leases`] is false.
