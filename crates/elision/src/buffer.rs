@@ -3,6 +3,7 @@
 
 use crate::dropin::{self, Outcome};
 use crate::file::File;
+use crate::page_state::PageState;
 use crate::read::{self, Terms};
 use crate::segment::Segment;
 use crate::sidecar::channel::{Call, Op, RUNS};
@@ -39,21 +40,6 @@ pub struct Buffer {
 unsafe impl Send for Buffer {}
 // SAFETY: as above; `&Buffer` only reads.
 unsafe impl Sync for Buffer {}
-
-/// What a run of bytes of a buffer is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum PageState {
-    /// Memory like any other; no file is known to have it.
-    Plain,
-    /// Stands for file bytes, and nobody has touched it.
-    Deferred,
-    /// Stands for file bytes, loaded into the page cache's memory.
-    Loaded,
-    /// Equal to its file bytes, in memory of its own; the next store will be noticed.
-    Tracked,
-    /// Altered since it was read or written.
-    Altered,
-}
 
 impl Buffer {
     /// A buffer of `len` zero bytes, in a segment of its own with room to grow.

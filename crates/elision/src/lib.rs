@@ -11,7 +11,7 @@
 //! # std::io::Result::Ok(())
 //! ```
 //!
-//! [`read`] and [`write`] stand in for `std::fs::read` and `std::fs::write`. What they return is a [`Buffer`]: a
+//! [`read`] and [`write()`] stand in for `std::fs::read` and `std::fs::write`. What they return is a [`Buffer`]: a
 //! `[u8]` whose pages stand for file bytes until they are touched, or altered. How, and
 //! why that is safe where a memory map is not, is told at [`Buffer`]; how it is built, in ARCHITECTURE.md.
 //!
@@ -29,6 +29,7 @@ pub mod dropin;
 pub mod extent;
 #[cfg(supported)]
 mod file;
+mod page_state;
 #[cfg(not(supported))]
 mod portable;
 pub mod probe;
@@ -50,15 +51,20 @@ mod verbose;
 mod write;
 
 #[cfg(supported)]
-pub use buffer::{Buffer, PageState};
+pub use buffer::Buffer;
 #[cfg(supported)]
 pub use file::File;
+pub use page_state::PageState;
 #[cfg(not(supported))]
-pub use portable::{Buffer, File, PageState, Segment};
+pub use portable::{Buffer, File, Segment};
 #[cfg(supported)]
 pub use segment::Segment;
 #[cfg(supported)]
 pub(crate) use verbose::{decline, say_active, set_verbose, unavailable};
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct ReadMe;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -110,7 +116,7 @@ fn read_all(file: File) -> io::Result<Buffer> {
 }
 
 /// Reads a whole file in order to change it and save it again: like [`read`], but the file is opened for writing as
-/// well and stays open with the buffer, so that [`write`] to the same path costs what was altered and
+/// well and stays open with the buffer, so that [`write()`] to the same path costs what was altered and
 /// nothing else. (After a plain [`read`], the first save has to load the file, because opening it for writing lets go of
 /// what kept it fixed.)
 ///

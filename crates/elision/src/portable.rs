@@ -1,5 +1,6 @@
 //! The same face where nothing can be deferred: plain memory, plain reads, plain writes.
 
+use crate::page_state::PageState;
 use crate::stats::{COUNTERS, Reason};
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -7,21 +8,6 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::{Deref, DerefMut, Range};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// What a run of bytes of a buffer is. Here always [`PageState::Plain`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum PageState {
-    /// Memory like any other; no file is known to have it.
-    Plain,
-    /// Stands for file bytes, and nobody has touched it.
-    Deferred,
-    /// Stands for file bytes, loaded into the page cache's memory.
-    Loaded,
-    /// Equal to its file bytes, in memory of its own; the next store will be noticed.
-    Tracked,
-    /// Altered since it was read or written.
-    Altered,
-}
 
 /// A number of bytes in which buffers may live. Nothing is reserved here.
 #[derive(Clone, Debug)]
@@ -249,11 +235,12 @@ impl File {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The descriptor has one position; it is taken for one transfer at a time.
+    /// Nothing depends on who else could write to it.
     pub(crate) fn owned(&self) -> bool {
         true
     }
 
+    /// The descriptor has one position; it is taken for one transfer at a time.
     fn lock(&self) -> MutexGuard<'_, fs::File> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

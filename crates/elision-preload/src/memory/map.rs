@@ -12,7 +12,7 @@
 //! | advises | stays |
 //!
 //! A call that the kernel is going to refuse must change nothing, so what the kernel checks first is checked
-//! here first, in [`span`]. Where a failure may come later, the range is dissolved, which costs time and loses nothing.
+//! here first, in `span`. Where a failure may come later, the range is dissolved, which costs time and loses nothing.
 #![allow(unsafe_code)] // Implements mmap and its kin, whose contract is the program's to keep.
 
 use super::{ADDRESS_LIMIT, NOTHING_ELIGIBLE, PAGE, RECORD, active, disqualify, eligible, whole_pages};
