@@ -70,8 +70,7 @@ impl State {
         for i in 0..filled {
             let Some(run) = request.runs.get(i).copied() else { break };
             if protect {
-                let all = Wanted { protect: true, ..SOMEWHERE };
-                self.scan_each(run.addr, run.addr + run.len, all, |_| ());
+                self.follow(id, request.offset.wrapping_sub(start as u64), run.addr, run.addr + run.len);
             }
             let from = request.offset + (run.addr - start) as u64;
             let delta = request.offset.wrapping_sub(start as u64);
@@ -92,6 +91,29 @@ impl State {
         }
         // If one of these let the guard go, the plan still holds: it was true when it was made.
         None
+    }
+
+    /// Write-protects what is about to be written to the place that `delta` names. What was tracked for another place is
+    /// so no longer. Pages of a mapped extent of another place stay as they are: protected, those that were altered
+    /// would pass for unaltered there.
+    fn follow(&mut self, id: FileId, delta: u64, from: usize, to: usize) {
+        let mut at = from;
+        while at < to {
+            let (end, free) = match self.next_piece(at, to) {
+                Some(row) if row.addr <= at => {
+                    let same = row.file == id && row.offset.wrapping_sub(row.addr as u64) == delta;
+                    let tracked = row.kind == Kind::Tracked;
+                    (row.end(), same || (tracked && self.map().remove(at, row.end() - at).is_ok()))
+                }
+                Some(row) => (row.addr, true),
+                None => (to, true),
+            };
+            if free {
+                self.scan_each(at, end, Wanted { protect: true, ..SOMEWHERE }, |_| ());
+            }
+            at = end;
+        }
+        self.dirty = true;
     }
 
     /// The write was carried out up to `len` of the `tried` bytes: what is now equal to the file is associated, what
