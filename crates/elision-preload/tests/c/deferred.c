@@ -1,0 +1,180 @@
+/* One case each, by name: what a deferred read must leave as it was. Prints what it finds.
+ *
+ *     deferred CASE FILE
+ *
+ * FILE has at least 1 MiB. Most cases read it whole and keep it so until the test closes their input. */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static unsigned char *bytes;
+static size_t size;
+
+static void whole(int fd) {
+    struct stat st;
+    fstat(fd, &st);
+    size = st.st_size;
+    bytes = malloc(size);
+    if (pread(fd, bytes, size, 0) != (ssize_t)size) {
+        printf("a short read\n");
+        exit(1);
+    }
+}
+
+static void descriptors(const char *when) {
+    DIR *directory = opendir("/proc/self/fd");
+    printf("%s:", when);
+    for (struct dirent *entry; (entry = readdir(directory));)
+        if (entry->d_name[0] != '.' && atoi(entry->d_name) != dirfd(directory))
+            printf(" %s", entry->d_name);
+    closedir(directory);
+    printf("\n");
+}
+
+/* Until the test has seen enough. */
+static void stay(void) {
+    char byte;
+    printf("ready\n");
+    fflush(stdout);
+    while (read(0, &byte, 1) > 0)
+        ;
+}
+
+/* Whether another process could lock the file. */
+static void lock_elsewhere(const char *path, int whole_file) {
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct flock lock = {.l_type = F_WRLCK, .l_len = 100};
+        int fd = open(path, O_RDWR);
+        _exit(whole_file ? flock(fd, LOCK_EX | LOCK_NB) != 0 : fcntl(fd, F_SETLK, &lock) != 0);
+    }
+    int status;
+    waitpid(pid, &status, 0);
+    printf("another process %s lock it\n", WEXITSTATUS(status) ? "cannot" : "can");
+}
+
+int main(int count, char **arguments) {
+    if (count < 3)
+        return 2;
+    const char *what = arguments[1], *path = arguments[2];
+    if (!strcmp(what, "stream")) { /* look at ten places, change three bytes, save in place */
+        FILE *file = fopen(path, "r+");
+        setvbuf(file, NULL, _IOFBF, 4096);
+        fseeko(file, 0, SEEK_END);
+        size = ftello(file);
+        rewind(file);
+        bytes = malloc(size);
+        if (fread(bytes, 1, size, file) != size)
+            return 1;
+        unsigned seen = 0;
+        for (size_t i = 0; i < 10; i++)
+            seen += bytes[size / 10 * i];
+        for (size_t i = 1; i < 4; i++)
+            bytes[size / 4 * i] ^= 255;
+        rewind(file);
+        if (fwrite(bytes, 1, size, file) != size || fclose(file) != 0)
+            return 1;
+        printf("%u\n", seen);
+        return 0;
+    }
+    if (!strcmp(what, "descriptors")) {
+        int fd = open(path, O_RDONLY);
+        descriptors("before");
+        whole(fd);
+        descriptors("after");
+        int other = open(path, O_RDWR);
+        printf("the next is %d\n", other - fd);
+        close(fd);
+        whole(other);
+        descriptors("in the end");
+        return 0;
+    }
+    if (!strcmp(what, "wait")) {
+        int fd = open(path, O_RDONLY), status;
+        whole(fd);
+        printf("wait %d", wait(&status));
+        printf(" %s\n", strerror(errno));
+        printf("waitpid %d", waitpid(-1, &status, WNOHANG));
+        printf(" %s\n", strerror(errno));
+        return 0;
+    }
+    if (!strcmp(what, "locks")) {
+        int fd = open(path, O_RDWR);
+        struct flock lock = {.l_type = F_WRLCK, .l_len = 100};
+        if (fcntl(fd, F_SETLK, &lock) != 0)
+            return 1;
+        whole(fd);
+        lock_elsewhere(path, 0);
+        whole(fd);
+        lock_elsewhere(path, 0);
+        close(fd);
+        lock_elsewhere(path, 0);
+        return 0;
+    }
+    if (!strcmp(what, "flock")) {
+        int fd = open(path, O_RDWR);
+        if (flock(fd, LOCK_EX) != 0)
+            return 1;
+        whole(fd);
+        close(fd);
+        lock_elsewhere(path, 1);
+        /* The child that asked has let the file go; what was read is what it was. */
+        int again = open(path, O_RDONLY);
+        unsigned char *other = malloc(size);
+        for (size_t at = 0; at < size; at += 4000)
+            if (pread(again, other + at, size - at < 4000 ? size - at : 4000, at) <= 0)
+                return 1;
+        printf("%s\n", memcmp(bytes, other, size) ? "changed" : "the same");
+        return 0;
+    }
+    if (!strcmp(what, "pipe")) { /* the sidecar must not keep the end of a pipe open */
+        int ends[2], fd = open(path, O_RDONLY);
+        char byte;
+        if (pipe(ends) != 0)
+            return 1;
+        whole(fd);
+        alarm(30);
+        close(ends[1]);
+        printf("end of file: %zd\n", read(ends[0], &byte, 1));
+        return 0;
+    }
+    if (!strcmp(what, "execute")) { /* patches a program in place, and runs it at once */
+        for (int i = 0; i < 20; i++) {
+            int fd = open(path, O_RDWR), status = -1;
+            whole(fd);
+            bytes[size - 1] = i;
+            if (i % 2 && pwrite(fd, bytes, size, 0) != (ssize_t)size)
+                return 1;
+            close(fd);
+            pid_t pid = i % 4 < 2 ? fork() : vfork();
+            if (pid == 0) {
+                execl(path, path, NULL);
+                _exit(errno == ETXTBSY ? 99 : 98);
+            }
+            waitpid(pid, &status, 0);
+            printf("%d: status %#x\n", i, status);
+            free(bytes);
+        }
+        return 0;
+    }
+    if (!strcmp(what, "stay")) {
+        whole(open(path, O_RDONLY));
+        stay();
+        return 0;
+    }
+    if (!strcmp(what, "exec")) { /* another program in its place, which outlives the deferral */
+        whole(open(path, O_RDONLY));
+        execl("/bin/cat", "cat", NULL);
+    }
+    return 2;
+}

@@ -1,0 +1,271 @@
+//! What a deferred read gains for programs as people write them, and what it must leave as it was.
+
+#[allow(dead_code)] // Of what the tests share, these use a part.
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const SIZE: usize = 64 << 20;
+const PYTHON: &str = "/usr/bin/python3";
+
+fn directory() -> tempfile::TempDir {
+    let place = std::env::var_os("ELISION_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    tempfile::tempdir_in(place).unwrap()
+}
+
+/// A file of bytes that are nowhere all the same.
+fn make(path: &Path, len: usize) {
+    let mut state = 1u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let bytes: Vec<u8> = std::iter::repeat_with(&mut next).flatten().take(len).collect();
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Under the drop-in, with statistics.
+fn preloaded(program: &Path, stats: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env("LD_PRELOAD", common::library()).env("ELISION_STATS", stats);
+    command
+}
+
+/// One counter, summed over all processes.
+fn counter(stats: &Path, name: &str) -> u64 {
+    let text = std::fs::read_to_string(stats).unwrap();
+    let name = format!("\"{name}\":");
+    let digits =
+        |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap();
+    text.split(&name).skip(1).map(digits).sum()
+}
+
+fn good(output: Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The program edits a file of [`SIZE`] bytes in place: once without the drop-in and once with it. The same file comes of
+/// it, nearly nothing is loaded, and nearly nothing written.
+fn edits(program: &Path, arguments: &[&str]) {
+    let made = directory();
+    let (plain, ours, stats) =
+        (made.path().join("plain"), made.path().join("ours"), made.path().join("stats"));
+    make(&plain, SIZE);
+    std::fs::copy(&plain, &ours).unwrap();
+    let before = std::fs::read(&plain).unwrap();
+    let said = good(Command::new(program).args(arguments).arg(&plain).output().unwrap());
+    assert_eq!(good(preloaded(program, &stats).args(arguments).arg(&ours).output().unwrap()), said);
+    let after = std::fs::read(&plain).unwrap();
+    let changed = before.chunks(4096).zip(after.chunks(4096)).filter(|(a, b)| a != b).count();
+    assert_eq!((before.len(), changed), (after.len(), 3), "the program's own change");
+    assert!(after == std::fs::read(&ours).unwrap(), "another file than without");
+    let (size, allowance) = (SIZE as u64, 128 * 1024);
+    assert!(
+        counter(&stats, "deferred_bytes") > size - allowance,
+        "{}",
+        std::fs::read_to_string(&stats).unwrap()
+    );
+    // Thirteen places are touched, and the kernel maps up to 64 KiB around each.
+    assert!(
+        counter(&stats, "loaded_bytes") <= 16 * 64 * 1024,
+        "{}",
+        std::fs::read_to_string(&stats).unwrap()
+    );
+    // Three altered pages and the last one, rounded to pages; 99.9 % leaves room for sixteen.
+    assert!(
+        counter(&stats, "elided_bytes") >= size - size / 1000,
+        "{}",
+        std::fs::read_to_string(&stats).unwrap()
+    );
+    assert_eq!(counter(&stats, "materialised_bytes"), 0);
+}
+
+#[test]
+fn python_reads_into_changes_and_writes_back() {
+    if !Path::new(PYTHON).exists() {
+        return println!("skipped: {PYTHON} not found");
+    }
+    let script = "
+import os, sys
+with open(sys.argv[1], 'r+b') as f:
+    a = bytearray(os.path.getsize(sys.argv[1]))
+    assert f.readinto(a) == len(a)
+    print([a[len(a) // 10 * i] for i in range(10)])
+    for i in (1, 2, 3): a[len(a) // 4 * i] ^= 255
+    f.seek(0); assert f.write(a) == len(a)
+";
+    edits(PYTHON.as_ref(), &["-c", script]);
+}
+
+#[test]
+fn numpy_reads_changes_and_writes_back() {
+    let numpy = Command::new(PYTHON).args(["-c", "import numpy"]).output();
+    if !numpy.is_ok_and(|output| output.status.success()) {
+        return println!("skipped: no numpy for {PYTHON}");
+    }
+    let script = "
+import sys, numpy as np
+with open(sys.argv[1], 'r+b') as f:
+    a = np.fromfile(f, dtype=np.uint8)
+    print([int(a[len(a) // 10 * i]) for i in range(10)])
+    for i in (1, 2, 3): a[len(a) // 4 * i] ^= 255
+    f.seek(0); a.tofile(f)
+";
+    edits(PYTHON.as_ref(), &["-c", script]);
+}
+
+fn compiled(directory: &Path) -> PathBuf {
+    common::compile(directory, "deferred", &["-O1", "-Wextra", "-Werror"])
+}
+
+#[test]
+fn c_reads_changes_and_writes_back_through_a_stream() {
+    let made = directory();
+    edits(&compiled(made.path()), &["stream"]);
+}
+
+/// One case of the C program on a file of 8 MiB: it says the same as without the drop-in, and did defer.
+fn case(name: &str) -> String {
+    let made = directory();
+    let (program, file) = (compiled(made.path()), made.path().join("file"));
+    make(&file, 8 << 20);
+    compare(&program, name, &file, &made.path().join("stats"))
+}
+
+fn compare(program: &Path, name: &str, file: &Path, stats: &Path) -> String {
+    let said = good(Command::new(program).arg(name).arg(file).output().unwrap());
+    let ours =
+        preloaded(program, stats).env("ELISION_MIN_BYTES", "4096").arg(name).arg(file).output().unwrap();
+    assert_eq!(good(ours), said);
+    assert!(counter(stats, "deferred_bytes") > 0, "nothing was deferred");
+    said
+}
+
+#[test]
+fn descriptors_are_what_they_were() {
+    let said = case("descriptors");
+    assert!(said.contains("the next is 1\n"), "{said}");
+}
+
+#[test]
+fn wait_knows_of_no_child() {
+    let said = case("wait");
+    assert_eq!(said.matches("-1 No child processes").count(), 2, "{said}");
+}
+
+#[test]
+fn posix_locks_survive() {
+    let said = case("locks");
+    assert_eq!(said.matches("cannot lock").count(), 2, "{said}");
+    assert_eq!(said.matches("can lock").count(), 1, "{said}");
+}
+
+#[test]
+fn flock_ends_with_the_descriptor() {
+    let said = case("flock");
+    assert!(said.contains("another process can lock it\nthe same\n"), "{said}");
+}
+
+#[test]
+fn a_pipe_ends_with_its_last_writer() {
+    assert_eq!(case("pipe"), "end of file: 0\n");
+}
+
+#[test]
+fn what_was_just_closed_can_be_executed() {
+    let made = directory();
+    let (program, patched) = (compiled(made.path()), made.path().join("patched"));
+    std::fs::copy("/bin/true", &patched).unwrap();
+    // Bytes after what the loader looks at, of which the last is changed.
+    std::fs::OpenOptions::new().append(true).open(&patched).unwrap().write_all(&vec![0; 1 << 20]).unwrap();
+    let said = compare(&program, "execute", &patched, &made.path().join("stats"));
+    assert_eq!(said.matches("status 0\n").count(), 20, "{said}");
+}
+
+/// A program that has deferred a file, and says so. Ends when its input does.
+struct Holder {
+    child: Child,
+    file: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Holder {
+    fn start(name: &str) -> Holder {
+        let made = directory();
+        let (program, file) = (compiled(made.path()), made.path().join("file"));
+        make(&file, 8 << 20);
+        let mut command = preloaded(&program, &made.path().join("stats"));
+        command.env("ELISION_MIN_BYTES", "4096").arg(name).arg(&file);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Holder { child, file, _directory: made }
+    }
+
+    fn wait_until_ready(&mut self) {
+        let mut line = String::new();
+        BufReader::new(self.child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+    }
+
+    /// Sidecars in whose memory the file is mapped.
+    fn sidecars(&self) -> usize {
+        let file = self.file.to_str().unwrap();
+        let sidecar = |process: &Path| {
+            std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name == "elision\n")
+                && std::fs::read_to_string(process.join("maps")).is_ok_and(|maps| maps.contains(file))
+        };
+        std::fs::read_dir("/proc").unwrap().filter(|entry| sidecar(&entry.as_ref().unwrap().path())).count()
+    }
+
+    /// Until there is none. (Nothing tells of the end of a process that is not one's child.)
+    fn wait_until_alone(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.sidecars() > 0 {
+            assert!(Instant::now() < deadline, "the sidecar has outlived its program");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Its leases are gone, too: to open for writing without waiting is refused while there is one.
+        use std::os::unix::fs::OpenOptionsExt;
+        std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&self.file).unwrap();
+    }
+}
+
+#[test]
+fn the_sidecar_goes_when_the_program_ends() {
+    let mut holder = Holder::start("stay");
+    holder.wait_until_ready();
+    assert_eq!(holder.sidecars(), 1);
+    drop(holder.child.stdin.take());
+    assert!(holder.child.wait().unwrap().success());
+    holder.wait_until_alone();
+}
+
+#[test]
+fn the_sidecar_goes_when_the_program_is_killed() {
+    let mut holder = Holder::start("stay");
+    holder.wait_until_ready();
+    assert_eq!(holder.sidecars(), 1);
+    holder.child.kill().unwrap();
+    holder.child.wait().unwrap();
+    holder.wait_until_alone();
+}
+
+#[test]
+fn the_sidecar_goes_when_another_program_takes_the_place() {
+    let mut holder = Holder::start("exec");
+    holder.child.stdin.as_mut().unwrap().write_all(b"through cat\n").unwrap();
+    let mut line = [0; 12];
+    holder.child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"through cat\n");
+    holder.wait_until_alone();
+    drop(holder.child.stdin.take());
+    assert!(holder.child.wait().unwrap().success());
+    let stats = holder.file.with_file_name("stats");
+    assert!(counter(&stats, "deferred_bytes") > 0, "nothing was deferred");
+}

@@ -1,0 +1,113 @@
+//! Random histories of files and buffers in a C program that knows what every call must give, without the drop-in
+//! and with it.
+
+#[allow(dead_code)] // Of what the tests share, these use a part.
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Operations of one history.
+const STEPS: &str = "1500";
+
+fn directory() -> tempfile::TempDir {
+    let place = std::env::var_os("ELISION_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    tempfile::tempdir_in(place).unwrap()
+}
+
+fn compiled(directory: &Path) -> PathBuf {
+    common::compile(directory, "histories", &["-O1", "-g", "-Wextra", "-Werror", "-pthread"])
+}
+
+/// The histories of some seeds, two at a time; with `stats`, under the drop-in, which adds its statistics there.
+fn run(program: &Path, seeds: std::ops::Range<u64>, flags: &str, stats: Option<&Path>) {
+    let next = AtomicU64::new(seeds.start);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    one(program, seed, flags, stats);
+                }
+            });
+        }
+    });
+}
+
+fn one(program: &Path, seed: u64, flags: &str, stats: Option<&Path>) {
+    let files = directory();
+    let mut command = Command::new(program);
+    command.arg(seed.to_string()).arg(STEPS).arg(files.path()).arg(flags).stdin(Stdio::null());
+    if let Some(stats) = stats {
+        command
+            .env("LD_PRELOAD", common::library())
+            .env("ELISION_MIN_BYTES", "4096")
+            .env("ELISION_STATS", stats);
+    }
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "seed {seed}, flags {flags:?}, the drop-in {}: {}\n{}",
+        if stats.is_some() { "preloaded" } else { "absent" },
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// The sum of one counter over all processes.
+fn sum(stats: &str, name: &str) -> u64 {
+    let name = format!("\"{name}\":");
+    let digits =
+        |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap();
+    stats.split(&name).skip(1).map(digits).sum()
+}
+
+/// The histories of some seeds under the drop-in; and something did depend on it.
+fn under_the_drop_in(seeds: std::ops::Range<u64>, flags: &str) {
+    let made = directory();
+    let (program, stats) = (compiled(made.path()), made.path().join("stats"));
+    let histories = seeds.end - seeds.start;
+    run(&program, seeds, flags, Some(&stats));
+    let stats = std::fs::read_to_string(&stats).unwrap();
+    let of = |name| sum(&stats, name);
+    println!(
+        "{histories} histories with {flags:?}: {} bytes deferred, {} loaded, {} materialised, {} elided, {} written",
+        of("deferred_bytes"),
+        of("loaded_bytes"),
+        of("materialised_bytes"),
+        of("elided_bytes"),
+        of("written_bytes"),
+    );
+    // A quarter of what is usual, or more.
+    assert!(of("deferred_bytes") > histories * 2_000_000, "hardly anything was deferred");
+    assert!(of("materialised_bytes") > histories * 700_000, "hardly anything was materialised");
+    assert!(of("elided_bytes") > histories * 100_000, "hardly anything was elided");
+}
+
+/// The program is right about what plain calls give.
+#[test]
+fn without_the_drop_in() {
+    let made = directory();
+    let program = compiled(made.path());
+    run(&program, 0..4, "s", None);
+    run(&program, 4..8, "st", None);
+}
+
+#[test]
+fn one_thread() {
+    under_the_drop_in(0..200, "");
+}
+
+#[test]
+fn interrupted_by_signals() {
+    under_the_drop_in(1000..1040, "s");
+}
+
+#[test]
+fn two_threads_and_signals() {
+    under_the_drop_in(2000..2040, "st");
+}
