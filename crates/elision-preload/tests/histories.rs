@@ -99,15 +99,15 @@ fn without_the_drop_in() {
 
 #[test]
 fn one_thread() {
-    under_the_drop_in(0..200, "");
+    under_the_drop_in(0..80, "");
 }
 
 #[test]
 fn interrupted_by_signals() {
-    under_the_drop_in(1000..1040, "s");
+    under_the_drop_in(1000..1020, "s");
 }
 
 #[test]
 fn two_threads_and_signals() {
-    under_the_drop_in(2000..2040, "st");
+    under_the_drop_in(2000..2020, "st");
 }
