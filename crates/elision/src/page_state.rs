@@ -9,7 +9,8 @@ pub enum PageState {
     Deferred,
     /// Stands for file bytes, loaded into the page cache's memory.
     Loaded,
-    /// Equal to its file bytes, in memory of its own; the next store will be noticed.
+    /// Equal to its file bytes when it was last read or written, in memory of its own; the next store will be noticed. If
+    /// the file has been changed by others since, the next write notices that, too, and leaves nothing out.
     Tracked,
     /// Altered since it was read or written.
     Altered,
