@@ -114,10 +114,16 @@ impl Buffer {
         let target = &mut self[at..at + len];
         let addr = target.as_mut_ptr() as usize;
         let terms = Terms { offset: Some(offset), owned: file.owned(), exclusive: true, least };
+        let since = file.moment();
         // SAFETY: the range is exclusively borrowed; and nobody else can store into the pages around it, which are this
         // buffer's too.
         match unsafe { read::read(file.raw(), addr, len, terms) } {
-            Outcome::Done(done) => Ok(done),
+            Outcome::Done(done) => {
+                if !file.undisturbed(since, 0) {
+                    file.release();
+                }
+                Ok(done)
+            }
             Outcome::Failed(errno) => Err(errno.into()),
             Outcome::PassThrough => file.read_traditionally(target, offset),
         }
@@ -138,8 +144,15 @@ impl Buffer {
             exclusive: true,
             least: crate::min_bytes(false),
         };
+        let _change = file.change();
+        let since = file.moment();
         let done = match crate::write::write(file.raw(), addr, len, terms, crate::write::Track::Now) {
-            Outcome::Done(done) => done,
+            Outcome::Done(done) => {
+                if !file.undisturbed(since, 1) {
+                    dropin::untrack(addr, len);
+                }
+                done
+            }
             Outcome::Failed(errno) => return Err(errno.into()),
             Outcome::PassThrough => 0,
         };

@@ -148,6 +148,12 @@ pub fn dissolve(addr: usize, len: usize) {
     ask(Op::Dissolve, pages_of(addr, len, true));
 }
 
+/// A write of this range was offered and done, and another write to the same file was under way at the same time: what
+/// the file has now is not known.
+pub fn untrack(addr: usize, len: usize) {
+    ask(Op::Untrack, pages_of(addr, len, false));
+}
+
 /// Before MADV_DONTNEED: pages of the range that are deferred become fresh zero pages.
 pub fn zero(addr: usize, len: usize) {
     ask(Op::Zero, pages_of(addr, len, false));

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// An open file of which no other handle exists in this program.
 ///
@@ -31,6 +32,21 @@ pub struct File {
     file: fs::File,
     /// Forks of this process when it was opened; see [`File::owned`].
     born: u64,
+    /// Changes under way in the lower half, changes ever begun in the upper.
+    changes: AtomicU64,
+}
+
+/// What [`File::changes`] said at some moment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment(u64);
+
+/// A change under way.
+pub(crate) struct Change<'a>(&'a AtomicU64);
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
 }
 
 impl File {
@@ -40,7 +56,7 @@ impl File {
     /// As `std::fs::File::open`.
     pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
         let born = launch::forks();
-        Ok(File { file: fs::File::open(path)?, born })
+        Ok(File { file: fs::File::open(path)?, born, changes: AtomicU64::new(0) })
     }
 
     /// Opens a file as the options say.
@@ -52,7 +68,7 @@ impl File {
         // what is known of its pages survives.
         settle(path.as_ref());
         let born = launch::forks();
-        Ok(File { file: options.open(path)?, born })
+        Ok(File { file: options.open(path)?, born, changes: AtomicU64::new(0) })
     }
 
     /// Reads up to `len` bytes from `offset` (fewer only at the end of file) into a new buffer.
@@ -91,9 +107,8 @@ impl File {
     /// # Errors
     /// As `std::fs::File::set_len`.
     pub fn set_len(&self, len: u64) -> io::Result<()> {
-        if let Ok(stat) = sys::file::stat(self.raw()) {
-            crate::write::release(self.raw(), stat);
-        }
+        let _change = self.change();
+        self.release();
         self.file.set_len(len)
     }
 
@@ -107,15 +122,37 @@ impl File {
 
     /// The plain file. Whatever depends on it gets memory of its own, since it can be changed unseen from here on.
     pub fn into_std(self) -> fs::File {
-        if let Ok(stat) = sys::file::stat(self.raw()) {
-            crate::write::release(self.raw(), stat);
-        }
+        self.release();
         self.file
     }
 
     /// Is every change through this handle one of this process? Not once it has forked: the child has the handle, too.
     pub(crate) fn owned(&self) -> bool {
         self.born == launch::forks()
+    }
+
+    /// Marks the beginning of a change, and its end. A read that is deferred meanwhile may see a part of it later, and a
+    /// write elided may trust what it has replaced: both ask [`File::undisturbed`] when they are done.
+    pub(crate) fn change(&self) -> Change<'_> {
+        self.changes.fetch_add(1 + (1 << 32), SeqCst);
+        Change(&self.changes)
+    }
+
+    /// Now, to be handed to [`File::undisturbed`].
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(self.changes.load(SeqCst))
+    }
+
+    /// Was no change under way at that moment, but for `own` of the caller's, and has none begun since?
+    pub(crate) fn undisturbed(&self, since: Moment, own: u64) -> bool {
+        since.0 & 0xffff_ffff == own && self.changes.load(SeqCst) >> 32 == since.0 >> 32
+    }
+
+    /// Everything that depends on the file gets memory of its own.
+    pub(crate) fn release(&self) {
+        if let Ok(stat) = sys::file::stat(self.raw()) {
+            crate::write::release(self.raw(), stat);
+        }
     }
 
     pub(crate) fn raw(&self) -> i32 {

@@ -191,7 +191,7 @@ impl Job {
     /// From `start` on nothing can be elided: it is written traditionally, after extents elsewhere were looked after.
     fn rest_at_once(&self, mut writer: Writer, start: usize, reason: Reason) -> (usize, Option<Errno>) {
         crate::decline(reason, self.whole.len);
-        if self.guarded {
+        if self.guarded || state::write_guarded(self.stat.id) {
             release(self.fd, self.stat);
         }
         let from = if start == self.whole.split().pages.addr - self.whole.addr { 0 } else { start };

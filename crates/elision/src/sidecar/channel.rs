@@ -26,6 +26,8 @@ pub enum Op {
     Plan,
     /// A planned write was carried out, up to `len`; `tried` bytes were planned.
     Wrote,
+    /// What a write of this range has armed is not to be trusted.
+    Untrack,
     /// A small write to a guarded file is about to happen.
     BeforeWrite,
     /// The file is about to change in a way nobody can follow.
@@ -131,21 +133,32 @@ impl Default for Request {
     }
 }
 
+/// A slot's status: who owns its request. With [`SLEEPS`] added, its thread has to be woken.
 const FREE: u32 = 0;
+/// The thread that claimed it fills it in.
 const CLAIMED: u32 = 1;
+/// On the list; whoever takes it there owns it next.
 const POSTED: u32 = 2;
-const SLEEPING: u32 = 3;
+/// The sidecar works on it.
+const TAKEN: u32 = 3;
+/// Answered: the thread's again.
 const DONE: u32 = 4;
+/// Given up by its thread while it may still be on the list; whoever finds it there frees it.
+const LOST: u32 = 5;
+const SLEEPS: u32 = 8;
 
 struct Slot {
     status: AtomicU32,
+    /// Which sidecar took it, by [`launch::epoch`].
+    taken_by: AtomicU32,
     next: AtomicPtr<Slot>,
     request: UnsafeCell<Request>,
 }
 
-// SAFETY: `request` belongs to the thread that moved `status` from FREE to CLAIMED, to the sidecar from POSTED (or
-// SLEEPING) until it stores DONE, and to the thread again until it stores FREE. Each hand-over is a release store
-// read by an acquire load.
+// SAFETY: `request` belongs to the thread that moved `status` from FREE to CLAIMED, and to the sidecar from the moment
+// that it moves it from POSTED to TAKEN until it stores DONE; then to the thread again, until it stores FREE. A thread
+// gives up only by moving POSTED to LOST, so that no sidecar can take it any more, or when the sidecar that took
+// it is dead. Each hand-over is a release store read by an acquire load.
 unsafe impl Sync for Slot {}
 
 const SLOTS: usize = 32;
@@ -153,6 +166,7 @@ const SLOTS: usize = 32;
 static POOL: [Slot; SLOTS] = [const {
     Slot {
         status: AtomicU32::new(FREE),
+        taken_by: AtomicU32::new(0),
         next: AtomicPtr::new(ptr::null_mut()),
         request: UnsafeCell::new(BLANK),
     }
@@ -176,23 +190,34 @@ const POLLS: u32 = 100;
 pub struct Call {
     slot: &'static Slot,
     mask: task::Mask,
+    /// The slot is not ours to free: see [`LOST`].
+    lost: bool,
 }
 
 impl Call {
     /// Claims a slot for a request to the sidecar, starting it if need be (`start`) and possible. `None`: do without.
     pub fn new(op: Op, start: bool) -> Option<Call> {
         let mask = task::block_signals();
-        let ready = if start { launch::ensure() } else { launch::alive() };
-        let slot = if ready {
-            POOL.iter().find(|slot| slot.status.compare_exchange(FREE, CLAIMED, Acquire, Relaxed).is_ok())
-        } else {
-            None
+        let slot = loop {
+            if !(if start { launch::ensure() } else { launch::alive() }) {
+                break None;
+            }
+            let free = |slot: &&Slot| slot.status.compare_exchange(FREE, CLAIMED, Acquire, Relaxed).is_ok();
+            if let Some(slot) = POOL.iter().find(free) {
+                break Some(slot);
+            }
+            // What would merely be deferred or elided need not be. Anything else has to be said, and slots come free:
+            // nobody who holds one waits for anything but the sidecar and the file.
+            if start {
+                break None;
+            }
+            task::nap_us(50);
         };
         let Some(slot) = slot else {
             task::restore_signals(mask);
             return None;
         };
-        let mut call = Call { slot, mask };
+        let mut call = Call { slot, mask, lost: false };
         let request = call.request();
         // The runs are not cleared: `count` says how many mean anything.
         request.op = op;
@@ -214,16 +239,9 @@ impl Call {
 
     /// Sends the request and waits for the answer: `None` if it was done, or why it was not.
     pub fn send(&mut self) -> Option<Reason> {
+        let epoch = launch::epoch();
         self.slot.status.store(POSTED, Release);
-        let slot = self.slot as *const Slot as *mut Slot;
-        let mut head = HEAD.load(Relaxed);
-        loop {
-            self.slot.next.store(head, Relaxed);
-            match HEAD.compare_exchange_weak(head, slot, AcqRel, Relaxed) {
-                Ok(_) => break,
-                Err(now) => head = now,
-            }
-        }
+        post(self.slot);
         ring();
         for _ in 0..ROUNDS {
             for _ in 0..POLLS {
@@ -234,24 +252,61 @@ impl Call {
             }
             task::yield_now();
         }
-        while self.slot.status.load(Acquire) != DONE {
-            let _ = self.slot.status.compare_exchange(POSTED, SLEEPING, AcqRel, Acquire);
+        loop {
+            let status = self.slot.status.load(Acquire);
+            if status == DONE {
+                return self.request().declined;
+            }
+            let sleeping = status | SLEEPS;
+            if self.slot.status.compare_exchange(status, sleeping, AcqRel, Acquire).is_err() {
+                continue;
+            }
             // The time-out is for a sidecar that was killed: nobody would wake us.
-            task::futex_wait(&self.slot.status, SLEEPING, 100);
-            if !launch::alive() && self.slot.status.load(Acquire) != DONE {
+            task::futex_wait(&self.slot.status, sleeping, 100);
+            if (!launch::alive() || launch::epoch() != epoch) && self.give_up() {
                 launch::lost();
-                HEAD.store(ptr::null_mut(), Release);
+                launch::wait_started();
                 return Some(Reason::Sidecar);
             }
         }
-        self.request().declined
+    }
+
+    /// The sidecar that the request was meant for is gone. True if nobody will answer it, now or later.
+    fn give_up(&mut self) -> bool {
+        loop {
+            let status = self.slot.status.load(Acquire);
+            match status & !SLEEPS {
+                DONE => return false,
+                TAKEN => return !launch::alive() || self.slot.taken_by.load(Acquire) != launch::epoch(),
+                _ if self.slot.status.compare_exchange(status, LOST, AcqRel, Acquire).is_ok() => {
+                    self.lost = true;
+                    return true;
+                }
+                _ => (),
+            }
+        }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.slot.status.store(FREE, Release);
+        if !self.lost {
+            self.slot.status.store(FREE, Release);
+        }
         task::restore_signals(self.mask);
+    }
+}
+
+/// Puts a slot on the list.
+fn post(slot: &Slot) {
+    let this = ptr::from_ref(slot).cast_mut();
+    let mut head = HEAD.load(Relaxed);
+    loop {
+        slot.next.store(head, Relaxed);
+        match HEAD.compare_exchange_weak(head, this, AcqRel, Relaxed) {
+            Ok(_) => return,
+            Err(now) => head = now,
+        }
     }
 }
 
@@ -263,8 +318,8 @@ pub fn ring() {
     }
 }
 
-/// In the sidecar: takes every waiting request, calls `taken`, answers each, oldest first, and calls `answered` after
-/// each answer was given. True if there were any.
+/// In the sidecar: takes every waiting request, calls `taken`, then answers each, oldest first, and calls `answered`
+/// after each answer was given. True if there were any.
 pub(super) fn answer_all<S>(
     state: &mut S,
     taken: fn(&mut S),
@@ -274,22 +329,70 @@ pub(super) fn answer_all<S>(
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
     taken(state);
     let mut oldest: *mut Slot = ptr::null_mut();
-    // SAFETY: the pointers on the list are to slots of POOL, which is static; what was swapped out is ours alone.
-    unsafe {
-        while let Some(slot) = list.as_ref() {
-            list = slot.next.swap(oldest, Relaxed);
-            oldest = slot as *const Slot as *mut Slot;
-        }
-        let any = !oldest.is_null();
-        while let Some(slot) = oldest.as_ref() {
-            oldest = slot.next.load(Relaxed);
-            answer(state, &mut *slot.request.get());
-            if slot.status.swap(DONE, AcqRel) == SLEEPING {
-                task::futex_wake(&slot.status);
-            }
+    // SAFETY: the pointers on the list are to slots of POOL, which is static.
+    while let Some(slot) = unsafe { list.as_ref() } {
+        list = slot.next.swap(oldest, Relaxed);
+        oldest = ptr::from_ref(slot).cast_mut();
+    }
+    let any = !oldest.is_null();
+    // SAFETY: as above.
+    while let Some(slot) = unsafe { oldest.as_ref() } {
+        oldest = slot.next.load(Relaxed);
+        if take(slot) {
+            // SAFETY: taken.
+            answer(state, unsafe { &mut *slot.request.get() });
+            give_back(slot);
             answered(state);
         }
-        any
+    }
+    any
+}
+
+/// In the sidecar, while it rests for a fork: tells whoever waits for something that can be said without changing
+/// anything. The thread that forks may be waiting for him: in stdio, it takes locks that one who writes may hold.
+/// There are no write leases at this time, so there is nothing to do before a write, and nothing to elide.
+pub(super) fn answer_at_rest() {
+    let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
+    // SAFETY: as in `answer_all`.
+    while let Some(slot) = unsafe { list.as_ref() } {
+        list = slot.next.load(Relaxed);
+        if !take(slot) {
+            continue;
+        }
+        // SAFETY: taken.
+        let request = unsafe { &mut *slot.request.get() };
+        match request.op {
+            Op::Ping | Op::BeforeWrite | Op::Closing | Op::Surrender => request.declined = None,
+            Op::Associate | Op::Plan => request.declined = Some(Reason::Sidecar),
+            _ => {
+                let sleeps = slot.status.fetch_sub(TAKEN - POSTED, AcqRel);
+                debug_assert!(sleeps & !SLEEPS == TAKEN);
+                post(slot);
+                continue;
+            }
+        }
+        give_back(slot);
+    }
+}
+
+/// Makes the request of a slot from the list the sidecar's. False: its thread has given up.
+fn take(slot: &Slot) -> bool {
+    loop {
+        let status = slot.status.load(Acquire);
+        if status & !SLEEPS != POSTED {
+            slot.status.store(FREE, Release);
+            return false;
+        }
+        slot.taken_by.store(launch::epoch(), Release);
+        if slot.status.compare_exchange(status, TAKEN | status & SLEEPS, AcqRel, Acquire).is_ok() {
+            return true;
+        }
+    }
+}
+
+fn give_back(slot: &Slot) {
+    if slot.status.swap(DONE, AcqRel) & SLEEPS != 0 {
+        task::futex_wake(&slot.status);
     }
 }
 

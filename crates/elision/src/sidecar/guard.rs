@@ -12,10 +12,12 @@ use crate::sys::file::{self, ProcPath};
 use crate::sys::raw::Errno;
 use crate::sys::task;
 
+const TMPFS: i64 = 0x0102_1994;
+
 /// File systems whose leases and page cache are known to keep the promise: ext2/3/4, XFS, btrfs, tmpfs.
 /// /proc and others grant leases on contents that are not stable.
 pub fn file_system_allowed(magic: i64) -> bool {
-    matches!(magic, 0xEF53 | 0x5846_5342 | 0x9123_683E | 0x0102_1994)
+    matches!(magic, 0xEF53 | 0x5846_5342 | 0x9123_683E | TMPFS)
 }
 
 fn refused(error: Errno) -> Reason {
@@ -134,11 +136,18 @@ impl State {
             return true;
         }
         self.materialise_file(id);
-        if super::launch::children_uncovered() {
+        // A write lease was given up before any fork, so no child depends on this one.
+        if known.guard == Guard::Read && super::launch::children_uncovered() {
             return false;
         }
         // Asked while the file is still guarded; asking makes the kernel mark the next change with a new time.
-        let stamp = file::ctime(known.fd).ok().filter(|_| self.fine_ctime);
+        let stamp = file::ctime(known.fd).ok().filter(|&(_, nanoseconds)| {
+            // Whole seconds are all that some ext file systems keep. And on tmpfs a store through a shared mapping
+            // that has been read from moves no time at all.
+            self.fine_ctime
+                && nanoseconds != 0
+                && file::filesystem(known.fd).is_ok_and(|magic| magic != TMPFS)
+        });
         // Closing is not enough: a mapping that is left (pages that were copied in place) keeps the description, and
         // with it the lease.
         let _ = file::set_lease(known.fd, libc::F_UNLCK);

@@ -96,6 +96,21 @@ fn board() -> Option<&'static Board> {
     unsafe { BOARD.load(Acquire).as_ref() }
 }
 
+/// Counts sidecars.
+static EPOCH: AtomicU32 = AtomicU32::new(0);
+
+/// Which sidecar it is, now.
+pub(super) fn epoch() -> u32 {
+    EPOCH.load(Acquire)
+}
+
+/// Waits while a sidecar is being started.
+pub(super) fn wait_started() {
+    while START.load(Acquire) == STARTING {
+        task::nap_us(100);
+    }
+}
+
 /// Is the sidecar there and ready?
 pub fn alive() -> bool {
     gate().is_some_and(|gate| gate.sidecar.load(Acquire) != 0 && gate.ready.load(Acquire) == 1)
@@ -172,6 +187,7 @@ fn start(predecessor: i32) -> bool {
     }
     let Some(gate) = gate() else { return false };
     PREDECESSOR.store(predecessor, Release);
+    EPOCH.fetch_add(1, AcqRel);
     gate.ready.store(0, Relaxed);
     gate.go.store(0, Relaxed);
     let (stack, area) = (STACK.load(Relaxed), AREA.load(Relaxed) + AREA_BYTES / 2);
@@ -281,7 +297,8 @@ pub(super) fn fork_under_way() -> u32 {
 /// and still has to be answered.)
 pub(super) fn rest(fork: u32) {
     while REST.load(Acquire) == fork {
-        task::futex_wait(&REST, fork, 100);
+        task::futex_wait(&REST, fork, 5);
+        channel::answer_at_rest();
         if !serve::program_lives(PROGRAM.load(Acquire)) {
             return;
         }
@@ -304,10 +321,9 @@ pub extern "C" fn before_fork() {
     // SAFETY: FORKING is held.
     unsafe { *FORK_MASK.0.get() = Some(mask) };
     MARK.store(MARKS, Release);
-    if alive() && super::state::LIVE.load(Acquire) > 0 {
-        if let Some(mut call) = Call::new(Op::Surrender, false) {
-            call.send();
-        }
+    wait_started();
+    // Even if there is nothing that depends on a lease yet: another thread may be about to change that.
+    if alive() {
         REST.store((FORKS.load(Relaxed) as u32).max(1), Release);
         match Call::new(Op::Fork, false) {
             Some(mut call) => drop(call.send()),

@@ -39,6 +39,18 @@ struct Shadow {
     memory: usize,
 }
 
+/// What became of an extent's turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Exchange {
+    Done,
+    /// It is no longer what it was.
+    Stale,
+    Failed,
+}
+
+/// Rounds in which a program may unmap parts of what is being copied before it is copied in place instead.
+const PATIENCE: usize = 100;
+
 /// Which extents.
 #[derive(Clone, Copy)]
 enum Which {
@@ -70,8 +82,10 @@ impl State {
     /// Makes the deferred pages of a range fresh zero pages, and drops what was recorded of it.
     pub(super) fn zero(&mut self, addr: usize, len: usize) {
         let mut at = addr;
-        while let Some(row) = self.map().overlapping(at, (addr + len).saturating_sub(at)).next() {
-            if row.kind == Kind::Mapped {
+        loop {
+            let next = self.map().overlapping(at, (addr + len).saturating_sub(at)).next();
+            let Some(row) = next else { break };
+            if row.kind == Kind::Mapped && self.is_still_mapped(row) {
                 // SAFETY: the program is about to discard these very pages.
                 let _ = unsafe { memory::allocate_at(row.addr, row.len) };
             }
@@ -85,8 +99,8 @@ impl State {
         self.count_loaded(addr, len);
         if self.map().remove(addr, len).is_err() {
             // No room to split an extent. Its outer parts need their guard, so they get memory of their own.
-            self.materialise(Which::Range(addr.saturating_sub(1), 1), false);
-            self.materialise(Which::Range(addr + len, 1), false);
+            // (What is unmapped by now is found to be, and left alone.)
+            self.materialise(Which::Range(addr.saturating_sub(1), len + 2), false);
             self.map().retain(|row| row.end() <= addr || row.addr >= addr + len);
         }
         self.dirty = true;
@@ -94,10 +108,14 @@ impl State {
     }
 
     fn materialise(&mut self, which: Which, track: bool) {
-        loop {
+        for round in 0usize.. {
             let mut batch = [Shadow { extent: crate::extent::BLANK, memory: 0 }; BATCH];
             let mut count = 0;
             while let Some(extent) = self.next_mapped(which, batch.get(..count).unwrap_or(&[])) {
+                // What is gone is cut out of the map; what is left of the extent is found again.
+                if !self.is_still_mapped(extent) && self.prune(extent) {
+                    continue;
+                }
                 let Some(slot) = batch.get_mut(count) else { break };
                 *slot = self.precopy(extent);
                 if slot.memory == 0 && count > 0 {
@@ -111,10 +129,16 @@ impl State {
             }
             let batch = batch.get(..count).unwrap_or(&[]);
             let held = self.pause();
-            for shadow in batch {
-                let moved = held && shadow.memory != 0 && self.swap(*shadow, track);
-                if !moved {
-                    self.copy_in_place(*shadow);
+            for &shadow in batch {
+                let outcome = match held && shadow.memory != 0 {
+                    true => self.swap(shadow, track),
+                    false => Exchange::Failed,
+                };
+                match outcome {
+                    Exchange::Done => (),
+                    // A part was unmapped meanwhile; the rest keeps its record, and its turn comes again.
+                    Exchange::Stale if round < PATIENCE => self.drop_shadow(shadow),
+                    Exchange::Stale | Exchange::Failed => self.copy_in_place(shadow),
                 }
             }
             if held {
@@ -191,10 +215,10 @@ impl State {
     }
 
     /// With the program held still: copies what is altered, and moves the shadow into place.
-    fn swap(&mut self, shadow: Shadow, track: bool) -> bool {
+    fn swap(&mut self, shadow: Shadow, track: bool) -> Exchange {
         let Shadow { extent, memory: fresh } = shadow;
         if !self.is_still_mapped(extent) {
-            return false;
+            return Exchange::Stale;
         }
         let reached = self.scan_each(extent.addr, extent.end(), OWN_MEMORY, |run| {
             let (from, len) = (run.start as usize, (run.end - run.start) as usize);
@@ -220,7 +244,7 @@ impl State {
         }
         // SAFETY: the shadow holds the same bytes, page by page, and no thread is there to see the exchange.
         if reached < extent.end() || unsafe { memory::move_over(fresh, extent.addr, extent.len) }.is_err() {
-            return false;
+            return Exchange::Failed;
         }
         let _ = self.map().remove(extent.addr, extent.len);
         self.dirty = true;
@@ -228,7 +252,7 @@ impl State {
         if track && count <= altered.len() && self.tracker >= 0 {
             self.keep_tracked(extent, altered.get(..count).unwrap_or(&[]));
         }
-        true
+        Exchange::Done
     }
 
     /// The pages that were not altered still equal the file: they stay associated, with memory of their own.
@@ -251,39 +275,70 @@ impl State {
     fn copy_in_place(&mut self, shadow: Shadow) {
         let Shadow { extent, .. } = shadow;
         self.drop_shadow(shadow);
-        if self.is_still_mapped(extent) {
-            // SAFETY: populating changes no contents.
-            let _ = unsafe { memory::advise(extent.addr, extent.len, libc::MADV_POPULATE_WRITE) };
+        let mut at = extent.addr;
+        while at < extent.end() {
+            let (end, ours) = self.stretch(extent, at);
+            if ours {
+                // SAFETY: populating changes no contents.
+                let _ = unsafe { memory::advise(at, end - at, libc::MADV_POPULATE_WRITE) };
+            }
+            at = end;
         }
         let _ = self.map().remove(extent.addr, extent.len);
         self.dirty = true;
     }
 
-    /// Does the kernel agree that the extent is a private, readable and writable mapping of a file? The program may have
-    /// unmapped or moved it in a way we did not see.
+    /// Does the kernel agree that the extent is a private, readable and writable mapping of its file? The program may
+    /// have unmapped or moved it, or a part of it, in a way we did not see.
     pub(super) fn is_still_mapped(&self, extent: Extent) -> bool {
-        if self.maps < 0 {
-            return true;
-        }
-        let known = self.file(extent.file).mapped_ino;
         let mut at = extent.addr;
         while at < extent.end() {
-            let Ok(mapping) = pages::mapping(self.maps, at) else { return false };
-            let right_place = mapping.offset + (at.wrapping_sub(mapping.start)) as u64
-                == extent.offset + (at - extent.addr) as u64;
-            if mapping.start > at
-                || mapping.shared
-                || !mapping.readable
-                || !mapping.writable
-                || !right_place
-                || mapping.ino == 0
-                || (known != 0 && mapping.ino != known)
-            {
+            let (end, ours) = self.stretch(extent, at);
+            if !ours {
                 return false;
             }
-            at = mapping.end;
+            at = end;
         }
         true
+    }
+
+    /// Cuts out of the map what of an extent is not ours any more. True if there was something, and room to do it.
+    pub(super) fn prune(&mut self, extent: Extent) -> bool {
+        let mut cut = false;
+        let mut at = extent.addr;
+        while at < extent.end() {
+            let (end, ours) = self.stretch(extent, at);
+            if !ours {
+                cut |= self.map().remove(at, end - at).is_ok();
+            }
+            at = end;
+        }
+        self.dirty |= cut;
+        cut
+    }
+
+    /// From `at` on, how far the extent is of one kind, and whether it is still our mapping there.
+    fn stretch(&self, extent: Extent, at: usize) -> (usize, bool) {
+        if self.maps < 0 {
+            return (extent.end(), true);
+        }
+        let mapping = match pages::mapping(self.maps, at) {
+            Ok(mapping) => mapping,
+            // Nothing is mapped from here on.
+            Err(_) => return (extent.end(), false),
+        };
+        if mapping.start > at {
+            return (mapping.start.min(extent.end()), false);
+        }
+        let known = self.file(extent.file);
+        let here = mapping.offset.wrapping_add((at - mapping.start) as u64);
+        let ours = !mapping.shared
+            && mapping.readable
+            && mapping.writable
+            && mapping.ino != 0
+            && here == extent.offset + (at - extent.addr) as u64
+            && (known.mapped == (0, 0) || (mapping.dev, mapping.ino) == known.mapped);
+        (mapping.end.min(extent.end()), ours)
     }
 }
 

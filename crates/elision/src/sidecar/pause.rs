@@ -4,8 +4,8 @@
 //! that the program could see. What it can disturb is a system call that returns EINTR when its sleep is
 //! interrupted; [`task::trace_release`] hands such a call back to the kernel to go on.
 //!
-//! A thread inside vfork cannot be stopped before its child has gone on to exec: then the others are let go and it is
-//! tried again, so that the child, which shares the memory, is never overlooked.
+//! A thread inside vfork cannot be stopped before its child has gone on to exec. The child shares the memory, and may be
+//! the very one that waits for the lease we are about to give up; so it is held in its parent's place.
 
 use super::state::State;
 use crate::sys::file::{self, ProcPath};
@@ -17,123 +17,185 @@ const THREADS: usize = 4096;
 /// For how long the others are held while one cannot be stopped.
 const PATIENCE_US: u64 = 20_000;
 
-/// How often it is tried before giving up: some thirty seconds, below the kernel's time-out for a lease break.
-const TRIES: u32 = 1000;
+/// How often it is tried before giving up: about a second. Somebody waits for the file meanwhile, and it may be the very
+/// child of a vfork that the program waits for.
+const TRIES: u32 = 30;
+
+/// Every so often, while threads are being seized, those that died are reaped (see [`reap`]).
+const REAP_MS: u64 = 20;
+
+/// A thread that was seized.
+#[derive(Clone, Copy)]
+struct Held {
+    /// 0: gone.
+    tid: i32,
+    stopped: bool,
+    /// What its stop held up.
+    signal: i32,
+    /// Inside vfork: it cannot stop, but will not run before its child, which is held.
+    lends: bool,
+}
 
 /// The threads held.
 pub struct Pause {
-    tids: [i32; THREADS],
-    stopped: [bool; THREADS],
+    threads: [Held; THREADS],
     count: usize,
     /// In a forked child that has no sidecar: the only thread is the caller, and holds itself.
     pub alone: bool,
 }
 
+/// Could every thread be seized?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seized {
+    All,
+    /// One does not stop for now.
+    Slow,
+    /// One may not be traced at all.
+    Refused,
+}
+
 impl Pause {
-    fn has(&self, tid: i32) -> bool {
-        self.tids.iter().take(self.count).any(|&known| known == tid)
+    fn held(&mut self) -> &mut [Held] {
+        self.threads.get_mut(..self.count).unwrap_or_default()
     }
 
-    fn add(&mut self, tid: i32) -> bool {
-        let (Some(slot), Some(stopped)) = (self.tids.get_mut(self.count), self.stopped.get_mut(self.count))
-        else {
+    /// Seizes a thread and asks it to stop. False: it may not be.
+    fn seize(&mut self, process: i32, tid: i32) -> bool {
+        if self.held().iter().any(|held| held.tid == tid) {
+            return true;
+        }
+        let at = self.count;
+        if at >= THREADS {
             return false;
-        };
-        *slot = tid;
-        *stopped = false;
-        self.count += 1;
+        }
+        if task::trace_seize(tid).is_err() {
+            return is_dead(process, tid);
+        }
+        if let Some(slot) = self.threads.get_mut(at) {
+            *slot = Held { tid, stopped: false, signal: 0, lends: false };
+            self.count = at + 1;
+        }
+        // It may have died meanwhile; then the wait will tell.
+        let _ = task::trace_interrupt(tid);
         true
     }
 
-    /// Seizes every thread of `program`, those included that are made meanwhile. False: one may not be.
-    fn seize_all(&mut self, program: i32) -> bool {
+    /// Seizes every thread of `program`, those included that are made meanwhile, and waits until they have stopped.
+    fn seize_all(&mut self, program: i32) -> Seized {
         loop {
-            let mut fresh = 0;
-            let complete = each_thread(program, |tid| {
-                if self.has(tid) {
-                    return true;
-                }
-                fresh += 1;
-                match task::trace_seize(tid) {
-                    Ok(()) if !self.add(tid) => {
-                        // No room to remember it: it must not stay attached.
-                        let _ = task::trace_interrupt(tid);
-                        wait_and_release(tid);
-                        false
-                    }
-                    Ok(()) => task::trace_interrupt(tid).is_ok() || task::trace_poll(tid) == Traced::Gone,
-                    Err(_) => {
-                        fresh -= 1;
-                        is_dead(program, tid)
-                    }
-                }
-            });
+            let before = self.count;
+            // A thread in exec waits for its siblings to be reaped, by us if they are seized already, and our next
+            // seize would wait for the exec: a timer sees to it that they are.
+            task::ring_every_ms(REAP_MS);
+            let complete = each_thread(program, |tid| self.seize(program, tid));
+            task::ring_every_ms(0);
             if !complete {
-                return false;
+                return Seized::Refused;
             }
-            if fresh == 0 {
+            if !self.wait_stopped(program) {
+                return Seized::Slow;
+            }
+            if self.count == before {
+                return Seized::All;
+            }
+        }
+    }
+
+    /// Waits until every seized thread has stopped, is gone, or lends its memory to a child that has stopped.
+    fn wait_stopped(&mut self, program: i32) -> bool {
+        let mut waited = 0;
+        let mut at = 0;
+        while let Some(&Held { tid, stopped, lends, .. }) = self.held().get(at) {
+            if tid == 0 || stopped || lends {
+                at += 1;
+                continue;
+            }
+            match task::trace_poll(tid) {
+                Traced::Running if waited < PATIENCE_US => {
+                    // A stop takes some microseconds; the sidecar must not starve whom it waits for.
+                    let nap = if waited < 200 { 5 } else { 100 };
+                    task::nap_us(nap);
+                    waited += nap + 50;
+                }
+                Traced::Running => {
+                    if !self.hold_borrowers(program, tid) {
+                        return false;
+                    }
+                    if let Some(held) = self.held().get_mut(at) {
+                        held.lends = true;
+                    }
+                    waited = 0;
+                }
+                outcome => self.note(at, outcome),
+            }
+        }
+        true
+    }
+
+    fn note(&mut self, at: usize, outcome: Traced) {
+        if let Some(held) = self.held().get_mut(at) {
+            match outcome {
+                Traced::Stopped(signal) => (held.stopped, held.signal) = (true, signal),
+                Traced::Gone => held.tid = 0,
+                Traced::Running => (),
+            }
+        }
+    }
+
+    /// Seizes the children of a thread that share this memory: what vfork makes. True if there is one, and all may be.
+    fn hold_borrowers(&mut self, program: i32, tid: i32) -> bool {
+        let mut found = false;
+        let sidecar = task::pid();
+        let listed = each_child(program, tid, |child| {
+            if child == sidecar || task::shares_memory(child) != Some(true) {
                 return true;
             }
-            if !self.wait_stopped() {
-                return false;
-            }
-        }
+            found = true;
+            self.seize(child, child)
+        });
+        listed && found
     }
 
-    /// Waits until every seized thread has stopped or is gone.
-    fn wait_stopped(&mut self) -> bool {
-        let mut waited = 0;
-        for i in 0..self.count {
-            while let (Some(&tid), Some(stopped)) = (self.tids.get(i), self.stopped.get_mut(i)) {
-                if *stopped || tid == 0 {
-                    break;
-                }
-                match task::trace_poll(tid) {
-                    Traced::Stopped => *stopped = true,
-                    Traced::Gone => {
-                        if let Some(slot) = self.tids.get_mut(i) {
-                            *slot = 0;
-                        }
-                    }
-                    Traced::Running if waited >= PATIENCE_US => return false,
-                    Traced::Running => {
-                        // A stop takes some microseconds; the sidecar must not starve whom it waits for.
-                        let nap = if waited < 200 { 5 } else { 100 };
-                        task::nap_us(nap);
-                        waited += nap + 50;
-                    }
-                }
-            }
-        }
-        true
-    }
-
-    /// Lets all of them go; those that have not stopped yet, as soon as they do.
+    /// Lets all of them go. Those that have not stopped yet are remembered, and let go as soon as they do: see
+    /// [`Pause::release_late`].
     fn release_all(&mut self) {
-        for pass in [true, false] {
-            for i in 0..self.count {
-                let (Some(&tid), Some(&stopped)) = (self.tids.get(i), self.stopped.get(i)) else { continue };
-                if tid == 0 || stopped != pass {
-                    continue;
-                }
-                if stopped {
-                    task::trace_release(tid);
-                } else {
-                    wait_and_release(tid);
-                }
+        let mut kept = 0;
+        for at in 0..self.count {
+            let Some(&Held { tid, stopped, signal, .. }) = self.threads.get(at) else { break };
+            if tid != 0 && stopped {
+                task::trace_release(tid, signal);
+            } else if tid != 0
+                && let Some(slot) = self.threads.get_mut(kept)
+            {
+                *slot = Held { tid, stopped: false, signal: 0, lends: false };
+                kept += 1;
             }
         }
-        self.count = 0;
+        self.count = kept;
+    }
+
+    /// Lets threads go that have stopped too late. True if some have not stopped even now.
+    pub(super) fn release_late(&mut self) -> bool {
+        for at in 0..self.count {
+            if let Some(&Held { tid, stopped: false, .. }) = self.threads.get(at)
+                && tid != 0
+            {
+                self.note(at, task::trace_poll(tid));
+            }
+        }
+        self.release_all();
+        self.count != 0
     }
 }
 
-/// Waits for a stop that was asked for, and ends it.
-fn wait_and_release(tid: i32) {
-    loop {
-        match task::trace_poll(tid) {
-            Traced::Stopped => return task::trace_release(tid),
-            Traced::Gone => return,
-            Traced::Running => task::nap_us(200),
+/// Called on a timer while threads are being seized, and at no other time.
+pub(super) fn reap(state: &mut State) {
+    let pause = &mut state.pause;
+    for at in 0..pause.count {
+        if let Some(&Held { tid, stopped: false, .. }) = pause.threads.get(at)
+            && tid != 0
+        {
+            pause.note(at, task::trace_poll(tid));
         }
     }
 }
@@ -178,17 +240,46 @@ pub(super) fn each_thread(pid: i32, mut visit: impl FnMut(i32) -> bool) -> bool 
     good
 }
 
-/// Is the thread dead, or about to be? (A main thread that ended before the others stays as a zombie.)
-fn is_dead(pid: i32, tid: i32) -> bool {
+/// Calls `visit` with every child of a thread until it says false. False if it did, or the kernel keeps no list.
+fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool) -> bool {
+    let Ok(fd) = open_of_thread(pid, tid, b"/children") else { return false };
+    let mut buffer = [0u8; 512];
+    let mut number = 0i64;
+    let mut good = true;
+    while good {
+        match file::read(fd, &mut buffer) {
+            Ok(0) => break,
+            Err(_) => good = false,
+            Ok(filled) => {
+                for &byte in buffer.iter().take(filled) {
+                    if byte.is_ascii_digit() {
+                        number = number * 10 + i64::from(byte - b'0');
+                    } else if number > 0 {
+                        good = good && visit(number as i32);
+                        number = 0;
+                    }
+                }
+            }
+        }
+    }
+    file::close(fd);
+    good
+}
+
+/// Opens a file of /proc/PID/task/TID.
+fn open_of_thread(pid: i32, tid: i32, name: &[u8]) -> crate::sys::raw::Result<i32> {
     let path = ProcPath::new(pid, "task", Some(tid));
-    // /proc/PID/task/TID, then "/stat".
-    let base = path.as_c_str().to_bytes();
     let mut full = [0u8; 80];
-    for (slot, &byte) in full.iter_mut().take(79).zip(base.iter().chain(b"/stat")) {
+    for (slot, &byte) in full.iter_mut().take(79).zip(path.as_c_str().to_bytes().iter().chain(name)) {
         *slot = byte;
     }
-    let Ok(full) = core::ffi::CStr::from_bytes_until_nul(&full) else { return false };
-    let Ok(fd) = file::open(full, libc::O_RDONLY | libc::O_CLOEXEC, 0) else { return true };
+    let full = core::ffi::CStr::from_bytes_until_nul(&full).unwrap_or(c"");
+    file::open(full, libc::O_RDONLY | libc::O_CLOEXEC, 0)
+}
+
+/// Is the thread dead, or about to be? (A main thread that ended before the others stays as a zombie.)
+fn is_dead(pid: i32, tid: i32) -> bool {
+    let Ok(fd) = open_of_thread(pid, tid, b"/stat") else { return true };
     let mut text = [0u8; 256];
     let filled = file::read(fd, &mut text).unwrap_or(0);
     file::close(fd);
@@ -205,13 +296,12 @@ impl State {
             return true;
         }
         for _ in 0..TRIES {
-            self.pause.count = 0;
-            if self.pause.seize_all(self.program) {
+            let seized = self.pause.seize_all(self.program);
+            if seized == Seized::All {
                 return true;
             }
-            let refused = self.pause.count == 0;
             self.pause.release_all();
-            if refused {
+            if seized == Seized::Refused {
                 return false;
             }
             task::nap_us(10_000);

@@ -165,7 +165,11 @@ impl State {
             });
             let Some((i, clip)) = next else { break };
             from = i + 1;
-            if clip.kind == Kind::Mapped && self.is_still_mapped(clip) {
+            if clip.kind == Kind::Mapped && !self.is_still_mapped(clip) && self.prune(clip) {
+                from = 0;
+                continue;
+            }
+            if clip.kind == Kind::Mapped {
                 // SAFETY: populating changes no contents.
                 if unsafe { memory::advise(clip.addr, clip.len, libc::MADV_POPULATE_WRITE) }.is_err() {
                     self.release(id);
@@ -181,13 +185,28 @@ impl State {
         }
     }
 
+    /// Somebody else wrote to the file while this range was being written to it: nobody can tell which of the two is
+    /// there now, so what was just armed counts as altered.
+    pub(super) fn untrack(&mut self, addr: usize, len: usize) {
+        let mut at = addr;
+        while let Some(row) = self.next_piece(at, addr + len) {
+            if self.tracker >= 0 {
+                let _ = pages::unprotect(self.tracker, row.addr, row.len);
+            }
+            at = row.end();
+            if at >= addr + len {
+                break;
+            }
+        }
+    }
+
     /// A guard under which a write may be elided.
     fn guard_for_write(&mut self, request: &Request) -> Result<FileId, Reason> {
         if let Some(id) = self.find(request.key)
             && self.file(id).guard != Guard::None
         {
             let known = self.file(id);
-            let same = known.guard == Guard::Write && task_same(request, known.fd);
+            let same = known.guard == Guard::Write && request.owned && task_same(request, known.fd);
             return if same { Ok(id) } else { Err(Reason::OwnWriter) };
         }
         if !request.owned {

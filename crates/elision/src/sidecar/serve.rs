@@ -23,12 +23,20 @@ extern "C" fn on_break(_: i32) {
     BELL.fetch_add(1, SeqCst);
 }
 
+extern "C" fn on_timer(_: i32) {
+    // SAFETY: the timer runs only while this very process is inside `seize_all`, in system calls; what is touched
+    // here, the list of threads, is in no register then.
+    if let Some(state) = unsafe { launch::state() } {
+        super::pause::reap(state);
+    }
+}
+
 /// Where a sidecar begins.
 pub(super) extern "C" fn main() -> ! {
     // SAFETY: there is one sidecar, and the program's threads never touch the state while it lives.
     let state = unsafe { launch::state() };
     let (Some(state), Some(gate)) = (state, launch::my_gate()) else { task::exit() };
-    task::block_all_but(BREAK);
+    task::block_all_but(BREAK, libc::SIGALRM);
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();
     task::set_name(c"elision");
@@ -37,7 +45,9 @@ pub(super) extern "C" fn main() -> ! {
         task::futex_wait(&gate.go, 0, 1000);
     }
     // SAFETY: the handler rings a bell, which is safe anywhere.
-    let handled = unsafe { task::handle_signal(BREAK, on_break) }.is_ok();
+    let handled = unsafe {
+        task::handle_signal(BREAK, on_break).is_ok() && task::handle_signal(libc::SIGALRM, on_timer).is_ok()
+    };
     let ready = isolated && handled && state.open();
     // Only now: the statistics path may be relative.
     task::leave_directory();
@@ -207,11 +217,12 @@ impl State {
             self.take_forgotten();
             let again = self.answer_breaks();
             while channel::answer_all(self, State::take_forgotten, State::answer, State::rest_for_fork) {}
+            let late = self.pause.release_late();
             if self.poll(rung) {
                 continue;
             }
-            let mut timeout = if again { 1 } else { 60_000 };
-            if self.dirty && !again {
+            let mut timeout = if again || late { 1 } else { 60_000 };
+            if self.dirty && timeout > 5 {
                 // Between calls, not within one: a program that frees and reads again keeps its guard.
                 timeout = 5;
             }
@@ -263,6 +274,10 @@ impl State {
                 self.wrote(request);
                 None
             }
+            Op::Untrack => {
+                self.untrack(request.addr, request.len);
+                None
+            }
             Op::BeforeWrite => {
                 if let Some(id) = self.find(request.key) {
                     self.before_write(id, request.offset, request.offset + request.len as u64, None);
@@ -298,6 +313,8 @@ impl State {
                 None
             }
             Op::Fork => {
+                // Here and not before, so that no other thread's write lease comes in between.
+                self.surrender();
                 self.fork = launch::fork_under_way();
                 if !launch::set_mark() {
                     for id in 0..self.top as FileId {

@@ -41,8 +41,8 @@ pub struct File {
     pub stamp: Option<(i64, u32)>,
     /// Holes in it: not yet known, or known.
     pub holes: Option<bool>,
-    /// Inode number that mappings of it show (it differs from stat's on some file systems), once known.
-    pub mapped_ino: u64,
+    /// Device and inode number that mappings of it show (they differ from stat's on some file systems), once known.
+    pub mapped: (u64, u64),
 }
 
 /// A file entry that says nothing.
@@ -53,7 +53,7 @@ pub const NO_FILE: File = File {
     fd: -1,
     stamp: None,
     holes: None,
-    mapped_ino: 0,
+    mapped: (0, 0),
 };
 
 /// Page runs that one scan may return.

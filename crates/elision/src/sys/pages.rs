@@ -98,6 +98,8 @@ pub struct Mapping {
     pub writable: bool,
     /// Shared.
     pub shared: bool,
+    /// Device of the file mapped, as mappings show it.
+    pub dev: u64,
     /// Inode number of the file mapped, 0 if anonymous.
     pub ino: u64,
     /// File position of the first byte.
@@ -140,6 +142,7 @@ pub fn mapping(maps: i32, addr: usize) -> Result<Mapping> {
         readable: query.vma_flags & 1 != 0,
         writable: query.vma_flags & 2 != 0,
         shared: query.vma_flags & 8 != 0,
+        dev: u64::from(query.dev_major) << 32 | u64::from(query.dev_minor),
         ino: query.inode,
         offset: query.offset,
     })

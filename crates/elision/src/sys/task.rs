@@ -104,9 +104,19 @@ pub fn restore_signals(mask: Mask) {
     set_mask(libc::SIG_SETMASK, &mask.0, None);
 }
 
-/// Blocks everything but `signal`.
-pub fn block_all_but(signal: i32) {
-    set_mask(libc::SIG_SETMASK, &!(1u64 << (signal - 1)), None);
+/// Blocks everything but these two.
+pub fn block_all_but(one: i32, other: i32) {
+    set_mask(libc::SIG_SETMASK, &!(1u64 << (one - 1) | 1u64 << (other - 1)), None);
+}
+
+/// Has SIGALRM sent every so many milliseconds; 0 ends it.
+pub fn ring_every_ms(ms: u64) {
+    let interval = libc::timeval { tv_sec: 0, tv_usec: ms as i64 * 1000 };
+    let timer = libc::itimerval { it_interval: interval, it_value: interval };
+    // SAFETY: a local struct.
+    let _ = unsafe {
+        syscall(libc::SYS_setitimer, [libc::ITIMER_REAL as usize, (&raw const timer) as usize, 0, 0, 0, 0])
+    };
 }
 
 fn set_mask(how: i32, set: &u64, old: Option<&mut u64>) {
@@ -330,8 +340,8 @@ pub fn nap_us(us: u64) {
 /// How a wait for a traced thread ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Traced {
-    /// In a ptrace-stop.
-    Stopped,
+    /// In a ptrace-stop. If it was about to take a signal (nonzero), that has to be handed back when it is let go.
+    Stopped(i32),
     /// Not yet.
     Running,
     /// There is no such thread any more.
@@ -358,26 +368,31 @@ pub fn trace_poll(tid: i32) -> Traced {
     };
     match got {
         Ok(0) => Traced::Running,
-        Ok(_) if status & 0xff == 0x7f => Traced::Stopped,
+        // A stop that was asked for, and a group stop, say so above; a signal on its way says nothing there.
+        Ok(_) if status & 0xff == 0x7f => {
+            Traced::Stopped(if status >> 16 == 0 { (status >> 8) & 0xff } else { 0 })
+        }
         Ok(_) | Err(_) => Traced::Gone,
     }
 }
 
 /// Lets a stopped thread go. A system call that our stop made return EINTR is handed back to the kernel's own
 /// restart logic: it goes on as if nothing had been, unless a handler of the program's runs first, in which
-/// case it fails with EINTR as it would have. (Tried with epoll_wait, with and without a signal.)
-pub fn trace_release(tid: i32) {
+/// case it fails with EINTR as it would have. (Tried with epoll_wait, with and without a signal.) Except close, which
+/// has closed by then: again, it might close another's descriptor. `signal` is what the stop held up.
+pub fn trace_release(tid: i32, signal: i32) {
     const ERESTARTNOHAND: i64 = 514;
     let mut registers = MaybeUninit::<libc::user_regs_struct>::zeroed();
     if trace(libc::PTRACE_GETREGS, tid, registers.as_mut_ptr() as usize).is_ok() {
         // SAFETY: plain data, filled by the kernel.
         let mut registers = unsafe { registers.assume_init() };
-        if registers.orig_rax as i64 >= 0 && registers.rax as i64 == -i64::from(libc::EINTR) {
+        let call = registers.orig_rax as i64;
+        if call >= 0 && call != libc::SYS_close && registers.rax as i64 == -i64::from(libc::EINTR) {
             registers.rax = -ERESTARTNOHAND as u64;
             let _ = trace(libc::PTRACE_SETREGS, tid, (&raw const registers) as usize);
         }
     }
-    let _ = trace(libc::PTRACE_DETACH, tid, 0);
+    let _ = trace(libc::PTRACE_DETACH, tid, signal as usize);
 }
 
 fn trace(request: u32, tid: i32, data: usize) -> Result<usize> {
