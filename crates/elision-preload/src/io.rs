@@ -95,7 +95,17 @@ pub(crate) fn offer_write(
         return None;
     }
     test_cancel(cancel);
-    settle(dropin::write(fd, addr, len.min(kernel::MOST), offset, ownership::owned(fd)))
+    let len = len.min(kernel::MOST);
+    let owned = ownership::owned(fd);
+    if !(big && owned) {
+        return settle(dropin::write(fd, addr, len, offset, owned));
+    }
+    let before = ownership::activity(fd);
+    let outcome = dropin::write(fd, addr, len, offset, true);
+    if outcome != Outcome::PassThrough && !ownership::alone_since(fd, before) {
+        dropin::untrack(addr, len);
+    }
+    settle(outcome)
 }
 
 /// Lets a pending cancellation happen, where libc's call would.

@@ -36,18 +36,27 @@ const FIRST: usize = 3;
 /// Opened here, for reading only.
 const READ_ONLY: u64 = 1;
 
+/// What a change adds to its entry when it begins, besides one.
+const BEGUN: u64 = 1 << 32;
+
+/// Changes under way through a descriptor.
+fn under_way(entry: &Entry) -> u64 {
+    entry.changes.load(Ordering::SeqCst) % BEGUN
+}
+
 /// Set in the entry of a description open for writing; the other bits tell its file from others.
 const WRITABLE: u64 = 2;
 
 struct Entry {
     /// Zero: unknown.
     file: AtomicU64,
-    /// Calls under way that change the file through this descriptor.
-    changes: AtomicU32,
+    /// Calls under way that change the file through this descriptor
+    /// (lower half), and such calls ever begun (upper half).
+    changes: AtomicU64,
 }
 
 static TABLE: [Entry; DESCRIPTORS] =
-    [const { Entry { file: AtomicU64::new(0), changes: AtomicU32::new(0) } }; DESCRIPTORS];
+    [const { Entry { file: AtomicU64::new(0), changes: AtomicU64::new(0) } }; DESCRIPTORS];
 
 /// One more than the highest descriptor ever recorded.
 static HIGH: AtomicUsize = AtomicUsize::new(0);
@@ -172,7 +181,7 @@ pub(crate) fn closing(fd: i32) {
 fn forget(fd: i32) {
     let Some(entry) = entry(fd) else { return };
     let known = entry.file.swap(0, Ordering::SeqCst);
-    if known & WRITABLE != 0 && entry.changes.load(Ordering::SeqCst) != 0 {
+    if known & WRITABLE != 0 && under_way(entry) != 0 {
         // Somebody writes through it at this moment: its duplicates must not be trusted to know of that.
         disown_file(known);
         dropin::before_change(fd);
@@ -247,7 +256,7 @@ fn disown_file(known: u64) {
 pub(crate) fn begin_change(fd: i32) -> Change {
     match entry(fd) {
         Some(entry) if entry.file.load(Ordering::SeqCst) & WRITABLE != 0 => {
-            entry.changes.fetch_add(1, Ordering::SeqCst);
+            entry.changes.fetch_add(BEGUN | 1, Ordering::SeqCst);
             Change(true)
         }
         _ => Change(false),
@@ -279,14 +288,36 @@ pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> T 
     fence(Ordering::SeqCst);
     let known = file(fd);
     let changed = known & WRITABLE == 0
-        || used().iter().any(|entry| {
-            entry.changes.load(Ordering::SeqCst) != 0 && entry.file.load(Ordering::SeqCst) == known
-        });
+        || used().iter().any(|entry| under_way(entry) != 0 && entry.file.load(Ordering::SeqCst) == known);
     if changed || moment() != since {
         dropin::before_change(fd);
     }
     READING.fetch_sub(1, Ordering::SeqCst);
     result
+}
+
+/// What has been going on with the file behind a descriptor.
+#[derive(Clone, Copy)]
+pub(crate) struct Activity {
+    under_way: u64,
+    begun: u64,
+}
+
+/// Of the file behind `fd`, now.
+pub(crate) fn activity(fd: i32) -> Activity {
+    let known = file(fd);
+    let same = used().iter().filter(|entry| entry.file.load(Ordering::SeqCst) == known);
+    let sum = same.fold((0, 0), |(under_way, begun), entry| {
+        let changes = entry.changes.load(Ordering::SeqCst);
+        (under_way + changes % BEGUN, begun + changes / BEGUN)
+    });
+    Activity { under_way: sum.0, begun: sum.1 }
+}
+
+/// Was the caller's the only change of the file since then, itself included then? If not, nobody can tell whose bytes
+/// the file has where two changes met.
+pub(crate) fn alone_since(fd: i32, before: Activity) -> bool {
+    file(fd) & WRITABLE != 0 && before.under_way <= 1 && activity(fd).begun == before.begun
 }
 
 fn wait_for_readers() {
