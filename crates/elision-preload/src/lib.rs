@@ -11,6 +11,7 @@
 //! | [`changes`] | what else changes a file: ftruncate, fallocate, copy_file_range… |
 //! | [`hints`] | lseek and fstat, which tell where the next large block should start |
 //! | [`process`] | fork, spawn, exit, and descriptors sent away |
+//! | [`rights`] | setuid, capset, prctl: what the sidecar must not keep |
 //! | [`foreign`] | io_uring and asynchronous I/O |
 //! | [`mod@syscall`] | `syscall()`, by number |
 //! | [`memory`] | malloc, mmap and their kin: where extents may lie |
@@ -34,6 +35,7 @@ pub mod memory;
 pub mod ownership;
 pub mod process;
 pub mod real;
+pub mod rights;
 pub mod stdio;
 pub mod syscall;
 pub mod vector;
@@ -48,6 +50,7 @@ extern "C" fn constructor() {
     changes::resolve();
     hints::resolve();
     process::resolve();
+    rights::resolve();
     foreign::resolve();
     syscall::resolve();
     vector::resolve();

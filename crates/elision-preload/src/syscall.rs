@@ -13,7 +13,7 @@ use crate::io::{Cancel, at, offer_read, offer_write, write_matters};
 use crate::memory::map;
 use crate::ownership::{self, active, changing};
 use crate::process::{self, Sharing};
-use crate::{changes, files, kernel, vector};
+use crate::{changes, files, kernel, rights, vector};
 
 /// The arguments, as the registers have them.
 type Arguments = [c_long; 6];
@@ -112,6 +112,17 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
             ownership::share_for_good();
             whole()
         }
+        libc::SYS_prctl if rights::option_matters(a as c_int) => rights::changing(whole),
+        libc::SYS_seccomp
+        | libc::SYS_capset
+        | libc::SYS_setuid
+        | libc::SYS_setgid
+        | libc::SYS_setreuid
+        | libc::SYS_setregid
+        | libc::SYS_setresuid
+        | libc::SYS_setresgid
+        | libc::SYS_setgroups
+        | libc::SYS_chroot => rights::changing(whole),
         libc::SYS_exit_group => {
             process::ending();
             whole()

@@ -269,3 +269,48 @@ fn the_sidecar_goes_when_another_program_takes_the_place() {
     let stats = holder.file.with_file_name("stats");
     assert!(counter(&stats, "deferred_bytes") > 0, "nothing was deferred");
 }
+
+/// A sidecar shares the memory of its program, so code that has been deprived of its rights could use those that the
+/// sidecar kept. Found in review, before it was used by anybody.
+#[test]
+fn a_program_that_gives_up_its_rights_leaves_none_with_the_sidecar() {
+    use std::os::unix::fs::MetadataExt;
+    let made = directory();
+    let (file, stats) = (made.path().join("file"), made.path().join("stats"));
+    make(&file, 8 << 20);
+    if file.metadata().unwrap().uid() != 0 {
+        println!("skipped: only root has rights to give up");
+        return;
+    }
+    let script = r#"
+import os, sys
+def sidecars():
+    found = []
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            status = dict(line.split(':', 1) for line in open(f'/proc/{pid}/status') if ':' in line)
+        except OSError:
+            continue
+        if status['Name'].strip() == 'elision' and int(status['PPid']) == os.getpid() and 'Z' not in status['State']:
+            found.append(status['Uid'].split()[0])
+    return found
+path = sys.argv[1]
+before = open(path, 'rb', buffering=0)
+size = os.fstat(before.fileno()).st_size
+first = bytearray(size)
+before.readinto(first)
+print('sidecars of', sidecars())
+os.chmod(path, 0o666)
+os.setresuid(65534, 65534, 65534)
+print('afterwards', sidecars())
+with open(path, 'r+b', buffering=0) as changed:
+    changed.write(b'changed')
+second = bytearray(size)
+with open(path, 'rb', buffering=0) as again:
+    again.readinto(second)
+print(second[:7] == b'changed', first[:7] != second[:7], first[7:] == second[7:])
+"#;
+    let said = good(preloaded(Path::new(PYTHON), &stats).arg("-c").arg(script).arg(&file).output().unwrap());
+    assert_eq!(said, "sidecars of ['0']\nafterwards []\nTrue True True\n");
+    assert!(counter(&stats, "deferred_bytes") >= 8 << 20, "{}", std::fs::read_to_string(&stats).unwrap());
+}

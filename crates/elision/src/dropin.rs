@@ -193,6 +193,18 @@ pub fn finish() {
     launch::finish();
 }
 
+/// The process is about to change its rights: the sidecar, which shares its memory, must not keep the old ones. It goes,
+/// after giving everything memory of its own, and another is started when there is need again. True: call
+/// [`after_rights`] when it is done.
+pub fn before_rights() -> bool {
+    launch::retire()
+}
+
+/// See [`before_rights`].
+pub fn after_rights() {
+    launch::retired();
+}
+
 /// Before a fork that runs no pthread_atfork handlers (`_Fork`, clone); then exactly one of the other two.
 pub fn before_fork() {
     launch::before_fork();

@@ -46,8 +46,10 @@ pub enum Op {
     Query,
     /// A fork is about to happen: hold everything still.
     Fork,
-    /// Write the statistics and go.
+    /// Write the statistics.
     Finish,
+    /// Give everything memory of its own, and go.
+    Retire,
 }
 
 /// A run of pages in an answer.

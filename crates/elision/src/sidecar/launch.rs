@@ -386,6 +386,31 @@ pub fn finish() {
     }
 }
 
+/// Has the sidecar give everything memory of its own, and go; none is started until [`retired`]. False: there was none.
+pub fn retire() -> bool {
+    if !alive()
+        || task::pid() != PROGRAM.load(Acquire)
+        || START.compare_exchange(RUNNING, STARTING, AcqRel, Acquire).is_err()
+    {
+        return false;
+    }
+    if let Some(mut call) = Call::new(Op::Retire, false) {
+        call.send();
+    }
+    let begun = task::now_ms();
+    while gate().is_some_and(|gate| gate.sidecar.load(Acquire) != 0) && task::now_ms() - begun < 1_000 {
+        task::nap_us(100);
+    }
+    // Its remains, which no wait() of the program sees.
+    task::trace_poll(LAST.load(Acquire));
+    true
+}
+
+/// After [`retire`]: another may be started, with the rights that the process has now.
+pub fn retired() {
+    START.store(IDLE, Release);
+}
+
 /// Where statistics go: a path, ended by zero, empty for nowhere.
 pub(super) struct StatsPath(UnsafeCell<[u8; 4096]>);
 // SAFETY: written once by `set_stats_path` before any sidecar exists, read by sidecars.

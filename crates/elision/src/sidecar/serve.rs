@@ -76,6 +76,7 @@ impl State {
     /// Opens what the sidecar works with. False: it cannot work here.
     fn open(&mut self) -> bool {
         self.program = PROGRAM.load(Acquire);
+        self.retiring = false;
         self.pause.alone = false;
         let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
         self.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
@@ -241,10 +242,28 @@ impl State {
         forgotten::take_all(|addr, len| self.forget(addr, len));
     }
 
+    /// Materialises everything, and forgets it.
+    fn let_go_of_all(&mut self) {
+        for id in 0..self.top as FileId {
+            // A forked child that is not covered yet has five seconds at most.
+            while self.file(id).used && !self.release(id) {
+                task::nap_us(1_000);
+            }
+            self.drop_file(id);
+        }
+        self.publish();
+        self.publish_guards();
+    }
+
     /// If the answer just given was to a fork: rests until that fork is over. At no other time, since
     /// the fork's own request may be the next one; and before any other request is answered, since that would change
     /// what the child is getting a copy of.
     fn rest_for_fork(&mut self) {
+        if self.retiring {
+            self.report();
+            stats::COUNTERS.reset();
+            task::exit();
+        }
         let fork = core::mem::take(&mut self.fork);
         if fork != 0 {
             launch::rest(fork);
@@ -322,6 +341,11 @@ impl State {
                     }
                     return request.declined = Some(Reason::Limit);
                 }
+                None
+            }
+            Op::Retire => {
+                self.let_go_of_all();
+                self.retiring = true;
                 None
             }
             Op::Finish => {

@@ -87,6 +87,8 @@ pub struct State {
     pub scan: [Run; SCAN],
     /// The program's threads, while they are held still.
     pub pause: Pause,
+    /// Asked to go.
+    pub retiring: bool,
     /// Extents were dropped since guards were last looked over.
     pub dirty: bool,
     /// The fork that was just answered, and has to be rested for; or 0.

@@ -1,0 +1,92 @@
+//! A program that gives up rights must not leave them with the sidecar, which shares its memory: before it does,
+//! everything is given memory of its own and the sidecar goes. Another, with the new rights, is started when there is
+//! need of one.
+#![allow(unsafe_code)] // libc's names, with the program's pointers.
+
+use elision::dropin;
+use libc::{c_char, c_int, c_ulong, gid_t, size_t, uid_t};
+
+use crate::export::interpose;
+use crate::ownership::active;
+
+/// Runs a call that changes what this process may do.
+pub(crate) fn changing<T>(call: impl FnOnce() -> T) -> T {
+    let gone = dropin::before_rights();
+    let result = call();
+    if gone {
+        dropin::after_rights();
+    }
+    result
+}
+
+/// Does prctl with this option change rights, or whether others may look at the process?
+pub(crate) fn option_matters(option: c_int) -> bool {
+    matches!(
+        option,
+        libc::PR_SET_SECCOMP
+            | libc::PR_SET_NO_NEW_PRIVS
+            | libc::PR_SET_DUMPABLE
+            | libc::PR_CAPBSET_DROP
+            | libc::PR_CAP_AMBIENT
+            | libc::PR_SET_SECUREBITS
+    )
+}
+
+/// `$name::real` with the program's arguments.
+macro_rules! told {
+    ($name:ident($($arg:ident),*)) => {
+        // SAFETY: the program's call.
+        changing(|| unsafe { $name::real($($arg),*) })
+    };
+}
+
+interpose! {
+    /// See setuid(2).
+    fn setuid(uid: uid_t) -> c_int, until lookup(-1);
+        if active() => told!(setuid(uid));
+
+    /// See setgid(2).
+    fn setgid(gid: gid_t) -> c_int, until lookup(-1);
+        if active() => told!(setgid(gid));
+
+    /// See seteuid(2).
+    fn seteuid(uid: uid_t) -> c_int, until lookup(-1);
+        if active() => told!(seteuid(uid));
+
+    /// See setegid(2).
+    fn setegid(gid: gid_t) -> c_int, until lookup(-1);
+        if active() => told!(setegid(gid));
+
+    /// See setreuid(2).
+    fn setreuid(real: uid_t, effective: uid_t) -> c_int, until lookup(-1);
+        if active() => told!(setreuid(real, effective));
+
+    /// See setregid(2).
+    fn setregid(real: gid_t, effective: gid_t) -> c_int, until lookup(-1);
+        if active() => told!(setregid(real, effective));
+
+    /// See setresuid(2).
+    fn setresuid(real: uid_t, effective: uid_t, saved: uid_t) -> c_int, until lookup(-1);
+        if active() => told!(setresuid(real, effective, saved));
+
+    /// See setresgid(2).
+    fn setresgid(real: gid_t, effective: gid_t, saved: gid_t) -> c_int, until lookup(-1);
+        if active() => told!(setresgid(real, effective, saved));
+
+    /// See setgroups(2).
+    fn setgroups(count: size_t, groups: *const gid_t) -> c_int, until lookup(-1);
+        if active() => told!(setgroups(count, groups));
+
+    /// See capset(2).
+    fn capset(header: usize, data: usize) -> c_int, until lookup(-1);
+        if active() => told!(capset(header, data));
+
+    /// See chroot(2).
+    fn chroot(path: *const c_char) -> c_int, until lookup(-1);
+        if active() => told!(chroot(path));
+
+    /// See prctl(2). What C leaves out is whatever the registers hold, and nobody looks.
+    fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int,
+        until kernel(libc::SYS_prctl);
+        if option_matters(option) && active() => told!(prctl(option, a, b, c, d));
+}
