@@ -180,7 +180,7 @@ impl State {
         }
         for id in 0..self.top {
             let known = self.file(id as FileId);
-            if known.used && !needed.get(id).copied().unwrap_or(true) {
+            if known.used && known.writes == 0 && !needed.get(id).copied().unwrap_or(true) {
                 match known.guard {
                     Guard::None => {
                         if let Some(entry) = self.file_mut(id as FileId) {

@@ -90,6 +90,9 @@ impl State {
             );
         }
         // If one of these let the guard go, the plan still holds: it was true when it was made.
+        if let Some(entry) = self.file_mut(id) {
+            entry.writes += 1;
+        }
         None
     }
 
@@ -113,13 +116,16 @@ impl State {
             }
             at = end;
         }
-        self.dirty = true;
     }
 
     /// The write was carried out up to `len` of the `tried` bytes: what is now equal to the file is associated, what
     /// was not reached is not.
     pub(super) fn wrote(&mut self, request: &Request) {
         let Some(id) = self.find(request.key) else { return };
+        if let Some(entry) = self.file_mut(id) {
+            entry.writes = entry.writes.saturating_sub(1);
+        }
+        self.dirty = true;
         let (start, done, tried) = (request.addr, request.len, request.tried);
         if done < tried && self.tracker >= 0 {
             let _ = pages::unprotect(self.tracker, start + done, tried - done);

@@ -39,6 +39,9 @@ pub struct File {
     pub fd: i32,
     /// While not guarded: ctime when the guard was let go; tracked extents hold only if it has not moved.
     pub stamp: Option<(i64, u32)>,
+    /// Writes that have been planned and not yet reported as done. (One that never is keeps the guard until somebody
+    /// wants the file.)
+    pub writes: u32,
     /// Holes in it: not yet known, or known.
     pub holes: Option<bool>,
     /// Device and inode number that mappings of it show (they differ from stat's on some file systems), once known.
@@ -52,6 +55,7 @@ pub const NO_FILE: File = File {
     guard: Guard::None,
     fd: -1,
     stamp: None,
+    writes: 0,
     holes: None,
     mapped: (0, 0),
 };
