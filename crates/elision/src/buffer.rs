@@ -7,6 +7,7 @@ use crate::page_state::PageState;
 use crate::read::{self, Terms};
 use crate::segment::Segment;
 use crate::sidecar::channel::{Call, Op, RUNS};
+use crate::stats::Reason;
 use crate::sys;
 use crate::transfer::PAGE;
 use std::fmt;
@@ -114,16 +115,19 @@ impl Buffer {
         let target = &mut self[at..at + len];
         let addr = target.as_mut_ptr() as usize;
         let terms = Terms { offset: Some(offset), owned: file.owned(), exclusive: true, least };
-        let since = file.moment();
-        // SAFETY: the range is exclusively borrowed; and nobody else can store into the pages around it, which are this
-        // buffer's too.
-        match unsafe { read::read(file.raw(), addr, len, terms) } {
-            Outcome::Done(done) => {
-                if !file.undisturbed(since, 0) {
-                    file.release();
-                }
-                Ok(done)
+        let deferral = file.defer();
+        let outcome = match deferral {
+            // SAFETY: the range is exclusively borrowed; and nobody else can store into the pages around it, which are
+            // this buffer's too.
+            Some(_) => unsafe { read::read(file.raw(), addr, len, terms) },
+            None => {
+                crate::decline(Reason::Raced, len);
+                Outcome::PassThrough
             }
+        };
+        drop(deferral);
+        match outcome {
+            Outcome::Done(done) => Ok(done),
             Outcome::Failed(errno) => Err(errno.into()),
             Outcome::PassThrough => file.read_traditionally(target, offset),
         }

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 /// An open file of which no other handle exists in this program.
 ///
@@ -34,11 +34,23 @@ pub struct File {
     born: u64,
     /// Changes under way in the lower half, changes ever begun in the upper.
     changes: AtomicU64,
+    /// Reads under way that may be deferred; in the process that opened the file.
+    deferrals: AtomicU32,
+    process: i32,
 }
 
 /// What [`File::changes`] said at some moment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment(u64);
+
+/// A read under way that may be deferred.
+pub(crate) struct Deferral<'a>(&'a AtomicU32);
+
+impl Drop for Deferral<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
 
 /// A change under way.
 pub(crate) struct Change<'a>(&'a AtomicU64);
@@ -56,7 +68,7 @@ impl File {
     /// As `std::fs::File::open`.
     pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
         let born = launch::forks();
-        Ok(File { file: fs::File::open(path)?, born, changes: AtomicU64::new(0) })
+        Ok(File::of(fs::File::open(path)?, born))
     }
 
     /// Opens a file as the options say.
@@ -68,7 +80,12 @@ impl File {
         // what is known of its pages survives.
         settle(path.as_ref());
         let born = launch::forks();
-        Ok(File { file: options.open(path)?, born, changes: AtomicU64::new(0) })
+        Ok(File::of(options.open(path)?, born))
+    }
+
+    fn of(file: fs::File, born: u64) -> File {
+        let (changes, deferrals) = (AtomicU64::new(0), AtomicU32::new(0));
+        File { file, born, changes, deferrals, process: sys::task::pid() }
     }
 
     /// Reads up to `len` bytes from `offset` (fewer only at the end of file) into a new buffer.
@@ -131,11 +148,24 @@ impl File {
         self.born == launch::forks()
     }
 
-    /// Marks the beginning of a change, and its end. A read that is deferred meanwhile may see a part of it later, and a
-    /// write elided may trust what it has replaced: both ask [`File::undisturbed`] when they are done.
+    /// Marks the beginning of a read that may be deferred, and its end; `None` if it must not be, while a change is under
+    /// way: what it would map, the change may not know of any more, and what a cut has taken could not be had again.
+    pub(crate) fn defer(&self) -> Option<Deferral<'_>> {
+        self.deferrals.fetch_add(1, SeqCst);
+        let deferral = Deferral(&self.deferrals);
+        (self.changes.load(SeqCst) & 0xffff_ffff == 0).then_some(deferral)
+    }
+
+    /// Marks the beginning of a change, and its end. Waits for reads that are being deferred; those that begin meanwhile
+    /// are not. A write elided may trust what another change replaces: it asks [`File::undisturbed`] when it is done.
     pub(crate) fn change(&self) -> Change<'_> {
         self.changes.fetch_add(1 + (1 << 32), SeqCst);
-        Change(&self.changes)
+        let change = Change(&self.changes);
+        // (A forked child has the count, but not the threads that it counts.)
+        while self.deferrals.load(SeqCst) != 0 && sys::task::pid() == self.process {
+            sys::task::yield_now();
+        }
+        change
     }
 
     /// Now, to be handed to [`File::undisturbed`].
