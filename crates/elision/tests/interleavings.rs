@@ -147,17 +147,21 @@ fn a_file_is_read_while_it_is_changed_through_the_same_handle() {
 /// none, and was made without a word: buffers that had been read from there changed.
 #[test]
 fn small_writes_while_every_slot_is_taken() {
-    const LEN: usize = 8 * MIB;
+    const EACH: usize = 8 * PAGE;
+    const COUNT: usize = 256;
     const THREADS: usize = 40;
+    elision::set_min_bytes(PAGE);
     let dir = directory();
     let (path, busy) = (dir.path().join("data"), dir.path().join("busy"));
-    fs::write(&path, bytes(0, LEN)).unwrap();
-    fs::write(&busy, bytes(6, LEN)).unwrap();
+    let content = bytes(10, COUNT * EACH);
+    fs::write(&path, &content).unwrap();
+    fs::write(&busy, bytes(6, 4 * MIB)).unwrap();
     let file = File::open_with(OpenOptions::new().read(true).write(true), &path).unwrap();
     let reader = File::open(&busy).unwrap();
-    let _guard = reader.read(0, LEN).unwrap();
+    let _guard = reader.read(0, 4 * MIB).unwrap();
+    // Each a record of its own.
+    let buffers: Vec<Buffer> = (0..COUNT).map(|i| file.read((i * EACH) as u64, EACH).unwrap()).collect();
     let stop = AtomicBool::new(false);
-    let (mut writes, mut changed) = (0, 0);
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
@@ -169,20 +173,19 @@ fn small_writes_while_every_slot_is_taken() {
         }
         std::thread::sleep(Duration::from_millis(100));
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(4) {
-            let before = file.read(0, LEN).unwrap();
-            let at = (writes * 2 * PAGE) % LEN;
-            let was = before[at];
+        for i in 0..COUNT {
             let mut small = Buffer::new(16).unwrap();
-            small.fill((writes % 250 + 1) as u8);
-            file.write(at as u64, &mut small).unwrap();
-            writes += 1;
-            changed += usize::from(before[at] != was);
+            small.fill(!content[i * EACH + PAGE]);
+            file.write((i * EACH + PAGE) as u64, &mut small).unwrap();
+            if begun.elapsed() > Duration::from_secs(4) {
+                break;
+            }
         }
         stop.store(true, Relaxed);
     });
-    assert!(writes > 0);
-    assert_eq!(changed, 0, "small writes of {writes} showed in what had been read before");
+    for (i, buffer) in buffers.iter().enumerate() {
+        assert_same(buffer, &content[i * EACH..(i + 1) * EACH], &format!("buffer {i}"));
+    }
 }
 
 /// The first thread to notice that the sidecar was killed had another started, and the other threads took its being
@@ -199,7 +202,7 @@ fn the_sidecar_is_killed_while_several_threads_wait() {
     let file = Arc::new(File::open(&path).unwrap());
     let kept = file.read(0, 8 * MIB).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
-    let counts: Arc<Vec<AtomicUsize>> = Arc::new((0..8).map(|_| AtomicUsize::new(0)).collect());
+    let counts: Arc<Vec<AtomicUsize>> = Arc::new((0..24).map(|_| AtomicUsize::new(0)).collect());
     // (Not in a scope, which would wait for a thread that hangs.)
     let threads: Vec<_> = (0..counts.len())
         .map(|i| {
@@ -216,8 +219,8 @@ fn the_sidecar_is_killed_while_several_threads_wait() {
             })
         })
         .collect();
-    for round in 0..6 {
-        std::thread::sleep(Duration::from_millis(20 + 7 * round));
+    for round in 0..8 {
+        std::thread::sleep(Duration::from_millis(20 + 3 * round));
         for pid in sidecars() {
             // SAFETY: a child of this process; nobody else waits for it.
             unsafe { libc::kill(pid, libc::SIGKILL) };
@@ -279,22 +282,26 @@ fn no_signal_is_lost_in_a_break() {
     let dir = directory();
     let path = dir.path().join("data");
     let mut other = Part::start("other", &[]);
-    let mut sender = Part::start("sender", &[&std::process::id().to_string()]);
     // This thread talks to the others by poll, which no signal must end.
     mask(libc::SIG_BLOCK);
     let stop = Arc::new(AtomicBool::new(false));
     let worker = {
         let stop = Arc::clone(&stop);
         std::thread::spawn(move || {
-            mask(libc::SIG_UNBLOCK);
-            let mut n = 0u64;
+            let mut sent = 0;
             while !stop.load(Relaxed) {
-                n += 1;
-                if n.is_multiple_of(100_000) {
-                    std::thread::sleep(Duration::from_micros(200));
+                // As many at once as may be pending, so that one is always about to be handled.
+                mask(libc::SIG_BLOCK);
+                for _ in 0..5000 {
+                    // SAFETY: this thread.
+                    if unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGRTMIN()) } != 0 {
+                        break;
+                    }
+                    sent += 1;
                 }
-                std::hint::spin_loop();
+                mask(libc::SIG_UNBLOCK);
             }
+            sent
         })
     };
     let thread = std::os::unix::thread::JoinHandleExt::as_pthread_t(&worker);
@@ -315,7 +322,6 @@ fn no_signal_is_lost_in_a_break() {
             sent
         })
     };
-    sender.say("go");
     let begun = Instant::now();
     let mut breaks = 0;
     while begun.elapsed() < Duration::from_millis(2500) && !alarms.is_finished() {
@@ -325,19 +331,12 @@ fn no_signal_is_lost_in_a_break() {
         other.ask(&Foreign::Truncate { path: path.clone(), len: 1 }).unwrap();
         assert_same(&buffer, &bytes(breaks, MIB), "what was read");
     }
-    sender.say("stop");
-    let sent: usize = sender.hear().parse().unwrap();
-    let until = Instant::now() + Duration::from_secs(20);
-    while QUEUED.load(SeqCst) < sent && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(1));
-    }
     stop.store(true, Relaxed);
     let alarmed = alarms.join().unwrap();
-    worker.join().unwrap();
+    let sent: usize = worker.join().unwrap();
     assert!(sent > 0 && alarmed > 0 && breaks > 0);
     assert_eq!(QUEUED.load(SeqCst), sent, "signals handled, of those sent, in {breaks} breaks");
     assert_eq!(ALARMS.load(SeqCst), alarmed, "alarms handled, of those sent, in {breaks} breaks");
-    sender.finish();
     other.finish();
 }
 
@@ -472,31 +471,6 @@ fn sidecars() -> Vec<i32> {
 fn play(role: &str, arguments: &[String]) {
     match role {
         "other" => common::play_other(),
-        // Sends signals until it is told to stop, and says how many.
-        "sender" => {
-            let pid: i32 = arguments[0].parse().unwrap();
-            hear();
-            let stop = Arc::new(AtomicBool::new(false));
-            {
-                let stop = Arc::clone(&stop);
-                std::thread::spawn(move || {
-                    hear();
-                    stop.store(true, SeqCst);
-                });
-            }
-            let mut sent = 0;
-            while !stop.load(SeqCst) {
-                let value = libc::sigval { sival_ptr: std::ptr::null_mut() };
-                // SAFETY: the process handles it.
-                if unsafe { libc::sigqueue(pid, libc::SIGRTMIN(), value) } == 0 {
-                    sent += 1;
-                } else {
-                    // As many are pending as may be.
-                    std::thread::sleep(Duration::from_micros(100));
-                }
-            }
-            say(&sent.to_string());
-        }
         // Maps the file shared, touches a page, and changes it later.
         "mapper" => {
             let file = OpenOptions::new().read(true).write(true).open(&arguments[0]).unwrap();
