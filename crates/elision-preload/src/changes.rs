@@ -20,6 +20,8 @@ pub(crate) fn matters(fd: c_int) -> bool {
 #[inline]
 pub(crate) fn telling<T>(fd: c_int, change: impl FnOnce() -> T) -> T {
     changing(fd, || {
+        // What a read has just mapped cannot be had again once it is cut off.
+        ownership::wait_for_readers();
         dropin::before_change(fd);
         change()
     })

@@ -65,7 +65,7 @@ pub(crate) fn offer_read(
     let since = ownership::moment();
     let owned = ownership::owned(fd);
     if owned {
-        settle(ownership::reading(fd, since, || dropin::read(fd, addr, len, offset, true)))
+        settle(ownership::reading(fd, since, || dropin::read(fd, addr, len, offset, true))?)
     } else {
         settle(dropin::read(fd, addr, len, offset, false))
     }

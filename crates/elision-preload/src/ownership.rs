@@ -281,15 +281,17 @@ pub(crate) fn changing<T>(fd: i32, change: impl FnOnce() -> T) -> T {
 }
 
 /// Runs `read`, an offer of an owned descriptor, and takes the deferral back if the ground has shifted
-/// meanwhile.
-pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> T {
+/// meanwhile. `None`: a change is under way, and nothing was offered.
+pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> Option<T> {
+    let changing = || {
+        let known = file(fd);
+        known & WRITABLE == 0
+            || used().iter().any(|entry| under_way(entry) != 0 && entry.file.load(Ordering::SeqCst) == known)
+    };
     READING.fetch_add(1, Ordering::SeqCst);
-    let result = read();
+    let result = (!changing()).then(read);
     fence(Ordering::SeqCst);
-    let known = file(fd);
-    let changed = known & WRITABLE == 0
-        || used().iter().any(|entry| under_way(entry) != 0 && entry.file.load(Ordering::SeqCst) == known);
-    if changed || moment() != since {
+    if result.is_some() && (changing() || moment() != since) {
         dropin::before_change(fd);
     }
     READING.fetch_sub(1, Ordering::SeqCst);
@@ -320,7 +322,9 @@ pub(crate) fn alone_since(fd: i32, before: Activity) -> bool {
     file(fd) & WRITABLE != 0 && before.under_way <= 1 && activity(fd).begun == before.begun
 }
 
-fn wait_for_readers() {
+/// Waits for reads under way that may be deferred; not for ever, since it may be one of these that a signal handler
+/// has interrupted.
+pub(crate) fn wait_for_readers() {
     for _ in 0..100 {
         if READING.load(Ordering::SeqCst) == 0 {
             return;
