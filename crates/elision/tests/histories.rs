@@ -868,7 +868,9 @@ fn random_histories_agree_with_plain_read_and_write() {
     if common::defers(directory().path()) {
         // Or all of this has tested nothing.
         assert!(stats.deferred_bytes > u64::from(cases) * PAGE as u64, "{stats:?}");
-        assert!(stats.elided_bytes > u64::from(cases) * PAGE as u64, "{stats:?}");
+        // Where nothing is remembered of a file that was let go, there is less to elide.
+        let share = if common::remembers(directory().path()) { 1 } else { 4 };
+        assert!(stats.elided_bytes > u64::from(cases) * PAGE as u64 / share, "{stats:?}");
         assert!(stats.materialised_bytes > 0, "{stats:?}");
     }
     other.into_inner().finish();

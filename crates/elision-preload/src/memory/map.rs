@@ -268,12 +268,20 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
         let moved = unsafe { raw_call(libc::SYS_mremap, &[start, end - start, end - start, flags, place]) };
         if moved.is_err() {
             copy(start, place, end - start);
+            let _ = unmap(start, end - start);
         }
         done = end;
     });
-    // Where nobody could say where one mapping ends and the next begins.
-    copy(done, to + (done - from.start), from.start + kept - done);
-    let _ = unmap(from.start, from.len());
+    // Only what is still there is unmapped: where a piece has left, another thread may have mapped something by now.
+    let kept_end = from.start + kept;
+    if done < kept_end {
+        // Nobody could say where one mapping ends and the next begins.
+        copy(done, to + (done - from.start), kept_end - done);
+        let _ = unmap(done, kept_end - done);
+    }
+    if kept < from.len() {
+        let _ = unmap(kept_end, from.len() - kept);
+    }
     Ok(to)
 }
 

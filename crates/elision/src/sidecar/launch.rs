@@ -401,8 +401,10 @@ pub fn retire() -> bool {
     while gate().is_some_and(|gate| gate.sidecar.load(Acquire) != 0) && task::now_ms() - begun < 1_000 {
         task::nap_us(100);
     }
-    // Its remains, which no wait() of the program sees.
-    task::trace_poll(LAST.load(Acquire));
+    // Its remains, which no wait() of the program sees. It is a process until they are gone.
+    while task::trace_poll(LAST.load(Acquire)) != task::Traced::Gone && task::now_ms() - begun < 2_000 {
+        task::nap_us(100);
+    }
     true
 }
 

@@ -47,16 +47,30 @@ pub fn directory() -> tempfile::TempDir {
     }
 }
 
-/// Must a read of a file of ours in `dir` be deferred? Not where leases are not trusted.
-pub fn defers(dir: &Path) -> bool {
+const TMPFS: i64 = 0x0102_1994;
+
+/// Which file system is it?
+fn file_system(dir: &Path) -> i64 {
     let path = std::ffi::CString::new(dir.as_os_str().as_encoded_bytes()).unwrap();
     // SAFETY: plain data, filled by the kernel.
-    let magic = unsafe {
+    unsafe {
         let mut stat: libc::statfs = std::mem::zeroed();
         assert_eq!(libc::statfs(path.as_ptr(), &mut stat), 0);
         stat.f_type
-    };
-    let known = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994].contains(&magic);
+    }
+}
+
+/// Is what was known of a file's pages still worth something after its guard was let go for a moment? Not where a file
+/// can change without its times.
+#[allow(dead_code)] // Not every test asks.
+pub fn remembers(dir: &Path) -> bool {
+    file_system(dir) != TMPFS
+}
+
+/// Must a read of a file of ours in `dir` be deferred? Not where leases are not trusted.
+pub fn defers(dir: &Path) -> bool {
+    let magic = file_system(dir);
+    let known = [0xEF53, 0x5846_5342, 0x9123_683E, TMPFS].contains(&magic);
     if !known {
         println!("skipped: file system {magic:#x} is not one that reads are deferred from");
     }
