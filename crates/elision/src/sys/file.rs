@@ -1,7 +1,7 @@
 //! Descriptors, files and leases.
 #![allow(unsafe_code)] // Pointers handed to the kernel: all are to locals or slices that outlive the call.
 
-use super::raw::{Errno, Result, syscall};
+use super::raw::{Result, syscall};
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
@@ -310,6 +310,3 @@ pub fn size_limit() -> u64 {
     };
     if got.is_ok() { limit.rlim_cur } else { 0 }
 }
-
-/// Not an error of any call: what `Option` is for where errno is expected.
-pub const EBADF: Errno = Errno(libc::EBADF);
