@@ -4,6 +4,7 @@
 use crate::dropin::{self, Outcome};
 use crate::file::File;
 use crate::page_state::PageState;
+use crate::quick;
 use crate::read::{self, Terms};
 use crate::segment::Segment;
 use crate::sidecar::channel::{Call, Op, RUNS};
@@ -32,6 +33,8 @@ pub struct Buffer {
     addr: usize,
     len: usize,
     room: usize,
+    /// Made by [`quick`].
+    announced: bool,
     /// The file this buffer was last saved to, kept open so that saving again needs no new descriptor.
     pub(crate) origin: Option<File>,
 }
@@ -57,7 +60,12 @@ impl Buffer {
     pub(crate) fn place(segment: Segment, len: usize) -> io::Result<Buffer> {
         let room = len.max(1).checked_next_multiple_of(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
         let addr = segment.take(room)?;
-        Ok(Buffer { segment, addr, len, room, origin: None })
+        Ok(Buffer { segment, addr, len, room, announced: false, origin: None })
+    }
+
+    /// All of a segment that has been filled, and announced to the sidecar.
+    pub(crate) fn announced(segment: Segment, addr: usize, len: usize, room: usize) -> Buffer {
+        Buffer { segment, addr, len, room, announced: true, origin: None }
     }
 
     /// Changes the length. New bytes are zero; the pages that stay, stay associated.
@@ -68,14 +76,13 @@ impl Buffer {
         let room = len.max(1).checked_next_multiple_of(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
         if room > self.room {
             if !self.segment.extend(self.addr + self.room, room - self.room) {
-                let mut moved = Buffer::new(len)?;
-                moved[..self.len].copy_from_slice(self);
-                moved.origin = self.origin.take();
-                *self = moved;
-                return Ok(());
+                return self.move_to(Buffer::new(len)?);
             }
             self.room = room;
         } else if room < self.room {
+            if self.announced {
+                quick::settle();
+            }
             self.segment.give(self.addr + room, self.room - room);
             self.room = room;
         }
@@ -87,6 +94,15 @@ impl Buffer {
             unsafe { std::ptr::write_bytes(cut as *mut u8, 0, end - cut) };
         }
         self.len = len;
+        Ok(())
+    }
+
+    /// Moves page by page, so that nothing is loaded, and what is deferred stays so.
+    fn move_to(&mut self, mut moved: Buffer) -> io::Result<()> {
+        let rest = dropin::relocate(self.addr, self.room, moved.addr).min(self.len)..self.len;
+        moved[rest.clone()].copy_from_slice(&self[rest]);
+        moved.origin = self.origin.take();
+        *self = moved;
         Ok(())
     }
 
@@ -252,7 +268,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.segment.is_sole() {
+        if self.announced {
+            quick::forget(self.addr, self.room);
+        } else if self.segment.is_sole() {
             // The segment ends with its only buffer: unmapped once, as a whole.
             dropin::forget(self.addr, self.room);
         } else {

@@ -131,14 +131,20 @@ fn ask(op: Op, (addr, len): (usize, usize)) {
 /// Does not wait for the sidecar.
 pub fn forget(addr: usize, len: usize) {
     let (addr, len) = pages_of(addr, len, true);
-    if len == 0 || !touched(addr, len) {
-        return;
+    if len != 0 && touched(addr, len) {
+        forget_known(addr, len);
     }
+}
+
+/// [`forget`] for whole pages that are known to be recorded, or about to be.
+pub(crate) fn forget_known(addr: usize, len: usize) {
     // Whoever asked for statistics wants to know how much of it was loaded, which only its page tables tell.
     if !stats::exact() && forgotten::leave(addr, len) {
         channel::ring();
-    } else {
-        ask(Op::Forget, (addr, len));
+    } else if let Some(mut call) = Call::new(Op::Forget, false) {
+        let request = call.request();
+        (request.addr, request.len) = (addr, len);
+        call.send();
     }
 }
 
@@ -146,6 +152,18 @@ pub fn forget(addr: usize, len: usize) {
 /// mprotect, mlock, madvise other than DONTNEED).
 pub fn dissolve(addr: usize, len: usize) {
     ask(Op::Dissolve, pages_of(addr, len, true));
+}
+
+/// Moves whole pages that nobody else uses from `addr` to `to`, over what is there; what is deferred stays so. Says how many
+/// bytes, from the beginning on. Where they were, addresses stay reserved, and nothing else.
+pub fn relocate(addr: usize, len: usize, to: usize) -> usize {
+    if !touched(addr, len) {
+        return 0;
+    }
+    let Some(mut call) = Call::new(Op::Relocate, false) else { return 0 };
+    let request = call.request();
+    (request.addr, request.len, request.offset) = (addr, len, to as u64);
+    if call.send().is_none() { call.request().handled } else { 0 }
 }
 
 /// A write of this range was offered and done, and another write to the same file was under way at the same time: what
@@ -157,6 +175,18 @@ pub fn untrack(addr: usize, len: usize) {
 /// Before MADV_DONTNEED: pages of the range that are deferred become fresh zero pages.
 pub fn zero(addr: usize, len: usize) {
     ask(Op::Zero, pages_of(addr, len, false));
+}
+
+/// Does everything that the sidecar knows hold together? For tests. How many extents there are, or what does not hold.
+pub fn validate() -> Result<usize, &'static str> {
+    let Some(mut call) = Call::new(Op::Validate, false) else { return Ok(0) };
+    if call.send().is_some() {
+        return Ok(0);
+    }
+    match call.request().broken {
+        Some(broken) => Err(broken),
+        None => Ok(call.request().handled),
+    }
 }
 
 /// The smallest transfer that is worth offering (`ELISION_MIN_BYTES`), `usize::MAX` when off.

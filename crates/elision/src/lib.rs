@@ -34,6 +34,8 @@ mod page_state;
 mod portable;
 pub mod probe;
 #[cfg(supported)]
+mod quick;
+#[cfg(supported)]
 mod read;
 #[cfg(supported)]
 mod segment;
@@ -104,7 +106,13 @@ pub(crate) fn min_bytes(warm: bool) -> usize {
 /// # Errors
 /// As `std::fs::read`. An I/O error of a page that is loaded later arrives when it is touched; see [`Buffer::load`].
 pub fn read(path: impl AsRef<Path>) -> io::Result<Buffer> {
-    read_all(File::open(path)?)
+    let file = File::open(path)?;
+    #[cfg(supported)]
+    let file = match quick::read(file) {
+        Ok(buffer) => return Ok(buffer),
+        Err(file) => file,
+    };
+    read_all(file)
 }
 
 fn read_all(file: File) -> io::Result<Buffer> {

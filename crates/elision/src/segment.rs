@@ -41,6 +41,11 @@ impl Segment {
         Ok(Segment(Arc::new(Range { base, len, free: Mutex::new(vec![(base, len)]) })))
     }
 
+    /// Memory that is there already, and is all in use.
+    pub(crate) fn of(base: usize, len: usize) -> Segment {
+        Segment(Arc::new(Range { base, len, free: Mutex::new(Vec::new()) }))
+    }
+
     /// Bytes reserved.
     pub fn capacity(&self) -> usize {
         self.0.len

@@ -471,13 +471,11 @@ impl World<'_> {
             Step::Resize { buffer, len } => {
                 self.slot(buffer)?;
                 let Some(slot) = &mut self.slots[buffer] else { return Ok(()) };
-                let (before, moved) = (slot.model.len(), slot.buffer.as_ptr());
+                let before = slot.model.len();
                 io("resize", slot.buffer.resize(len))?;
                 slot.model.resize(len, 0);
                 slot.fit();
-                if slot.buffer.as_ptr() != moved {
-                    slot.candidates.fill(Vec::new());
-                } else if len < before && !len.is_multiple_of(PAGE) {
+                if len < before && !len.is_multiple_of(PAGE) {
                     // What was cut off is zeroed.
                     slot.stored(len - 1, 1);
                 }
@@ -695,6 +693,7 @@ impl World<'_> {
     }
 
     fn check_states(&self) -> Result {
+        elision::dropin::validate()?;
         for (i, slot) in self.slots.iter().enumerate() {
             if let Some(slot) = slot {
                 slot.check_states(&self.inodes).map_err(|how| format!("buffer {i}: {how}"))?;
@@ -792,6 +791,10 @@ impl World<'_> {
         self.change(0, &Change::LetGo, 0)?;
         let dir = self.dir.path().to_owned();
         drop(self);
+        match elision::dropin::validate()? {
+            0 => (),
+            left => return Err(format!("{left} extents of buffers that are gone")),
+        }
         if dir.exists() { Err("the directory is still there".into()) } else { Ok(()) }
     }
 }

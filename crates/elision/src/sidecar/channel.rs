@@ -40,10 +40,14 @@ pub enum Op {
     Forget,
     /// Make a range plain memory.
     Dissolve,
+    /// Move the pages of a range, which only the caller uses, to where `offset` says.
+    Relocate,
     /// Make deferred pages of a range zero.
     Zero,
     /// What is the state of the pages of a range?
     Query,
+    /// Does everything that is known hold together? Says how many extents there are.
+    Validate,
     /// A fork is about to happen: hold everything still.
     Fork,
     /// Write the statistics.
@@ -84,7 +88,7 @@ pub struct Request {
     pub addr: usize,
     /// Bytes.
     pub len: usize,
-    /// File position of `addr`.
+    /// File position of `addr`; for [`Op::Relocate`], the address to move to.
     pub offset: u64,
     /// The caller vouches that every change through this description is shown first.
     pub owned: bool,
@@ -100,6 +104,8 @@ pub struct Request {
     pub tried: usize,
     /// The answer: `None` done, or why not.
     pub declined: Option<Reason>,
+    /// The answer of [`Op::Validate`]: what does not hold.
+    pub broken: Option<&'static str>,
     /// Answer: bytes handled; the rest has to be asked again.
     pub handled: usize,
     /// Answer: how many of `runs` are filled.
@@ -124,6 +130,7 @@ const BLANK: Request = Request {
     tail: 0,
     tried: 0,
     declined: None,
+    broken: None,
     handled: 0,
     count: 0,
     runs: [PageRun { addr: 0, len: 0, state: 0 }; RUNS],

@@ -8,7 +8,7 @@ use super::channel::Request;
 use super::state::{File, Guard, NO_FILE, State};
 use crate::extent::{FileId, Kind};
 use crate::stats::Reason;
-use crate::sys::file::{self, ProcPath};
+use crate::sys::file::{self, FileKey, ProcPath};
 use crate::sys::raw::Errno;
 use crate::sys::task;
 
@@ -38,7 +38,7 @@ impl State {
                 Guard::Write if task::same_description(request.pid, request.fd, known.fd) => return Ok(id),
                 // Two ways into one file: whichever it is, one of them cannot be followed.
                 Guard::Read | Guard::Write => return Err(Reason::OwnWriter),
-                Guard::None => {}
+                Guard::Carried | Guard::None => {}
             }
         }
         match access {
@@ -62,7 +62,7 @@ impl State {
                 return Err(Reason::FileSystem);
             }
             file::set_lease(fd, libc::F_RDLCK).map_err(refused)?;
-            self.adopt(request, Guard::Read, fd)
+            self.enter(request.key, Guard::Read, fd)
         })();
         if taken.is_err() {
             file::close(fd);
@@ -81,11 +81,11 @@ impl State {
                 return Err(Reason::FileSystem);
             }
             file::set_lease(fd, libc::F_WRLCK).map_err(|_| Reason::NotSole)?;
-            let adopted = self.adopt(request, Guard::Write, fd);
-            if adopted.is_err() {
+            let entered = self.enter(request.key, Guard::Write, fd);
+            if entered.is_err() {
                 let _ = file::set_lease(fd, libc::F_UNLCK);
             }
-            adopted
+            entered
         })();
         match taken {
             Ok(_) => self.publish_guards(),
@@ -94,13 +94,14 @@ impl State {
         taken
     }
 
-    /// Enters a guarded file. Tracked extents of earlier hold on only if the file did not change unguarded.
-    fn adopt(&mut self, request: &Request, guard: Guard, fd: i32) -> Result<FileId, Reason> {
+    /// Enters a file that is guarded now. Tracked extents of earlier hold on only if the file did not change unguarded.
+    pub(super) fn enter(&mut self, key: FileKey, guard: Guard, fd: i32) -> Result<FileId, Reason> {
         let changed = file::ctime(fd).map_err(refused)?;
-        if let Some(id) = self.find(request.key) {
+        if let Some(id) = self.find(key) {
             let known = self.file(id);
             if known.stamp != Some(changed) {
-                self.map().retain(|row| row.file != id);
+                // (Mapped extents there are if their mappings carry a guard.)
+                self.map().retain(|row| row.file != id || row.kind == Kind::Mapped);
                 self.publish();
             }
             if let Some(entry) = self.file_mut(id) {
@@ -108,7 +109,7 @@ impl State {
             }
             return Ok(id);
         }
-        self.new_file(File { key: request.key, guard, fd, ..NO_FILE }).ok_or(Reason::Limit)
+        self.new_file(File { key, guard, fd, ..NO_FILE }).ok_or(Reason::Limit)
     }
 
     /// Answers every lease that is being broken. True if one has to be asked about again soon.
@@ -116,12 +117,13 @@ impl State {
         let mut again = false;
         for id in 0..self.top as FileId {
             let known = self.file(id);
-            let held = match known.guard {
-                Guard::None => continue,
-                Guard::Read => libc::F_RDLCK,
-                Guard::Write => libc::F_WRLCK,
+            let good = match known.guard {
+                Guard::None => true,
+                Guard::Carried => self.adopt(id),
+                Guard::Read => file::lease(known.fd) == Ok(libc::F_RDLCK),
+                Guard::Write => file::lease(known.fd) == Ok(libc::F_WRLCK),
             };
-            if known.used && file::lease(known.fd) != Ok(held) {
+            if known.used && !good {
                 again |= !self.release(id);
             }
         }
@@ -131,16 +133,13 @@ impl State {
     /// Gives what depends on a file memory of its own, then lets the guard go. False: a forked child is not covered
     /// yet, and it has to wait.
     pub(super) fn release(&mut self, id: FileId) -> bool {
-        let known = self.file(id);
-        if known.guard == Guard::None {
+        if self.file(id).guard == Guard::None {
             return true;
         }
-        self.materialise_file(id);
-        // A write lease was given up before any fork, so no child depends on this one.
-        if known.guard == Guard::Read && super::launch::children_uncovered() {
-            return false;
-        }
-        // Asked while the file is still guarded; asking makes the kernel mark the next change with a new time.
+        self.open_carried(id);
+        let known = self.file(id);
+        // Asked while the file is still guarded, and a carried guard ends with the mappings; asking makes the kernel mark
+        // the next change with a new time.
         let stamp = file::ctime(known.fd).ok().filter(|&(_, nanoseconds)| {
             // Whole seconds are all that some ext file systems keep. And on tmpfs a store through a shared mapping
             // that has been read from moves no time at all.
@@ -148,6 +147,11 @@ impl State {
                 && nanoseconds != 0
                 && file::filesystem(known.fd).is_ok_and(|magic| magic != TMPFS)
         });
+        self.materialise_file(id);
+        // A write lease was given up before any fork, so no child depends on this one. Nor on a carried one.
+        if known.guard == Guard::Read && super::launch::children_uncovered() {
+            return false;
+        }
         // Closing is not enough: a mapping that is left (pages that were copied in place) keeps the description, and
         // with it the lease.
         let _ = file::set_lease(known.fd, libc::F_UNLCK);

@@ -81,6 +81,54 @@ pub fn forks() -> u64 {
     FORKS.load(Acquire)
 }
 
+/// Threads that hold a descriptor which must not come to be shared; see [`Passage`].
+static PASSING: AtomicU32 = AtomicU32::new(0);
+
+/// The user whom signals to the sidecar must come from: who started it.
+static USER: AtomicU32 = AtomicU32::new(u32::MAX);
+
+/// A time in which no fork happens, and signals are blocked. Short, and without waiting for anything.
+pub struct Passage {
+    mask: Mask,
+    sidecar: u32,
+}
+
+impl Passage {
+    /// `None` while a fork is under way, and where there is no sidecar that the kernel may signal in this process's name.
+    pub fn enter() -> Option<Passage> {
+        let mask = task::block_signals();
+        PASSING.fetch_add(1, SeqCst);
+        // From here on leaving is what dropping does.
+        let passage = Passage { mask, sidecar: gate().map_or(0, |gate| gate.sidecar.load(Acquire)) };
+        let good = FORKING.load(SeqCst) == 0
+            && passage.still_holds()
+            && task::pid() == PROGRAM.load(Acquire)
+            && task::effective_user() == USER.load(Acquire);
+        good.then_some(passage)
+    }
+
+    /// Pid of the sidecar.
+    pub fn sidecar(&self) -> u32 {
+        self.sidecar
+    }
+
+    /// Is it there still, and not about to go?
+    pub fn still_holds(&self) -> bool {
+        self.sidecar != 0
+            && START.load(SeqCst) == RUNNING
+            && gate().is_some_and(|gate| {
+                gate.ready.load(Acquire) == 1 && gate.sidecar.load(SeqCst) == self.sidecar
+            })
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        PASSING.fetch_sub(1, SeqCst);
+        task::restore_signals(self.mask);
+    }
+}
+
 struct ForkMask(UnsafeCell<Option<Mask>>);
 // SAFETY: only touched by the thread that holds FORKING.
 unsafe impl Sync for ForkMask {}
@@ -147,9 +195,7 @@ pub fn ensure() -> bool {
 /// mapped memory of its own before it does anything else.
 pub fn lost() {
     if START.compare_exchange(RUNNING, IDLE, AcqRel, Acquire).is_ok() {
-        if super::state::LIVE.load(Acquire) > 0
-            && START.compare_exchange(IDLE, STARTING, AcqRel, Acquire).is_ok()
-        {
+        if super::state::any() && START.compare_exchange(IDLE, STARTING, AcqRel, Acquire).is_ok() {
             let ready = start(-1);
             START.store(if ready { RUNNING } else { UNAVAILABLE }, Release);
         }
@@ -187,6 +233,7 @@ fn start(predecessor: i32) -> bool {
     }
     let Some(gate) = gate() else { return false };
     PREDECESSOR.store(predecessor, Release);
+    USER.store(task::real_user(), Release);
     EPOCH.fetch_add(1, AcqRel);
     gate.ready.store(0, Relaxed);
     gate.go.store(0, Relaxed);
@@ -314,8 +361,12 @@ fn remove_mark() {
 /// Before a fork.
 pub extern "C" fn before_fork() {
     let mask = task::block_signals();
-    while FORKING.compare_exchange(0, 1, AcqRel, Acquire).is_err() {
+    while FORKING.compare_exchange(0, 1, SeqCst, Acquire).is_err() {
         task::futex_wait(&FORKING, 1, 100);
+    }
+    // Whoever comes now is turned away.
+    while PASSING.load(SeqCst) != 0 {
+        task::yield_now();
     }
     FORKS.fetch_add(1, AcqRel);
     // SAFETY: FORKING is held.
@@ -346,6 +397,8 @@ pub extern "C" fn after_fork_child() {
     find_end_word();
     channel::reset();
     super::forgotten::reset();
+    super::announced::reset();
+    PASSING.store(0, Release);
     COUNTERS.reset();
     START.store(IDLE, Release);
     if super::state::LIVE.load(Acquire) > 0 {

@@ -10,18 +10,23 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | `announced` | mappings that carry their own lease, of which the sidecar has yet to hear |
 //! | `channel` | requests and answers between program and sidecar |
 //! | `forgotten` | ranges that are gone, which need no answer |
 //! | `launch` | starting it, and what happens at fork and exit |
 //! | `serve` | its loop |
 //! | `state` | what it knows: files, guards, extents |
 //! | `guard` | leases: acquire, check, release |
+//! | `carried` | what such a mapping needs of the sidecar |
 //! | `associate` | a deferred read, on this side |
 //! | `plan` | an elided write, on this side |
+//! | `relocate` | moving a buffer, deferred pages and all |
 //! | `materialise` | giving pages memory of their own before a file changes |
 //! | `pause` | holding the program's threads still for the last step of that |
 
+pub(crate) mod announced;
 pub(crate) mod associate;
+pub(crate) mod carried;
 pub(crate) mod channel;
 pub(crate) mod forgotten;
 pub(crate) mod guard;
@@ -29,5 +34,6 @@ pub(crate) mod launch;
 pub(crate) mod materialise;
 pub(crate) mod pause;
 pub(crate) mod plan;
+pub(crate) mod relocate;
 pub(crate) mod serve;
 pub(crate) mod state;

@@ -1,6 +1,7 @@
 //! The sidecar's loop: answers lease breaks and requests, and goes when the program does.
 #![allow(unsafe_code)] // Entry point of a process, and a signal handler.
 
+use super::announced;
 use super::channel::{self, ASLEEP, BELL, Op, Request};
 use super::forgotten;
 use super::launch::{self, END_VALUE, END_WORD, PREDECESSOR, PROGRAM};
@@ -19,7 +20,11 @@ const BREAK: i32 = libc::SIGIO;
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
+/// Set when a lease may be being broken.
+static BROKEN: AtomicU32 = AtomicU32::new(0);
+
 extern "C" fn on_break(_: i32) {
+    BROKEN.store(1, SeqCst);
     BELL.fetch_add(1, SeqCst);
 }
 
@@ -75,6 +80,7 @@ pub(super) fn program_lives(pid: i32) -> bool {
 impl State {
     /// Opens what the sidecar works with. False: it cannot work here.
     fn open(&mut self) -> bool {
+        announced::untake();
         self.program = PROGRAM.load(Acquire);
         self.retiring = false;
         self.pause.alone = false;
@@ -91,6 +97,7 @@ impl State {
             pages::scan(self.pagemap, here & !4095, (here & !4095) + 4096, super::plan::SOMEWHERE, &mut runs)
                 .is_ok()
         };
+        super::state::MAPPINGS.store(self.map_limit, Release);
         let asks = self.maps >= 0 && pages::mapping(self.maps, here).is_ok();
         if !scans || !asks {
             return false;
@@ -112,10 +119,12 @@ impl State {
             }
             // Whether or not it can be held: these extents exist, and somebody has to look after them.
             -1 => {
+                self.take_news();
                 self.take_over_from_nobody();
                 held
             }
             pid => {
+                self.take_news();
                 self.take_over(pid);
                 held
             }
@@ -199,6 +208,8 @@ impl State {
     }
 
     fn serve(&mut self) -> ! {
+        // Whether leases have to be looked at though nobody has told us to.
+        let (mut again, mut timed_out) = (false, true);
         let mut end_word = END_WORD.load(Acquire);
         let end_value = END_VALUE.load(Acquire);
         loop {
@@ -215,10 +226,13 @@ impl State {
             if end_word == 0 && !program_lives(self.program) {
                 self.finish();
             }
-            self.take_forgotten();
-            let again = self.answer_breaks();
-            while channel::answer_all(self, State::take_forgotten, State::answer, State::rest_for_fork) {}
+            self.take_news();
+            if BROKEN.swap(0, SeqCst) != 0 || again || timed_out {
+                again = self.answer_breaks();
+            }
+            while channel::answer_all(self, State::take_news, State::answer, State::rest_for_fork) {}
             let late = self.pause.release_late();
+            timed_out = false;
             if self.poll(rung) {
                 continue;
             }
@@ -232,10 +246,21 @@ impl State {
                 task::futex_wait_either(&BELL, rung, end_word, end_value, timeout);
             }
             ASLEEP.store(0, SeqCst);
+            timed_out = BELL.load(SeqCst) == rung;
             if self.dirty && BELL.load(SeqCst) == rung {
                 self.sweep();
             }
         }
+    }
+
+    /// What was left for us without a request: mappings made, ranges gone. See [`announced`] for the order.
+    fn take_news(&mut self) {
+        while let Some(taken) = announced::take() {
+            self.take_forgotten();
+            self.enter_carried(taken.word);
+            taken.recorded();
+        }
+        self.take_forgotten();
     }
 
     fn take_forgotten(&mut self) {
@@ -323,6 +348,7 @@ impl State {
                 self.dissolve(request.addr, request.len);
                 None
             }
+            Op::Relocate => self.relocate(request),
             Op::Zero => {
                 self.zero(request.addr, request.len);
                 None
@@ -331,9 +357,16 @@ impl State {
                 self.query(request);
                 None
             }
+            Op::Validate => {
+                request.broken = self.validate().err();
+                request.handled = self.extents;
+                None
+            }
             Op::Fork => {
                 // Here and not before, so that no other thread's write lease comes in between.
                 self.surrender();
+                // The child's copies of these mappings will hold their leases, too, and only we would be told.
+                self.settle_carried();
                 self.fork = launch::fork_under_way();
                 if !launch::set_mark() {
                     for id in 0..self.top as FileId {

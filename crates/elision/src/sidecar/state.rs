@@ -3,9 +3,10 @@
 //! One value, in memory that the program shares (so that a forked child finds a consistent copy), written by the
 //! sidecar alone. A few facts that the program's threads ask on every call are kept beside it in atomics.
 
+use super::announced;
 use super::pause::Pause;
 use crate::extent::{Extent, ExtentMap, FileId, Kind};
-use crate::sys::file::FileKey;
+use crate::sys::file::{FileKey, lease};
 use crate::sys::pages::Run;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
@@ -20,6 +21,9 @@ pub const EXTENTS: usize = 1 << 18;
 pub enum Guard {
     /// Nothing: only tracked extents may refer to the file, and only if its ctime is still `stamp`.
     None,
+    /// A read lease on a description that only the mappings themselves hold (see [`crate::quick`]). It ends with the last of
+    /// them, and we are told when it is being broken, though not which one of them it was.
+    Carried,
     /// A read lease on a description of our own.
     Read,
     /// A write lease on the program's own description, of which we hold a descriptor.
@@ -35,7 +39,7 @@ pub struct File {
     pub key: FileKey,
     /// What guards it.
     pub guard: Guard,
-    /// Our descriptor, while guarded.
+    /// Our descriptor, while guarded; −1 if the guard is carried.
     pub fd: i32,
     /// While not guarded: ctime when the guard was let go; tracked extents hold only if it has not moved.
     pub stamp: Option<(i64, u32)>,
@@ -126,6 +130,7 @@ impl State {
     pub fn new_file(&mut self, file: File) -> Option<FileId> {
         let id = self.files.iter().position(|file| !file.used)?;
         self.top = self.top.max(id + 1);
+        KNOWN_FILES.store(self.top, Release);
         *self.files.get_mut(id)? = File { used: true, ..file };
         Some(id as FileId)
     }
@@ -135,10 +140,48 @@ impl State {
         self.rows.iter().take(self.extents).filter(|row| row.kind == Kind::Mapped).count()
     }
 
+    /// What everything here relies on, between requests.
+    ///
+    /// # Errors
+    /// A sentence on what does not hold.
+    pub fn validate(&mut self) -> Result<(), &'static str> {
+        self.map().validate()?;
+        for at in 0..self.extents {
+            let Some(row) = self.rows.get(at).copied() else { break };
+            let file = self.file(row.file);
+            if !file.used {
+                return Err("an extent is of a file that is not known");
+            }
+            if row.kind == Kind::Mapped && file.guard == Guard::None {
+                return Err("a mapped extent has no guard");
+            }
+            if row.kind == Kind::Tracked && file.guard == Guard::Carried {
+                return Err("a tracked extent has a guard that says nothing of the time before it");
+            }
+            if row.kind == Kind::Tracked && file.guard == Guard::None && file.stamp.is_none() {
+                return Err("a tracked extent has neither guard nor stamp");
+            }
+        }
+        for file in self.files.iter().take(self.top).filter(|file| file.used) {
+            let held = match file.guard {
+                Guard::None if file.fd >= 0 => return Err("a file without a guard has a descriptor"),
+                Guard::None | Guard::Carried => continue,
+                Guard::Read => libc::F_RDLCK,
+                Guard::Write => libc::F_WRLCK,
+            };
+            // (Of one that is just being broken the kernel says what it has to become.)
+            if !matches!(lease(file.fd), Ok(now) if now == held || now == libc::F_UNLCK || now == libc::F_RDLCK)
+            {
+                return Err("a guard's lease is gone");
+            }
+        }
+        Ok(())
+    }
+
     /// Tells the program's threads how much there is. To be called after extents changed.
     pub fn publish(&mut self) {
         LIVE.store(self.extents, Release);
-        if self.extents == 0 {
+        if !any() {
             for word in &TOUCHED {
                 word.store(0, Relaxed);
             }
@@ -171,6 +214,27 @@ fn publish_guards(files: &[File]) {
 /// Extents that exist.
 pub static LIVE: AtomicUsize = AtomicUsize::new(0);
 
+/// Is anything deferred or tracked, as far as is known?
+pub fn any() -> bool {
+    LIVE.load(Acquire) != 0 || announced::pending() != 0
+}
+
+/// Is there certain to be room for what is announced, and one more? Each may need an entry for a file and two for extents.
+pub fn room_for_another() -> bool {
+    let pending = announced::pending() + THREADS_AT_A_TIME;
+    KNOWN_FILES.load(Acquire) + pending < FILES
+        && (LIVE.load(Acquire) + 2 * pending) < EXTENTS.min(MAPPINGS.load(Acquire))
+}
+
+/// Threads that may have asked for room, and been told that there is, before any of them has taken it.
+const THREADS_AT_A_TIME: usize = 64;
+
+/// Entries of the table of files that are in use, or were.
+static KNOWN_FILES: AtomicUsize = AtomicUsize::new(0);
+
+/// Mappings that the sidecar makes at most; 0 before it is there.
+pub(super) static MAPPINGS: AtomicUsize = AtomicUsize::new(0);
+
 /// Files under a write lease.
 pub static WRITERS: AtomicU32 = AtomicU32::new(0);
 
@@ -192,17 +256,24 @@ pub fn write_guarded(key: FileKey) -> bool {
 
 const STRETCH: usize = 21;
 
+/// The words of the filter that a range has bits in, and the bits.
 fn stretches(addr: usize, len: usize) -> impl Iterator<Item = (usize, u64)> {
-    // A range that wraps the whole filter needs to look at each bit but once.
     let first = addr >> STRETCH;
     let last = (addr + len.max(1) - 1) >> STRETCH;
-    (first..=last).take(1 << 16).map(|s| ((s >> 6) & 1023, 1 << (s & 63)))
+    // A range that wraps the whole filter needs to look at each word but once.
+    (first >> 6..=last >> 6).take(TOUCHED.len() + 1).map(move |word| {
+        let from = first.max(word << 6) & 63;
+        let to = last.min(word << 6 | 63) & 63;
+        (word % TOUCHED.len(), u64::MAX >> (63 - (to - from)) << from)
+    })
 }
 
 /// Notes that the range has extents.
 pub fn mark(addr: usize, len: usize) {
     for (word, bit) in stretches(addr, len) {
-        if let Some(word) = TOUCHED.get(word) {
+        if let Some(word) = TOUCHED.get(word)
+            && word.load(Acquire) & bit != bit
+        {
             word.fetch_or(bit, AcqRel);
         }
     }
@@ -210,7 +281,7 @@ pub fn mark(addr: usize, len: usize) {
 
 /// May any page of the range have an extent? `false` is certain.
 pub fn touched(addr: usize, len: usize) -> bool {
-    LIVE.load(Acquire) != 0
+    any()
         && stretches(addr, len)
             .any(|(word, bit)| TOUCHED.get(word).is_none_or(|w| w.load(Acquire) & bit != 0))
 }
@@ -218,6 +289,24 @@ pub fn touched(addr: usize, len: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The oracle goes from one stretch to the next.
+    #[test]
+    fn the_filter_agrees_with_a_walk_over_stretches() {
+        for first in [0usize, 1, 62, 63, 64, 65, 1000, 65_535, 65_536] {
+            for count in [1usize, 2, 3, 63, 64, 65, 130, 5000, 70_000] {
+                let mut expected = vec![0u64; TOUCHED.len()];
+                for stretch in first..first + count {
+                    expected[stretch / 64 % TOUCHED.len()] |= 1 << (stretch % 64);
+                }
+                let mut got = vec![0u64; TOUCHED.len()];
+                for (word, bits) in stretches((first << STRETCH) + 4096, (count << STRETCH) - 4096) {
+                    got[word] |= bits;
+                }
+                assert!(got == expected, "{first} {count}");
+            }
+        }
+    }
 
     /// A write of 1,504 bytes went unseen in one of some ten thousand threaded histories, and a later write of the whole
     /// file left its page out: the list of guarded files was being written anew, for another file, while the

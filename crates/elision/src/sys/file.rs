@@ -1,7 +1,7 @@
 //! Descriptors, files and leases.
 #![allow(unsafe_code)] // Pointers handed to the kernel: all are to locals or slices that outlive the call.
 
-use super::raw::{Result, syscall};
+use super::raw::{Errno, Result, syscall};
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
@@ -57,15 +57,29 @@ fn statx(fd: i32, mask: u32) -> Result<libc::statx> {
 
 /// What file a descriptor is of, its type and size. By statx(2).
 pub fn stat(fd: i32) -> Result<Stat> {
-    let mask = libc::STATX_TYPE | libc::STATX_MODE | libc::STATX_INO | libc::STATX_SIZE | libc::STATX_BLOCKS;
-    let answer = statx(fd, mask)?;
-    let dev = libc::makedev(answer.stx_dev_major, answer.stx_dev_minor);
-    Ok(Stat {
-        id: FileKey { dev, ino: answer.stx_ino },
-        mode: answer.stx_mode.into(),
-        size: answer.stx_size,
-        blocks: answer.stx_blocks,
-    })
+    statx(fd, STAT_MASK).map(Stat::from)
+}
+
+const STAT_MASK: u32 =
+    libc::STATX_TYPE | libc::STATX_MODE | libc::STATX_INO | libc::STATX_SIZE | libc::STATX_BLOCKS;
+
+impl From<libc::statx> for Stat {
+    fn from(answer: libc::statx) -> Stat {
+        let dev = libc::makedev(answer.stx_dev_major, answer.stx_dev_minor);
+        Stat {
+            id: FileKey { dev, ino: answer.stx_ino },
+            mode: answer.stx_mode.into(),
+            size: answer.stx_size,
+            blocks: answer.stx_blocks,
+        }
+    }
+}
+
+/// The same, and the number of the mount, which is never given to another (Linux 6.8).
+pub fn stat_and_mount(fd: i32) -> Result<(Stat, Option<u64>)> {
+    const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+    let answer = statx(fd, STAT_MASK | STATX_MNT_ID_UNIQUE)?;
+    Ok((answer.into(), (answer.stx_mask & STATX_MNT_ID_UNIQUE != 0).then_some(answer.stx_mnt_id)))
 }
 
 /// When the inode last changed: seconds, nanoseconds. Asking makes the next change tell itself from this one.
@@ -91,6 +105,34 @@ pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<i32> {
         syscall(
             libc::SYS_openat,
             [libc::AT_FDCWD as usize, path.as_ptr() as usize, flags as usize, mode as usize, 0, 0],
+        )?
+    };
+    Ok(fd as i32)
+}
+
+/// Opens a file for reading by its path from the root, if every part of the path is known already: nothing is waited for.
+pub fn open_known(path: &CStr) -> Result<i32> {
+    const RESOLVE_CACHED: u64 = 0x20;
+    #[repr(C)]
+    struct How {
+        flags: u64,
+        mode: u64,
+        resolve: u64,
+    }
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY;
+    let how = How { flags: flags as u64, mode: 0, resolve: RESOLVE_CACHED };
+    // SAFETY: the path is borrowed, and the struct lives, for the call.
+    let fd = unsafe {
+        syscall(
+            libc::SYS_openat2,
+            [
+                libc::AT_FDCWD as usize,
+                path.as_ptr() as usize,
+                (&raw const how) as usize,
+                size_of::<How>(),
+                0,
+                0,
+            ],
         )?
     };
     Ok(fd as i32)
@@ -144,6 +186,26 @@ pub fn seek(fd: i32, offset: i64, whence: i32) -> Result<u64> {
 pub unsafe fn pread(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
     // SAFETY: the caller's promise; memory that is not there gives EFAULT.
     unsafe { syscall(libc::SYS_pread64, [fd as usize, addr, len, offset as usize, 0, 0]) }
+}
+
+/// The same, unless it would have to wait for a device (`EAGAIN`).
+///
+/// # Safety
+/// As [`pread`].
+pub unsafe fn pread_at_once(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
+    if len == 0 {
+        return Ok(0);
+    }
+    let piece = libc::iovec { iov_base: core::ptr::with_exposed_provenance_mut(addr), iov_len: len };
+    let arguments =
+        [fd as usize, (&raw const piece) as usize, 1, offset as usize, 0, libc::RWF_NOWAIT as usize];
+    // SAFETY: the vector is borrowed for the call; what it names is the caller's promise.
+    match unsafe { syscall(libc::SYS_preadv2, arguments) } {
+        // A file system that cannot tell (tmpfs) has no device to wait for.
+        // SAFETY: the caller's promise.
+        Err(Errno(libc::EOPNOTSUPP)) => unsafe { pread(fd, addr, len, offset) },
+        other => other,
+    }
 }
 
 /// pwrite(2) from an address. The kernel checks the range, so no promise is needed.

@@ -56,6 +56,14 @@ pub unsafe fn map_file_at(addr: usize, len: usize, fd: i32, offset: u64) -> Resu
     Ok(())
 }
 
+/// Maps the first `len` bytes of `fd` privately, where there is room.
+pub fn map_file(len: usize, fd: i32) -> Result<usize> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: without MAP_FIXED the kernel picks addresses that nobody uses.
+    unsafe { syscall(libc::SYS_mmap, [0, len, prot as usize, flags as usize, fd as usize, 0]) }
+}
+
 /// munmap(2).
 ///
 /// # Safety
@@ -72,6 +80,17 @@ pub unsafe fn unmap(addr: usize, len: usize) {
 /// Nobody may use `from` afterwards; what was at `to` must be equal, or dispensable.
 pub unsafe fn move_over(from: usize, to: usize, len: usize) -> Result<()> {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: the caller's promise.
+    unsafe { syscall(libc::SYS_mremap, [from, len, len, flags as usize, to, 0])? };
+    Ok(())
+}
+
+/// Moves the pages of `[from, from + len)`, of one mapping, over `[to, to + len)`. The mapping stays where it was, empty.
+///
+/// # Safety
+/// Nobody may rely on the contents of either range.
+pub unsafe fn move_from(from: usize, to: usize, len: usize) -> Result<()> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
     // SAFETY: the caller's promise.
     unsafe { syscall(libc::SYS_mremap, [from, len, len, flags as usize, to, 0])? };
     Ok(())

@@ -108,6 +108,16 @@ pub struct Mapping {
 
 /// The mapping that covers `addr`, or the next one above (PROCMAP_QUERY, Linux 6.11). `maps` is /proc/self/maps.
 pub fn mapping(maps: i32, addr: usize) -> Result<Mapping> {
+    query_mapping(maps, addr, &mut [])
+}
+
+/// The path of the file that is mapped at `addr`, ended by zero, as the kernel knows it now.
+pub fn mapped_path(maps: i32, addr: usize, path: &mut [u8]) -> Result<()> {
+    let mapping = query_mapping(maps, addr, path)?;
+    if mapping.start <= addr && path.first() == Some(&b'/') { Ok(()) } else { Err(Errno(libc::ENOENT)) }
+}
+
+fn query_mapping(maps: i32, addr: usize, path: &mut [u8]) -> Result<Mapping> {
     #[repr(C)]
     #[derive(Default)]
     struct Query {
@@ -133,6 +143,8 @@ pub fn mapping(maps: i32, addr: usize) -> Result<Mapping> {
         size: size_of::<Query>() as u64,
         flags: COVERING_OR_NEXT,
         addr: addr as u64,
+        name_size: path.len() as u32,
+        name_addr: if path.is_empty() { 0 } else { path.as_mut_ptr() as u64 },
         ..Query::default()
     };
     ioctl(maps, PROCMAP_QUERY, (&raw mut query) as usize)?;

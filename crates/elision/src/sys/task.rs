@@ -17,6 +17,18 @@ pub fn tid() -> i32 {
     unsafe { syscall(libc::SYS_gettid, [0; 6]) }.unwrap_or(0) as i32
 }
 
+/// getuid(2).
+pub fn real_user() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { syscall(libc::SYS_getuid, [0; 6]) }.unwrap_or(0) as u32
+}
+
+/// geteuid(2).
+pub fn effective_user() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { syscall(libc::SYS_geteuid, [0; 6]) }.unwrap_or(0) as u32
+}
+
 /// Waits until `word` is no longer `value`, somebody wakes it, or the time is over. Wakes spuriously.
 pub fn futex_wait(word: &AtomicU32, value: u32, timeout_ms: u64) {
     let timeout = libc::timespec {

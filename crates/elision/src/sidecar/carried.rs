@@ -1,0 +1,109 @@
+//! Mappings that carry their own lease, on the sidecar's side (see [`crate::quick`]).
+//!
+//! Their lease needs nobody while nothing happens. When one is being broken, the kernel tells us so, but not which; so for
+//! every file with a carried guard we then try to take a lease of our own, by the path that the kernel knows the mapping
+//! under. Where that succeeds, it is not the one, and is an ordinary guarded file from there on. Where it does
+//! not, the pages are given memory of their own, which unmaps the file, and with that the lease is gone.
+
+use super::announced::Word;
+use super::state::{self, File, Guard, NO_FILE, State};
+use crate::extent::{Extent, FileId, Kind};
+use crate::sys::file;
+use crate::sys::pages;
+use core::ffi::CStr;
+
+impl State {
+    /// Records what has been announced, as far as it is there.
+    pub(super) fn enter_carried(&mut self, word: Word) {
+        let known = self.find(word.key);
+        let id = match known {
+            Some(id) => id,
+            None => match self.new_file(File { key: word.key, guard: Guard::Carried, ..NO_FILE }) {
+                Some(id) => id,
+                // Room is asked for before a mapping is announced, so this cannot be.
+                None => return,
+            },
+        };
+        let remembered = self.file(id).guard == Guard::None;
+        if remembered && let Some(entry) = self.file_mut(id) {
+            entry.guard = Guard::Carried;
+        }
+        let mut at = word.addr;
+        let end = word.addr + word.len;
+        while at < end {
+            let Ok(mapping) = pages::mapping(self.maps, at) else { break };
+            let from = mapping.start.max(at);
+            let to = mapping.end.min(end);
+            if from >= end {
+                break;
+            }
+            let offset = (from - word.addr) as u64;
+            let ours = mapping.ino != 0
+                && mapping.offset + (from - mapping.start) as u64 == offset
+                && !mapping.shared
+                && mapping.readable
+                && mapping.writable;
+            if ours {
+                if let Some(entry) = self.file_mut(id)
+                    && entry.mapped == (0, 0)
+                {
+                    entry.mapped = (mapping.dev, mapping.ino);
+                }
+                let extent = Extent { addr: from, len: to - from, file: id, offset, kind: Kind::Mapped };
+                let _ = self.map().insert(extent);
+                state::mark(from, to - from);
+            }
+            at = to;
+        }
+        // Whether the file is still what tracked extents of earlier remember can only be seen with a descriptor.
+        if remembered && !self.adopt(id) {
+            self.map().retain(|row| row.file != id || row.kind == Kind::Mapped);
+            if let Some(entry) = self.file_mut(id) {
+                entry.stamp = None;
+            }
+        }
+        self.dirty = true;
+        self.publish();
+    }
+
+    /// Takes a lease of our own on a file whose guard is carried. False: it is being broken, or cannot be had.
+    pub(super) fn adopt(&mut self, id: FileId) -> bool {
+        self.open_carried(id);
+        let known = self.file(id);
+        if known.guard != Guard::Carried || known.fd < 0 || file::set_lease(known.fd, libc::F_RDLCK).is_err()
+        {
+            return known.guard == Guard::Read;
+        }
+        self.enter(known.key, Guard::Read, known.fd).is_ok()
+    }
+
+    /// Gets a descriptor of a file whose guard is carried, if there is a way to it.
+    pub(super) fn open_carried(&mut self, id: FileId) {
+        let known = self.file(id);
+        if known.guard != Guard::Carried || known.fd >= 0 {
+            return;
+        }
+        let row = self.map().rows().iter().find(|row| row.file == id && row.kind == Kind::Mapped).copied();
+        let Some(row) = row.filter(|row| self.is_still_mapped(*row)) else { return };
+        let mut path = [0u8; 4096];
+        if pages::mapped_path(self.maps, row.addr, &mut path).is_err() {
+            return;
+        }
+        let Ok(path) = CStr::from_bytes_until_nul(&path) else { return };
+        let Ok(fd) = file::open_known(path) else { return };
+        // Another file may have that name by now.
+        match (file::stat(fd), self.file_mut(id)) {
+            (Ok(stat), Some(entry)) if stat.id == entry.key => entry.fd = fd,
+            _ => file::close(fd),
+        }
+    }
+
+    /// Leaves no guard that is carried: what cannot be adopted is materialised.
+    pub(super) fn settle_carried(&mut self) {
+        for id in 0..self.top as FileId {
+            if self.file(id).used && self.file(id).guard == Guard::Carried && !self.adopt(id) {
+                self.release(id);
+            }
+        }
+    }
+}
