@@ -204,7 +204,7 @@ mod tests {
                         for n in 0..EACH {
                             let n = 1 + thread + THREADS * n;
                             if leave(word(n)) {
-                                if n % 2 == 0 {
+                                if n.is_multiple_of(2) {
                                     std::thread::yield_now();
                                 }
                                 let withdrawn = withdraw(word(n).addr, || true);

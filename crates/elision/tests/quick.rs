@@ -1,0 +1,319 @@
+//! Whole files read without asking the helper: the mapping carries its own lease.
+//!
+//! The first deferred read of a process starts the helper and is not of this kind. So each test begins with one.
+#![allow(unsafe_code)] // Signals and forks.
+
+mod common;
+
+use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually};
+use elision::{Buffer, PageState};
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::time::{Duration, Instant};
+
+crate::roles!(play);
+
+fn play(_: &str, _: &[String]) {
+    common::play_other();
+}
+
+const MIB: usize = 1 << 20;
+
+/// A place with a file in it, and the helper running. `None`: nothing is deferred here.
+struct Place {
+    dir: tempfile::TempDir,
+    path: PathBuf,
+    content: Vec<u8>,
+    other: Part,
+    helper: i32,
+}
+
+fn place(len: usize) -> Option<Place> {
+    let dir = directory();
+    if !common::defers(dir.path()) {
+        return None;
+    }
+    let other = Part::start("other", &[]);
+    let first = dir.path().join("first");
+    fs::write(&first, bytes(1, 2 * MIB)).unwrap();
+    drop(elision::read(&first).unwrap());
+    let helper = helper();
+    let (path, content) = (dir.path().join("data"), bytes(2, len));
+    fs::write(&path, &content).unwrap();
+    Some(Place { dir, path, content, other, helper })
+}
+
+/// The helper of this process.
+fn helper() -> i32 {
+    let own = std::process::id().to_string();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
+        let mut fields = rest.split_whitespace();
+        let (state, parent) = (fields.next(), fields.next());
+        if name.ends_with("(elision") && state != Some("Z") && parent == Some(&own) {
+            return entry.file_name().to_str().unwrap().parse().unwrap();
+        }
+    }
+    panic!("no helper was started");
+}
+
+fn state_of(pid: i32) -> char {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X')
+}
+
+fn signal(pid: i32, number: i32) {
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::kill(pid, number) }, 0);
+}
+
+/// Stops the helper: from here on nothing can be asked of it.
+fn stop(helper: i32) {
+    signal(helper, libc::SIGSTOP);
+    eventually("it has stopped", || state_of(helper) == 'T');
+}
+
+/// Would an open for writing find a lease? Asked without waiting for it.
+fn leased(path: &Path) -> bool {
+    match fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(_) => false,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => true,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn assert_same(got: &[u8], expected: &[u8]) {
+    if let Some(how) = difference(got, expected) {
+        panic!("{how}");
+    }
+}
+
+fn states(buffer: &Buffer) -> Vec<PageState> {
+    buffer.ranges().into_iter().map(|(_, state)| state).collect()
+}
+
+/// Neither reading nor letting go needs the helper, and the lease ends with the buffer, at once.
+#[test]
+fn nobody_is_asked() {
+    for len in [4 * MIB, 4 * MIB + 1, 5 * MIB - 1] {
+        let Some(place) = place(len) else { return };
+        stop(place.helper);
+        let before = elision::stats::snapshot().deferred_bytes;
+        let buffer = elision::read(&place.path).unwrap();
+        assert_eq!(elision::stats::snapshot().deferred_bytes - before, (len / PAGE * PAGE) as u64);
+        assert_same(&buffer, &place.content);
+        let descriptors = common::descriptors();
+        drop(buffer);
+        let buffer = elision::read(&place.path).unwrap();
+        assert_eq!(common::descriptors(), descriptors);
+        assert_eq!(elision::stats::snapshot().deferred_bytes - before, 2 * (len / PAGE * PAGE) as u64);
+        drop(buffer);
+        assert!(!leased(&place.path), "the lease outlives its buffer");
+        signal(place.helper, libc::SIGCONT);
+        place.other.finish();
+    }
+}
+
+/// Whatever others do to the file, and however the helper has to find it.
+#[test]
+fn bytes_stay_what_they_were() {
+    type Prepare = fn(&Place);
+    let prepare: [(Prepare, &str); 3] = [
+        (|_| (), "data"),
+        (|place| fs::rename(&place.path, place.dir.path().join("moved")).unwrap(), "moved"),
+        // The name that the mapping is known by is gone, and the file has another.
+        (
+            |place| {
+                fs::hard_link(&place.path, place.dir.path().join("linked")).unwrap();
+                fs::remove_file(&place.path).unwrap();
+            },
+            "linked",
+        ),
+    ];
+    for (prepare, name) in prepare {
+        for which in 0..4 {
+            let Some(mut place) = place(8 * MIB + 700) else { return };
+            let mut buffer = elision::read(&place.path).unwrap();
+            let second = elision::read(&place.path).unwrap();
+            prepare(&place);
+            let at = 3 * MIB + 5;
+            buffer[at] = 1;
+            place.content[at] = 1;
+            let path = place.dir.path().join(name);
+            let len = 4 * MIB;
+            let change = match which {
+                0 => Foreign::Write { path, offset: MIB as u64, len, seed: 9 },
+                1 => Foreign::Truncate { path, len: 5 },
+                2 => Foreign::Rewrite { path, len, seed: 9 },
+                _ => Foreign::Append { path, len, seed: 9 },
+            };
+            place.other.ask(&change).unwrap();
+            assert_same(&buffer, &place.content);
+            place.content[at] = bytes(2, at + 1)[at];
+            assert_same(&second, &place.content);
+            elision::dropin::validate().unwrap();
+            place.other.finish();
+        }
+    }
+}
+
+/// The helper is killed before it has heard of the buffers. Another finds out, and nothing is lost.
+#[test]
+fn what_a_killed_helper_has_not_heard_of() {
+    let Some(mut place) = place(8 * MIB) else { return };
+    stop(place.helper);
+    let buffer = elision::read(&place.path).unwrap();
+    signal(place.helper, libc::SIGKILL);
+    eventually("it is gone", || matches!(state_of(place.helper), 'X' | 'Z'));
+    drop(elision::read(place.dir.path().join("first")).unwrap());
+    assert_ne!(helper(), place.helper);
+    let begun = Instant::now();
+    place.other.ask(&Foreign::Truncate { path: place.path.clone(), len: 0 }).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(20), "a lease was left: {:?}", begun.elapsed());
+    assert_same(&buffer, &place.content);
+    place.other.finish();
+}
+
+/// Threads read while another process writes: each buffer stays what it was when the call returned.
+#[test]
+fn reads_race_with_changes() {
+    const READERS: usize = 3;
+    const CHANGES: u64 = 150;
+    let Some(mut place) = place(MIB) else { return };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..READERS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut kept: Vec<(Buffer, Vec<u8>)> = Vec::new();
+                    let mut deferred = 0;
+                    while !done.load(Acquire) {
+                        let buffer = elision::read(&place.path).unwrap();
+                        let copy = buffer.to_vec();
+                        deferred += usize::from(
+                            kept.len().is_multiple_of(4) && states(&buffer) != [PageState::Plain],
+                        );
+                        kept.push((buffer, copy));
+                        if kept.len() == 24 {
+                            for (buffer, copy) in kept.drain(..) {
+                                assert_same(&buffer, &copy);
+                            }
+                        }
+                    }
+                    for (buffer, copy) in kept {
+                        assert_same(&buffer, &copy);
+                    }
+                    deferred
+                })
+            })
+            .collect();
+        for seed in 0..CHANGES {
+            let path = place.path.clone();
+            let change = match seed % 3 {
+                0 => Foreign::Rewrite { path, len: MIB + 10 * seed as usize, seed },
+                1 => Foreign::Write { path, offset: 0, len: MIB, seed },
+                _ => Foreign::Truncate { path, len: MIB as u64 },
+            };
+            place.other.ask(&change).unwrap();
+        }
+        done.store(true, Release);
+        let deferred: usize = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+        assert!(deferred > 0, "nothing was deferred in all this");
+    });
+    assert_eq!(elision::dropin::validate(), Ok(0));
+    place.other.finish();
+}
+
+/// A thread reads while another forks. A child that had one of its descriptors would hold the lease, and have nobody who
+/// gives it up: a writer would wait for lease-break-time.
+#[test]
+fn forks_race_with_reads() {
+    const FORKS: usize = 40;
+    let Some(mut place) = place(MIB) else { return };
+    let done = AtomicBool::new(false);
+    let name = place.path.to_str().unwrap().to_owned();
+    let mut children = Vec::new();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !done.load(Acquire) {
+                let buffer = elision::read(&place.path).unwrap();
+                assert_eq!(buffer[..64], place.content[..64]);
+            }
+        });
+        for _ in 0..FORKS {
+            // SAFETY: the child makes system calls only, and ends by a signal.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                loop {
+                    // SAFETY: as above.
+                    unsafe { libc::pause() };
+                }
+            }
+            assert!(child > 0);
+            children.push(child);
+        }
+        done.store(true, Release);
+        reader.join().unwrap();
+    });
+    for &child in &children {
+        for entry in fs::read_dir(format!("/proc/{child}/fd")).unwrap().flatten() {
+            // (Between open and fork a descriptor may be copied. It has no lease.)
+            let Ok(target) = fs::read_link(entry.path()) else { continue };
+            let fdinfo = format!("/proc/{child}/fdinfo/{}", entry.file_name().to_str().unwrap());
+            let leased = fs::read_to_string(fdinfo).unwrap_or_default().contains("LEASE");
+            assert!(target.to_str() != Some(&name) || !leased, "a child holds a leased descriptor");
+        }
+    }
+    let begun = Instant::now();
+    place.other.ask(&Foreign::Rewrite { path: place.path.clone(), len: 5, seed: 5 }).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(20), "a lease was left: {:?}", begun.elapsed());
+    for child in children {
+        signal(child, libc::SIGKILL);
+        // SAFETY: a null status is allowed.
+        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    }
+    place.other.finish();
+}
+
+/// A buffer that outgrows its place takes its pages along, unread.
+#[test]
+fn a_buffer_that_moves_stays_deferred() {
+    let Some(mut place) = place(8 * MIB + 100) else { return };
+    let mut buffer = elision::read(&place.path).unwrap();
+    buffer[5 * PAGE] = 77;
+    place.content[5 * PAGE] = 77;
+    let before = buffer.as_ptr();
+    buffer.resize(20 * MIB).unwrap();
+    place.content.resize(20 * MIB, 0);
+    assert_ne!(buffer.as_ptr(), before, "there was no room beside it");
+    let states = states(&buffer);
+    assert!(states.contains(&PageState::Deferred) && states.contains(&PageState::Altered), "{states:?}");
+    assert!(elision::stats::snapshot().loaded_bytes < MIB as u64);
+    place.other.ask(&Foreign::Truncate { path: place.path.clone(), len: 0 }).unwrap();
+    assert_same(&buffer, &place.content);
+    // What was cut off does not come back.
+    buffer.resize(5 * PAGE + 1).unwrap();
+    buffer.resize(6 * PAGE).unwrap();
+    place.content.truncate(5 * PAGE + 1);
+    place.content.resize(6 * PAGE, 0);
+    assert_same(&buffer, &place.content);
+    drop(buffer);
+    assert_eq!(elision::dropin::validate(), Ok(0));
+    place.other.finish();
+}
+
+/// A file that somebody has open for writing is read as ever, and no lease is left on it.
+#[test]
+fn a_file_that_is_being_written_is_read_traditionally() {
+    let Some(mut place) = place(4 * MIB) else { return };
+    place.other.ask(&Foreign::Hold { path: place.path.clone(), write: true }).unwrap();
+    let buffer = elision::read(&place.path).unwrap();
+    assert_eq!(states(&buffer), [PageState::Plain]);
+    assert!(!leased(&place.path));
+    place.other.ask(&Foreign::WriteHeld { offset: 0, len: PAGE, seed: 4 }).unwrap();
+    assert_same(&buffer, &place.content);
+    place.other.finish();
+}
