@@ -77,6 +77,12 @@ pub(crate) fn write_matters(fd: c_int, len: usize) -> bool {
     len >= dropin::min_bytes() || ownership::writable(fd) || dropin::write_leases()
 }
 
+/// Is a write of `len` bytes worth more than to be noted? To be asked within [`changing`].
+#[inline(always)]
+fn offers(len: usize) -> bool {
+    len >= dropin::min_bytes() || dropin::write_leases()
+}
+
 /// Offers a write, if it is big or a write lease may depend on it. To be called within [`changing`].
 #[inline(never)]
 pub(crate) fn offer_write(
@@ -91,7 +97,7 @@ pub(crate) fn offer_write(
     }
     // A child that borrows our memory numbers its descriptors for itself. Leases are given up before it starts.
     let big = len >= dropin::min_bytes() && !ownership::paused();
-    if !big && !dropin::write_lease_on(fd) {
+    if !big && !ownership::write_lease_on(fd) {
         return None;
     }
     test_cancel(cancel);
@@ -139,11 +145,14 @@ macro_rules! reading {
 /// The same for a write that matters.
 macro_rules! writing {
     ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {
-        changing($fd, || or(
+        changing($fd, || if !offers($len) {
+            // SAFETY: the program's call.
+            unsafe { $name::real($fd, $buf, $len $(, $rest)*) }
+        } else { or(
             $offset.and_then(|offset| offer_write($fd, $buf as usize, $len, offset, Cancel::Point)),
             // SAFETY: the program's call.
             || unsafe { $name::real($fd, $buf, $len $(, $rest)*) },
-        ))
+        )})
     };
 }
 

@@ -25,8 +25,7 @@ pub(crate) fn status(fd: i32) -> Option<libc::stat> {
 pub(crate) fn file_number(fd: i32) -> Option<u64> {
     // Not by fstat: whoever asks for times makes the next write cost more.
     let stat = elision::sys::file::stat(fd).ok().filter(|stat| stat.is_regular())?;
-    let mixed = (stat.id.dev.rotate_left(32) ^ stat.id.ino).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    Some(mixed ^ (mixed >> 32))
+    Some(elision::dropin::file_number(stat.id))
 }
 
 /// Is it a regular file?

@@ -10,22 +10,19 @@
 //!
 //! - *A change under way while a read is deferred.* A thread that found no lease may be inside write(2) when
 //!   another thread's read of the same file is deferred. Writers on recorded descriptors are therefore
-//!   counted; the reader counts them after its lease is visible, and materialises if there is one. Either
-//!   the writer sees the lease or the reader sees the writer, because both sides store, fence, then load.
+//!   noted (see [`crate::changing`]); the reader looks for them after its lease is visible, and materialises if there is
+//!   one. Either the writer sees the lease or the reader sees the writer.
 //! - *A descriptor opened while another thread forks.* Whoever opens notes the generation first, and records
 //!   only if no sharing has begun or ended since.
 //! - *A read under way while another thread forks.* The fork waits for it, though not for ever: it may be the
 //!   very thread that a signal handler interrupted to fork. Such a read finds the generation changed when it
 //!   is done, and materialises.
-//!
-//! A thread that is cancelled, or jumps out of a signal handler, in the middle of a write leaves it counted.
-//! Reads of that file are then no longer deferred under a write lease, which is harmless.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 use elision::dropin;
 
-use crate::kernel;
+use crate::{changing as notes, kernel};
 
 /// Descriptors beyond are never recorded.
 const DESCRIPTORS: usize = 64 * 1024;
@@ -36,27 +33,23 @@ const FIRST: usize = 3;
 /// Opened here, for reading only.
 const READ_ONLY: u64 = 1;
 
-/// What a change adds to its entry when it begins, besides one.
-const BEGUN: u64 = 1 << 32;
-
-/// Changes under way through a descriptor.
-fn under_way(entry: &Entry) -> u64 {
-    entry.changes.load(Ordering::SeqCst) % BEGUN
-}
-
 /// Set in the entry of a description open for writing; the other bits tell its file from others.
 const WRITABLE: u64 = 2;
 
 struct Entry {
     /// Zero: unknown.
     file: AtomicU64,
-    /// Calls under way that change the file through this descriptor
-    /// (lower half), and such calls ever begun (upper half).
-    changes: AtomicU64,
+    /// Calls under way that change the file through this descriptor and are not noted with their threads.
+    counted: AtomicU32,
+    /// Moves with every call that changes the file through this descriptor. Not always by one: threads store what they loaded
+    /// and one more. But it never comes back to what it was when nobody was changing the file: who stores it is noted from
+    /// before he loads it until after.
+    begun: AtomicU32,
 }
 
 static TABLE: [Entry; DESCRIPTORS] =
-    [const { Entry { file: AtomicU64::new(0), changes: AtomicU64::new(0) } }; DESCRIPTORS];
+    [const { Entry { file: AtomicU64::new(0), counted: AtomicU32::new(0), begun: AtomicU32::new(0) } };
+        DESCRIPTORS];
 
 /// One more than the highest descriptor ever recorded.
 static HIGH: AtomicUsize = AtomicUsize::new(0);
@@ -83,10 +76,18 @@ pub(crate) struct Moment(u32);
 /// A call that changes a file, until [`end_change`].
 #[derive(Clone, Copy)]
 #[must_use]
-pub(crate) struct Change(bool);
+pub(crate) enum Change {
+    /// Through a descriptor that is not recorded as open for writing.
+    Unknown,
+    /// Noted with its thread.
+    Noted(notes::Noted),
+    /// Counted with its descriptor.
+    Counted,
+}
 
 /// Begins recording.
 pub(crate) fn activate() {
+    notes::prepare();
     ACTIVE.store(true, Ordering::Relaxed);
 }
 
@@ -132,9 +133,14 @@ pub(crate) fn opened(fd: i32, flags: i32, since: Moment) {
     let known = match flags & libc::O_ACCMODE {
         _ if flags & libc::O_PATH != 0 => 0,
         libc::O_RDONLY => READ_ONLY,
-        _ => kernel::file_number(fd).map_or(0, |number| number | WRITABLE),
+        _ => known_as(fd),
     };
     record(fd, known, since);
+}
+
+/// What the entry of a descriptor that is open for writing has to say.
+fn known_as(fd: i32) -> u64 {
+    kernel::file_number(fd).map_or(0, |number| number | WRITABLE)
 }
 
 /// `fd` was opened by a call that began at `since`, and only its description knows how.
@@ -181,7 +187,8 @@ pub(crate) fn closing(fd: i32) {
 fn forget(fd: i32) {
     let Some(entry) = entry(fd) else { return };
     let known = entry.file.swap(0, Ordering::SeqCst);
-    if known & WRITABLE != 0 && under_way(entry) != 0 {
+    // (Who is noted with his thread is known by the file, and found without the entry.)
+    if known & WRITABLE != 0 && entry.counted.load(Ordering::SeqCst) != 0 {
         // Somebody writes through it at this moment: its duplicates must not be trusted to know of that.
         disown_file(known);
         dropin::before_change(fd);
@@ -223,10 +230,18 @@ pub(crate) fn writable(fd: i32) -> bool {
 /// Is every change through `fd` certain to be shown to us first?
 pub(crate) fn owned(fd: i32) -> bool {
     let known = file(fd);
-    known & WRITABLE != 0
-        && !paused()
-        && !NEVER.load(Ordering::Relaxed)
-        && kernel::file_number(fd).is_some_and(|number| number | WRITABLE == known)
+    known & WRITABLE != 0 && !paused() && !NEVER.load(Ordering::Relaxed) && known_as(fd) == known
+}
+
+/// May the file behind `fd` be guarded by a write lease? `false` is certain. What is recorded of the descriptor answers for most
+/// files without asking the kernel.
+#[inline]
+pub(crate) fn write_lease_on(fd: i32) -> bool {
+    if !dropin::write_leases() {
+        return false;
+    }
+    let known = file(fd);
+    (known & WRITABLE == 0 || dropin::write_lease_on_number(known)) && dropin::write_lease_on(fd)
 }
 
 /// From here on changes are made through the description of `fd` that we do not see.
@@ -252,23 +267,62 @@ fn disown_file(known: u64) {
 }
 
 /// A call that changes the file behind `fd` begins.
-#[inline]
+#[inline(always)]
 pub(crate) fn begin_change(fd: i32) -> Change {
-    match entry(fd) {
-        Some(entry) if entry.file.load(Ordering::SeqCst) & WRITABLE != 0 => {
-            entry.changes.fetch_add(BEGUN | 1, Ordering::SeqCst);
-            Change(true)
+    let Some(entry) = entry(fd) else { return Change::Unknown };
+    let known = entry.file.load(Ordering::SeqCst);
+    if known & WRITABLE == 0 {
+        return Change::Unknown;
+    }
+    match notes::begin(known) {
+        Some(noted) => {
+            let begun = entry.begun.load(Ordering::Relaxed);
+            entry.begun.store(begun.wrapping_add(1), Ordering::Release);
+            Change::Noted(noted)
         }
-        _ => Change(false),
+        None => count_change(entry),
     }
 }
 
+#[cold]
+#[inline(never)]
+fn count_change(entry: &Entry) -> Change {
+    notes::COUNTED.fetch_add(1, Ordering::SeqCst);
+    entry.counted.fetch_add(1, Ordering::SeqCst);
+    entry.begun.fetch_add(1, Ordering::SeqCst);
+    Change::Counted
+}
+
 /// It is over.
-#[inline]
+#[inline(always)]
 pub(crate) fn end_change(fd: i32, change: Change) {
-    if let (Change(true), Some(entry)) = (change, entry(fd)) {
-        entry.changes.fetch_sub(1, Ordering::SeqCst);
+    match change {
+        Change::Unknown => (),
+        Change::Noted(noted) => notes::end(noted),
+        Change::Counted => {
+            if let Some(entry) = entry(fd) {
+                entry.counted.fetch_sub(1, Ordering::SeqCst);
+            }
+            notes::COUNTED.fetch_sub(1, Ordering::SeqCst);
+        }
     }
+}
+
+/// Calls under way that change a file, whichever descriptor they use. `None`: that cannot be told.
+fn under_way(known: u64) -> Option<u64> {
+    if !notes::barrier() {
+        NEVER.store(true, Ordering::SeqCst);
+        return None;
+    }
+    let counted = |entry: &Entry| match entry.file.load(Ordering::SeqCst) == known {
+        true => u64::from(entry.counted.load(Ordering::SeqCst)),
+        false => 0,
+    };
+    let elsewhere = match notes::COUNTED.load(Ordering::SeqCst) {
+        0 => 0,
+        _ => used().iter().map(counted).sum(),
+    };
+    Some(notes::under_way(known) + elsewhere)
 }
 
 /// Runs `change`, which changes the file behind `fd`, with the library told before.
@@ -285,8 +339,7 @@ pub(crate) fn changing<T>(fd: i32, change: impl FnOnce() -> T) -> T {
 pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> Option<T> {
     let changing = || {
         let known = file(fd);
-        known & WRITABLE == 0
-            || used().iter().any(|entry| under_way(entry) != 0 && entry.file.load(Ordering::SeqCst) == known)
+        known & WRITABLE == 0 || under_way(known) != Some(0)
     };
     READING.fetch_add(1, Ordering::SeqCst);
     let result = (!changing()).then(read);
@@ -301,30 +354,32 @@ pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> Op
 /// What has been going on with the file behind a descriptor.
 #[derive(Clone, Copy)]
 pub(crate) struct Activity {
-    under_way: u64,
+    under_way: Option<u64>,
     begun: u64,
 }
 
 /// Of the file behind `fd`, now.
 pub(crate) fn activity(fd: i32) -> Activity {
     let known = file(fd);
+    let under_way = under_way(known);
     let same = used().iter().filter(|entry| entry.file.load(Ordering::SeqCst) == known);
-    let sum = same.fold((0, 0), |(under_way, begun), entry| {
-        let changes = entry.changes.load(Ordering::SeqCst);
-        (under_way + changes % BEGUN, begun + changes / BEGUN)
-    });
-    Activity { under_way: sum.0, begun: sum.1 }
+    let begun = same.map(|entry| u64::from(entry.begun.load(Ordering::SeqCst))).sum();
+    Activity { under_way, begun }
 }
 
 /// Was the caller's the only change of the file since then, itself included then? If not, nobody can tell whose bytes
 /// the file has where two changes met.
 pub(crate) fn alone_since(fd: i32, before: Activity) -> bool {
-    file(fd) & WRITABLE != 0 && before.under_way <= 1 && activity(fd).begun == before.begun
+    let now = activity(fd);
+    let alone = |activity: Activity| activity.under_way.is_some_and(|count| count <= 1);
+    file(fd) & WRITABLE != 0 && alone(before) && alone(now) && now.begun == before.begun
 }
 
 /// Waits for reads under way that may be deferred; not for ever, since it may be one of these that a signal handler
 /// has interrupted.
 pub(crate) fn wait_for_readers() {
+    // What was noted comes first: a reader that is not seen here sees it.
+    fence(Ordering::SeqCst);
     for _ in 0..100 {
         if READING.load(Ordering::SeqCst) == 0 {
             return;
@@ -350,8 +405,10 @@ pub(crate) fn end_sharing() {
 pub(crate) fn begin_child() {
     GENERATION.fetch_add(1, Ordering::SeqCst);
     for entry in used() {
-        entry.changes.store(0, Ordering::Relaxed);
+        entry.counted.store(0, Ordering::Relaxed);
     }
+    notes::COUNTED.store(0, Ordering::Relaxed);
+    notes::reset();
     READING.store(0, Ordering::Relaxed);
     SHARING.store(0, Ordering::SeqCst);
 }

@@ -50,6 +50,7 @@ pub fn write(fd: i32, addr: usize, len: usize, offset: Option<u64>, owned: bool)
 }
 
 /// Is any file of this process guarded by a write lease? One atomic load.
+#[inline(always)]
 pub fn write_leases() -> bool {
     state::WRITERS.load(Acquire) != 0
 }
@@ -57,6 +58,16 @@ pub fn write_leases() -> bool {
 /// May the file behind `fd` be guarded by a write lease? `false` is certain, and cheap while [`write_leases`] is.
 pub fn write_lease_on(fd: i32) -> bool {
     write_leases() && file::stat(fd).is_ok_and(|stat| state::write_guarded(stat.id))
+}
+
+/// A number that tells one file from another, though not beyond all doubt, nor in its two lowest bits.
+pub fn file_number(key: file::FileKey) -> u64 {
+    state::number(key)
+}
+
+/// May the file of this number be guarded by a write lease? `false` is certain.
+pub fn write_lease_on_number(number: u64) -> bool {
+    state::write_guarded_number(number)
 }
 
 /// The file behind `fd` is about to be changed by a call that is not shown to [`write`] (ftruncate,
@@ -190,6 +201,7 @@ pub fn validate() -> Result<usize, &'static str> {
 }
 
 /// The smallest transfer that is worth offering (`ELISION_MIN_BYTES`), `usize::MAX` when off.
+#[inline(always)]
 pub fn min_bytes() -> usize {
     MIN_BYTES.load(Relaxed)
 }

@@ -245,13 +245,24 @@ static WRITE_GUARDED: [AtomicBool; BUCKETS] = [const { AtomicBool::new(false) };
 /// Which 2 MiB stretches of memory have ever had an extent, hashed: a filter, not a record.
 static TOUCHED: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
 
+/// A number that tells one file from another, though not beyond all doubt, nor in its lowest bits.
+pub fn number(key: FileKey) -> u64 {
+    (key.ino ^ key.dev.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
 fn bucket(key: FileKey) -> usize {
-    ((key.ino ^ key.dev.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as usize
+    (number(key) >> 56) as usize
 }
 
 /// May this file be under a write lease? `false` is certain.
 pub fn write_guarded(key: FileKey) -> bool {
-    WRITERS.load(Acquire) != 0 && WRITE_GUARDED.get(bucket(key)).is_none_or(|held| held.load(Acquire))
+    write_guarded_number(number(key))
+}
+
+/// The same for its [`number`], whatever the lowest bits are.
+pub fn write_guarded_number(number: u64) -> bool {
+    WRITERS.load(Acquire) != 0
+        && WRITE_GUARDED.get((number >> 56) as usize).is_none_or(|held| held.load(Acquire))
 }
 
 const STRETCH: usize = 21;
