@@ -39,6 +39,9 @@ pub struct File {
     process: i32,
 }
 
+/// Stands for [`File::born`] where others may have the file: there are never so many forks.
+const NEVER_OWNED: u64 = u64::MAX;
+
 /// What [`File::changes`] said at some moment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment(u64);
@@ -213,6 +216,23 @@ impl File {
         let mut buffer = Buffer::new(bytes.len())?;
         buffer.copy_from_slice(&bytes);
         Ok(buffer)
+    }
+}
+
+/// Takes over a file that is open already. Through one that is open for reading only, reads are deferred as ever. Through one that is
+/// open for writing nothing is deferred or elided, since nobody can tell whether it has clones.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("data");
+/// # std::fs::write(&path, vec![7u8; 1 << 20])?;
+/// let file = elision::File::from(std::fs::File::open(&path)?);
+/// assert_eq!(file.read(0, 1 << 20)?[500_000], 7);
+/// # std::io::Result::Ok(())
+/// ```
+impl From<fs::File> for File {
+    fn from(file: fs::File) -> File {
+        File::of(file, NEVER_OWNED)
     }
 }
 

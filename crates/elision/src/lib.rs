@@ -29,6 +29,8 @@ pub mod dropin;
 pub mod extent;
 #[cfg(supported)]
 mod file;
+#[cfg(supported)]
+mod history;
 mod page_state;
 #[cfg(not(supported))]
 mod portable;

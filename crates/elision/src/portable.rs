@@ -169,6 +169,12 @@ impl fmt::Debug for Buffer {
 #[derive(Debug)]
 pub struct File(Mutex<fs::File>);
 
+impl From<fs::File> for File {
+    fn from(file: fs::File) -> File {
+        File(Mutex::new(file))
+    }
+}
+
 impl File {
     /// Opens a file for reading.
     ///

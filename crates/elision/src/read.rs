@@ -1,8 +1,9 @@
 //! A deferred read, start to end, on the program's side.
 
 use crate::dropin::Outcome;
+use crate::history;
 use crate::sidecar::channel::{Call, Op};
-use crate::sidecar::guard;
+use crate::sidecar::{guard, state};
 use crate::stats::Reason;
 use crate::sys::file::{self, Stat};
 use crate::sys::raw::Errno;
@@ -59,6 +60,9 @@ fn plan(fd: i32, addr: usize, len: usize, terms: Terms) -> Result<(Transfer, i32
     }
     if !transfer.congruent() {
         return Err(Reason::Phase);
+    }
+    if terms.owned && flags & libc::O_ACCMODE == libc::O_RDWR && history::declines(state::number(stat.id)) {
+        return Err(Reason::MostlyAltered);
     }
     // Asked here, so that the sidecar never opens a file on a network or in another process's hands, and hangs.
     if !guard::file_system_allowed(file::filesystem(fd).map_err(|_| Reason::FileSystem)?) {

@@ -51,6 +51,8 @@ reasons! {
     Unavailable = "unavailable",
     /// The sidecar is gone or busy.
     Sidecar = "sidecar",
+    /// The file is open for writing, and nearly all of what was read of it before came to be altered.
+    MostlyAltered = "mostly_altered",
     /// The file changed, or moved under another thread, while the call was being prepared.
     Raced = "raced",
 }

@@ -5,6 +5,7 @@
 //! written always: it is by this one real write that times move, set-uid bits fall and errors come as ever.
 
 use crate::dropin::Outcome;
+use crate::history;
 use crate::read::Terms;
 use crate::sidecar::channel::{Call, Op, RUNS};
 use crate::sidecar::state;
@@ -134,6 +135,7 @@ impl Job {
         }
         let mut writer = Writer { fd: self.fd, whole: self.whole, last_end: 0, bytes: 0, stop: None };
         let mut at = 0;
+        let (mut known, mut altered) = (0, 0);
         while at < pages.len {
             let rest = pages.part(at, pages.len - at);
             let start = rest.addr - self.whole.addr;
@@ -148,6 +150,8 @@ impl Job {
             let declined = call.send();
             let answer = call.request();
             let (count, handled) = (answer.count.min(RUNS), answer.handled.min(rest.len));
+            known += answer.known;
+            altered += answer.altered;
             if declined.is_some() || handled == 0 {
                 drop(call);
                 return self.rest_at_once(writer, start, declined.unwrap_or(Reason::Sidecar));
@@ -176,6 +180,7 @@ impl Job {
                 return stop;
             }
         }
+        history::learn(state::number(self.stat.id), known, altered);
         if self.flags & libc::O_DSYNC != 0 {
             // What was elided may still be on its way to the disk from before; a traditional write would wait for it.
             let metadata = self.flags & libc::O_SYNC == libc::O_SYNC;

@@ -404,3 +404,64 @@ fn a_large_checkpoint_writes_what_has_changed() {
     }
     assert_same(&fs::read(&path).unwrap(), &buffer);
 }
+
+/// A file that was open already: reads through it are deferred if nobody can write through it, and never otherwise.
+#[test]
+fn a_file_that_was_opened_by_std() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let path = dir.path().join("data");
+    let mut content = bytes(3, 40 * PAGE);
+    fs::write(&path, &content).unwrap();
+    let deferred = || elision::stats::snapshot().deferred_bytes;
+    let before = deferred();
+    let buffer = File::from(fs::File::open(&path).unwrap()).read(0, usize::MAX).unwrap();
+    assert!(buffer[..] == content[..]);
+    assert_eq!(deferred() - before, if common::defers(dir.path()) { 40 * PAGE as u64 } else { 0 });
+    drop(buffer);
+
+    let plain = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let clone = plain.try_clone().unwrap();
+    let file = File::from(plain);
+    let before = deferred();
+    let mut buffer = file.read(0, usize::MAX).unwrap();
+    assert_eq!(deferred(), before);
+    clone.write_all_at(&bytes(4, PAGE), 0).unwrap();
+    assert!(buffer[..] == content[..]);
+    buffer[PAGE] ^= 1;
+    content[PAGE] ^= 1;
+    file.write(0, &mut buffer).unwrap();
+    clone.write_all_at(&bytes(5, PAGE), 2 * PAGE as u64).unwrap();
+    file.write(0, &mut buffer).unwrap();
+    assert!(fs::read(&path).unwrap() == content, "a write was left out that a clone had undone");
+}
+
+/// Where everything is altered each time, reading at once costs less than a fault for each page.
+#[test]
+fn a_file_that_is_altered_throughout_is_soon_read_at_once() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    if !common::defers(dir.path()) {
+        return;
+    }
+    let path = dir.path().join("data");
+    fs::write(&path, bytes(6, 40 * PAGE)).unwrap();
+    let edit = |seed: u64, pages: usize| {
+        let before = elision::stats::snapshot().deferred_bytes;
+        let mut buffer = elision::edit(&path).unwrap();
+        let deferred = elision::stats::snapshot().deferred_bytes - before;
+        for (page, new) in buffer.chunks_mut(PAGE).zip(bytes(seed, 40 * PAGE).chunks(PAGE)).take(pages) {
+            page.copy_from_slice(new);
+        }
+        elision::write(&path, &mut buffer).unwrap();
+        let expected = bytes(seed, pages * PAGE);
+        assert!(fs::read(&path).unwrap()[..pages * PAGE] == expected[..]);
+        deferred / PAGE as u64
+    };
+    assert_eq!([1, 2, 3, 4, 5].map(|seed| edit(seed, 40)), [40, 0, 0, 0, 40]);
+    let declined = elision::stats::snapshot().declined;
+    assert!(declined.contains(&(elision::stats::Reason::MostlyAltered, 3)), "{declined:?}");
+    // Until it is found out that little is altered now.
+    assert_eq!((0..8).map(|seed| edit(10 + seed, 1)).filter(|&pages| pages == 40).count(), 1);
+    assert_eq!(edit(30, 1), 40);
+}

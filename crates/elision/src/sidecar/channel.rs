@@ -108,6 +108,10 @@ pub struct Request {
     pub broken: Option<&'static str>,
     /// Answer: bytes handled; the rest has to be asked again.
     pub handled: usize,
+    /// Answer of [`Op::Plan`]: of the bytes handled, those that were associated with where they are to be written…
+    pub known: usize,
+    /// …and those of them that were altered since.
+    pub altered: usize,
     /// Answer: how many of `runs` are filled.
     pub count: usize,
     /// Answer: page runs.
@@ -132,6 +136,8 @@ const BLANK: Request = Request {
     declined: None,
     broken: None,
     handled: 0,
+    known: 0,
+    altered: 0,
     count: 0,
     runs: [PageRun { addr: 0, len: 0, state: 0 }; RUNS],
 };

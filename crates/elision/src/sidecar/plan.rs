@@ -40,6 +40,7 @@ impl State {
         }
         request.count = 0;
         request.handled = 0;
+        let mut unknown = 0;
         let (start, end) = (request.addr, request.addr + request.len);
         let mut at = start;
         while at < end {
@@ -60,6 +61,9 @@ impl State {
                 None if push(request, at, to) => to,
                 None => at,
             };
+            if here.is_none() {
+                unknown += reached - at;
+            }
             at = reached;
             if reached < to {
                 break;
@@ -67,6 +71,9 @@ impl State {
         }
         request.handled = at - start;
         let filled = request.count;
+        let planned: usize = request.runs.iter().take(filled).map(|run| run.len).sum();
+        (request.known, request.altered) =
+            (request.handled.saturating_sub(unknown), planned.saturating_sub(unknown));
         for i in 0..filled {
             let Some(run) = request.runs.get(i).copied() else { break };
             if protect {
