@@ -164,7 +164,14 @@ pub fn flags(fd: i32) -> Result<i32> {
 }
 
 /// Takes (`F_RDLCK`, `F_WRLCK`) or gives up (`F_UNLCK`) a lease.
+///
+/// Refused as well for files of tmpfs that have no name: memfd_create makes descriptions that can write and that the
+/// kernel does not count as open for writing, so it would grant a lease that they never break.
 pub fn set_lease(fd: i32, lease: i32) -> Result<()> {
+    const TMPFS: i64 = 0x0102_1994;
+    if lease != libc::F_UNLCK && filesystem(fd)? == TMPFS && statx(fd, libc::STATX_NLINK)?.stx_nlink == 0 {
+        return Err(Errno(libc::EAGAIN));
+    }
     fcntl(fd, libc::F_SETLEASE, lease as usize).map(drop)
 }
 
