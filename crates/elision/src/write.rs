@@ -1,8 +1,9 @@
 //! An elided write, start to end, on the program's side.
 //!
 //! The sidecar says which pages must be written; they are written here, through the program's own descriptor, so that
-//! permissions, limits, O_SYNC, signals and errors are the kernel's own. The fragments and the last page are
-//! written always: it is by this one real write that times move, set-uid bits fall and errors come as ever.
+//! permissions, limits, O_SYNC, signals and errors are the kernel's own. The fragments, or else the first page, are
+//! written always: it is by this one real write that times move, set-uid bits fall and errors come as ever. It comes
+//! first, so that a call which is refused has written nothing, and says why instead of how much.
 
 use crate::dropin::Outcome;
 use crate::history;
@@ -133,7 +134,7 @@ impl Job {
         if pages.len == 0 {
             return self.at_once();
         }
-        let mut writer = Writer { fd: self.fd, whole: self.whole, last_end: 0, bytes: 0, stop: None };
+        let mut writer = Writer { fd: self.fd, whole: self.whole, bytes: 0, stop: None };
         let mut at = 0;
         let (mut known, mut altered) = (0, 0);
         while at < pages.len {
@@ -146,7 +147,7 @@ impl Job {
             (request.fd, request.flags, request.key) = (self.fd, self.flags, self.stat.id);
             (request.addr, request.len, request.offset) = (rest.addr, rest.len, rest.offset);
             (request.owned, request.track) = (self.terms.owned, self.again || self.tracked);
-            (request.head, request.tail) = (if at == 0 { head.len } else { 0 }, tail.len.max(1));
+            (request.head, request.tail) = (if at == 0 { head.len } else { 0 }, tail.len);
             let declined = call.send();
             let answer = call.request();
             let (count, handled) = (answer.count.min(RUNS), answer.handled.min(rest.len));
@@ -156,16 +157,18 @@ impl Job {
                 drop(call);
                 return self.rest_at_once(writer, start, declined.unwrap_or(Reason::Sidecar));
             }
-            if at == 0 {
+            let runs = answer.runs.get(..count).unwrap_or(&[]);
+            if at == 0 && head.len > 0 {
                 writer.write_part(0, head.len);
+            } else if at == 0 && runs.first().is_none_or(|run| run.addr != pages.addr) {
+                writer.write_part(0, PAGE);
             }
-            for run in answer.runs.iter().take(count) {
+            for run in runs {
                 writer.write_part(run.addr - self.whole.addr, run.len);
             }
             at += handled;
             if at == pages.len {
-                let last = writer.last_end.max(self.whole.len - tail.len - PAGE);
-                writer.write_part(last, self.whole.len - last);
+                writer.write_part(self.whole.len - tail.len, tail.len);
             }
             let done = match writer.stop {
                 None => handled,
@@ -209,8 +212,6 @@ impl Job {
 struct Writer {
     fd: i32,
     whole: Transfer,
-    /// End of the last part that was written.
-    last_end: usize,
     /// Bytes written in all.
     bytes: usize,
     /// Where it stopped, if it did, and why. Everything before is as it should be.
@@ -234,7 +235,6 @@ impl Writer {
                 break;
             }
         }
-        self.last_end = skip + done;
         self.bytes += done;
     }
 }

@@ -83,19 +83,12 @@ impl State {
             let delta = request.offset.wrapping_sub(start as u64);
             self.before_write(id, from, from + run.len as u64, Some(delta));
         }
-        // The fragments and the last page are written in any case.
+        // The fragments are written in any case, and the first page where there is none before it.
         let delta = Some(request.offset.wrapping_sub(start as u64));
-        if request.head > 0 {
-            self.before_write(id, request.offset - request.head as u64, request.offset, delta);
-        }
-        if request.tail > 0 {
-            self.before_write(
-                id,
-                end_offset.saturating_sub(PAGE as u64),
-                end_offset + request.tail as u64,
-                delta,
-            );
-        }
+        let first = request.offset - request.head as u64;
+        let first_end = if request.head > 0 { request.offset } else { request.offset + PAGE as u64 };
+        self.before_write(id, first, first_end, delta);
+        self.before_write(id, end_offset, end_offset + request.tail as u64, delta);
         // If one of these let the guard go, the plan still holds: it was true when it was made.
         if let Some(entry) = self.file_mut(id) {
             entry.writes += 1;
