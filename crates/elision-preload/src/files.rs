@@ -1,6 +1,8 @@
 //! Where descriptors come from and go to: open, dup, close and their kin. They feed [`crate::ownership`].
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
+use core::ops::RangeInclusive;
+
 use elision::dropin;
 use libc::{DIR, FILE, c_char, c_int, c_uint, mode_t};
 
@@ -11,7 +13,7 @@ use crate::{hints, kernel, stdio};
 /// Runs a call that opens `path` with `flags` and records what it gives.
 #[inline]
 fn opening(directory: c_int, path: *const c_char, flags: c_int, open: impl FnOnce() -> c_int) -> c_int {
-    before_truncate(directory, path, flags);
+    before_open(directory, path, flags);
     let since = ownership::moment();
     let fd = open();
     opened(fd, flags, since);
@@ -26,13 +28,19 @@ pub(crate) fn opened(fd: c_int, flags: c_int, since: Moment) {
     }
 }
 
-/// Truncating what one opens only to read breaks no lease. (Opening it to write does, and the kernel waits.)
-pub(crate) fn before_truncate(directory: c_int, path: *const c_char, flags: c_int) {
-    if flags & (libc::O_ACCMODE | libc::O_TRUNC) == libc::O_RDONLY | libc::O_TRUNC
-        && dropin::touched(0, usize::MAX)
+/// Guards that an open would not get past by itself are let go before. Mostly the kernel sees to that, and waits; but
+/// truncating what one opens only to read breaks no lease, and who opens without waiting is turned away.
+pub(crate) fn before_open(directory: c_int, path: *const c_char, flags: c_int) {
+    let truncates = flags & (libc::O_ACCMODE | libc::O_TRUNC) == libc::O_RDONLY | libc::O_TRUNC;
+    let impatient = flags & (libc::O_NONBLOCK | libc::O_PATH) == libc::O_NONBLOCK;
+    if (truncates && dropin::touched(0, usize::MAX) || impatient && dropin::at_work())
         && let Some(fd) = kernel::open_path(directory, path, flags)
     {
-        dropin::before_truncate(fd);
+        if truncates || flags & libc::O_ACCMODE != libc::O_RDONLY {
+            dropin::let_go(fd);
+        } else {
+            dropin::before_change(fd);
+        }
         kernel::close(fd);
     }
 }
@@ -99,21 +107,34 @@ fn surrendering_to_libc(fd: c_int) {
     closing(fd);
 }
 
-/// fcntl: duplicates, and leases that the program takes itself.
+/// F_SETOWN, F_GETOWN, F_SETSIG, F_GETSIG.
+const OWNER: RangeInclusive<c_int> = 8..=11;
+/// F_SETOWN_EX, F_GETOWN_EX, F_GETOWNER_UIDS.
+const OWNER_EX: RangeInclusive<c_int> = 15..=17;
+
+/// fcntl: duplicates; leases that the program takes itself; and whom the kernel should tell about a description, which for
+/// one under a write lease of ours is the sidecar. Were it the program, a break would reach nobody who answers.
 pub(crate) fn control(fd: c_int, command: c_int, call: impl FnOnce() -> c_int) -> c_int {
     match command {
-        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => duplicating(fd, None, call),
-        _ => {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return duplicating(fd, None, call),
+        libc::F_SETLEASE => {
             ownership::disown(fd);
-            call()
+            // A description of the sidecar's would be in the way of a write lease.
+            dropin::let_go(fd);
         }
+        _ if ownership::writable(fd) => ownership::disown(fd),
+        _ => {}
     }
+    call()
 }
 
 /// Does this command of fcntl concern us?
 #[inline]
 pub(crate) fn control_matters(command: c_int) -> bool {
-    matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_SETLEASE) && active()
+    let ours = matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_SETLEASE | libc::F_GETLEASE)
+        || OWNER.contains(&command)
+        || OWNER_EX.contains(&command);
+    ours && active()
 }
 
 const CREATE: c_int = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;

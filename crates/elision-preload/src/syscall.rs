@@ -172,7 +172,7 @@ fn write(fd: c_int, addr: usize, len: usize, at: Option<Option<u64>>, whole: imp
 }
 
 fn opening(directory: c_int, path: c_long, flags: c_int, whole: impl Fn() -> c_long) -> c_long {
-    files::before_truncate(directory, path as *const libc::c_char, flags);
+    files::before_open(directory, path as *const libc::c_char, flags);
     let since = ownership::moment();
     let fd = whole();
     files::opened(fd as c_int, flags, since);

@@ -94,9 +94,9 @@ pub fn closing(fd: i32) {
     }
 }
 
-/// A path is about to be truncated by `open(O_RDONLY|O_TRUNC)`, which breaks no lease.
-/// `fd` is an O_PATH descriptor of it.
-pub fn before_truncate(fd: i32) {
+/// The file behind `fd`, of which an O_PATH descriptor will do, must be without a guard: it is about to be truncated by
+/// `open(O_RDONLY|O_TRUNC)`, which breaks no lease, or to be opened by one who does not wait until it is broken.
+pub fn let_go(fd: i32) {
     if let Ok(stat) = file::stat(fd) {
         crate::write::release(fd, stat);
     }
@@ -115,6 +115,11 @@ pub fn surrender() {
 /// May any page of the range have an extent? `false` is certain. One atomic load while nothing is deferred.
 pub fn touched(addr: usize, len: usize) -> bool {
     state::touched(addr, len)
+}
+
+/// Is there a sidecar? Without one there is no guard.
+pub fn at_work() -> bool {
+    launch::alive()
 }
 
 /// The whole pages inside a range, or, with `around`, all pages that it touches.
