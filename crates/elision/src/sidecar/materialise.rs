@@ -183,7 +183,7 @@ impl State {
             }
         };
         let fd = self.file(extent.file).fd;
-        let by_mapping = self.pause.alone || fd < 0;
+        let by_mapping = self.pause.alone || fd < 0 || file::shows_access(fd);
         let mut good = true;
         let mut cursor = extent.addr;
         let mut copied = 0;
@@ -342,17 +342,28 @@ impl State {
     }
 }
 
+/// Bytes that the kernel reads ahead when it is told what will be needed, or less.
+const AHEAD: usize = 1 << 20;
+
 /// Fills the part `[from, to)` of an extent's shadow with file bytes.
+///
+/// By reading, which is faster; or from the mapping, which nobody can see: the program's read has counted as an access
+/// to the file when it was made, and this must not count as another, perhaps after the program has put the time back.
 fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mapping: bool) -> bool {
     let target = shadow + (from - extent.addr);
     if by_mapping {
         // In a child without a sidecar the descriptor is not there, but the mapping is.
-        // SAFETY: populating changes no contents; then the pages are there to be read, and the shadow is ours.
-        unsafe {
-            if memory::advise(from, to - from, libc::MADV_POPULATE_READ).is_err() {
-                return false;
+        for at in (from..to).step_by(AHEAD) {
+            let len = AHEAD.min(to - at);
+            // SAFETY: advice and populating change no contents; then the pages are there to be read, and the shadow is
+            // ours.
+            unsafe {
+                let _ = memory::advise(at, len, libc::MADV_WILLNEED);
+                if memory::advise(at, len, libc::MADV_POPULATE_READ).is_err() {
+                    return false;
+                }
+                core::ptr::copy_nonoverlapping(at as *const u8, (target + (at - from)) as *mut u8, len);
             }
-            core::ptr::copy_nonoverlapping(from as *const u8, target as *mut u8, to - from);
         }
         return true;
     }

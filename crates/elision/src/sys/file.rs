@@ -88,14 +88,37 @@ pub fn ctime(fd: i32) -> Result<(i64, u32)> {
     Ok((time.tv_sec, time.tv_nsec))
 }
 
+/// Would a read through the descriptor move the file's access time? `true` where it cannot be told.
+pub fn shows_access(fd: i32) -> bool {
+    const DAY: i64 = 24 * 60 * 60;
+    let (Ok(flags), Ok((_, mount)), Ok(times)) =
+        (flags(fd), statfs(fd), statx(fd, libc::STATX_ATIME | libc::STATX_MTIME | libc::STATX_CTIME))
+    else {
+        return true;
+    };
+    if flags & libc::O_NOATIME != 0 || mount & (libc::ST_NOATIME | libc::ST_RDONLY) != 0 {
+        return false;
+    }
+    let time = |time: libc::statx_timestamp| (time.tv_sec, time.tv_nsec);
+    let accessed = time(times.stx_atime);
+    mount & libc::ST_RELATIME == 0
+        || accessed <= time(times.stx_mtime)
+        || accessed <= time(times.stx_ctime)
+        || super::task::seconds() - accessed.0 >= DAY - 60
+}
+
+/// What fstatfs(2) says of type and flags. (As the words that they are on x86-64: the libc crate has no name for the flags.)
+fn statfs(fd: i32) -> Result<(i64, u64)> {
+    let mut words = [0u64; size_of::<libc::statfs>() / 8];
+    // SAFETY: the kernel fills as many words as its struct has.
+    unsafe { syscall(libc::SYS_fstatfs, [fd as usize, words.as_mut_ptr() as usize, 0, 0, 0, 0])? };
+    let [kind, _, _, _, _, _, _, _, _, _, flags, ..] = words;
+    Ok((kind as i64, flags))
+}
+
 /// The file system's magic number, by fstatfs(2).
 pub fn filesystem(fd: i32) -> Result<i64> {
-    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: as in `fstat`.
-    unsafe {
-        syscall(libc::SYS_fstatfs, [fd as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0])?;
-        Ok(stat.assume_init().f_type)
-    }
+    statfs(fd).map(|(kind, _)| kind)
 }
 
 /// open(2) relative to the working directory.

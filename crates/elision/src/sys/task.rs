@@ -325,15 +325,21 @@ pub fn take_descriptor(pid: i32, fd: i32) -> Result<i32> {
 
 /// Milliseconds on a clock that only moves forward.
 pub fn now_ms() -> u64 {
+    let now = clock(libc::CLOCK_MONOTONIC);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// The time of day, as files have it, in seconds.
+pub fn seconds() -> i64 {
+    clock(libc::CLOCK_REALTIME).tv_sec
+}
+
+fn clock(which: i32) -> libc::timespec {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel fills the local.
-    let _ = unsafe {
-        syscall(
-            libc::SYS_clock_gettime,
-            [libc::CLOCK_MONOTONIC as usize, (&raw mut now) as usize, 0, 0, 0, 0],
-        )
-    };
-    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+    let _ =
+        unsafe { syscall(libc::SYS_clock_gettime, [which as usize, (&raw mut now) as usize, 0, 0, 0, 0]) };
+    now
 }
 
 /// sched_yield(2).
