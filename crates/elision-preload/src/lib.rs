@@ -14,6 +14,7 @@
 //! | [`process`] | fork, spawn, exit, and descriptors sent away |
 //! | [`rights`] | setuid, capset, prctl: what the sidecar must not keep |
 //! | [`foreign`] | io_uring and asynchronous I/O |
+//! | [`lend`] | memory that the kernel keeps beyond the call: vmsplice, MSG_ZEROCOPY |
 //! | [`mod@syscall`] | `syscall()`, by number |
 //! | [`memory`] | malloc, mmap and their kin: where extents may lie |
 //!
@@ -33,6 +34,7 @@ pub mod foreign;
 pub mod hints;
 pub mod io;
 pub mod kernel;
+pub mod lend;
 pub mod memory;
 pub mod ownership;
 pub mod process;
@@ -54,6 +56,7 @@ extern "C" fn constructor() {
     process::resolve();
     rights::resolve();
     foreign::resolve();
+    lend::resolve();
     syscall::resolve();
     vector::resolve();
     dropin::start();

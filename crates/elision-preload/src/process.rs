@@ -12,7 +12,7 @@ use libc::{FILE, c_int, c_uint, msghdr, pid_t, ssize_t};
 
 use crate::export::interpose;
 use crate::ownership::{self, active};
-use crate::{kernel, memory, real};
+use crate::{kernel, lend, memory, real};
 
 /// The process whose library this is. A vfork child runs in its parent's memory, and must not end it.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
@@ -226,12 +226,27 @@ interpose! {
 
     /// See sendmsg(2).
     fn sendmsg(socket: c_int, message: *const msghdr, flags: c_int) -> ssize_t, until kernel(libc::SYS_sendmsg);
-        if ownership::any() && carries(message) => sharing(call!(sendmsg(socket, message, flags)));
+        if ownership::any() => {
+            if lend::lends(flags) {
+                lend::message(message);
+            }
+            if carries(message) {
+                sharing(call!(sendmsg(socket, message, flags)))
+            } else {
+                // SAFETY: the program's call.
+                unsafe { sendmsg::real(socket, message, flags) }
+            }
+        };
 
     /// See sendmmsg(2).
     fn sendmmsg(socket: c_int, messages: *mut libc::mmsghdr, count: c_uint, flags: c_int) -> c_int,
         until kernel(libc::SYS_sendmmsg);
-        if ownership::any() => sharing(call!(sendmmsg(socket, messages, count, flags)));
+        if ownership::any() => {
+            if lend::lends(flags) {
+                lend::messages(messages, count);
+            }
+            sharing(call!(sendmmsg(socket, messages, count, flags)))
+        };
 
     /// See _exit(2). It does not return; the type is for the sake of the system call that stands in.
     fn _exit(status: c_int) -> c_int, until kernel(libc::SYS_exit_group);

@@ -13,7 +13,7 @@ use crate::io::{Cancel, at, offer_read, offer_write, write_matters};
 use crate::memory::map;
 use crate::ownership::{self, active, changing};
 use crate::process::{self, Sharing};
-use crate::{changes, files, kernel, rights, vector};
+use crate::{changes, files, kernel, lend, rights, vector};
 
 /// The arguments, as the registers have them.
 type Arguments = [c_long; 6];
@@ -106,7 +106,24 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
             ownership::pause_for_good();
             whole()
         }
-        libc::SYS_sendmsg | libc::SYS_sendmmsg if ownership::any() => process::sharing(whole),
+        libc::SYS_sendmsg | libc::SYS_sendmmsg if ownership::any() => {
+            match number {
+                libc::SYS_sendmsg if lend::lends(c as c_int) => lend::message(b as *const libc::msghdr),
+                libc::SYS_sendmmsg if lend::lends(d as c_int) => {
+                    lend::messages(b as *const libc::mmsghdr, c as c_uint);
+                }
+                _ => {}
+            }
+            process::sharing(whole)
+        }
+        libc::SYS_sendto if lend::lends(d as c_int) => {
+            lend::range(b as usize, c as usize);
+            whole()
+        }
+        libc::SYS_vmsplice => {
+            lend::pieces(b as *const iovec, c as usize);
+            whole()
+        }
         libc::SYS_pidfd_getfd => process::sharing(whole),
         libc::SYS_io_uring_setup | libc::SYS_io_setup => {
             ownership::share_for_good();

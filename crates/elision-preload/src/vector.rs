@@ -37,7 +37,7 @@ fn single_threaded() -> bool {
 }
 
 /// The program's vector, unless it is empty, too long or not to be read. (The kernel says which.)
-fn pieces<'a>(iov: *const iovec, count: c_int) -> Option<&'a [iovec]> {
+pub(crate) fn pieces<'a>(iov: *const iovec, count: c_int) -> Option<&'a [iovec]> {
     if iov.is_null() || !iov.is_aligned() || !(1..=PIECES).contains(&count) {
         return None;
     }
