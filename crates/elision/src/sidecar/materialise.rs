@@ -138,7 +138,7 @@ impl State {
                     Exchange::Done => (),
                     // A part was unmapped meanwhile; the rest keeps its record, and its turn comes again.
                     Exchange::Stale if round < PATIENCE => self.drop_shadow(shadow),
-                    Exchange::Stale | Exchange::Failed => self.copy_in_place(shadow),
+                    Exchange::Stale | Exchange::Failed => self.copy_in_place(shadow, held),
                 }
             }
             if held {
@@ -270,22 +270,43 @@ impl State {
         let _ = self.map().insert(Extent { kind: Kind::Tracked, ..extent });
     }
 
-    /// What is left where the exchange cannot be made (no memory, a debugger attached, pages that cannot be read):
-    /// copies in the mapping itself. They outlive every change of the file but a truncation.
-    fn copy_in_place(&mut self, shadow: Shadow) {
+    /// What is left where there is no room for a second copy, or no mapping to spare: pages are copied in the mapping itself
+    /// and then, if the program is `held`, exchanged one by one by way of a page of ours. It stays held for all of that.
+    /// Copies that stay in the mapping (a debugger attached, pages that cannot be read) outlive every change of the file
+    /// but a truncation.
+    fn copy_in_place(&mut self, shadow: Shadow, held: bool) {
         let Shadow { extent, .. } = shadow;
         self.drop_shadow(shadow);
         let mut at = extent.addr;
         while at < extent.end() {
             let (end, ours) = self.stretch(extent, at);
-            if ours {
-                // SAFETY: populating changes no contents.
-                let _ = unsafe { memory::advise(at, end - at, libc::MADV_POPULATE_WRITE) };
+            // SAFETY: populating changes no contents.
+            if ours && unsafe { memory::advise(at, end - at, libc::MADV_POPULATE_WRITE) }.is_ok() && held {
+                self.exchange_pages(at, end);
             }
             at = end;
         }
         let _ = self.map().remove(extent.addr, extent.len);
         self.dirty = true;
+    }
+
+    /// Anonymous pages for those of `[from, to)`, a part of one mapping that has been populated, with the program held
+    /// still. The mapping shrinks from its beginning, so no more of them than there are now are needed, but for a moment
+    /// one. Ends early if even that is refused, with nothing lost.
+    fn exchange_pages(&mut self, from: usize, to: usize) {
+        let spare = self.page.as_mut_ptr();
+        for at in (from..to).step_by(PAGE) {
+            // SAFETY: the page is present or in swap, private and readable, and nobody stores into it now; `spare` is a
+            // page of ours. What is mapped over it has no other user than the program, which gets its bytes back
+            // before it goes on.
+            unsafe {
+                core::ptr::copy_nonoverlapping(at as *const u8, spare, PAGE);
+                if memory::allocate_at(at, PAGE).is_err() {
+                    return;
+                }
+                core::ptr::copy_nonoverlapping(spare, at as *mut u8, PAGE);
+            }
+        }
     }
 
     /// Does the kernel agree that the extent is a private, readable and writable mapping of its file? The program may
