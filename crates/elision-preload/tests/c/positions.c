@@ -1,0 +1,221 @@
+/* Byte counts, file positions, and who shares them. */
+#include "effects.h"
+#include <pthread.h>
+
+static void end_of_file(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(2 * SIZE);
+    int fd = open("file", O_RDONLY);
+    memset(p, 0xab, 2 * SIZE);
+    SAY(read(fd, p, 2 * SIZE));
+    WHERE(fd);
+    TELL(are_bytes(p, SIZE, 0, 1));
+    int kept = 1;
+    for (size_t i = SIZE; i < 2 * SIZE; i++)
+        kept &= p[i] == 0xab;
+    TELL(kept);
+    SAY(read(fd, p, SIZE));
+    SAY(read(fd, p, 1));
+    SAY(pread(fd, p, SIZE, 100 * PAGE));
+    SAY(pread(fd, p, SIZE, SIZE - 1));
+    SAY(pread(fd, p, SIZE, SIZE));
+    SAY(pread(fd, p, SIZE, 1ll << 50));
+    WHERE(fd);
+    THIRD(TRUNCATE, "file", 0, 64 * PAGE, 0);
+    SAY(pread(fd, p, SIZE, 0));
+    TELL(are_bytes(p, 64 * PAGE, 0, 1));
+    SAY(read(fd, p, SIZE));
+    SAY(lseek(fd, 0, SEEK_SET));
+    SAY(read(fd, p, 64 * PAGE));
+    SAY(read(fd, p, SIZE));
+    SAY(lseek(fd, 0, SEEK_END));
+}
+
+static void duplicates_share(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(SIZE);
+    int fd = open("file", O_RDWR), copy = dup(fd), other = open("file", O_RDONLY);
+    close(other);
+    SAY(read(fd, p, 64 * PAGE));
+    WHERE(copy);
+    SAY(read(copy, p + 64 * PAGE, SIZE - 64 * PAGE));
+    WHERE(fd);
+    TELL(are_bytes(p, SIZE, 0, 1));
+    p[70 * PAGE] ^= 1;
+    SAY(lseek(copy, 64 * PAGE, SEEK_SET));
+    SAY(write(fd, p + 64 * PAGE, 100 * PAGE));
+    WHERE(copy);
+    SAY(write(copy, p + 164 * PAGE, SIZE - 164 * PAGE));
+    WHERE(fd);
+    SAY(write(copy, p, 1));
+    WHERE(fd);
+    close(fd);
+    WHERE(copy);
+    SAY(read(copy, p, SIZE));
+    close(copy);
+    THIRD(SUM, "file", 0, 0, 0);
+}
+
+static void forks_share(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(SIZE);
+    int fd = open("file", O_RDONLY), status;
+    SAY(read(fd, p, 64 * PAGE));
+    pid_t child = fork();
+    if (child == 0) {
+        WHERE(fd);
+        SAY(read(fd, p + 64 * PAGE, 64 * PAGE));
+        TELL(are_bytes(p, 128 * PAGE, 0, 1));
+        _exit(0);
+    }
+    waitpid(child, &status, 0);
+    WHERE(fd);
+    SAY(read(fd, p + 128 * PAGE, SIZE));
+    TELL(are_bytes(p, 64 * PAGE, 0, 1) && are_bytes(p + 128 * PAGE, SIZE - 128 * PAGE, 128 * PAGE, 1));
+    WHERE(fd);
+}
+
+/* One description, two threads: every byte is read once. */
+static int shared;
+static unsigned char *pieces[2];
+static void *take(void *which) {
+    intptr_t mine = (intptr_t)which;
+    long sum = 0;
+    for (;;) {
+        ssize_t got = read(shared, pieces[mine], 16 * PAGE);
+        if (got <= 0)
+            return (void *)sum;
+        sum += got;
+        /* The first word of a page names its place. */
+        uint64_t first;
+        memcpy(&first, pieces[mine], sizeof first);
+    }
+}
+
+static void threads_share(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    for (int i = 0; i < 2; i++)
+        pieces[i] = memory(16 * PAGE);
+    shared = open("file", O_RDONLY);
+    pthread_t threads[2];
+    long sum = 0;
+    for (intptr_t i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, take, (void *)i);
+    for (int i = 0; i < 2; i++) {
+        void *got;
+        pthread_join(threads[i], &got);
+        sum += (long)got;
+    }
+    printf("%ld bytes in all\n", sum);
+    WHERE(shared);
+}
+
+/* Appending descriptions write at the end whatever their position, which moves there. */
+static void appending(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(SIZE);
+    int fd = open("file", O_RDWR | O_APPEND);
+    SAY(read(fd, p, SIZE));
+    TELL(are_bytes(p, SIZE, 0, 1));
+    p[5] ^= 1;
+    SAY(lseek(fd, 0, SEEK_SET));
+    SAY(write(fd, p, 64 * PAGE));
+    WHERE(fd);
+    THIRD(SUM, "file", 0, 0, 0);
+    SAY(pwrite(fd, p, 64 * PAGE, 0));
+    WHERE(fd);
+    THIRD(SUM, "file", 0, 0, 0);
+    SAY(fcntl(fd, F_SETFL, 0));
+    SAY(pwrite(fd, p, 64 * PAGE, 0));
+    SAY(fcntl(fd, F_SETFL, O_APPEND));
+    SAY(pwrite(fd, p, 64 * PAGE, 0));
+    THIRD(SUM, "file", 0, 0, 0);
+}
+
+/* What is read while it grows, shrinks, and grows again. */
+static void short_reads(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(2 * SIZE);
+    int fd = open("file", O_RDONLY);
+    for (int i = 0; i < 4; i++) {
+        SAY(lseek(fd, 10 * PAGE, SEEK_SET));
+        SAY(read(fd, p, 2 * SIZE));
+        WHERE(fd);
+        printf("%llx\n", digest(p, 2 * SIZE));
+        if (i == 0)
+            THIRD(TRUNCATE, "file", 0, 50 * PAGE + 7, 0);
+        if (i == 1)
+            THIRD(APPEND, "file", 0, 30 * PAGE, 2);
+        if (i == 2)
+            THIRD(TRUNCATE, "file", 0, 10 * PAGE, 0);
+    }
+}
+
+/* Vectors of big and small pieces, at the position and elsewhere. */
+static void vectors(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(SIZE + PAGE), small[100];
+    int fd = open("file", O_RDWR);
+    struct iovec v[3] = {{p, 64 * PAGE}, {p + 64 * PAGE, 100 * PAGE}, {p + 164 * PAGE, 93 * PAGE}};
+    struct iovec w[3] = {{p, 64 * PAGE}, {small, 100}, {p + 65 * PAGE, 10 * PAGE}};
+    SAY(readv(fd, v, 3));
+    WHERE(fd);
+    TELL(are_bytes(p, SIZE, 0, 1));
+    SAY(preadv(fd, w, 3, 0));
+    WHERE(fd);
+    TELL(are_bytes(small, 100, 64 * PAGE, 1) && are_bytes(p + 65 * PAGE, 10 * PAGE, 64 * PAGE + 100, 1));
+    SAY(preadv(fd, v, 3, 0));
+    p[3] ^= 1, p[100 * PAGE] ^= 1;
+    SAY(lseek(fd, 0, SEEK_SET));
+    SAY(writev(fd, v, 3));
+    WHERE(fd);
+    v[2].iov_len = 92 * PAGE + 123;
+    SAY(pwritev(fd, v, 3, 0));
+    THIRD(SUM, "file", 0, 0, 0);
+}
+
+/* Descriptions with O_DIRECT, aligned and not, before and after the file was read otherwise. */
+static void direct(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(SIZE + PAGE), *q = memory(SIZE + PAGE);
+    int fd = open("file", O_RDONLY);
+    SAY(read(fd, p, SIZE));
+    close(fd);
+    int raw = open("file", O_RDWR | O_DIRECT);
+    TELL(raw >= 0);
+    TELL(are_bytes(p, SIZE, 0, 1));
+    if (raw < 0)
+        return;
+    SAY(pread(raw, q, 64 * PAGE, 0));
+    TELL(are_bytes(q, 64 * PAGE, 0, 1));
+    SAY(pread(raw, q, SIZE + PAGE, 0));
+    SAY(pread(raw, q, 64 * PAGE, 200 * PAGE));
+    ssize_t odd = pread(raw, q + 1, 64 * PAGE, 0), place = pread(raw, q, 64 * PAGE, 3);
+    printf("misaligned: %zd %zd\n", odd, place);
+    /* From memory that stands for the file, through a description that goes past the page cache. */
+    p[10 * PAGE] ^= 1;
+    SAY(pwrite(raw, p, 64 * PAGE, 0));
+    SAY(pwrite(raw, p, 64 * PAGE, 64 * PAGE));
+    TELL(!memcmp(p, q, 10 * PAGE));
+    close(raw);
+    THIRD(SUM, "file", 0, 0, 0);
+    TELL(are_bytes(p + 64 * PAGE, SIZE - 64 * PAGE, 64 * PAGE, 1));
+    /* Read past the page cache into memory that is followed for another write. */
+    fd = open("file", O_RDWR);
+    SAY(pread(fd, p, SIZE, 0));
+    SAY(pwrite(fd, p, SIZE, 0));
+    THIRD(MAKE, "other", 0, SIZE, 7);
+    raw = open("other", O_RDONLY | O_DIRECT);
+    SAY(pread(raw, p + 20 * PAGE, 30 * PAGE, 20 * PAGE));
+    SAY(pwrite(fd, p, SIZE, 0));
+    close(fd);
+    THIRD(SUM, "file", 0, 0, 0);
+}
+
+static const struct row rows[] = {
+    {"end_of_file", end_of_file}, {"duplicates_share", duplicates_share}, {"forks_share", forks_share},
+    {"threads_share", threads_share}, {"appending", appending}, {"short_reads", short_reads},
+    {"vectors", vectors}, {"direct", direct}, {0},
+};
+
+int main(int count, char **arguments) { return run_row(count, arguments, rows); }
