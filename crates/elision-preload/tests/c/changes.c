@@ -23,8 +23,8 @@ static void around(int number, void (*change)(int number, int fd), int count, in
         printf("%llx\n", digest(q, SIZE));
         if (flags == O_RDWR) {
             p[70 * PAGE] ^= 1;
-            SAY(pwrite(fd, p, SIZE, 0));
-            SAY(pwrite(fd, p, SIZE, 0));
+            for (int i = 0; i < 3; i++)
+                SAY(pwrite(fd, p, SIZE, 0));
             struct stat st;
             fstat(fd, &st);
             printf("%ld bytes, %ld links\n", (long)st.st_size, (long)st.st_nlink);

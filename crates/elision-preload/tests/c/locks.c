@@ -15,6 +15,7 @@ static void of_the_process(void) {
     int fd = open("file", O_RDWR), other = open("other", O_RDWR | O_CREAT, 0600);
     SAY(lock(fd, F_SETLK, F_WRLCK, 0, 100));
     SAY(pread(fd, p, SIZE, 0));
+    SAY(pwrite(fd, p, SIZE, 0));
     THIRD(LOCK, "file", 0, 10, 0);
     THIRD(LOCK, "file", 100, 10, 0);
     SAY(pwrite(fd, p, SIZE, 0));
