@@ -45,7 +45,7 @@ reasons! {
     NotSole = "not_sole_opener",
     /// A limit is near: mappings, descriptors, address space.
     Limit = "limit",
-    /// The file has holes in the range, and a traditional write would fill them.
+    /// The file has holes: a traditional write would fill them, and a traditional read on tmpfs would not.
     Holes = "holes",
     /// The kernel lacks what is needed, or the sidecar could not be started.
     Unavailable = "unavailable",

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // Maps over the program's buffer, at its request.
 
 use super::channel::Request;
+use super::guard;
 use super::state::{self, State};
 use crate::extent::{Extent, Kind};
 use crate::stats::{COUNTERS, Counters, Reason};
@@ -22,6 +23,11 @@ impl State {
         if now.size < request.offset + request.len as u64 {
             self.dirty = true;
             return Some(Reason::Raced);
+        }
+        // Touching a hole by way of a mapping makes tmpfs fill it, where there is room, and is SIGBUS where there is none.
+        if now.blocks * 512 < now.size && file::filesystem(fd) == Ok(guard::TMPFS) {
+            self.dirty = true;
+            return Some(Reason::Holes);
         }
         let (mut addr, mut len, mut offset) = (request.addr, request.len, request.offset);
         if request.exclusive {

@@ -12,7 +12,7 @@ use crate::sys::file::{self, FileKey, ProcPath};
 use crate::sys::raw::Errno;
 use crate::sys::task;
 
-const TMPFS: i64 = 0x0102_1994;
+pub(super) const TMPFS: i64 = 0x0102_1994;
 
 /// File systems whose leases and page cache are known to keep the promise: ext2/3/4, XFS, btrfs, tmpfs.
 /// /proc and others grant leases on contents that are not stable.
