@@ -4,12 +4,16 @@
 //! returned, where positions are, what a third process sees. With the drop-in it must say the same, and must have deferred
 //! and elided what the row is about: one whose reads are all declined would prove nothing.
 
+#![allow(unsafe_code)] // Mounts.
+
 #[allow(dead_code)] // Of what the tests share, these use a part.
 mod common;
 
+use std::ffi::CString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// What has to happen under the drop-in for a row to prove something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,12 +27,75 @@ enum Needs {
 }
 use Needs::{Both, Deferral, Nothing};
 
-fn directory() -> tempfile::TempDir {
+/// A directory of one run's own, perhaps a file system's.
+struct Place {
+    path: PathBuf,
+    mounted: bool,
+    _made: tempfile::TempDir,
+}
+
+fn directory() -> Place {
     let place = std::env::var_os("ELISION_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let made = tempfile::tempdir_in(place).unwrap();
     // Rows that give up being root go on in there.
     std::fs::set_permissions(&made, PermissionsExt::from_mode(0o777)).unwrap();
-    made
+    Place { path: made.path().to_owned(), mounted: false, _made: made }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.mounted {
+            return;
+        }
+        let path = c_path(&self.path);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // Nothing of a program may outlive it, though a sidecar needs a moment to notice.
+        // SAFETY: a C string.
+        while unsafe { libc::umount2(path.as_ptr(), 0) } != 0 {
+            assert!(Instant::now() < deadline, "the file system is still in use");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn c_path(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_encoded_bytes()).unwrap()
+}
+
+/// Mounts of the calling thread and of the programs that it starts, seen by nobody else. False, and why is said, where that
+/// is not allowed.
+fn mounts_of_our_own() -> bool {
+    // SAFETY: C strings; only this thread's view of the file system changes.
+    let done = unsafe {
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(
+                c"none".as_ptr(),
+                c"/".as_ptr(),
+                std::ptr::null(),
+                libc::MS_REC | libc::MS_PRIVATE,
+                std::ptr::null(),
+            ) == 0
+    };
+    if !done {
+        println!("skipped: no mounts of one's own: {}", std::io::Error::last_os_error());
+    }
+    done
+}
+
+/// A tmpfs of 512 pages. Flags are mount(2)'s.
+fn small_tmpfs(flags: libc::c_ulong) -> Place {
+    let mut place = directory();
+    mount(&place.path, flags);
+    place.mounted = true;
+    place
+}
+
+fn mount(path: &Path, flags: libc::c_ulong) {
+    let path = c_path(path);
+    let (kind, options) = (c"tmpfs".as_ptr(), c"size=2m,mode=777".as_ptr());
+    // SAFETY: C strings.
+    let result = unsafe { libc::mount(kind, path.as_ptr(), kind, flags, options.cast()) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn compiled(directory: &Path, family: &str) -> PathBuf {
@@ -56,19 +123,14 @@ fn run(program: &Path, row: &str, place: &Path, stats: Option<&Path>) -> Output 
 }
 
 /// A row, without the drop-in and with it, each time in a new directory made by `place`. What it says, or how the two differ.
-fn compare(
-    program: &Path,
-    row: &str,
-    needs: Needs,
-    place: impl Fn() -> tempfile::TempDir,
-) -> Result<String, String> {
+fn compare(program: &Path, row: &str, needs: Needs, place: impl Fn() -> Place) -> Result<String, String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (plain_place, our_place, notes) = (place(), place(), directory());
-    let stats = notes.path().join("stats");
+    let stats = notes.path.join("stats");
     // Rows that change to another user still have to be able to write there.
     std::fs::write(&stats, "").unwrap();
     std::fs::set_permissions(&stats, PermissionsExt::from_mode(0o666)).unwrap();
-    let plain = run(program, row, plain_place.path(), None);
+    let plain = run(program, row, &plain_place.path, None);
     let said = text(&plain.stdout);
     if !plain.status.success() || !plain.stderr.is_empty() {
         return Err(format!("{row}, the program itself: {}\n{said}{}", plain.status, text(&plain.stderr)));
@@ -77,7 +139,7 @@ fn compare(
         println!("{row}: {why}");
         return Ok(said);
     }
-    let ours = run(program, row, our_place.path(), Some(&stats));
+    let ours = run(program, row, &our_place.path, Some(&stats));
     let counted = std::fs::read_to_string(&stats).unwrap();
     let (deferred, elided) = (counter(&counted, "deferred_bytes"), counter(&counted, "elided_bytes"));
     println!("{row}: {deferred} bytes deferred, {elided} elided");
@@ -106,10 +168,15 @@ fn differences(plain: &str, ours: &str) -> String {
 
 /// Some rows of a family.
 fn rows(family: &str, rows: &[(&str, Needs)]) {
+    rows_in(family, rows, directory);
+}
+
+/// The same in directories that `place` makes.
+fn rows_in(family: &str, rows: &[(&str, Needs)], place: impl Fn() -> Place) {
     let made = directory();
-    let program = compiled(made.path(), family);
+    let program = compiled(&made.path, family);
     let wrong: Vec<_> =
-        rows.iter().filter_map(|&(row, needs)| compare(&program, row, needs, directory).err()).collect();
+        rows.iter().filter_map(|&(row, needs)| compare(&program, row, needs, &place).err()).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -156,6 +223,7 @@ fn times_modes_and_holes() {
             ("no_access_time", Both),
             ("set_ids", Both),
             ("capabilities", Both),
+            ("holes_read", Deferral),
             ("holes", Both),
             ("synchronous", Both),
         ],
@@ -248,4 +316,30 @@ fn resources() {
 #[ignore = "with no mapping left, a truncation by another process takes what was read"]
 fn no_mapping_left() {
     rows("resources", &[("no_mappings", Both)]);
+}
+
+#[test]
+fn file_systems_that_are_full_or_only_to_be_read() {
+    if mounts_of_our_own() {
+        rows_in("refused", &[("no_room", Both)], || small_tmpfs(0));
+        rows_in("refused", &[("read_only", Deferral)], || {
+            let place = small_tmpfs(0);
+            // As `bytes_at` of the C programs has it.
+            let bytes: Vec<u8> = (0..256 * 4096 + 123u32)
+                .map(|at| ((at / 16 + 1).wrapping_mul(2_654_435_761).wrapping_add(40_503) >> 13 ^ at) as u8)
+                .collect();
+            std::fs::write(place.path.join("file"), bytes).unwrap();
+            mount(&place.path, libc::MS_REMOUNT | libc::MS_RDONLY);
+            place
+        });
+    }
+}
+
+#[test]
+fn access_times_however_they_are_kept() {
+    if mounts_of_our_own() {
+        for flags in [libc::MS_STRICTATIME, libc::MS_NOATIME] {
+            rows_in("times", &[("access_time", Both), ("no_access_time", Both)], || small_tmpfs(flags));
+        }
+    }
 }
