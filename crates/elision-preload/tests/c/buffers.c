@@ -173,11 +173,12 @@ static void sent_uncopied(void) {
 
 /* A word in it that threads wait on, whatever becomes of the page meanwhile. */
 static int *word;
+static volatile int went_on;
 static void *wake(void *unused) {
     asked(WRITE, "file", 0, SIZE, 2);
-    for (int woken = 0; woken == 0;) {
+    while (!went_on) {
         __atomic_store_n(word, 1, __ATOMIC_SEQ_CST);
-        woken = syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+        syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
         usleep(200);
     }
     return unused;
@@ -196,9 +197,11 @@ static void waited_on(void) {
         if (value == 1)
             value = *word = 5;
         pthread_t waker;
+        went_on = 0;
         pthread_create(&waker, NULL, wake, NULL);
         while (syscall(SYS_futex, word, FUTEX_WAIT, value, NULL, NULL, 0) != 0 && errno == EINTR)
             ;
+        went_on = 1;
         pthread_join(waker, NULL);
         SAY(*word);
         SAY(pread(fd, p, SIZE, 0));
