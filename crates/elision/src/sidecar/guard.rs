@@ -246,6 +246,31 @@ impl State {
     }
 }
 
+impl State {
+    /// Write leases that a dead sidecar left on descriptions of the program's. They would hold everybody up who wants one of
+    /// these files, for as long as the kernel waits or until the program closes it. (A read lease goes with the last
+    /// mapping.) What depended on them has memory of its own by now.
+    pub(super) fn give_up_orphaned_leases(&self) {
+        let known = self.files.get(..self.top).unwrap_or(&[]);
+        if !known.iter().any(|file| file.used && file.guard == Guard::Write) {
+            return;
+        }
+        super::pause::each_descriptor(self.program, |number| {
+            if let Ok(fd) = task::take_descriptor(self.program, number) {
+                let ours = file::stat(fd).is_ok_and(|stat| {
+                    known.iter().any(|file| file.guard == Guard::Write && file.key == stat.id)
+                });
+                // A lease that the program has taken itself has the program for its owner.
+                if ours && file::fcntl(fd, libc::F_GETOWN, 0) != Ok(self.program) {
+                    let _ = file::set_lease(fd, libc::F_UNLCK);
+                }
+                file::close(fd);
+            }
+            true
+        });
+    }
+}
+
 /// Does the open file description hold locks of the kinds that end with it (flock, OFD)?
 fn holds_locks(fd: i32) -> bool {
     let mut text = [0u8; 1024];

@@ -201,8 +201,16 @@ pub(super) fn reap(state: &mut State) {
 }
 
 /// Calls `visit` with every thread of the process until it says false. False if it did, or the list cannot be read.
-pub(super) fn each_thread(pid: i32, mut visit: impl FnMut(i32) -> bool) -> bool {
-    let path = ProcPath::new(pid, "task", None);
+pub(super) fn each_thread(pid: i32, visit: impl FnMut(i32) -> bool) -> bool {
+    each_number(ProcPath::new(pid, "task", None), visit)
+}
+
+/// The same with every descriptor, but 0.
+pub(super) fn each_descriptor(pid: i32, visit: impl FnMut(i32) -> bool) -> bool {
+    each_number(ProcPath::new(pid, "fd", None), visit)
+}
+
+fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
     let Ok(directory) = file::open(path.as_c_str(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC, 0)
     else {
         return false;

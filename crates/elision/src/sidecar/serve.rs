@@ -110,6 +110,7 @@ impl State {
         match PREDECESSOR.load(Acquire) {
             0 => {
                 // What is recorded is a parent's or a dead sidecar's: its descriptors are not ours.
+                self.give_up_orphaned_leases();
                 self.map().retain(|_| false);
                 self.files = [NO_FILE; super::state::FILES];
                 self.top = 0;
@@ -176,6 +177,9 @@ impl State {
                 // Its descriptor died with it; the mappings still know the file.
                 self.materialise_orphan(id);
             }
+        }
+        self.give_up_orphaned_leases();
+        for id in 0..self.top as FileId {
             self.drop_file(id);
         }
         self.publish();
