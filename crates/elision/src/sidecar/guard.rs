@@ -105,7 +105,7 @@ impl State {
                 self.publish();
             }
             if let Some(entry) = self.file_mut(id) {
-                *entry = File { guard, fd, stamp: None, holes: None, ..known };
+                *entry = File { guard, fd, stamp: None, solid: 0, ..known };
             }
             return Ok(id);
         }
@@ -163,7 +163,7 @@ impl State {
         let kept = stamp.is_some() && self.map().depends_on(id, Kind::Tracked);
         if let Some(entry) = self.file_mut(id) {
             *entry =
-                if kept { File { guard: Guard::None, fd: -1, stamp, holes: None, ..known } } else { NO_FILE };
+                if kept { File { guard: Guard::None, fd: -1, stamp, solid: 0, ..known } } else { NO_FILE };
         }
         if !kept {
             self.map().retain(|row| row.file != id);
@@ -230,17 +230,19 @@ impl State {
     /// Has the file holes in the range? A traditional write would fill them; eliding would not.
     pub(super) fn holes(&mut self, id: FileId, start: u64, end: u64) -> bool {
         let known = self.file(id);
-        if let Some(holes) = known.holes {
-            return holes;
+        if start.max(end) <= known.solid {
+            return false;
         }
-        let holes = match file::has_hole(known.fd, 0, end.max(start)) {
+        let Ok(stat) = file::stat(known.fd) else { return true };
+        let holes = match file::has_hole(known.fd, known.solid, end.max(start)) {
             Some(hole) => hole,
             // Without FIEMAP (tmpfs) blocks are exactly the pages that exist.
-            None => file::stat(known.fd).map_or(true, |stat| stat.blocks * 512 < stat.size),
+            None => stat.blocks * 512 < stat.size,
         };
-        // "None" stays true while guarded: only a change that is shown to us first could make one.
+        // It stays so while guarded: only a change that is shown to us first could make a hole there. (Behind the end of the
+        // file a write makes one without being asked.)
         if !holes && let Some(entry) = self.file_mut(id) {
-            entry.holes = Some(false);
+            entry.solid = end.max(start).min(stat.size);
         }
         holes
     }

@@ -46,8 +46,8 @@ pub struct File {
     /// Writes that have been planned and not yet reported as done. (One that never is keeps the guard until somebody
     /// wants the file.)
     pub writes: u32,
-    /// Holes in it: not yet known, or known.
-    pub holes: Option<bool>,
+    /// Up to here it was found to have no holes.
+    pub solid: u64,
     /// Device and inode number that mappings of it show (they differ from stat's on some file systems), once known.
     pub mapped: (u64, u64),
 }
@@ -60,7 +60,7 @@ pub const NO_FILE: File = File {
     fd: -1,
     stamp: None,
     writes: 0,
-    holes: None,
+    solid: 0,
     mapped: (0, 0),
 };
 
