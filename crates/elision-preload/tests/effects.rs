@@ -230,11 +230,19 @@ fn times_modes_and_holes() {
     );
 }
 
-/// That a file has no holes is remembered for all of it, but was found for no more than what was then written.
+/// That a file had no holes was once remembered for all of it, though found for no more than what was then written. So
+/// holes behind that stayed holes.
 #[test]
-#[ignore = "holes behind what was written first stay holes"]
 fn holes_behind_an_earlier_write() {
     rows("times", &[("holes_behind", Both)]);
+}
+
+/// The blocks are there, and hold zeroes either way. To tell room set aside from what is being written at this moment
+/// would take a flush.
+#[test]
+#[ignore = "room set aside by fallocate, if zeroes are read from it and written back, stays unwritten"]
+fn room_set_aside() {
+    rows("times", &[("set_aside", Both)]);
 }
 
 #[test]

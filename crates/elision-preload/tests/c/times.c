@@ -249,7 +249,35 @@ static void holes_read(void) {
 
 static void holes(void) { holes_in(0, 4); }
 /* After a write of a part that has none. */
-static void holes_behind(void) { holes_in(4, 5); }
+static void holes_behind(void) {
+    holes_in(4, 5);
+    /* One that our own write makes, behind what it had. */
+    unsigned char *p = memory(SIZE);
+    unlink("file");
+    THIRD(MAKE, "file", 0, 64 * PAGE, 1);
+    int fd = open("file", O_RDWR);
+    SAY(pread(fd, p, 64 * PAGE, 0));
+    SAY(pwrite(fd, p, 64 * PAGE, 0));
+    SAY(pwrite(fd, p, 10 * PAGE, 128 * PAGE));
+    SAY(pread(fd, p, SIZE, 0));
+    for (int i = 0; i < 3; i++)
+        SAY(pwrite(fd, p, 138 * PAGE, 0));
+    holes_of(fd);
+    close(fd);
+}
+
+/* Room set aside that was never written to is data after a write, of whatever bytes. */
+static void set_aside(void) {
+    unsigned char *p = memory(SIZE);
+    int fd = open("file", O_RDWR | O_CREAT, 0600);
+    SAY(fallocate(fd, 0, 0, SIZE));
+    SAY(pread(fd, p, SIZE, 0));
+    SAY(pwrite(fd, p, SIZE, 0));
+    fsync(fd);
+    SAY(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+    holes_of(fd);
+    close(fd);
+}
 
 /* Pages of the file that are not on the disk yet, by cachestat(2). */
 static long waiting(int fd) {
@@ -277,7 +305,7 @@ static void synchronous(void) {
 
 static const struct row rows[] = {
     {"modified", modified}, {"access_time", access_time}, {"no_access_time", no_access_time},
-    {"set_ids", set_ids}, {"capabilities", capabilities}, {"holes_read", holes_read}, {"holes", holes}, {"holes_behind", holes_behind}, {"synchronous", synchronous}, {0},
+    {"set_ids", set_ids}, {"capabilities", capabilities}, {"holes_read", holes_read}, {"holes", holes}, {"holes_behind", holes_behind}, {"set_aside", set_aside}, {"synchronous", synchronous}, {0},
 };
 
 int main(int count, char **arguments) { return run_row(count, arguments, rows); }

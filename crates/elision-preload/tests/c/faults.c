@@ -1,0 +1,132 @@
+/* What a program does while it, or its helper, is killed, stopped or short of memory. */
+#include "effects.h"
+#include <poll.h>
+
+/* Asks the third process and goes on working meanwhile, as a program does that has no part in what the other does. */
+static void meanwhile(enum order order, const char *path, long at, long len, unsigned seed) {
+    static unsigned char *p;
+    struct command c = {.order = order, .at = at, .len = len, .seed = seed, .pid = getpid()};
+    struct answer a;
+    struct pollfd wait = {.fd = line_to_third, .events = POLLIN};
+    int other = open("other", O_RDONLY);
+    p = p ? p : memory(16 * PAGE);
+    snprintf(c.path, sizeof c.path, "%s", path);
+    write(line_to_third, &c, sizeof c);
+    while (poll(&wait, 1, 5) == 0)
+        if (pread(other, p, 16 * PAGE, 0) != 16 * PAGE)
+            exit(1);
+    close(other);
+    if (read(line_to_third, &a, sizeof a) != sizeof a || a.result < 0)
+        exit(1);
+}
+
+static void check(const char *what, int round, const unsigned char *is, const unsigned char *want, size_t len) {
+    for (size_t i = 0; i < len; i++)
+        if (is[i] != want[i]) {
+            printf("%s differs at %zu in round %d\n", what, i, round);
+            exit(1);
+        }
+}
+
+/* Reads, alters and writes, with another process that writes as well, until its input ends. Its model says what must be
+ * where. The test kills the helper at any moment. */
+static void edits(void) {
+    static unsigned char model[SIZE], kept[SIZE], some[4000];
+    unsigned state = 1;
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    THIRD(MAKE, "other", 0, SIZE, 9);
+    bytes_at(model, SIZE, 0, 1);
+    printf("ready\n");
+    struct pollfd input = {.fd = 0, .events = POLLIN};
+    int round = 0;
+    for (; poll(&input, 1, 0) == 0; round++) {
+        unsigned char *p = memory(SIZE), *q = memory(SIZE);
+        int fd = open("file", round % 3 ? O_RDWR : O_RDONLY);
+        memcpy(kept, model, SIZE);
+        if (read(fd, p, SIZE) != SIZE || pread(fd, q, SIZE, 0) != SIZE)
+            exit(1);
+        for (int i = 0; i < 20; i++) {
+            size_t at = rand_r(&state) % SIZE;
+            p[at] ^= 1, kept[at] ^= 1;
+        }
+        if (round % 4 == 2) {
+            size_t at = rand_r(&state) % (200 * PAGE);
+            meanwhile(WRITE, "file", at, 50 * PAGE, round);
+            bytes_at(model + at, 50 * PAGE, at, round);
+        }
+        check("what was read", round, p, kept, SIZE);
+        for (int i = 0; i < 3 && round % 3; i++) {
+            if (pwrite(fd, p, SIZE, 0) != SIZE)
+                exit(1);
+            memcpy(model, kept, SIZE);
+            size_t at = rand_r(&state) % SIZE;
+            p[at] ^= 1, kept[at] ^= 1;
+        }
+        check("what was altered", round, p, kept, SIZE);
+        for (size_t at = 0; at < SIZE; at += sizeof some) {
+            size_t now = SIZE - at < sizeof some ? SIZE - at : sizeof some;
+            if (pread(fd, some, now, at) != (ssize_t)now)
+                exit(1);
+            check("the file", round, some, model + at, now);
+        }
+        close(fd);
+        munmap(p, SIZE), munmap(q, SIZE);
+    }
+    printf("done %d\n", round > 0);
+}
+
+/* Saves the same buffer over and over, each time with other bytes in every third page: of seed 1, then of seed 2. The test
+ * kills it in the middle of that. */
+static void saves(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(SIZE);
+    int fd = open("file", O_RDWR);
+    if (read(fd, p, SIZE) != SIZE)
+        exit(1);
+    printf("ready\n");
+    for (unsigned round = 1;; round++) {
+        for (long page = round / 2 % 3; page < PAGES; page += 3)
+            bytes_at(p + page * PAGE, PAGE, page * PAGE, 1 + round % 2);
+        if (pwrite(fd, p, SIZE, 0) != SIZE)
+            exit(1);
+    }
+}
+
+/* Reads and waits; the test stops it, has another write, and lets it go on. */
+static void holds(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(SIZE);
+    int fd = open("file", O_RDONLY);
+    if (read(fd, p, SIZE) != SIZE)
+        exit(1);
+    p[5 * PAGE] ^= 1;
+    printf("ready\n");
+    char byte;
+    while (read(0, &byte, 1) > 0)
+        ;
+    p[5 * PAGE] ^= 1;
+    TELL(are_bytes(p, SIZE, 0, 1));
+}
+
+/* Reads; the helper is killed; then somebody else writes, while this goes on with other files. */
+static void orphaned(int flags) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    THIRD(MAKE, "other", 0, SIZE, 9);
+    unsigned char *p = memory(SIZE);
+    int fd = open("file", flags);
+    char byte;
+    if (read(fd, p, SIZE) != SIZE)
+        exit(1);
+    printf("ready\n");
+    read(0, &byte, 1);
+    meanwhile(WRITE, "file", 0, SIZE, 2);
+    TELL(are_bytes(p, SIZE, 0, 1));
+}
+
+static void orphaned_reader(void) { orphaned(O_RDONLY); }
+static void orphaned_writer(void) { orphaned(O_RDWR); }
+
+static const struct row rows[] = {{"edits", edits}, {"saves", saves}, {"holds", holds}, {"orphaned_reader", orphaned_reader},
+                                  {"orphaned_writer", orphaned_writer}, {0}};
+
+int main(int count, char **arguments) { return run_row(count, arguments, rows); }

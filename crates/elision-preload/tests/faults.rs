@@ -1,0 +1,240 @@
+//! Helpers that are killed, programs that are killed or stopped. What is to come of each is in docs/FAULTS.md.
+
+#![allow(unsafe_code)] // Signals.
+
+#[allow(dead_code)] // Of what the tests share, these use a part.
+mod common;
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const SIZE: usize = 256 * 4096 + 123;
+
+fn directory() -> tempfile::TempDir {
+    let place = std::env::var_os("ELISION_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    tempfile::tempdir_in(place).unwrap()
+}
+
+/// A running program of `tests/c/faults.c` that has said that it is ready.
+struct Program {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+    made: tempfile::TempDir,
+}
+
+impl Program {
+    fn start(row: &str) -> Program {
+        let made = directory();
+        let program = common::compile(made.path(), "faults", &["-O1", "-Wextra", "-Werror"]);
+        Program::start_again(&program, row, made)
+    }
+
+    fn start_again(program: &Path, row: &str, made: tempfile::TempDir) -> Program {
+        let mut child = Command::new(program)
+            .arg(row)
+            .arg(made.path())
+            .env("LD_PRELOAD", common::library())
+            .env("ELISION_MIN_BYTES", "4096")
+            .env("ELISION_STATS", made.path().join("stats"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while line != "ready\n" {
+            line.clear();
+            assert!(output.read_line(&mut line).unwrap() > 0, "it ended before it was ready");
+        }
+        Program { child, output, made }
+    }
+
+    /// Until a helper of this program guards its file.
+    fn helper(&mut self) -> Option<i32> {
+        let parent = format!("PPid:\t{}\n", self.child.id());
+        let file = self.made.path().join("file");
+        let guards = |process: &Path| {
+            let descriptors = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+            descriptors.into_iter().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|to| to == file))
+        };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline && self.child.try_wait().unwrap().is_none() {
+            let found = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+                let entry = entry.ok()?;
+                let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+                let ours = status.starts_with("Name:\telision\n")
+                    && status.contains(&parent)
+                    && guards(&entry.path());
+                ours.then(|| entry.file_name().to_str()?.parse().ok())?
+            });
+            if let Some(pid) = found.max() {
+                return Some(pid);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        None
+    }
+
+    fn signal(&self, number: i32) {
+        // SAFETY: a process that we have started and not waited for.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, number) }, 0);
+    }
+
+    /// Its input ends, and then it does.
+    fn finish(mut self) -> (String, tempfile::TempDir) {
+        drop(self.child.stdin.take());
+        let mut said = String::new();
+        self.output.read_to_string(&mut said).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}\n{said}");
+        (said, self.made)
+    }
+}
+
+/// Numbers that look random and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+/// The moments are random, and no event could stand for them.
+fn some_time(dice: &mut Dice, most_us: u64) {
+    std::thread::sleep(Duration::from_micros(dice.below(most_us)));
+}
+
+fn counter(stats: &str, name: &str) -> u64 {
+    let name = format!("\"{name}\":");
+    let digits =
+        |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap();
+    stats.split(&name).skip(1).map(digits).sum()
+}
+
+/// The program's next call starts another helper, which first gives everything memory of its own. No byte is lost, and who
+/// wants to write waits no longer than until then.
+#[test]
+fn the_helper_is_killed_at_any_moment() {
+    let mut program = Program::start("edits");
+    let mut dice = Dice(7);
+    let mut killed = 0;
+    while killed < 15 {
+        let Some(helper) = program.helper() else { break };
+        some_time(&mut dice, 20_000);
+        // SAFETY: the helper of a program of ours. (If it has gone since, nobody has its number yet.)
+        killed += i32::from(unsafe { libc::kill(helper, libc::SIGKILL) } == 0);
+    }
+    let (said, _made) = program.finish();
+    assert_eq!(said, "done 1\n");
+    assert!(killed >= 15, "only {killed} helpers were there to be killed");
+}
+
+fn others_go_on_after(row: &str) {
+    let mut program = Program::start(row);
+    let helper = program.helper().unwrap();
+    // SAFETY: the helper of a program of ours.
+    assert_eq!(unsafe { libc::kill(helper, libc::SIGKILL) }, 0);
+    let begun = Instant::now();
+    let (said, _made) = program.finish();
+    assert!(said.ends_with(": yes\n"), "{said}");
+    // A third of what the kernel would wait.
+    assert!(begun.elapsed() < Duration::from_secs(15), "a lease had nobody to answer for it");
+}
+
+#[test]
+fn a_reader_without_its_helper_holds_nobody_up() {
+    others_go_on_after("orphaned_reader");
+}
+
+#[test]
+fn a_writer_without_its_helper_holds_nobody_up() {
+    others_go_on_after("orphaned_writer");
+}
+
+/// As `bytes_at` of the C programs has them.
+fn byte_at(at: usize, seed: u32) -> u8 {
+    let x = (at as u32 / 16 + 1).wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(40_503));
+    (x >> 13) as u8 ^ at as u8
+}
+
+/// Every byte of the file is what it was before the save or what it is after it, and nothing is left that would hold
+/// up those who want the file.
+#[test]
+fn a_program_is_killed_in_the_middle_of_a_save() {
+    let mut made = directory();
+    let compiled = common::compile(made.path(), "faults", &["-O1", "-Wextra", "-Werror"]);
+    let mut dice = Dice(11);
+    let (mut both, mut stats) = (0, String::new());
+    for _ in 0..12 {
+        let mut program = Program::start_again(&compiled, "saves", made);
+        some_time(&mut dice, 15_000);
+        program.child.kill().unwrap();
+        program.child.wait().unwrap();
+        made = program.made;
+        let path = made.path().join("file");
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), SIZE);
+        let mut seen = [false; 2];
+        for (at, &byte) in bytes.iter().enumerate() {
+            let (old, new) = (byte_at(at, 1) == byte, byte_at(at, 2) == byte);
+            assert!(old || new, "neither old nor new at {at}");
+            seen = [seen[0] | !new, seen[1] | !old];
+        }
+        both += i32::from(seen == [true; 2]);
+        // Nobody opens without waiting while there is a lease.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let open = || std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        while open().is_err() {
+            assert!(Instant::now() < deadline, "the lease has outlived its program");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        stats += &std::fs::read_to_string(made.path().join("stats")).unwrap_or_default();
+        std::fs::remove_file(&path).unwrap();
+        let _ = std::fs::remove_file(made.path().join("stats"));
+    }
+    assert!(both > 0, "no save was ever under way");
+    println!("{both} with both, {} bytes elided", counter(&stats, "elided_bytes"));
+    assert!(counter(&stats, "elided_bytes") > 0, "nothing was elided");
+}
+
+/// The helper answers for a program that is stopped, well before the kernel's patience is over.
+#[test]
+#[ignore = "sets fs.lease-break-time, which is the whole machine's, to one second"]
+fn the_kernel_is_impatient_with_a_program_that_is_stopped() {
+    const SETTING: &str = "/proc/sys/fs/lease-break-time";
+    let lock = std::fs::File::create(std::env::temp_dir().join("elision-lease-break-time")).unwrap();
+    lock.lock().unwrap();
+    let before = std::fs::read_to_string(SETTING).unwrap();
+    if let Err(error) = std::fs::write(SETTING, "1") {
+        return println!("skipped: {SETTING} cannot be set: {error}");
+    }
+    let outcome = std::panic::catch_unwind(|| {
+        let mut program = Program::start("holds");
+        assert!(program.helper().is_some());
+        program.signal(libc::SIGSTOP);
+        let path = program.made.path().join("file");
+        let begun = Instant::now();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[0; 300_000], 5_000).unwrap();
+        let waited = begun.elapsed();
+        std::fs::write(&path, b"short").unwrap();
+        std::thread::sleep(Duration::from_secs(3).saturating_sub(begun.elapsed()));
+        program.signal(libc::SIGCONT);
+        let (said, made) = program.finish();
+        assert!(said.ends_with(": yes\n"), "{said}");
+        let stats = std::fs::read_to_string(made.path().join("stats")).unwrap();
+        assert!(counter(&stats, "materialised_bytes") > 0, "{stats}");
+        println!("the writer waited for {waited:?}");
+    });
+    std::fs::write(SETTING, before).unwrap();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
