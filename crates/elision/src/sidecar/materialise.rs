@@ -7,7 +7,7 @@
 //! 1. fresh anonymous memory is filled with the file bytes of all pages that are not altered (they
 //!    cannot change: the file is guarded);
 //! 2. the program's threads are held still; pages that are altered, by now, are copied over;
-//! 3. the anonymous memory is moved over the mapping, in one step;
+//! 3. the anonymous memory is moved over the mapping, in a few steps;
 //! 4. the threads go on.
 //!
 //! Without step 2 a store between the copy and the move would be lost.
@@ -23,6 +23,11 @@ use crate::transfer::PAGE;
 
 /// Extents moved in one pause.
 const BATCH: usize = 128;
+
+/// An extent is exchanged in at most so many pieces: what has been altered in a piece is there twice for a moment, and more
+/// than that a program may not have room for. The pieces become one mapping again.
+const PIECES: usize = 16;
+const SMALLEST_PIECE: usize = 2 << 20;
 
 /// Pages with memory of their own in a private file mapping: altered ones.
 const OWN_MEMORY: Wanted = Wanted {
@@ -220,18 +225,6 @@ impl State {
         if !self.is_still_mapped(extent) {
             return Exchange::Stale;
         }
-        let reached = self.scan_each(extent.addr, extent.end(), OWN_MEMORY, |run| {
-            let (from, len) = (run.start as usize, (run.end - run.start) as usize);
-            // SAFETY: the pages are present or in swap in a readable mapping, nobody stores into them now, and
-            // the shadow is ours.
-            unsafe {
-                core::ptr::copy_nonoverlapping(
-                    from as *const u8,
-                    (fresh + (from - extent.addr)) as *mut u8,
-                    len,
-                )
-            };
-        });
         let mut altered = [(0usize, 0usize); 64];
         let mut count = 0;
         if track {
@@ -242,9 +235,26 @@ impl State {
                 count += 1;
             });
         }
-        // SAFETY: the shadow holds the same bytes, page by page, and no thread is there to see the exchange.
-        if reached < extent.end() || unsafe { memory::move_over(fresh, extent.addr, extent.len) }.is_err() {
-            return Exchange::Failed;
+        let piece = (extent.len / PIECES).next_multiple_of(PAGE).max(SMALLEST_PIECE);
+        for start in (extent.addr..extent.end()).step_by(piece) {
+            let end = extent.end().min(start + piece);
+            let place = fresh + (start - extent.addr);
+            let reached = self.scan_each(start, end, OWN_MEMORY, |run| {
+                let (from, len) = (run.start as usize, (run.end - run.start) as usize);
+                // SAFETY: the pages are present or in swap in a readable mapping, nobody stores into them now, and
+                // the shadow is ours.
+                unsafe {
+                    core::ptr::copy_nonoverlapping(
+                        from as *const u8,
+                        (place + (from - start)) as *mut u8,
+                        len,
+                    )
+                };
+            });
+            // SAFETY: the shadow holds the same bytes, page by page, and no thread is there to see the exchange.
+            if reached < end || unsafe { memory::move_over(place, start, end - start) }.is_err() {
+                return Exchange::Failed;
+            }
         }
         let _ = self.map().remove(extent.addr, extent.len);
         self.dirty = true;
