@@ -29,14 +29,19 @@ impl Program {
     fn start(row: &str) -> Program {
         let made = directory();
         let program = common::compile(made.path(), "faults", &["-O1", "-Wextra", "-Werror"]);
-        Program::start_again(&program, row, made)
+        Program::start_again(&program, row, made, None)
     }
 
-    fn start_again(program: &Path, row: &str, made: tempfile::TempDir) -> Program {
-        let mut child = Command::new(program)
+    /// In a cgroup, if one is named.
+    fn start_again(program: &Path, row: &str, made: tempfile::TempDir, group: Option<&Path>) -> Program {
+        let mut command = Command::new("/bin/sh");
+        let join = "if [ \"$1\" ]; then echo $$ >\"$1/cgroup.procs\" || exit; fi; shift; exec \"$@\"";
+        command.args(["-c", join, "sh"]).arg(group.unwrap_or(Path::new(""))).arg("/usr/bin/env");
+        command.arg(format!("LD_PRELOAD={}", common::library().display()));
+        let mut child = command
+            .arg(program)
             .arg(row)
             .arg(made.path())
-            .env("LD_PRELOAD", common::library())
             .env("ELISION_MIN_BYTES", "4096")
             .env("ELISION_STATS", made.path().join("stats"))
             .stdin(Stdio::piped())
@@ -173,7 +178,7 @@ fn a_program_is_killed_in_the_middle_of_a_save() {
     let mut dice = Dice(11);
     let (mut both, mut stats) = (0, String::new());
     for _ in 0..12 {
-        let mut program = Program::start_again(&compiled, "saves", made);
+        let mut program = Program::start_again(&compiled, "saves", made, None);
         some_time(&mut dice, 15_000);
         program.child.kill().unwrap();
         program.child.wait().unwrap();
@@ -237,4 +242,44 @@ fn the_kernel_is_impatient_with_a_program_that_is_stopped() {
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// A cgroup with a limit on memory, if this machine lets us have one. It goes with the value.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(bytes: u64) -> Option<Group> {
+        let name = format!("elision-test-{}", std::process::id());
+        let versions = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        versions.into_iter().find_map(|(place, limit)| {
+            let group = Group(Path::new(place).join(&name));
+            let made = std::fs::create_dir(&group.0)
+                .and_then(|()| std::fs::write(group.0.join(limit), bytes.to_string()));
+            made.is_ok().then_some(group)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        // Busy until the last process has gone.
+        while std::fs::remove_dir(&self.0).is_err() && self.0.exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// A program that had altered all of what it had read needed twice the memory for an instant, and was killed for it.
+#[test]
+fn an_altered_buffer_is_not_in_memory_twice() {
+    let Some(group) = Group::new(60 << 20) else {
+        return println!("skipped: no cgroup with a limit on memory may be made");
+    };
+    let made = directory();
+    let compiled = common::compile(made.path(), "faults", &["-O1", "-Wextra", "-Werror"]);
+    let (said, made) = Program::start_again(&compiled, "altered", made, Some(&group.0)).finish();
+    assert!(said.contains("1 mappings\n") && said.ends_with(": yes\n"), "{said}");
+    let stats = std::fs::read_to_string(made.path().join("stats")).unwrap();
+    assert!(counter(&stats, "deferred_bytes") >= 40 << 20, "{stats}");
 }

@@ -126,7 +126,34 @@ static void orphaned(int flags) {
 static void orphaned_reader(void) { orphaned(O_RDONLY); }
 static void orphaned_writer(void) { orphaned(O_RDWR); }
 
+/* Alters all of what it has read, and then somebody else writes to the file. */
+static void altered(void) {
+    enum { MUCH = 10240 * PAGE };
+    THIRD(MAKE, "file", 0, MUCH, 1);
+    unsigned char *p = memory(MUCH);
+    int fd = open("file", O_RDONLY);
+    if (read(fd, p, MUCH) != MUCH)
+        exit(1);
+    long many = 0;
+    for (size_t at = 0; at < MUCH; at += PAGE)
+        p[at] ^= 1;
+    printf("ready\n");
+    THIRD(TRUNCATE, "file", 0, PAGE, 0);
+    for (size_t at = 0; at < MUCH; at += PAGE)
+        p[at] ^= 1;
+    /* What was one mapping is one. */
+    char line[512];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (fgets(line, sizeof line, maps)) {
+        unsigned long from, to;
+        sscanf(line, "%lx-%lx", &from, &to);
+        many += from < (unsigned long)p + MUCH && (unsigned long)p < to;
+    }
+    printf("%ld mappings\n", many);
+    TELL(are_bytes(p, MUCH, 0, 1));
+}
+
 static const struct row rows[] = {{"edits", edits}, {"saves", saves}, {"holds", holds}, {"orphaned_reader", orphaned_reader},
-                                  {"orphaned_writer", orphaned_writer}, {0}};
+                                  {"orphaned_writer", orphaned_writer}, {"altered", altered}, {0}};
 
 int main(int count, char **arguments) { return run_row(count, arguments, rows); }
