@@ -225,13 +225,29 @@ fn find_end_word() {
     END_VALUE.store(task::tid() as u32, Release);
 }
 
-/// Prepares the memory, starts the process, waits until it is ready. `predecessor`: pid of a sidecar to take over
-/// from, -1 if that one is lost, 0 for a first start.
+/// Starts a sidecar and waits until it is ready. `predecessor`: pid of one to take over from, -1 if that one is lost, 0 for a
+/// first start. One that is killed before it is ready is followed by another: it may have been about to take over
+/// what nobody guards.
 fn start(predecessor: i32) -> bool {
-    if !prepare() {
-        return false;
+    const TRIES: usize = 4;
+    for _ in 0..TRIES {
+        if let Some(ready) = start_once(predecessor) {
+            return ready;
+        }
+        if task::pid() == PROGRAM.load(Acquire) {
+            task::trace_poll(LAST.load(Acquire));
+        }
     }
-    let Some(gate) = gate() else { return false };
+    false
+}
+
+/// Prepares the memory, starts the process, waits until it is ready, or says that it cannot work here. `None`: it is gone
+/// without a word.
+fn start_once(predecessor: i32) -> Option<bool> {
+    if !prepare() {
+        return Some(false);
+    }
+    let Some(gate) = gate() else { return Some(false) };
     PREDECESSOR.store(predecessor, Release);
     USER.store(task::real_user(), Release);
     EPOCH.fetch_add(1, AcqRel);
@@ -246,7 +262,7 @@ fn start(predecessor: i32) -> bool {
         *((area + 16) as *mut usize) = area;
         task::clone_sidecar(stack + STACK_BYTES, area, &gate.sidecar, serve::main)
     };
-    let Ok(pid) = started else { return false };
+    let Ok(pid) = started else { return Some(false) };
     LAST.store(pid, Release);
     task::allow_tracer(pid);
     gate.go.store(1, Release);
@@ -254,11 +270,15 @@ fn start(predecessor: i32) -> bool {
     let begun = task::now_ms();
     while gate.ready.load(Acquire) == 0 {
         task::futex_wait(&gate.ready, 0, 100);
-        if gate.sidecar.load(Acquire) == 0 || task::now_ms() - begun > 10_000 {
+        if gate.sidecar.load(Acquire) == 0 {
+            // Unless it said so last.
+            return (gate.ready.load(Acquire) == 2).then_some(false);
+        }
+        if task::now_ms() - begun > 10_000 {
             break;
         }
     }
-    gate.ready.load(Acquire) == 1
+    Some(gate.ready.load(Acquire) == 1)
 }
 
 fn prepare() -> bool {
