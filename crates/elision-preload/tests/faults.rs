@@ -5,7 +5,7 @@
 #[allow(dead_code)] // Of what the tests share, these use a part.
 mod common;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -161,6 +161,41 @@ fn a_reader_without_its_helper_holds_nobody_up() {
 #[test]
 fn a_writer_without_its_helper_holds_nobody_up() {
     others_go_on_after("orphaned_writer");
+}
+
+/// A helper that was to take over from one that had been killed was itself killed, before it was ready. Nobody tried again:
+/// writers waited for all of lease-break-time, and then changed what had been read.
+#[test]
+fn the_next_helper_is_killed_while_it_starts() {
+    for row in ["orphaned_reader", "orphaned_writer"] {
+        let mut program = Program::start(row);
+        let helper = program.helper().unwrap();
+        let list = format!("/proc/{0}/task/{0}/children", program.child.id());
+        let children = || -> Option<Vec<i32>> {
+            Some(std::fs::read_to_string(&list).ok()?.split_whitespace().flat_map(str::parse).collect())
+        };
+        let Some(known) = children() else {
+            return println!("skipped: this kernel has no lists of children");
+        };
+        let kill = |pid| {
+            // SAFETY: a helper of a program of ours.
+            unsafe { libc::kill(pid, libc::SIGKILL) }
+        };
+        assert_eq!(kill(helper), 0);
+        // Its next big call starts another, which is killed at sight.
+        program.child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        let begun = Instant::now();
+        let next = loop {
+            let found = children().into_iter().flatten().find(|pid| !known.contains(pid));
+            if found.is_some() || begun.elapsed() > Duration::from_secs(10) {
+                break found;
+            }
+        };
+        assert!(next.is_some_and(|pid| kill(pid) == 0), "there was no next one");
+        let (said, _made) = program.finish();
+        assert!(said.ends_with(": yes\n"), "{said}");
+        assert!(begun.elapsed() < Duration::from_secs(15), "a lease had nobody to answer for it");
+    }
 }
 
 /// As `bytes_at` of the C programs has them.
