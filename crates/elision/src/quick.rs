@@ -34,7 +34,7 @@ pub(crate) fn read(file: File) -> Result<Buffer, File> {
     let Ok((stat, mount)) = file::stat_and_mount(fd) else { return Err(file) };
     let least = crate::min_bytes(false).max(PAGE);
     let Some(len) = usize::try_from(stat.size).ok().filter(|&len| len >= least) else { return Err(file) };
-    if !stat.is_regular() || !allowed(fd, mount) || !state::room_for_another() {
+    if !stat.is_regular() || !allowed(fd, stat, mount) || !state::room_for_another() {
         return Err(file);
     }
     let Some(passage) = launch::Passage::enter() else { return Err(file) };
@@ -55,25 +55,31 @@ pub(crate) fn read(file: File) -> Result<Buffer, File> {
     }
 }
 
-/// Is the file system one whose leases and page cache hold what they promise? Mounts have numbers that are never given
-/// again, and most files are on the same one as the last.
-fn allowed(fd: i32, mount: Option<u64>) -> bool {
+/// Is it a file whose lease and page cache hold what they promise? Mounts have numbers that are never given again, and most
+/// files are on the same one as the last.
+fn allowed(fd: i32, stat: file::Stat, mount: Option<u64>) -> bool {
     static ALLOWED: AtomicU64 = AtomicU64::new(0);
     if mount.is_some_and(|mount| mount == ALLOWED.load(Relaxed)) {
         return true;
     }
-    let allowed = file::filesystem(fd).is_ok_and(guard::file_system_allowed);
-    if let (true, Some(mount)) = (allowed, mount) {
-        ALLOWED.store(mount, Relaxed);
+    match file::filesystem(fd) {
+        // (See `set_lease` and `associate`, which look at each file there.)
+        Ok(file::TMPFS) => stat.links > 0 && stat.is_solid(),
+        Ok(magic) if guard::file_system_allowed(magic) => {
+            if let Some(mount) = mount {
+                ALLOWED.store(mount, Relaxed);
+            }
+            true
+        }
+        _ => false,
     }
-    allowed
 }
 
 /// Takes the lease and maps the whole pages; the rest is copied.
 fn map(fd: i32, len: usize, key: file::FileKey, passage: &launch::Passage) -> Option<Buffer> {
     // Before the lease, which would otherwise name this process.
     file::fcntl(fd, libc::F_SETOWN, passage.sidecar() as usize).ok()?;
-    file::set_lease(fd, libc::F_RDLCK).ok()?;
+    file::set_lease_of_named(fd, libc::F_RDLCK).ok()?;
     // Is it still as long, now that it can change no more?
     if file::seek(fd, 0, libc::SEEK_END) != Ok(len as u64) {
         return None;

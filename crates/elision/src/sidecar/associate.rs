@@ -2,7 +2,6 @@
 #![allow(unsafe_code)] // Maps over the program's buffer, at its request.
 
 use super::channel::Request;
-use super::guard;
 use super::state::{self, State};
 use crate::extent::{Extent, Kind};
 use crate::stats::{COUNTERS, Counters, Reason};
@@ -25,7 +24,7 @@ impl State {
             return Some(Reason::Raced);
         }
         // Touching a hole by way of a mapping makes tmpfs fill it, where there is room, and is SIGBUS where there is none.
-        if now.blocks * 512 < now.size && file::filesystem(fd) == Ok(guard::TMPFS) {
+        if !now.is_solid() && file::filesystem(fd) == Ok(file::TMPFS) {
             self.dirty = true;
             return Some(Reason::Holes);
         }
@@ -49,7 +48,7 @@ impl State {
             self.dirty = true;
             return Some(reason);
         }
-        if self.extents + 4 > state::EXTENTS {
+        if !self.map().has_room(4) {
             return Some(Reason::Limit);
         }
         self.count_loaded(addr, len);

@@ -57,7 +57,7 @@ impl State {
         }
         // Whether the file is still what tracked extents of earlier remember can only be seen with a descriptor.
         if remembered && !self.adopt(id) {
-            self.map().retain(|row| row.file != id || row.kind == Kind::Mapped);
+            self.map().retain_of(id, |row| row.kind == Kind::Mapped);
             if let Some(entry) = self.file_mut(id) {
                 entry.stamp = None;
             }
@@ -83,7 +83,7 @@ impl State {
         if known.guard != Guard::Carried || known.fd >= 0 {
             return;
         }
-        let row = self.map().rows().iter().find(|row| row.file == id && row.kind == Kind::Mapped).copied();
+        let row = self.map().of_file(id, 0).find(|row| row.kind == Kind::Mapped);
         let Some(row) = row.filter(|row| self.is_still_mapped(*row)) else { return };
         let mut path = [0u8; 4096];
         if pages::mapped_path(self.maps, row.addr, &mut path).is_err() {

@@ -12,12 +12,10 @@ use crate::sys::file::{self, FileKey, ProcPath};
 use crate::sys::raw::Errno;
 use crate::sys::task;
 
-pub(super) const TMPFS: i64 = 0x0102_1994;
-
 /// File systems whose leases and page cache are known to keep the promise: ext2/3/4, XFS, btrfs, tmpfs.
 /// /proc and others grant leases on contents that are not stable.
 pub fn file_system_allowed(magic: i64) -> bool {
-    matches!(magic, 0xEF53 | 0x5846_5342 | 0x9123_683E | TMPFS)
+    matches!(magic, 0xEF53 | 0x5846_5342 | 0x9123_683E | file::TMPFS)
 }
 
 fn refused(error: Errno) -> Reason {
@@ -101,7 +99,7 @@ impl State {
             let known = self.file(id);
             if known.stamp != Some(changed) {
                 // (Mapped extents there are if their mappings carry a guard.)
-                self.map().retain(|row| row.file != id || row.kind == Kind::Mapped);
+                self.map().retain_of(id, |row| row.kind == Kind::Mapped);
                 self.publish();
             }
             if let Some(entry) = self.file_mut(id) {
@@ -145,7 +143,7 @@ impl State {
             // that has been read from moves no time at all.
             self.fine_ctime
                 && nanoseconds != 0
-                && file::filesystem(known.fd).is_ok_and(|magic| magic != TMPFS)
+                && file::filesystem(known.fd).is_ok_and(|magic| magic != file::TMPFS)
         });
         self.materialise_file(id);
         // A write lease was given up before any fork, so no child depends on this one. Nor on a carried one.
@@ -160,13 +158,13 @@ impl State {
             let _ = file::fcntl(known.fd, libc::F_SETOWN, 0);
         }
         file::close(known.fd);
-        let kept = stamp.is_some() && self.map().depends_on(id, Kind::Tracked);
+        let kept = stamp.is_some() && self.map().share(id).tracked > 0;
         if let Some(entry) = self.file_mut(id) {
             *entry =
                 if kept { File { guard: Guard::None, fd: -1, stamp, solid: 0, ..known } } else { NO_FILE };
         }
         if !kept {
-            self.map().retain(|row| row.file != id);
+            self.map().retain_of(id, |_| false);
         }
         self.publish();
         self.publish_guards();
@@ -176,22 +174,17 @@ impl State {
     /// Lets go of files that nothing depends on any more.
     pub(super) fn sweep(&mut self) {
         self.dirty = false;
-        let mut needed = [false; super::state::FILES];
-        for row in self.rows.iter().take(self.extents) {
-            if let Some(flag) = needed.get_mut(row.file as usize) {
-                *flag = true;
-            }
-        }
-        for id in 0..self.top {
-            let known = self.file(id as FileId);
-            if known.used && known.writes == 0 && !needed.get(id).copied().unwrap_or(true) {
+        for id in 0..self.top as FileId {
+            let known = self.file(id);
+            let share = self.map().share(id);
+            if known.used && known.writes == 0 && share.mapped + share.tracked == 0 {
                 match known.guard {
                     Guard::None => {
-                        if let Some(entry) = self.file_mut(id as FileId) {
+                        if let Some(entry) = self.file_mut(id) {
                             *entry = NO_FILE;
                         }
                     }
-                    _ => self.dirty |= !self.release(id as FileId),
+                    _ => self.dirty |= !self.release(id),
                 }
             }
         }
@@ -213,7 +206,7 @@ impl State {
         if known.guard != Guard::Write {
             return;
         }
-        if !self.map().depends_on(id, Kind::Mapped) || holds_locks(known.fd) {
+        if self.map().share(id).mapped == 0 || holds_locks(known.fd) {
             self.release(id);
         }
     }
@@ -237,7 +230,7 @@ impl State {
         let holes = match file::has_hole(known.fd, known.solid, end.max(start)) {
             Some(hole) => hole,
             // Without FIEMAP (tmpfs) blocks are exactly the pages that exist.
-            None => stat.blocks * 512 < stat.size,
+            None => !stat.is_solid(),
         };
         // It stays so while guarded: only a change that is shown to us first could make a hole there. (Behind the end of the
         // file a write makes one without being asked.)

@@ -106,7 +106,7 @@ impl State {
             // No room to split an extent. Its outer parts need their guard, so they get memory of their own.
             // (What is unmapped by now is found to be, and left alone.)
             self.materialise(Which::Range(addr.saturating_sub(1), len + 2), false);
-            self.map().retain(|row| row.end() <= addr || row.addr >= addr + len);
+            self.map().retain(|row| row.clip(addr, addr + len).is_none());
         }
         self.dirty = true;
         self.publish();
@@ -116,7 +116,8 @@ impl State {
         for round in 0usize.. {
             let mut batch = [Shadow { extent: crate::extent::BLANK, memory: 0 }; BATCH];
             let mut count = 0;
-            while let Some(extent) = self.next_mapped(which, batch.get(..count).unwrap_or(&[])) {
+            let mut from = 0;
+            while let Some(extent) = self.next_mapped(which, from) {
                 // What is gone is cut out of the map; what is left of the extent is found again.
                 if !self.is_still_mapped(extent) && self.prune(extent) {
                     continue;
@@ -127,6 +128,7 @@ impl State {
                     // Perhaps there is no room: first what has been copied, which makes some.
                     break;
                 }
+                from = extent.end();
                 count += 1;
             }
             if count == 0 {
@@ -153,23 +155,17 @@ impl State {
         }
     }
 
-    /// The next mapped extent that is not in `batch` yet. Extents of a range are taken whole: half of one would
-    /// leave two mappings where one entry was.
-    fn next_mapped(&mut self, which: Which, batch: &[Shadow]) -> Option<Extent> {
-        let done = |row: &Extent| batch.iter().any(|shadow| shadow.extent.addr == row.addr);
+    /// The next mapped extent that ends after `from`. Extents of a range are taken whole: half of one would leave two
+    /// mappings where one entry was.
+    fn next_mapped(&mut self, which: Which, from: usize) -> Option<Extent> {
+        let map = self.map();
         match which {
-            Which::File(id) => self
-                .map()
-                .rows()
-                .iter()
-                .find(|row| row.file == id && row.kind == Kind::Mapped && !done(row))
-                .copied(),
-            Which::Range(addr, len) => {
-                let map = self.map();
-                let from = map.first_after(addr);
-                let rows = map.rows().iter().skip(from).take_while(|row| row.addr < addr + len);
-                rows.filter(|row| row.kind == Kind::Mapped).find(|row| !done(row)).copied()
-            }
+            Which::File(id) if map.share(id).mapped == 0 => None,
+            Which::File(id) => map.of_file(id, from).find(|row| row.kind == Kind::Mapped),
+            Which::Range(addr, len) => map
+                .from(addr.max(from))
+                .take_while(|row| row.addr < addr + len)
+                .find(|row| row.kind == Kind::Mapped),
         }
     }
 

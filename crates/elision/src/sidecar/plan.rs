@@ -149,7 +149,7 @@ impl State {
             if !mapped && !elsewhere {
                 let offset = delta.wrapping_add(at as u64);
                 let extent = Extent { addr: at, len: to - at, file: id, offset, kind: Kind::Tracked };
-                if self.extents + 4 < state::EXTENTS && self.map().insert(extent).is_ok() {
+                if self.map().has_room(4) && self.map().insert(extent).is_ok() {
                     state::mark(at, to - at);
                 }
             }
@@ -163,18 +163,12 @@ impl State {
     /// being written from, whose pages stay.
     pub(super) fn before_write(&mut self, id: FileId, start: u64, end: u64, delta: Option<u64>) {
         let mut from = 0;
-        loop {
-            // One at a time, looked up anew, because the map cannot be borrowed across the work.
-            let next = self.map().rows().iter().enumerate().skip(from).find_map(|(i, row)| {
-                let other = Some(row.offset.wrapping_sub(row.addr as u64)) != delta;
-                (row.file == id && other).then(|| row.clip_file(start, end)).flatten().map(|clip| (i, clip))
-            });
-            let Some((i, clip)) = next else { break };
-            from = i + 1;
+        // One at a time, looked up anew, because the map cannot be borrowed across the work.
+        while let Some((row, clip)) = self.next_elsewhere(id, from, start, end, delta) {
             if clip.kind == Kind::Mapped && !self.is_still_mapped(clip) && self.prune(clip) {
-                from = 0;
                 continue;
             }
+            from = row.end();
             if clip.kind == Kind::Mapped {
                 // SAFETY: populating changes no contents.
                 if unsafe { memory::advise(clip.addr, clip.len, libc::MADV_POPULATE_WRITE) }.is_err() {
@@ -185,10 +179,27 @@ impl State {
             if self.tracker >= 0 {
                 let _ = pages::unprotect(self.tracker, clip.addr, clip.len);
             }
-            if clip.kind == Kind::Tracked && self.map().remove(clip.addr, clip.len).is_ok() {
-                from = 0;
+            if clip.kind == Kind::Tracked {
+                // (Where there is no room to cut it out, it counts as altered, not being protected.)
+                let _ = self.map().remove(clip.addr, clip.len);
             }
         }
+    }
+
+    /// The next extent after `from` that stands for bytes `[start, end)` of the file and is not where `delta` names; and
+    /// the pages of it that do.
+    fn next_elsewhere(
+        &mut self,
+        id: FileId,
+        from: usize,
+        start: u64,
+        end: u64,
+        delta: Option<u64>,
+    ) -> Option<(Extent, Extent)> {
+        self.map()
+            .of_file(id, from)
+            .filter(|row| Some(row.offset.wrapping_sub(row.addr as u64)) != delta)
+            .find_map(|row| row.clip_file(start, end).map(|clip| (row, clip)))
     }
 
     /// Somebody else wrote to the file while this range was being written to it: nobody can tell which of the two is

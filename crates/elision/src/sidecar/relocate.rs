@@ -14,7 +14,7 @@ impl State {
     pub(super) fn relocate(&mut self, request: &mut Request) -> Option<Reason> {
         let (from, end, to) = (request.addr, request.addr + request.len, request.offset as usize);
         let rows = self.map().overlapping(from, request.len).count();
-        if self.extents + rows + 4 > state::EXTENTS {
+        if !self.map().has_room(rows + 4) {
             return Some(Reason::Limit);
         }
         let mut at = from;

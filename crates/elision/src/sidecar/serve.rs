@@ -111,7 +111,7 @@ impl State {
             0 => {
                 // What is recorded is a parent's or a dead sidecar's: its descriptors are not ours.
                 self.give_up_orphaned_leases();
-                self.map().retain(|_| false);
+                self.map().clear();
                 self.files = [NO_FILE; super::state::FILES];
                 self.top = 0;
                 self.publish();
@@ -187,7 +187,7 @@ impl State {
     }
 
     fn drop_file(&mut self, id: FileId) {
-        self.map().retain(|row| row.file != id);
+        self.map().retain_of(id, |_| false);
         if let Some(entry) = self.file_mut(id) {
             *entry = NO_FILE;
         }
@@ -363,7 +363,7 @@ impl State {
             }
             Op::Validate => {
                 request.broken = self.validate().err();
-                request.handled = self.extents;
+                request.handled = self.map().len();
                 None
             }
             Op::Fork => {
@@ -404,9 +404,9 @@ impl State {
             return;
         }
         let mut at = 0;
-        while let Some(row) = self.map().rows().get(at).copied() {
+        while let Some(row) = self.map().next(at) {
             self.count_loaded(row.addr, row.len);
-            at += 1;
+            at = row.end();
         }
         let mut line = [0u8; 2048];
         let length = stats::json_line(self.program, &mut line);

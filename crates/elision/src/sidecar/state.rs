@@ -5,7 +5,7 @@
 
 use super::announced;
 use super::pause::Pause;
-use crate::extent::{Extent, ExtentMap, FileId, Kind};
+use crate::extent::{self, Chunk, ExtentMap, FileId, Kind, Share, Usage};
 use crate::sys::file::{FileKey, lease};
 use crate::sys::pages::Run;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
@@ -13,8 +13,11 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 /// Files known at a time.
 pub const FILES: usize = 512;
 
-/// Extents known at a time.
-pub const EXTENTS: usize = 1 << 18;
+/// Chunks of extents.
+const CHUNKS: usize = 1 << 14;
+
+/// Extents for which there is certain to be room.
+pub const EXTENTS: usize = CHUNKS * extent::CHUNK / 3;
 
 /// What keeps a file's bytes fixed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,10 +90,13 @@ pub struct State {
     pub files: [File; FILES],
     /// Entries of `files` from here on were never used.
     pub top: usize,
-    /// How many of `rows` are in use.
-    pub extents: usize,
-    /// The extents.
-    pub rows: [Extent; EXTENTS],
+    /// How much of the map's storage is in use.
+    pub usage: Usage,
+    /// How much the map has of each file.
+    pub shares: [Share; FILES],
+    /// The map's storage, and its order.
+    pub chunks: [Chunk; CHUNKS],
+    pub order: [u32; CHUNKS],
     /// Room for scans.
     pub scan: [Run; SCAN],
     /// The program's threads, while they are held still.
@@ -108,7 +114,7 @@ pub struct State {
 impl State {
     /// The association map.
     pub fn map(&mut self) -> ExtentMap<'_> {
-        ExtentMap::new(&mut self.rows, &mut self.extents)
+        ExtentMap::new(&mut self.chunks, &mut self.order, &mut self.shares, &mut self.usage)
     }
 
     /// The entry of a file, if there is one.
@@ -137,7 +143,7 @@ impl State {
 
     /// Mapped extents that exist.
     pub fn mapped_extents(&self) -> usize {
-        self.rows.iter().take(self.extents).filter(|row| row.kind == Kind::Mapped).count()
+        self.usage.mapped
     }
 
     /// What everything here relies on, between requests.
@@ -146,8 +152,9 @@ impl State {
     /// A sentence on what does not hold.
     pub fn validate(&mut self) -> Result<(), &'static str> {
         self.map().validate()?;
-        for at in 0..self.extents {
-            let Some(row) = self.rows.get(at).copied() else { break };
+        let mut at = 0;
+        while let Some(row) = self.map().next(at) {
+            at = row.end();
             let file = self.file(row.file);
             if !file.used {
                 return Err("an extent is of a file that is not known");
@@ -180,7 +187,7 @@ impl State {
 
     /// Tells the program's threads how much there is. To be called after extents changed.
     pub fn publish(&mut self) {
-        LIVE.store(self.extents, Release);
+        LIVE.store(self.usage.extents, Release);
         if !any() {
             for word in &TOUCHED {
                 word.store(0, Relaxed);

@@ -17,6 +17,8 @@ pub struct Stat {
     pub size: u64,
     /// 512-byte blocks in use.
     pub blocks: u64,
+    /// Names.
+    pub links: u32,
 }
 
 /// Which file: device and inode number.
@@ -29,6 +31,11 @@ pub struct FileKey {
 }
 
 impl Stat {
+    /// Has it no holes? (As far as its file system counts blocks as they are used: tmpfs does.)
+    pub fn is_solid(&self) -> bool {
+        self.blocks * 512 >= self.size
+    }
+
     /// Is it a regular file?
     pub fn is_regular(&self) -> bool {
         self.mode & libc::S_IFMT == libc::S_IFREG
@@ -60,8 +67,12 @@ pub fn stat(fd: i32) -> Result<Stat> {
     statx(fd, STAT_MASK).map(Stat::from)
 }
 
-const STAT_MASK: u32 =
-    libc::STATX_TYPE | libc::STATX_MODE | libc::STATX_INO | libc::STATX_SIZE | libc::STATX_BLOCKS;
+const STAT_MASK: u32 = libc::STATX_TYPE
+    | libc::STATX_MODE
+    | libc::STATX_INO
+    | libc::STATX_SIZE
+    | libc::STATX_BLOCKS
+    | libc::STATX_NLINK;
 
 impl From<libc::statx> for Stat {
     fn from(answer: libc::statx) -> Stat {
@@ -71,6 +82,7 @@ impl From<libc::statx> for Stat {
             mode: answer.stx_mode.into(),
             size: answer.stx_size,
             blocks: answer.stx_blocks,
+            links: answer.stx_nlink,
         }
     }
 }
@@ -191,12 +203,19 @@ pub fn flags(fd: i32) -> Result<i32> {
 /// Refused as well for files of tmpfs that have no name: memfd_create makes descriptions that can write and that the
 /// kernel does not count as open for writing, so it would grant a lease that they never break.
 pub fn set_lease(fd: i32, lease: i32) -> Result<()> {
-    const TMPFS: i64 = 0x0102_1994;
-    if lease != libc::F_UNLCK && filesystem(fd)? == TMPFS && statx(fd, libc::STATX_NLINK)?.stx_nlink == 0 {
+    if lease != libc::F_UNLCK && filesystem(fd)? == TMPFS && stat(fd)?.links == 0 {
         return Err(Errno(libc::EAGAIN));
     }
+    set_lease_of_named(fd, lease)
+}
+
+/// The same for a file that is known to have a name, or not to be on tmpfs.
+pub fn set_lease_of_named(fd: i32, lease: i32) -> Result<()> {
     fcntl(fd, libc::F_SETLEASE, lease as usize).map(drop)
 }
+
+/// What [`filesystem`] says of tmpfs.
+pub const TMPFS: i64 = 0x0102_1994;
 
 /// The lease that is held, or, while it is being broken, the one it has to become.
 pub fn lease(fd: i32) -> Result<i32> {
