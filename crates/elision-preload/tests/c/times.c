@@ -292,7 +292,10 @@ static void synchronous(void) {
     unsigned char *p = memory(SIZE);
     for (int which = 0; which < 3; which++) {
         unlink("file");
-        THIRD(MAKE, "file", 0, SIZE, 1);
+        /* In parts: what was written at once may go to the disk at once, however little of it is waited for. */
+        asked(MAKE, "file", 0, PAGE, 1);
+        for (int part = 0; part < 17; part++)
+            asked(APPEND, "file", 0, part < 16 ? 15 * PAGE : SIZE - 241 * PAGE, 1);
         int fd = open("file", O_RDWR | (which == 0 ? O_DSYNC : which == 1 ? O_SYNC : 0));
         SAY(pread(fd, p, SIZE, 0));
         SAY(pwrite(fd, p, SIZE, 0));
