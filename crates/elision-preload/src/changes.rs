@@ -124,6 +124,13 @@ interpose! {
             // SAFETY: the program's call.
             unsafe { backtrace_symbols_fd::real(frames, count, fd) }
         });
+
+    /// The same, under glibc's other name.
+    fn __backtrace_symbols_fd(frames: *const *mut c_void, count: c_int, fd: c_int) -> c_int, until lookup(0);
+        if matters(fd) => writes_unseen(fd, || {
+            // SAFETY: the program's call.
+            unsafe { __backtrace_symbols_fd::real(frames, count, fd) }
+        });
 }
 
 /// dprintf, which cannot be defined in Rust: its arguments are kept, `fd` is disowned, and the same arguments go on

@@ -159,6 +159,14 @@ interpose! {
     fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
         if active() => opening(HERE, path, flags, call!(open64(path, flags, mode)));
 
+    /// An old name of open.
+    fn __open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
+        if active() => opening(HERE, path, flags, call!(__open(path, flags, mode)));
+
+    /// An old name of open64.
+    fn __open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
+        if active() => opening(HERE, path, flags, call!(__open64(path, flags, mode)));
+
     /// `open` as fortified programs call it.
     fn __open_2(path: *const c_char, flags: c_int) -> c_int, until kernel(libc::SYS_open, path, flags, 0);
         if active() => opening(HERE, path, flags, call!(__open_2(path, flags)));
@@ -237,6 +245,10 @@ interpose! {
     fn dup2(fd: c_int, over: c_int) -> c_int, until kernel(libc::SYS_dup2);
         if active() => duplicating(fd, Some(over), call!(dup2(fd, over)));
 
+    /// An old name of dup2.
+    fn __dup2(fd: c_int, over: c_int) -> c_int, until kernel(libc::SYS_dup2);
+        if active() => duplicating(fd, Some(over), call!(__dup2(fd, over)));
+
     /// See dup3(2).
     fn dup3(fd: c_int, over: c_int, flags: c_int) -> c_int, until kernel(libc::SYS_dup3);
         if active() => duplicating(fd, Some(over), call!(dup3(fd, over, flags)));
@@ -244,6 +256,10 @@ interpose! {
     /// See fcntl(2). All that C passes behind the command fits one register.
     fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
         if control_matters(command) => control(fd, command, call!(fcntl(fd, command, argument)));
+
+    /// An old name of fcntl.
+    fn __fcntl(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
+        if control_matters(command) => control(fd, command, call!(__fcntl(fd, command, argument)));
 
     /// See fcntl(2).
     fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
@@ -255,6 +271,22 @@ interpose! {
             closing(fd);
             // SAFETY: the program's call.
             unsafe { close::real(fd) }
+        };
+
+    /// An old name of close.
+    fn __close(fd: c_int) -> c_int, until kernel(libc::SYS_close);
+        if active() => {
+            closing(fd);
+            // SAFETY: the program's call.
+            unsafe { __close::real(fd) }
+        };
+
+    /// See login_tty(3): libc duplicates the descriptor, and closes it.
+    fn login_tty(fd: c_int) -> c_int, until lookup(-1);
+        if active() => {
+            surrendering_to_libc(fd);
+            // SAFETY: the program's call.
+            unsafe { login_tty::real(fd) }
         };
 
     /// See close_range(2).

@@ -164,6 +164,10 @@ interpose! {
     fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_read);
         if len >= dropin::min_bytes() => reading!(read(fd, buf, len), HERE);
 
+    /// An old name of read.
+    fn __read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_read);
+        if len >= dropin::min_bytes() => reading!(__read(fd, buf, len), HERE);
+
     /// See pread(2).
     fn pread(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t, until kernel(libc::SYS_pread64);
         if len >= dropin::min_bytes() => reading!(pread(fd, buf, len, offset), at(offset));
@@ -171,6 +175,11 @@ interpose! {
     /// See pread(2).
     fn pread64(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t, until kernel(libc::SYS_pread64);
         if len >= dropin::min_bytes() => reading!(pread64(fd, buf, len, offset), at(offset));
+
+    /// An old name of pread64.
+    fn __pread64(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t,
+        until kernel(libc::SYS_pread64);
+        if len >= dropin::min_bytes() => reading!(__pread64(fd, buf, len, offset), at(offset));
 
     /// `read` as fortified programs call it. libc ends the program if `len` is more than there is room for.
     fn __read_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t) -> ssize_t,
@@ -191,6 +200,10 @@ interpose! {
     fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_write);
         if write_matters(fd, len) => writing!(write(fd, buf, len), HERE);
 
+    /// An old name of write.
+    fn __write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_write);
+        if write_matters(fd, len) => writing!(__write(fd, buf, len), HERE);
+
     /// See pwrite(2).
     fn pwrite(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_pwrite64);
@@ -200,6 +213,11 @@ interpose! {
     fn pwrite64(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_pwrite64);
         if write_matters(fd, len) => writing!(pwrite64(fd, buf, len, offset), at(offset));
+
+    /// An old name of pwrite64.
+    fn __pwrite64(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t,
+        until kernel(libc::SYS_pwrite64);
+        if write_matters(fd, len) => writing!(__pwrite64(fd, buf, len, offset), at(offset));
 
     /// See readv(2).
     fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t, until kernel(libc::SYS_readv);

@@ -200,6 +200,10 @@ interpose! {
     fn popen(command: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
         if active() => sharing(call!(popen(command, mode)));
 
+    /// An old name of popen.
+    fn _IO_popen(command: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
+        if active() => sharing(call!(_IO_popen(command, mode)));
+
     /// See wordexp(3): it may run a shell.
     fn wordexp(words: *const c_char, expansion: *mut c_void, flags: c_int) -> c_int, until lookup(1);
         if active() => sharing(call!(wordexp(words, expansion, flags)));
@@ -210,6 +214,14 @@ interpose! {
         if active() => cloning(start, argument, flags, |start, argument| {
             // SAFETY: the program's call, with a start that leads to the program's.
             unsafe { clone::real(start, stack, flags, argument, parent, tls, child) }
+        });
+
+    /// An old name of clone.
+    fn __clone(start: *mut c_void, stack: *mut c_void, flags: c_int, argument: *mut c_void,
+        parent: *mut pid_t, tls: *mut c_void, child: *mut pid_t) -> c_int, until lookup(-1);
+        if active() => cloning(start, argument, flags, |start, argument| {
+            // SAFETY: the program's call, with a start that leads to the program's.
+            unsafe { __clone::real(start, stack, flags, argument, parent, tls, child) }
         });
 
     /// See unshare(2).
@@ -279,16 +291,10 @@ extern "C" fn after_vfork(child: pid_t) -> pid_t {
     child
 }
 
-/// See vfork(2).
-///
 /// The child runs on the parent's stack and overwrites what lies below the caller's frame, the return address
 /// first. A register keeps that across the system call, and it is pushed anew in each of the two.
-///
-/// # Safety
-/// The program's contract with libc.
-#[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
-pub unsafe extern "C" fn vfork() -> pid_t {
+unsafe extern "C" fn vfork_here() -> pid_t {
     core::arch::naked_asm!(
         "sub rsp, 8",
         "call {before}",
@@ -309,4 +315,24 @@ pub unsafe extern "C" fn vfork() -> pid_t {
         after = sym after_vfork,
         vfork = const libc::SYS_vfork,
     )
+}
+
+/// See vfork(2).
+///
+/// # Safety
+/// The program's contract with libc.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+pub unsafe extern "C" fn vfork() -> pid_t {
+    core::arch::naked_asm!("jmp {here}", here = sym vfork_here)
+}
+
+/// An old name of vfork.
+///
+/// # Safety
+/// The program's contract with libc.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+pub unsafe extern "C" fn __vfork() -> pid_t {
+    core::arch::naked_asm!("jmp {here}", here = sym vfork_here)
 }

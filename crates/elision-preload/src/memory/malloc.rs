@@ -35,6 +35,9 @@ static REALLOC: Next<Realloc> = Next::starting_at(c"realloc", early::realloc as 
 static MEMALIGN: Next<Two> = Next::starting_at(c"memalign", early::memalign as *const c_void as *mut _);
 static FREE: Next<Free> = Next::starting_at(c"free", early::free as *const c_void as *mut _);
 
+static LIBC_FREE: Next<Free> = Next::new(c"__libc_free");
+static LIBC_REALLOC: Next<Realloc> = Next::new(c"__libc_realloc");
+
 static ALIGNED_ALLOC: Next<Two> = Next::new(c"aligned_alloc");
 static POSIX_MEMALIGN: Next<unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> c_int> =
     Next::new(c"posix_memalign");
@@ -401,6 +404,37 @@ pub unsafe extern "C" fn free(payload: *mut c_void) {
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn cfree(payload: *mut c_void) {
     release(payload);
+}
+
+/// glibc's own name of [`free`].
+///
+/// # Safety
+/// As for [`realloc`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __libc_free(payload: *mut c_void) {
+    if block::in_window(payload.addr()) {
+        return release_placed(payload);
+    }
+    if LIBC_FREE.get().is_none() {
+        LIBC_FREE.resolve();
+    }
+    next_call!(LIBC_FREE(payload), ())
+}
+
+/// glibc's own name of [`realloc`].
+///
+/// # Safety
+/// As for [`realloc`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __libc_realloc(payload: *mut c_void, size: usize) -> *mut c_void {
+    if block::in_window(payload.addr()) {
+        // SAFETY: the program's promise.
+        return unsafe { resize_placed(payload, size) };
+    }
+    if LIBC_REALLOC.get().is_none() {
+        LIBC_REALLOC.resolve();
+    }
+    next_call!(LIBC_REALLOC(payload, size), ptr::null_mut())
 }
 
 /// C23's `free_sized`.
