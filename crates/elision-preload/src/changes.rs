@@ -8,7 +8,8 @@ use libc::{c_int, c_uint, off_t, size_t, ssize_t};
 
 use crate::export::interpose;
 use crate::ownership::{self, changing};
-use crate::real;
+use crate::process;
+use crate::stop::{stop, stopped};
 
 /// Must a change through `fd` be told?
 #[inline(always)]
@@ -30,8 +31,56 @@ pub(crate) fn telling<T>(fd: c_int, change: impl FnOnce() -> T) -> T {
 /// Can the request change the contents of a file? The groups of btrfs (which lent its clone requests to all), of
 /// XFS, and of what file systems have in common.
 #[inline]
-pub(crate) fn request_matters(request: c_ulong) -> bool {
+fn request_matters(request: c_ulong) -> bool {
     matches!((request >> 8) as u8, 0x94 | b'X' | b'f')
+}
+
+/// What is to happen before an ioctl of this request on any descriptor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// Nothing.
+    Plain,
+    /// It may change the file of this very descriptor.
+    Changes,
+    /// It writes to, or keeps, a file whose descriptor is in the argument.
+    Shares,
+    /// The kernel, or a device, holds on to memory that is in the argument.
+    Pins,
+}
+
+/// Which of them?
+#[inline]
+pub(crate) fn kind_of(request: c_ulong) -> Request {
+    match (request & 0xffff) as u16 {
+        // A loop device writes to the file it is given.
+        0x4c00 | 0x4c06 | 0x4c0a => Request::Shares,
+        // ext4's and XFS's exchanges of contents with another file, and what btrfs sends to one.
+        0x660f | 0x586d | 0x5881..=0x5883 | 0x9426 => Request::Shares,
+        // Userfaultfd, VFIO and iommufd, vhost, RDMA, video buffers, and the one vendor that maps memory into its own
+        // devices without following what becomes of the address.
+        0xaa00..=0xaaff
+        | 0x3b00..=0x3bff
+        | 0xaf00..=0xafff
+        | 0x1b00..=0x1bff
+        | 0x5600..=0x56ff
+        | 0x4600..=0x46ff => Request::Pins,
+        _ if request_matters(request) => Request::Changes,
+        _ => Request::Plain,
+    }
+}
+
+/// Runs an ioctl that is not [`Request::Plain`].
+#[cold]
+pub(crate) fn controlling<T>(fd: c_int, request: c_ulong, call: impl FnOnce() -> T) -> T {
+    match kind_of(request) {
+        Request::Changes if matters(fd) => telling(fd, call),
+        Request::Shares => process::sharing(call),
+        Request::Pins => {
+            stop();
+            call()
+        }
+        _ => call(),
+    }
 }
 
 /// `$name::real` with the program's arguments, told before.
@@ -101,7 +150,10 @@ interpose! {
 
     /// See ioctl(2). All that C passes behind the request fits one register.
     fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int, until kernel(libc::SYS_ioctl);
-        if request_matters(request) && matters(fd) => told!(fd, ioctl(fd, request, argument));
+        if kind_of(request) != Request::Plain && !stopped() => controlling(fd, request, || {
+            // SAFETY: the program's call.
+            unsafe { ioctl::real(fd, request, argument) }
+        });
 
     /// See vdprintf(3).
     fn vdprintf(fd: c_int, format: *const c_char, arguments: *mut c_void) -> c_int, until lookup(-1);
@@ -136,14 +188,13 @@ interpose! {
 /// dprintf, which cannot be defined in Rust: its arguments are kept, `fd` is disowned, and the same arguments go on
 /// to libc's. Recent glibcs write to the descriptor directly, past stdio's table.
 mod variadic {
-    use super::{matters, ownership, real};
+    use super::{matters, ownership};
+    use crate::export::{Function, forward, onward};
+    use crate::real::Next;
     use core::ffi::{c_int, c_void};
 
-    /// Only its address is wanted.
-    type Function = unsafe extern "C" fn();
-
-    static DPRINTF: real::Next<Function> = real::Next::new(c"dprintf");
-    static DPRINTF_CHK: real::Next<Function> = real::Next::new(c"__dprintf_chk");
+    static DPRINTF: Next<Function> = Next::new(c"dprintf");
+    static DPRINTF_CHK: Next<Function> = Next::new(c"__dprintf_chk");
 
     extern "C" fn before_dprintf(fd: c_int) -> *const c_void {
         before(fd, &DPRINTF)
@@ -153,68 +204,11 @@ mod variadic {
         before(fd, &DPRINTF_CHK)
     }
 
-    fn before(fd: c_int, next: &real::Next<Function>) -> *const c_void {
+    fn before(fd: c_int, next: &Next<Function>) -> *const c_void {
         if matters(fd) {
             ownership::disown(fd);
         }
-        if next.address().is_null() {
-            next.resolve();
-        }
-        next.address()
-    }
-
-    /// In place of a variadic function that takes a descriptor first.
-    macro_rules! forward {
-        ($name:ident, $before:ident) => {
-            #[doc = concat!("See ", stringify!($name), "(3).")]
-            ///
-            /// # Safety
-            /// The program's contract with libc.
-            #[cfg_attr(not(test), unsafe(no_mangle))]
-            #[unsafe(naked)]
-            pub unsafe extern "C" fn $name() {
-                core::arch::naked_asm!(
-                    // Six registers for arguments, al for how many there are in vector registers, and those.
-                    // With the return address this keeps the stack aligned.
-                    "sub rsp, 184",
-                    "movups [rsp], xmm0",
-                    "movups [rsp + 16], xmm1",
-                    "movups [rsp + 32], xmm2",
-                    "movups [rsp + 48], xmm3",
-                    "movups [rsp + 64], xmm4",
-                    "movups [rsp + 80], xmm5",
-                    "movups [rsp + 96], xmm6",
-                    "movups [rsp + 112], xmm7",
-                    "mov [rsp + 128], rdi",
-                    "mov [rsp + 136], rsi",
-                    "mov [rsp + 144], rdx",
-                    "mov [rsp + 152], rcx",
-                    "mov [rsp + 160], r8",
-                    "mov [rsp + 168], r9",
-                    "mov [rsp + 176], rax",
-                    "call {before}",
-                    "mov r11, rax",
-                    "movups xmm0, [rsp]",
-                    "movups xmm1, [rsp + 16]",
-                    "movups xmm2, [rsp + 32]",
-                    "movups xmm3, [rsp + 48]",
-                    "movups xmm4, [rsp + 64]",
-                    "movups xmm5, [rsp + 80]",
-                    "movups xmm6, [rsp + 96]",
-                    "movups xmm7, [rsp + 112]",
-                    "mov rdi, [rsp + 128]",
-                    "mov rsi, [rsp + 136]",
-                    "mov rdx, [rsp + 144]",
-                    "mov rcx, [rsp + 152]",
-                    "mov r8, [rsp + 160]",
-                    "mov r9, [rsp + 168]",
-                    "mov rax, [rsp + 176]",
-                    "add rsp, 184",
-                    "jmp r11",
-                    before = sym $before,
-                )
-            }
-        };
+        onward(next)
     }
 
     forward!(dprintf, before_dprintf);

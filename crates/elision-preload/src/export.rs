@@ -161,3 +161,70 @@ pub(crate) const fn c_name(name: &str) -> &CStr {
         Err(_) => panic!("a name without its terminator"),
     }
 }
+
+/// A function of which only the address is wanted.
+pub(crate) type Function = unsafe extern "C" fn();
+
+/// Where a [`forward!`] goes on to.
+pub(crate) fn onward(next: &crate::real::Next<Function>) -> *const c_void {
+    if next.address().is_null() {
+        next.resolve();
+    }
+    next.address()
+}
+
+/// In place of a function that is to see its caller's own registers, stack and return address: one that is variadic,
+/// or that asks who calls it. `$before` gets the first arguments, and says where to go on with all of them.
+macro_rules! forward {
+    ($name:ident, $before:ident) => {
+        #[doc = concat!("See ", stringify!($name), "(3).")]
+        ///
+        /// # Safety
+        /// The program's contract with libc.
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name() {
+            core::arch::naked_asm!(
+                // Six registers for arguments, al for how many there are in vector registers, and those.
+                // With the return address this keeps the stack aligned.
+                "sub rsp, 184",
+                "movups [rsp], xmm0",
+                "movups [rsp + 16], xmm1",
+                "movups [rsp + 32], xmm2",
+                "movups [rsp + 48], xmm3",
+                "movups [rsp + 64], xmm4",
+                "movups [rsp + 80], xmm5",
+                "movups [rsp + 96], xmm6",
+                "movups [rsp + 112], xmm7",
+                "mov [rsp + 128], rdi",
+                "mov [rsp + 136], rsi",
+                "mov [rsp + 144], rdx",
+                "mov [rsp + 152], rcx",
+                "mov [rsp + 160], r8",
+                "mov [rsp + 168], r9",
+                "mov [rsp + 176], rax",
+                "call {before}",
+                "mov r11, rax",
+                "movups xmm0, [rsp]",
+                "movups xmm1, [rsp + 16]",
+                "movups xmm2, [rsp + 32]",
+                "movups xmm3, [rsp + 48]",
+                "movups xmm4, [rsp + 64]",
+                "movups xmm5, [rsp + 80]",
+                "movups xmm6, [rsp + 96]",
+                "movups xmm7, [rsp + 112]",
+                "mov rdi, [rsp + 128]",
+                "mov rsi, [rsp + 136]",
+                "mov rdx, [rsp + 144]",
+                "mov rcx, [rsp + 152]",
+                "mov r8, [rsp + 160]",
+                "mov r9, [rsp + 168]",
+                "mov rax, [rsp + 176]",
+                "add rsp, 184",
+                "jmp r11",
+                before = sym $before,
+            )
+        }
+    };
+}
+pub(crate) use forward;

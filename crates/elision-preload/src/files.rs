@@ -7,34 +7,41 @@ use elision::dropin;
 use libc::{DIR, FILE, c_char, c_int, c_uint, mode_t};
 
 use crate::export::interpose;
-use crate::ownership::{self, Moment, active};
+use crate::ownership;
+use crate::stop::{active, stop, stopped};
 use crate::{hints, kernel, stdio};
 
 /// Runs a call that opens `path` with `flags` and records what it gives.
 #[inline]
-fn opening(directory: c_int, path: *const c_char, flags: c_int, open: impl FnOnce() -> c_int) -> c_int {
-    before_open(directory, path, flags);
+pub(crate) fn opening(
+    directory: c_int,
+    path: *const c_char,
+    flags: c_int,
+    open: impl FnOnce() -> c_int,
+) -> c_int {
+    before_open(flags, || kernel::open_path(directory, path, flags));
     let since = ownership::moment();
     let fd = open();
-    opened(fd, flags, since);
-    fd
-}
-
-/// A call that began at `since` has opened `fd` with `flags`.
-pub(crate) fn opened(fd: c_int, flags: c_int, since: Moment) {
     if fd >= 0 {
         hints::forget(fd);
         ownership::opened(fd, flags, since);
     }
+    fd
+}
+
+/// Does opening with these flags truncate, and break no lease?
+fn truncates(flags: c_int) -> bool {
+    flags & (libc::O_ACCMODE | libc::O_TRUNC) == libc::O_RDONLY | libc::O_TRUNC
 }
 
 /// Guards that an open would not get past by itself are let go before. Mostly the kernel sees to that, and waits; but
 /// truncating what one opens only to read breaks no lease, and who opens without waiting is turned away.
-pub(crate) fn before_open(directory: c_int, path: *const c_char, flags: c_int) {
-    let truncates = flags & (libc::O_ACCMODE | libc::O_TRUNC) == libc::O_RDONLY | libc::O_TRUNC;
+/// `look` gives an O_PATH descriptor of what is about to be opened with `flags`.
+fn before_open(flags: c_int, look: impl FnOnce() -> Option<c_int>) {
+    let truncates = truncates(flags);
     let impatient = flags & (libc::O_NONBLOCK | libc::O_PATH) == libc::O_NONBLOCK;
     if (truncates && dropin::touched(0, usize::MAX) || impatient && dropin::at_work())
-        && let Some(fd) = kernel::open_path(directory, path, flags)
+        && let Some(fd) = look()
     {
         if truncates || flags & libc::O_ACCMODE != libc::O_RDONLY {
             dropin::let_go(fd);
@@ -43,6 +50,39 @@ pub(crate) fn before_open(directory: c_int, path: *const c_char, flags: c_int) {
         }
         kernel::close(fd);
     }
+}
+
+/// openat2 has flags, and rules for how the path is followed, in a structure.
+pub(crate) fn before_openat2(directory: c_int, path: *const c_char, how: usize, len: usize) {
+    let how = how as *const libc::open_how;
+    if len < size_of::<libc::open_how>() || !kernel::readable(how as usize, size_of::<libc::open_how>()) {
+        return;
+    }
+    // SAFETY: just found to be readable.
+    let how = unsafe { how.read_unaligned() };
+    before_open(how.flags as c_int, || kernel::open_path2(directory, path, how));
+}
+
+/// open_by_handle_at has no path.
+pub(crate) fn before_open_by_handle(mount: c_int, handle: usize, flags: c_int) {
+    before_open(flags, || kernel::open_handle(mount, handle));
+}
+
+/// shm_open has a name, for which libc makes the path.
+fn before_shm_open(name: *const c_char, flags: c_int) {
+    before_open(flags, || {
+        if name.is_null() {
+            return None;
+        }
+        // SAFETY: the program's name, which libc reads likewise.
+        let name = unsafe { core::ffi::CStr::from_ptr(name) }.to_bytes();
+        let slashes = name.iter().take_while(|byte| **byte == b'/').count();
+        let name = name.get(slashes..)?;
+        let mut path = [0u8; 10 + libc::FILENAME_MAX as usize];
+        path.get_mut(..9)?.copy_from_slice(b"/dev/shm/");
+        path.get_mut(9..9 + name.len())?.copy_from_slice(name);
+        kernel::open_path(HERE, path.as_ptr().cast(), flags | libc::O_NOFOLLOW)
+    });
 }
 
 /// Runs a call that duplicates `from`, perhaps over `over`.
@@ -85,9 +125,11 @@ fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
     let file = open();
     if !file.is_null() && stdio::visible() {
         // SAFETY: a FILE that libc has just made.
-        let fd = unsafe { stdio::descriptor(file) };
+        let (fd, seen) = unsafe { (stdio::descriptor(file), stdio::led_through_here(file)) };
         hints::forget(fd);
-        ownership::found(fd, since);
+        if seen {
+            ownership::found(fd, since);
+        }
     }
     file
 }
@@ -114,14 +156,12 @@ const OWNER_EX: RangeInclusive<c_int> = 15..=17;
 
 /// fcntl: duplicates; leases that the program takes itself; and whom the kernel should tell about a description, which for
 /// one under a write lease of ours is the sidecar. Were it the program, a break would reach nobody who answers.
-pub(crate) fn control(fd: c_int, command: c_int, call: impl FnOnce() -> c_int) -> c_int {
+pub(crate) fn control(fd: c_int, command: c_int, argument: usize, call: impl FnOnce() -> c_int) -> c_int {
     match command {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return duplicating(fd, None, call),
-        libc::F_SETLEASE => {
-            ownership::disown(fd);
-            // A description of the sidecar's would be in the way of a write lease.
-            dropin::let_go(fd);
-        }
+        // Leases are the program's own business from here on: what we hold and open would refuse it one, or break it.
+        libc::F_SETLEASE if argument as c_int != libc::F_UNLCK => stop(),
+        // Ours on the program's description is not to be seen in it, nor to be given up for the program's.
         _ if ownership::writable(fd) => ownership::disown(fd),
         _ => {}
     }
@@ -131,10 +171,12 @@ pub(crate) fn control(fd: c_int, command: c_int, call: impl FnOnce() -> c_int) -
 /// Does this command of fcntl concern us?
 #[inline]
 pub(crate) fn control_matters(command: c_int) -> bool {
-    let ours = matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_SETLEASE | libc::F_GETLEASE)
-        || OWNER.contains(&command)
-        || OWNER_EX.contains(&command);
-    ours && active()
+    match command {
+        // Before the constructor as well: the lease may be there when it comes.
+        libc::F_SETLEASE => !stopped(),
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_GETLEASE => active(),
+        _ => (OWNER.contains(&command) || OWNER_EX.contains(&command)) && active(),
+    }
 }
 
 const CREATE: c_int = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
@@ -203,6 +245,23 @@ interpose! {
     fn creat64(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_creat);
         if active() => opening(HERE, path, CREATE, call!(creat64(path, mode)));
 
+    /// See open_by_handle_at(2).
+    fn open_by_handle_at(mount: c_int, handle: usize, flags: c_int) -> c_int,
+        until kernel(libc::SYS_open_by_handle_at);
+        if active() => {
+            before_open_by_handle(mount, handle, flags);
+            // SAFETY: the program's call.
+            unsafe { open_by_handle_at::real(mount, handle, flags) }
+        };
+
+    /// See shm_open(3).
+    fn shm_open(name: *const c_char, flags: c_int, mode: mode_t) -> c_int, until lookup(-1);
+        if active() => {
+            before_shm_open(name, flags);
+            // SAFETY: the program's call.
+            unsafe { shm_open::real(name, flags, mode) }
+        };
+
     /// See fopen(3).
     fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
         if active() => opening_stream(call!(fopen(path, mode)));
@@ -255,15 +314,15 @@ interpose! {
 
     /// See fcntl(2). All that C passes behind the command fits one register.
     fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
-        if control_matters(command) => control(fd, command, call!(fcntl(fd, command, argument)));
+        if control_matters(command) => control(fd, command, argument, call!(fcntl(fd, command, argument)));
 
     /// An old name of fcntl.
     fn __fcntl(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
-        if control_matters(command) => control(fd, command, call!(__fcntl(fd, command, argument)));
+        if control_matters(command) => control(fd, command, argument, call!(__fcntl(fd, command, argument)));
 
     /// See fcntl(2).
     fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
-        if control_matters(command) => control(fd, command, call!(fcntl64(fd, command, argument)));
+        if control_matters(command) => control(fd, command, argument, call!(fcntl64(fd, command, argument)));
 
     /// See close(2).
     fn close(fd: c_int) -> c_int, until kernel(libc::SYS_close);

@@ -1,5 +1,7 @@
-//! Libraries that write to files by ways that no wrapper sees: io_uring's rings, the kernel's asynchronous I/O,
-//! and libc's. From the first use of one, nothing is owned any more.
+//! Libraries that read and write by ways that no wrapper sees: io_uring's rings, the kernel's asynchronous I/O, and
+//! libc's. From the first use of one, nothing is owned any more. The kernel's two also hold on to the pages that a
+//! transfer is for, wherever their address leads by the time it is done, and no thread that is held still keeps them from
+//! it: with these, deferral ends.
 //!
 //! These names mostly are not libc's, and the library that has them may have been loaded for a plugin alone,
 //! so it is looked for by its file name too.
@@ -11,22 +13,27 @@ use libc::c_int;
 
 use crate::export::interpose;
 use crate::ownership;
+use crate::stop::stopping;
 
 const URING: &[&CStr] = &[c"liburing.so.2", c"liburing-ffi.so.2", c"liburing.so.1"];
 const AIO: &[&CStr] = &[c"libaio.so.1", c"libaio.so.1t64"];
 const ABSENT: c_int = -libc::ENOSYS;
 
-fn shared<T>(call: impl FnOnce() -> T) -> T {
-    ownership::share_for_good();
-    call()
-}
-
 /// `$name::real` with the program's arguments, after giving up.
-macro_rules! shared {
+macro_rules! stopping {
     ($name:ident($($arg:ident),*)) => {
         // SAFETY: the program's call.
-        shared(|| unsafe { $name::real($($arg),*) })
+        stopping(|| unsafe { $name::real($($arg),*) })
     };
+}
+
+/// The same where only descriptors are used unseen, by threads like any other.
+macro_rules! shared {
+    ($name:ident($($arg:ident),*)) => {{
+        ownership::share_for_good();
+        // SAFETY: the program's call.
+        unsafe { $name::real($($arg),*) }
+    }};
 }
 
 // Arguments as the registers have them: whoever else has a function of such a name gets his call unharmed.
@@ -34,30 +41,30 @@ interpose! {
     /// liburing's.
     fn io_uring_setup(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
         until lookup(ABSENT, URING);
-        if true => shared!(io_uring_setup(a, b, c, d, e, f));
+        if true => stopping!(io_uring_setup(a, b, c, d, e, f));
 
     /// liburing's.
     fn io_uring_queue_init(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
         until lookup(ABSENT, URING);
-        if true => shared!(io_uring_queue_init(a, b, c, d, e, f));
+        if true => stopping!(io_uring_queue_init(a, b, c, d, e, f));
 
     /// liburing's.
     fn io_uring_queue_init_params(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
         until lookup(ABSENT, URING);
-        if true => shared!(io_uring_queue_init_params(a, b, c, d, e, f));
+        if true => stopping!(io_uring_queue_init_params(a, b, c, d, e, f));
 
     /// liburing's.
     fn io_uring_queue_init_mem(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
         until lookup(ABSENT, URING);
-        if true => shared!(io_uring_queue_init_mem(a, b, c, d, e, f));
+        if true => stopping!(io_uring_queue_init_mem(a, b, c, d, e, f));
 
     /// libaio's.
     fn io_setup(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int, until lookup(ABSENT, AIO);
-        if true => shared!(io_setup(a, b, c, d, e, f));
+        if true => stopping!(io_setup(a, b, c, d, e, f));
 
     /// libaio's.
     fn io_queue_init(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int, until lookup(ABSENT, AIO);
-        if true => shared!(io_queue_init(a, b, c, d, e, f));
+        if true => stopping!(io_queue_init(a, b, c, d, e, f));
 
     /// See aio_write(3).
     fn aio_write(request: usize) -> c_int, until lookup(-1);

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use libc::{c_int, off_t};
 
 use crate::export::interpose;
-use crate::ownership::active;
+use crate::stop::active;
 use crate::{kernel, memory};
 
 /// The descriptor last asked about, −1 for none, and the size of its file, 0 if it is not a regular one. Two

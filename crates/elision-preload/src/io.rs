@@ -64,11 +64,16 @@ pub(crate) fn offer_read(
     test_cancel(cancel);
     let since = ownership::moment();
     let owned = ownership::owned(fd);
-    if owned {
-        settle(ownership::reading(fd, since, || dropin::read(fd, addr, len, offset, true))?)
+    let outcome = if owned {
+        ownership::reading(fd, since, || dropin::read(fd, addr, len, offset, true))?
     } else {
-        settle(dropin::read(fd, addr, len, offset, false))
+        dropin::read(fd, addr, len, offset, false)
+    };
+    if outcome != Outcome::PassThrough && !memory::eligible(addr, len) {
+        // Another thread has done something since that does not go with deferral, and found nothing to undo then.
+        dropin::dissolve(addr, len);
     }
+    settle(outcome)
 }
 
 /// Must a write of `len` bytes through `fd` be looked at?

@@ -82,6 +82,26 @@ pub(crate) fn open_path(directory: i32, path: *const libc::c_char, flags: i32) -
         .map(|fd| fd as i32)
 }
 
+/// The same for `openat2`.
+pub(crate) fn open_path2(directory: i32, path: *const libc::c_char, mut how: libc::open_how) -> Option<i32> {
+    how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64 | how.flags & libc::O_NOFOLLOW as u64;
+    how.mode = 0;
+    let (how, len) = (&raw const how as usize, size_of::<libc::open_how>());
+    // SAFETY: a structure of ours; a bad path is the kernel's to refuse.
+    unsafe { syscall(libc::SYS_openat2, [directory as usize, path as usize, how, len, 0, 0]) }
+        .ok()
+        .map(|fd| fd as i32)
+}
+
+/// The same for a file handle.
+pub(crate) fn open_handle(mount: i32, handle: usize) -> Option<i32> {
+    let flags = (libc::O_PATH | libc::O_CLOEXEC) as usize;
+    // SAFETY: a bad handle is the kernel's to refuse.
+    unsafe { syscall(libc::SYS_open_by_handle_at, [mount as usize, handle, flags, 0, 0, 0]) }
+        .ok()
+        .map(|fd| fd as i32)
+}
+
 /// Closes a descriptor that [`open_path`] made.
 pub(crate) fn close(fd: i32) {
     // SAFETY: ours alone.

@@ -14,7 +14,9 @@
 //! | [`process`] | fork, spawn, exit, and descriptors sent away |
 //! | [`rights`] | setuid, capset, prctl: what the sidecar must not keep |
 //! | [`foreign`] | io_uring and asynchronous I/O |
-//! | [`lend`] | memory that the kernel keeps beyond the call: vmsplice, MSG_ZEROCOPY |
+//! | [`lending`] | memory that the kernel keeps hold of after a call |
+//! | [`loading`] | dlopen, where it leads past these names |
+//! | [`stop`] | what ends deferral for good |
 //! | [`mod@syscall`] | `syscall()`, by number |
 //! | [`memory`] | malloc, mmap and their kin: where extents may lie |
 //!
@@ -34,13 +36,15 @@ pub mod foreign;
 pub mod hints;
 pub mod io;
 pub mod kernel;
-pub mod lend;
+pub mod lending;
+pub mod loading;
 pub mod memory;
 pub mod ownership;
 pub mod process;
 pub mod real;
 pub mod rights;
 pub mod stdio;
+pub mod stop;
 pub mod syscall;
 pub mod vector;
 
@@ -56,11 +60,16 @@ extern "C" fn constructor() {
     process::resolve();
     rights::resolve();
     foreign::resolve();
-    lend::resolve();
+    lending::resolve();
+    loading::resolve();
     syscall::resolve();
     vector::resolve();
     dropin::start();
     real::init();
+    if stop::stopped() {
+        // By a library whose constructor came before.
+        dropin::stop();
+    }
     if dropin::min_bytes() == usize::MAX {
         return;
     }

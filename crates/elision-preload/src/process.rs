@@ -11,8 +11,9 @@ use elision::dropin;
 use libc::{FILE, c_int, c_uint, msghdr, pid_t, ssize_t};
 
 use crate::export::interpose;
-use crate::ownership::{self, active};
-use crate::{kernel, lend, memory, real};
+use crate::ownership;
+use crate::stop::{active, stop, stopped, stopping};
+use crate::{kernel, lending, memory, real};
 
 /// The process whose library this is. A vfork child runs in its parent's memory, and must not end it.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
@@ -39,9 +40,15 @@ pub(crate) fn watch_forks() {
     unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
 }
 
+/// Is this the process whose library this is, and not a child that borrows its memory? True before the constructor.
+pub(crate) fn is_this() -> bool {
+    let known = PROCESS.load(Ordering::Relaxed);
+    known == 0 || kernel::process() == known
+}
+
 /// The process is about to end.
 pub(crate) fn ending() {
-    if active() && kernel::process() == PROCESS.load(Ordering::Relaxed) {
+    if active() && is_this() {
         dropin::finish();
     }
 }
@@ -81,16 +88,35 @@ fn after_bare_fork() {
     ownership::end_sharing();
 }
 
+/// The request by which a process asks its parent to trace it.
+pub(crate) const TRACE_ME: c_uint = 0;
+
+/// Is deferral over when these are unshared? The next process that is made may be the first of a namespace, and must not
+/// be the sidecar; rights change with others; and memory that a second process shares cannot be unshared at all.
+pub(crate) fn unshare_ends(flags: c_int) -> bool {
+    flags & !(libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_SYSVSEM) != 0
+}
+
+/// unshare is about to do what it does.
+pub(crate) fn before_unshare(flags: c_int) {
+    if unshare_ends(flags) {
+        stop();
+    } else if flags & libc::CLONE_FILES != 0 {
+        ownership::pause_for_good();
+    }
+}
+
 /// What a clone with these flags shares.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// A thread: everything.
+    /// A thread: everything, and it is held still and waited for as the others are.
     Thread,
     /// Nothing: a process of its own, as fork makes.
     Nothing,
     /// The memory, until the child executes or ends, as vfork does. The call returns only then.
     Loan,
-    /// Memory without descriptors, or descriptors without memory.
+    /// Memory or descriptors, with a process that is no thread of this one: nobody sees what it does to either, and it
+    /// runs on while threads are held still.
     Mixed,
 }
 
@@ -98,7 +124,7 @@ pub(crate) enum Sharing {
 pub(crate) fn what_is_shared(flags: u64) -> Sharing {
     const BOTH: u64 = (libc::CLONE_VM | libc::CLONE_FILES) as u64;
     match flags & BOTH {
-        BOTH => Sharing::Thread,
+        BOTH if flags & libc::CLONE_THREAD as u64 != 0 => Sharing::Thread,
         0 => Sharing::Nothing,
         shared if shared == libc::CLONE_VM as u64 && flags & libc::CLONE_VFORK as u64 != 0 => Sharing::Loan,
         _ => Sharing::Mixed,
@@ -151,10 +177,7 @@ fn cloning(
             child
         }
         Sharing::Loan => sharing(|| call(start, argument)),
-        Sharing::Mixed => {
-            ownership::pause_for_good();
-            call(start, argument)
-        }
+        Sharing::Mixed => stopping(|| call(start, argument)),
         Sharing::Thread | Sharing::Nothing => call(start, argument),
     }
 }
@@ -226,11 +249,20 @@ interpose! {
 
     /// See unshare(2).
     fn unshare(flags: c_int) -> c_int, until kernel(libc::SYS_unshare);
-        if active() && flags & libc::CLONE_FILES != 0 => {
-            ownership::pause_for_good();
+        if !stopped() => {
+            before_unshare(flags);
             // SAFETY: the program's call.
             unsafe { unshare::real(flags) }
         };
+
+    /// See setns(2). What is opened through /proc from there on may be another process's, and some namespaces are
+    /// closed to memory that two processes share.
+    fn setns(fd: c_int, kind: c_int) -> c_int, until kernel(libc::SYS_setns);
+        if !stopped() => stopping(call!(setns(fd, kind)));
+
+    /// See ptrace(2). Who asks to be traced has a tracer, and there can be but one.
+    fn ptrace(request: c_uint, process: usize, addr: usize, data: usize) -> core::ffi::c_long, until lookup(-1);
+        if request == TRACE_ME && !stopped() => stopping(call!(ptrace(request, process, addr, data)));
 
     /// See pidfd_getfd(2).
     fn pidfd_getfd(pidfd: c_int, target: c_int, flags: c_uint) -> c_int, until kernel(libc::SYS_pidfd_getfd);
@@ -238,25 +270,20 @@ interpose! {
 
     /// See sendmsg(2).
     fn sendmsg(socket: c_int, message: *const msghdr, flags: c_int) -> ssize_t, until kernel(libc::SYS_sendmsg);
-        if ownership::any() => {
-            if lend::lends(flags) {
-                lend::message(message);
+        if lending::pins(flags) || ownership::any() => {
+            lending::before_send(flags, message);
+            if ownership::any() && carries(message) {
+                return sharing(call!(sendmsg(socket, message, flags)));
             }
-            if carries(message) {
-                sharing(call!(sendmsg(socket, message, flags)))
-            } else {
-                // SAFETY: the program's call.
-                unsafe { sendmsg::real(socket, message, flags) }
-            }
+            // SAFETY: the program's call.
+            unsafe { sendmsg::real(socket, message, flags) }
         };
 
     /// See sendmmsg(2).
     fn sendmmsg(socket: c_int, messages: *mut libc::mmsghdr, count: c_uint, flags: c_int) -> c_int,
         until kernel(libc::SYS_sendmmsg);
-        if ownership::any() => {
-            if lend::lends(flags) {
-                lend::messages(messages, count);
-            }
+        if lending::pins(flags) || ownership::any() => {
+            lending::before_sends(flags, messages, count);
             sharing(call!(sendmmsg(socket, messages, count, flags)))
         };
 

@@ -6,8 +6,10 @@
 use elision::dropin;
 use libc::{c_char, c_int, c_ulong, gid_t, size_t, uid_t};
 
+use crate::memory::map;
+
 use crate::export::interpose;
-use crate::ownership::active;
+use crate::stop::{active, stop, stopped};
 
 /// Runs a call that changes what this process may do.
 pub(crate) fn changing<T>(call: impl FnOnce() -> T) -> T {
@@ -23,13 +25,30 @@ pub(crate) fn changing<T>(call: impl FnOnce() -> T) -> T {
 pub(crate) fn option_matters(option: c_int) -> bool {
     matches!(
         option,
-        libc::PR_SET_SECCOMP
-            | libc::PR_SET_NO_NEW_PRIVS
+        libc::PR_SET_NO_NEW_PRIVS
             | libc::PR_SET_DUMPABLE
             | libc::PR_CAPBSET_DROP
             | libc::PR_CAP_AMBIENT
             | libc::PR_SET_SECUREBITS
     )
+}
+
+/// Is deferral over with this option? A filter may kill for any of the calls that we would make besides the program's
+/// own. And who may trace this process can be said only once, for one tracer.
+pub(crate) fn ends(option: c_int) -> bool {
+    matches!(option, libc::PR_SET_SECCOMP | libc::PR_SET_PTRACER)
+}
+
+/// prctl can give memory a name, but only what is anonymous.
+pub(crate) fn before_naming(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong) {
+    if option == libc::PR_SET_VMA && a == libc::PR_SET_VMA_ANON_NAME as c_ulong {
+        map::settle(b as usize, c as usize);
+    }
+}
+
+/// Does `seccomp` with this operation install a filter?
+pub(crate) fn filters(operation: c_ulong) -> bool {
+    matches!(operation, 0 | 1)
 }
 
 /// `$name::real` with the program's arguments.
@@ -77,6 +96,18 @@ interpose! {
     fn setgroups(count: size_t, groups: *const gid_t) -> c_int, until lookup(-1);
         if active() => told!(setgroups(count, groups));
 
+    /// See initgroups(3): it sets groups inside libc.
+    fn initgroups(user: *const c_char, group: gid_t) -> c_int, until lookup(-1);
+        if active() => told!(initgroups(user, group));
+
+    /// See setfsuid(2). What is no user only asks.
+    fn setfsuid(uid: uid_t) -> c_int, until kernel(libc::SYS_setfsuid);
+        if uid != uid_t::MAX && active() => told!(setfsuid(uid));
+
+    /// See setfsgid(2).
+    fn setfsgid(gid: gid_t) -> c_int, until kernel(libc::SYS_setfsgid);
+        if gid != gid_t::MAX && active() => told!(setfsgid(gid));
+
     /// See capset(2).
     fn capset(header: usize, data: usize) -> c_int, until lookup(-1);
         if active() => told!(capset(header, data));
@@ -88,5 +119,15 @@ interpose! {
     /// See prctl(2). What C leaves out is whatever the registers hold, and nobody looks.
     fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int,
         until kernel(libc::SYS_prctl);
-        if option_matters(option) && active() => told!(prctl(option, a, b, c, d));
+        if !stopped() => {
+            if ends(option) {
+                stop();
+            }
+            before_naming(option, a, b, c);
+            if option_matters(option) && active() {
+                return told!(prctl(option, a, b, c, d));
+            }
+            // SAFETY: the program's call.
+            unsafe { prctl::real(option, a, b, c, d) }
+        };
 }

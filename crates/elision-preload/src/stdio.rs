@@ -30,6 +30,7 @@ const CLOSE: usize = 17;
 const FLAGS: usize = 0;
 const FILENO: usize = 0x70;
 const OFFSET: usize = 0x90;
+const TABLE: usize = 0xd8;
 
 /// In the flags: what FILE always has in its upper half, and the error indicator.
 const MAGIC: u32 = 0xfbad_0000;
@@ -46,6 +47,19 @@ static ORIGINAL_WRITE: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut())
 static ORIGINAL_CLOSE: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
 
 static VISIBLE: AtomicBool = AtomicBool::new(false);
+
+/// The tables that are led through here.
+static TABLES: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+/// Does this FILE use one of them? Those that read a file through a mapping (mode `m`) do not.
+///
+/// # Safety
+/// `file` is a FILE of glibc's.
+pub(crate) unsafe fn led_through_here(file: *mut FILE) -> bool {
+    // SAFETY: the caller's promise; the table is the first thing behind the public part of FILE.
+    let table = unsafe { field::<AtomicUsize>(file, TABLE) }.load(Ordering::Relaxed);
+    TABLES.iter().any(|known| known.load(Ordering::Relaxed) == table)
+}
 
 /// Is what stdio does shown to us?
 pub(crate) fn visible() -> bool {
@@ -179,6 +193,9 @@ pub(crate) fn install() {
     }) else {
         return; // Perhaps one table of two: then nothing relies on either.
     };
+    for (known, table) in TABLES.iter().zip(tables) {
+        known.store(table as usize, Ordering::Relaxed);
+    }
     VISIBLE.store(true, Ordering::Relaxed);
 }
 

@@ -11,12 +11,18 @@ use libc::{c_int, c_long, c_uint, c_ulong, iovec, off_t};
 use crate::export::interpose;
 use crate::io::{Cancel, at, offer_read, offer_write, write_matters};
 use crate::memory::map;
-use crate::ownership::{self, active, changing};
+use crate::ownership::{self, changing};
 use crate::process::{self, Sharing};
-use crate::{changes, files, kernel, lend, rights, vector};
+use crate::stop::{active, stop, stopped, stopping};
+use crate::{changes, files, kernel, lending, rights, vector};
 
 /// The arguments, as the registers have them.
 type Arguments = [c_long; 6];
+
+/// Not in every libc.
+const SYS_LANDLOCK_RESTRICT_SELF: c_long = 446;
+const SYS_SET_MEMPOLICY_HOME_NODE: c_long = 450;
+const SYS_MSEAL: c_long = 462;
 
 /// Passes the call through.
 fn real(number: c_long, [a, b, c, d, e, f]: Arguments) -> c_long {
@@ -28,7 +34,32 @@ interpose! {
     /// See syscall(2). Six arguments are declared, however few the program passes.
     fn syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long,
         until kernel(number, a, b, c, d, e, f);
-        if active() => dispatch(number, [a, b, c, d, e, f]);
+        if !stopped() => {
+            let arguments = [a, b, c, d, e, f];
+            if ends(number, arguments) {
+                stop();
+            }
+            if active() { dispatch(number, arguments) } else { real(number, arguments) }
+        };
+}
+
+/// Is deferral over with this call? Also before the constructor.
+fn ends(number: c_long, [a, b, c, ..]: Arguments) -> bool {
+    match number {
+        libc::SYS_io_uring_setup
+        | libc::SYS_io_uring_enter
+        | libc::SYS_io_uring_register
+        | libc::SYS_io_setup
+        | libc::SYS_setns
+        | libc::SYS_userfaultfd => true,
+        libc::SYS_ioctl => changes::kind_of(b as c_ulong) == changes::Request::Pins,
+        libc::SYS_prctl => rights::ends(a as c_int),
+        libc::SYS_ptrace => a as c_uint == process::TRACE_ME,
+        libc::SYS_seccomp => rights::filters(a as c_ulong),
+        libc::SYS_setsockopt => lending::registers(b as c_int, c as c_int),
+        libc::SYS_unshare => process::unshare_ends(a as c_int),
+        _ => false,
+    }
 }
 
 fn dispatch(number: c_long, arguments: Arguments) -> c_long {
@@ -67,12 +98,20 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         libc::SYS_open => opening(libc::AT_FDCWD, a, b as c_int, whole),
         libc::SYS_openat => opening(fd, b, c as c_int, whole),
         libc::SYS_creat => opening(libc::AT_FDCWD, a, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, whole),
+        libc::SYS_openat2 => {
+            files::before_openat2(fd, b as *const libc::c_char, c as usize, d as usize);
+            whole()
+        }
+        libc::SYS_open_by_handle_at => {
+            files::before_open_by_handle(fd, b as usize, c as c_int);
+            whole()
+        }
         libc::SYS_dup => files::duplicating(fd, None, || whole() as c_int).into(),
         libc::SYS_dup2 | libc::SYS_dup3 => {
             files::duplicating(fd, Some(b as c_int), || whole() as c_int).into()
         }
         libc::SYS_fcntl if files::control_matters(b as c_int) => {
-            files::control(fd, b as c_int, || whole() as c_int).into()
+            files::control(fd, b as c_int, c as usize, || whole() as c_int).into()
         }
         libc::SYS_close => {
             files::closing(fd);
@@ -90,8 +129,8 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         libc::SYS_copy_file_range | libc::SYS_splice if changes::matters(c as c_int) => {
             changes::telling(c as c_int, whole)
         }
-        libc::SYS_ioctl if changes::request_matters(b as c_ulong) && changes::matters(fd) => {
-            changes::telling(fd, whole)
+        libc::SYS_ioctl if changes::kind_of(b as c_ulong) != changes::Request::Plain => {
+            changes::controlling(fd, b as c_ulong, whole)
         }
 
         libc::SYS_fork => process::forking(whole),
@@ -102,35 +141,35 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         },
         // Returns twice into frames of ours that the first return destroys, with or without us.
         libc::SYS_vfork => whole(),
-        libc::SYS_unshare if a & c_long::from(libc::CLONE_FILES) != 0 => {
-            ownership::pause_for_good();
+        libc::SYS_unshare => {
+            process::before_unshare(a as c_int);
             whole()
         }
-        libc::SYS_sendmsg | libc::SYS_sendmmsg if ownership::any() => {
+        libc::SYS_sendmsg | libc::SYS_sendmmsg
+            if lending::pins(if number == libc::SYS_sendmsg { c } else { d } as c_int)
+                || ownership::any() =>
+        {
             match number {
-                libc::SYS_sendmsg if lend::lends(c as c_int) => lend::message(b as *const libc::msghdr),
-                libc::SYS_sendmmsg if lend::lends(d as c_int) => {
-                    lend::messages(b as *const libc::mmsghdr, c as c_uint);
-                }
-                _ => {}
+                libc::SYS_sendmsg => lending::before_send(c as c_int, b as *const libc::msghdr),
+                _ => lending::before_sends(d as c_int, b as *const libc::mmsghdr, c as c_uint),
             }
             process::sharing(whole)
         }
-        libc::SYS_sendto if lend::lends(d as c_int) => {
-            lend::range(b as usize, c as usize);
+        libc::SYS_sendto if lending::pins(d as c_int) => {
+            map::settle(b as usize, c as usize);
             whole()
         }
         libc::SYS_vmsplice => {
-            lend::pieces(b as *const iovec, c as usize);
+            lending::settle_all(b as *const iovec, c as usize);
             whole()
         }
         libc::SYS_pidfd_getfd => process::sharing(whole),
-        libc::SYS_io_uring_setup | libc::SYS_io_setup => {
-            ownership::share_for_good();
+        libc::SYS_prctl if rights::option_matters(a as c_int) => rights::changing(whole),
+        libc::SYS_prctl => {
+            rights::before_naming(a as c_int, b as c_ulong, c as c_ulong, d as c_ulong);
             whole()
         }
-        libc::SYS_prctl if rights::option_matters(a as c_int) => rights::changing(whole),
-        libc::SYS_seccomp
+        SYS_LANDLOCK_RESTRICT_SELF
         | libc::SYS_capset
         | libc::SYS_setuid
         | libc::SYS_setgid
@@ -139,6 +178,8 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         | libc::SYS_setresuid
         | libc::SYS_setresgid
         | libc::SYS_setgroups
+        | libc::SYS_setfsuid
+        | libc::SYS_setfsgid
         | libc::SYS_chroot => rights::changing(whole),
         libc::SYS_exit_group => {
             process::ending();
@@ -151,10 +192,16 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         | libc::SYS_mprotect
         | libc::SYS_pkey_mprotect
         | libc::SYS_madvise
+        | libc::SYS_process_madvise
         | libc::SYS_mlock
         | libc::SYS_mlock2
         | libc::SYS_mlockall
         | libc::SYS_shmat => memory(number, arguments),
+        // Sealed, a range can be given no other memory; and where pages are to be is a rule for these very pages.
+        SYS_MSEAL | libc::SYS_mbind | SYS_SET_MEMPOLICY_HOME_NODE => {
+            map::settle(a as usize, b as usize);
+            whole()
+        }
 
         _ => whole(),
     }
@@ -189,19 +236,16 @@ fn write(fd: c_int, addr: usize, len: usize, at: Option<Option<u64>>, whole: imp
 }
 
 fn opening(directory: c_int, path: c_long, flags: c_int, whole: impl Fn() -> c_long) -> c_long {
-    files::before_open(directory, path as *const libc::c_char, flags);
-    let since = ownership::moment();
-    let fd = whole();
-    files::opened(fd as c_int, flags, since);
-    fd
+    files::opening(directory, path as *const libc::c_char, flags, || whole() as c_int).into()
 }
 
 fn cloning(flags: u64, whole: impl Fn() -> c_long) -> c_long {
     match process::what_is_shared(flags) {
         Sharing::Thread => whole(),
         Sharing::Nothing => process::forking(whole),
+        Sharing::Mixed => stopping(whole),
         // On another stack the child never returns here, and when it is done is not ours to see.
-        Sharing::Loan | Sharing::Mixed => {
+        Sharing::Loan => {
             ownership::pause_for_good();
             whole()
         }
@@ -231,6 +275,10 @@ fn memory(number: c_long, [a, b, c, d, e, f]: Arguments) -> c_long {
             libc::SYS_mprotect => map::sys_mprotect(addr, len, c as c_int).into(),
             libc::SYS_pkey_mprotect => map::sys_pkey_mprotect(addr, len, c as c_int, d as c_int).into(),
             libc::SYS_madvise => map::sys_madvise(addr, len, c as c_int).into(),
+            libc::SYS_process_madvise => {
+                map::sys_process_madvise(a as c_int, b as *const iovec, c as usize, d as c_int, e as c_uint)
+                    as c_long
+            }
             libc::SYS_mlock => map::sys_mlock(addr, len).into(),
             libc::SYS_mlock2 => map::sys_mlock2(addr, len, c as c_uint).into(),
             libc::SYS_mlockall => map::sys_mlockall(a as c_int).into(),

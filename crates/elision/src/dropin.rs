@@ -211,6 +211,11 @@ pub fn min_bytes() -> usize {
     MIN_BYTES.load(Relaxed)
 }
 
+/// From now on nothing is worth offering.
+pub fn stop() {
+    MIN_BYTES.store(usize::MAX, SeqCst);
+}
+
 /// Sets up from the environment; once, from the drop-in's constructor, in the main thread.
 pub fn start() {
     let get = |name: &str| std::env::var_os(name);

@@ -28,6 +28,7 @@ next! {
     MREMAP = c"mremap": fn(*mut c_void, usize, usize, c_int, *mut c_void) -> *mut c_void;
     MPROTECT = c"mprotect": fn(*mut c_void, usize, c_int) -> c_int;
     PKEY_MPROTECT = c"pkey_mprotect": fn(*mut c_void, usize, c_int, c_int) -> c_int;
+    PROCESS_MADVISE = c"process_madvise": fn(c_int, *const libc::iovec, usize, c_int, c_uint) -> isize;
     MADVISE = c"madvise": fn(*mut c_void, usize, c_int) -> c_int;
     MLOCK = c"mlock": fn(*const c_void, usize) -> c_int;
     MLOCK2 = c"mlock2": fn(*const c_void, usize, c_uint) -> c_int;
@@ -417,6 +418,23 @@ pub unsafe fn sys_pkey_mprotect(addr: *mut c_void, len: usize, prot: c_int, key:
     unsafe { pass!(PKEY_MPROTECT, libc::SYS_pkey_mprotect, (addr, len, prot, key)) }
 }
 
+/// Does the advice concern when pages are loaded, and on which size of page: nothing that an extent would betray?
+fn harmless(advice: c_int) -> bool {
+    matches!(
+        advice,
+        libc::MADV_NORMAL
+            | libc::MADV_RANDOM
+            | libc::MADV_SEQUENTIAL
+            | libc::MADV_WILLNEED
+            | libc::MADV_HUGEPAGE
+            | libc::MADV_NOHUGEPAGE
+            | libc::MADV_COLD
+            | libc::MADV_PAGEOUT
+            | libc::MADV_POPULATE_READ
+            | libc::MADV_POPULATE_WRITE
+    )
+}
+
 /// `madvise(2)`.
 ///
 /// # Safety
@@ -433,17 +451,7 @@ pub unsafe fn sys_madvise(addr: *mut c_void, len: usize, advice: c_int) -> c_int
                     dropin::zero(pages.start, pages.len());
                 }
             }
-            // Concerns when pages are loaded, and on which size of page: nothing that an extent would betray.
-            libc::MADV_NORMAL
-            | libc::MADV_RANDOM
-            | libc::MADV_SEQUENTIAL
-            | libc::MADV_WILLNEED
-            | libc::MADV_HUGEPAGE
-            | libc::MADV_NOHUGEPAGE
-            | libc::MADV_COLD
-            | libc::MADV_PAGEOUT
-            | libc::MADV_POPULATE_READ
-            | libc::MADV_POPULATE_WRITE => {}
+            _ if harmless(advice) => {}
             // Concerns fork, dumps, merging, guards, or what was invented since: such a range is left alone for good.
             _ => {
                 pages.dissolve();
@@ -453,6 +461,40 @@ pub unsafe fn sys_madvise(addr: *mut c_void, len: usize, advice: c_int) -> c_int
     }
     // SAFETY: the program's own arguments.
     unsafe { pass!(MADVISE, libc::SYS_madvise, (addr, len, advice)) }
+}
+
+/// Whose memory it is about, only the kernel knows. So what is ours at these addresses is made plain, and keeps its
+/// contents, which the call may then take away.
+fn before_process_madvise(ranges: *const libc::iovec, count: usize, advice: c_int) {
+    if active() && !harmless(advice) {
+        crate::lending::settle_all(ranges, count);
+    }
+}
+
+/// `process_madvise(2)`.
+///
+/// # Safety
+/// The program's promise to process_madvise.
+pub unsafe fn sys_process_madvise(
+    process: c_int,
+    ranges: *const libc::iovec,
+    count: usize,
+    advice: c_int,
+    flags: c_uint,
+) -> isize {
+    before_process_madvise(ranges, count, advice);
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(PROCESS_MADVISE, libc::SYS_process_madvise, (process, ranges, count, advice, flags)) }
+}
+
+/// Makes every page of the range plain memory, and nothing else from now on.
+pub fn settle(addr: usize, len: usize) {
+    before_lock(core::ptr::without_provenance(addr), len);
+}
+
+/// Makes everything plain memory.
+pub(super) fn dissolve_all() {
+    Span { start: PAGE, end: ADDRESS_LIMIT - PAGE }.dissolve();
 }
 
 fn before_lock(addr: *const c_void, len: usize) {
@@ -491,7 +533,7 @@ pub unsafe fn sys_mlock2(addr: *const c_void, len: usize, flags: c_uint) -> c_in
 pub unsafe fn sys_mlockall(flags: c_int) -> c_int {
     if active() {
         NOTHING_ELIGIBLE.store(true, Ordering::SeqCst);
-        Span { start: PAGE, end: ADDRESS_LIMIT - PAGE }.dissolve();
+        dissolve_all();
     }
     // SAFETY: the program's own argument.
     unsafe { pass!(MLOCKALL, libc::SYS_mlockall, (flags)) }
@@ -537,6 +579,7 @@ export! {
     fn mprotect(addr: *mut c_void, len: usize, prot: c_int) -> c_int = sys_mprotect;
     fn pkey_mprotect(addr: *mut c_void, len: usize, prot: c_int, key: c_int) -> c_int = sys_pkey_mprotect;
     fn madvise(addr: *mut c_void, len: usize, advice: c_int) -> c_int = sys_madvise;
+    fn process_madvise(process: c_int, ranges: *const libc::iovec, count: usize, advice: c_int, flags: c_uint) -> isize = sys_process_madvise;
     fn mlock(addr: *const c_void, len: usize) -> c_int = sys_mlock;
     fn mlock2(addr: *const c_void, len: usize, flags: c_uint) -> c_int = sys_mlock2;
     fn mlockall(flags: c_int) -> c_int = sys_mlockall;

@@ -51,10 +51,16 @@ pub fn after_fork_child() {}
 /// May the range have extents? Asked before a read into it is offered.
 pub fn eligible(addr: usize, len: usize) -> bool {
     let Some(end) = addr.checked_add(len) else { return false };
-    if len == 0 || NOTHING_ELIGIBLE.load(Ordering::Relaxed) {
+    if len == 0 || NOTHING_ELIGIBLE.load(Ordering::SeqCst) {
         return false;
     }
     if block::in_window(addr) { block::eligible(addr, end) } else { RECORD.contains(addr, end) }
+}
+
+/// Nothing is eligible any more. See [`crate::stop`].
+pub(crate) fn stop() {
+    NOTHING_ELIGIBLE.store(true, Ordering::SeqCst);
+    map::dissolve_all();
 }
 
 /// No page of the range is eligible from now on.
