@@ -56,6 +56,8 @@ pub(crate) fn kind_of(request: c_ulong) -> Request {
         0x4c00 | 0x4c06 | 0x4c0a => Request::Shares,
         // ext4's and XFS's exchanges of contents with another file, and what btrfs sends to one.
         0x660f | 0x586d | 0x5881..=0x5883 | 0x9426 => Request::Shares,
+        // Memory of encrypted guests, of enclaves and of trusted applications.
+        0xaebb | 0xae24 | 0xa409 => Request::Pins,
         // Userfaultfd, VFIO and iommufd, vhost, RDMA, video buffers, and the one vendor that maps memory into its own
         // devices without following what becomes of the address.
         0xaa00..=0xaaff
@@ -76,7 +78,7 @@ pub(crate) fn controlling<T>(fd: c_int, request: c_ulong, call: impl FnOnce() ->
         Request::Changes if matters(fd) => telling(fd, call),
         Request::Shares => process::sharing(call),
         Request::Pins => {
-            stop();
+            stop("an ioctl that keeps memory");
             call()
         }
         _ => call(),

@@ -30,7 +30,7 @@ pub(crate) fn opening(
 }
 
 /// Does opening with these flags truncate, and break no lease?
-fn truncates(flags: c_int) -> bool {
+pub(crate) fn truncates(flags: c_int) -> bool {
     flags & (libc::O_ACCMODE | libc::O_TRUNC) == libc::O_RDONLY | libc::O_TRUNC
 }
 
@@ -160,7 +160,7 @@ pub(crate) fn control(fd: c_int, command: c_int, argument: usize, call: impl FnO
     match command {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return duplicating(fd, None, call),
         // Leases are the program's own business from here on: what we hold and open would refuse it one, or break it.
-        libc::F_SETLEASE if argument as c_int != libc::F_UNLCK => stop(),
+        libc::F_SETLEASE if argument as c_int != libc::F_UNLCK => stop("leases of its own"),
         // Ours on the program's description is not to be seen in it, nor to be given up for the program's.
         _ if ownership::writable(fd) => ownership::disown(fd),
         _ => {}
@@ -255,7 +255,7 @@ interpose! {
         };
 
     /// See shm_open(3).
-    fn shm_open(name: *const c_char, flags: c_int, mode: mode_t) -> c_int, until lookup(-1);
+    fn shm_open(name: *const c_char, flags: c_int, mode: mode_t) -> c_int, until lookup(-1, &[c"librt.so.1"]);
         if active() => {
             before_shm_open(name, flags);
             // SAFETY: the program's call.
@@ -341,7 +341,7 @@ interpose! {
         };
 
     /// See login_tty(3): libc duplicates the descriptor, and closes it.
-    fn login_tty(fd: c_int) -> c_int, until lookup(-1);
+    fn login_tty(fd: c_int) -> c_int, until lookup(-1, &[c"libutil.so.1"]);
         if active() => {
             surrendering_to_libc(fd);
             // SAFETY: the program's call.

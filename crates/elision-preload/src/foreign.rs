@@ -23,7 +23,7 @@ const ABSENT: c_int = -libc::ENOSYS;
 macro_rules! stopping {
     ($name:ident($($arg:ident),*)) => {
         // SAFETY: the program's call.
-        stopping(|| unsafe { $name::real($($arg),*) })
+        stopping("rings of requests to the kernel", || unsafe { $name::real($($arg),*) })
     };
 }
 

@@ -91,7 +91,7 @@ interpose! {
     /// See setsockopt(2).
     fn setsockopt(socket: c_int, level: c_int, name: c_int, value: *const c_void, len: socklen_t) -> c_int,
         until kernel(libc::SYS_setsockopt);
-        if registers(level, name) && !stopped() => stopping(|| {
+        if registers(level, name) && !stopped() => stopping("AF_XDP", || {
             // SAFETY: the program's call.
             unsafe { setsockopt::real(socket, level, name, value, len) }
         });

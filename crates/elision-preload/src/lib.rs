@@ -68,7 +68,7 @@ extern "C" fn constructor() {
     real::init();
     if stop::stopped() {
         // By a library whose constructor came before.
-        dropin::stop();
+        dropin::stop("what a library of its used");
     }
     if dropin::min_bytes() == usize::MAX {
         return;

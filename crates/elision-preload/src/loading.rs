@@ -19,14 +19,14 @@ pub(crate) fn resolve() {
 
 extern "C" fn before_dlopen(_path: usize, flags: c_int) -> *const c_void {
     if flags & libc::RTLD_DEEPBIND != 0 {
-        stop();
+        stop("RTLD_DEEPBIND");
     }
     onward(&DLOPEN)
 }
 
 extern "C" fn before_dlmopen(namespace: c_long, _path: usize, flags: c_int) -> *const c_void {
     if namespace != libc::LM_ID_BASE || flags & libc::RTLD_DEEPBIND != 0 {
-        stop();
+        stop("dlmopen");
     }
     onward(&DLMOPEN)
 }

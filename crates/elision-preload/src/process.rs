@@ -8,12 +8,12 @@ use core::ffi::{c_char, c_void};
 use core::sync::atomic::{AtomicI32, Ordering};
 
 use elision::dropin;
-use libc::{FILE, c_int, c_uint, msghdr, pid_t, ssize_t};
+use libc::{FILE, c_int, c_uint, mode_t, msghdr, pid_t, ssize_t};
 
 use crate::export::interpose;
 use crate::ownership;
 use crate::stop::{active, stop, stopped, stopping};
-use crate::{kernel, lending, memory, real};
+use crate::{files, kernel, lending, memory, real};
 
 /// The process whose library this is. A vfork child runs in its parent's memory, and must not end it.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
@@ -88,6 +88,10 @@ fn after_bare_fork() {
     ownership::end_sharing();
 }
 
+/// What a program uses that deferral ends with.
+pub(crate) const NAMESPACE: &str = "another namespace";
+pub(crate) const SHARED: &str = "a process that shares its memory or descriptors";
+
 /// The request by which a process asks its parent to trace it.
 pub(crate) const TRACE_ME: c_uint = 0;
 
@@ -100,7 +104,7 @@ pub(crate) fn unshare_ends(flags: c_int) -> bool {
 /// unshare is about to do what it does.
 pub(crate) fn before_unshare(flags: c_int) {
     if unshare_ends(flags) {
-        stop();
+        stop(NAMESPACE);
     } else if flags & libc::CLONE_FILES != 0 {
         ownership::pause_for_good();
     }
@@ -177,7 +181,7 @@ fn cloning(
             child
         }
         Sharing::Loan => sharing(|| call(start, argument)),
-        Sharing::Mixed => stopping(|| call(start, argument)),
+        Sharing::Mixed => stopping(SHARED, || call(start, argument)),
         Sharing::Thread | Sharing::Nothing => call(start, argument),
     }
 }
@@ -214,6 +218,13 @@ interpose! {
     fn pidfd_spawnp(pidfd: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void,
         argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
         if active() => sharing(call!(pidfd_spawnp(pidfd, file, actions, attributes, argv, envp)));
+
+    /// See posix_spawn_file_actions_addopen(3). What a child cuts off that it opens to read breaks no lease, and when
+    /// that will be is not ours to see.
+    fn posix_spawn_file_actions_addopen(actions: *mut c_void, fd: c_int, path: *const c_char, flags: c_int, mode: mode_t)
+        -> c_int, until lookup(libc::ENOSYS);
+        if files::truncates(flags) && !stopped() =>
+            stopping("a truncation by its children", call!(posix_spawn_file_actions_addopen(actions, fd, path, flags, mode)));
 
     /// See system(3).
     fn system(command: *const c_char) -> c_int, until lookup(-1);
@@ -258,11 +269,11 @@ interpose! {
     /// See setns(2). What is opened through /proc from there on may be another process's, and some namespaces are
     /// closed to memory that two processes share.
     fn setns(fd: c_int, kind: c_int) -> c_int, until kernel(libc::SYS_setns);
-        if !stopped() => stopping(call!(setns(fd, kind)));
+        if !stopped() => stopping(NAMESPACE, call!(setns(fd, kind)));
 
     /// See ptrace(2). Who asks to be traced has a tracer, and there can be but one.
     fn ptrace(request: c_uint, process: usize, addr: usize, data: usize) -> core::ffi::c_long, until lookup(-1);
-        if request == TRACE_ME && !stopped() => stopping(call!(ptrace(request, process, addr, data)));
+        if request == TRACE_ME && !stopped() => stopping("a tracer", call!(ptrace(request, process, addr, data)));
 
     /// See pidfd_getfd(2).
     fn pidfd_getfd(pidfd: c_int, target: c_int, flags: c_uint) -> c_int, until kernel(libc::SYS_pidfd_getfd);

@@ -35,9 +35,16 @@ pub(crate) fn option_matters(option: c_int) -> bool {
 
 /// Is deferral over with this option? A filter may kill for any of the calls that we would make besides the program's
 /// own. And who may trace this process can be said only once, for one tracer.
-pub(crate) fn ends(option: c_int) -> bool {
-    matches!(option, libc::PR_SET_SECCOMP | libc::PR_SET_PTRACER)
+pub(crate) fn ends(option: c_int) -> Option<&'static str> {
+    match option {
+        libc::PR_SET_SECCOMP => Some(FILTER),
+        libc::PR_SET_PTRACER => Some("a tracer of its own choice"),
+        _ => None,
+    }
 }
+
+/// What a program uses that deferral ends with.
+pub(crate) const FILTER: &str = "a seccomp filter";
 
 /// prctl can give memory a name, but only what is anonymous.
 pub(crate) fn before_naming(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong) {
@@ -120,8 +127,8 @@ interpose! {
     fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int,
         until kernel(libc::SYS_prctl);
         if !stopped() => {
-            if ends(option) {
-                stop();
+            if let Some(why) = ends(option) {
+                stop(why);
             }
             before_naming(option, a, b, c);
             if option_matters(option) && active() {

@@ -27,14 +27,14 @@ pub(crate) fn active() -> bool {
     ownership::active() && !stopped()
 }
 
-/// Ends it. A vfork child does so for itself alone: it is its parent's memory, and it is about to leave it.
+/// Ends it, because of what the program uses. A vfork child does so for itself alone: it is its parent's memory, and it is about to leave it.
 #[cold]
-pub(crate) fn stop() {
+pub(crate) fn stop(why: &str) {
     if !process::is_this() || STOPPED.swap(true, Ordering::SeqCst) || !ownership::active() {
         return;
     }
     // The gates first: whoever has passed them sees this when he is done (`offer_read`), or is waited for.
-    dropin::stop();
+    dropin::stop(why);
     memory::stop();
     ownership::share_for_good();
     if dropin::before_rights() {
@@ -43,7 +43,7 @@ pub(crate) fn stop() {
 }
 
 /// Runs a call after which nothing is deferred.
-pub(crate) fn stopping<T>(call: impl FnOnce() -> T) -> T {
-    stop();
+pub(crate) fn stopping<T>(why: &str, call: impl FnOnce() -> T) -> T {
+    stop(why);
     call()
 }

@@ -36,30 +36,30 @@ interpose! {
         until kernel(number, a, b, c, d, e, f);
         if !stopped() => {
             let arguments = [a, b, c, d, e, f];
-            if ends(number, arguments) {
-                stop();
+            if let Some(why) = ends(number, arguments) {
+                stop(why);
             }
             if active() { dispatch(number, arguments) } else { real(number, arguments) }
         };
 }
 
-/// Is deferral over with this call? Also before the constructor.
-fn ends(number: c_long, [a, b, c, ..]: Arguments) -> bool {
-    match number {
-        libc::SYS_io_uring_setup
-        | libc::SYS_io_uring_enter
-        | libc::SYS_io_uring_register
-        | libc::SYS_io_setup
-        | libc::SYS_setns
-        | libc::SYS_userfaultfd => true,
-        libc::SYS_ioctl => changes::kind_of(b as c_ulong) == changes::Request::Pins,
-        libc::SYS_prctl => rights::ends(a as c_int),
-        libc::SYS_ptrace => a as c_uint == process::TRACE_ME,
-        libc::SYS_seccomp => rights::filters(a as c_ulong),
-        libc::SYS_setsockopt => lending::registers(b as c_int, c as c_int),
-        libc::SYS_unshare => process::unshare_ends(a as c_int),
-        _ => false,
-    }
+/// Is deferral over with this call, and because of what? Also before the constructor.
+fn ends(number: c_long, [a, b, c, ..]: Arguments) -> Option<&'static str> {
+    let (ends, why) = match number {
+        libc::SYS_io_uring_setup | libc::SYS_io_uring_enter | libc::SYS_io_uring_register => {
+            (true, "io_uring")
+        }
+        libc::SYS_io_setup => (true, "asynchronous I/O"),
+        libc::SYS_setns => (true, process::NAMESPACE),
+        libc::SYS_unshare => (process::unshare_ends(a as c_int), process::NAMESPACE),
+        libc::SYS_userfaultfd => (true, "userfaultfd"),
+        libc::SYS_ptrace => (a as c_uint == process::TRACE_ME, "a tracer"),
+        libc::SYS_seccomp => (rights::filters(a as c_ulong), rights::FILTER),
+        libc::SYS_setsockopt => (lending::registers(b as c_int, c as c_int), "AF_XDP"),
+        libc::SYS_prctl => return rights::ends(a as c_int),
+        _ => return None,
+    };
+    ends.then_some(why)
 }
 
 fn dispatch(number: c_long, arguments: Arguments) -> c_long {
@@ -243,7 +243,7 @@ fn cloning(flags: u64, whole: impl Fn() -> c_long) -> c_long {
     match process::what_is_shared(flags) {
         Sharing::Thread => whole(),
         Sharing::Nothing => process::forking(whole),
-        Sharing::Mixed => stopping(whole),
+        Sharing::Mixed => stopping(process::SHARED, whole),
         // On another stack the child never returns here, and when it is done is not ours to see.
         Sharing::Loan => {
             ownership::pause_for_good();

@@ -93,6 +93,26 @@ fn every_entrance_leaves_what_was_read_as_it_was() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The constructor of a library that the program is linked with comes before the drop-in's.
+#[test]
+fn a_library_can_end_it_before_it_begins() {
+    if elsewhere() {
+        return;
+    }
+    let made = directory();
+    let library = common::compile(made.path(), "entrances", &["-shared", "-fPIC", "-DLIBRARY"]);
+    std::fs::rename(library, made.path().join("libearly.so")).unwrap();
+    let path = made.path().to_str().unwrap();
+    let (search, run) = (format!("-L{path}"), format!("-Wl,-rpath,{path}"));
+    let program =
+        common::compile(made.path(), "entrances", &[&search, &run, "-Wl,--no-as-needed", "-learly"]);
+    let (file, stats) = (made.path().join("file"), made.path().join("stats"));
+    let arguments = ["nothing", file.to_str().unwrap()];
+    let plain = said(&program, &arguments, None);
+    assert!(plain.contains("after nothing: mapped 0, then 0\n"), "{plain}");
+    assert_eq!(said(&program, &arguments, Some(&stats)), plain);
+}
+
 #[test]
 fn cpp_streams() {
     if elsewhere() {

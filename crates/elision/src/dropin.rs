@@ -211,9 +211,10 @@ pub fn min_bytes() -> usize {
     MIN_BYTES.load(Relaxed)
 }
 
-/// From now on nothing is worth offering.
-pub fn stop() {
+/// From now on nothing is worth offering, because of what the program uses.
+pub fn stop(why: &str) {
     MIN_BYTES.store(usize::MAX, SeqCst);
+    crate::verbose::say_stopped(why);
 }
 
 /// Sets up from the environment; once, from the drop-in's constructor, in the main thread.

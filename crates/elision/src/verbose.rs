@@ -1,4 +1,4 @@
-//! `ELISION_VERBOSE=1`: one line when active, one for each new reason to decline. To stderr, and only then.
+//! `ELISION_VERBOSE=1`: one line when active, one for each new reason to decline, one when it is over. To stderr, and only then.
 
 use crate::sidecar::launch;
 use crate::stats::{COUNTERS, Reason};
@@ -32,6 +32,13 @@ pub(crate) fn say_active(least: usize) {
     if VERBOSE.load(Relaxed) {
         let mut digits = [0; 20];
         say(&[b"active for transfers of ", decimal(least as u64, &mut digits), b" bytes and more"]);
+    }
+}
+
+/// Says that deferral is over in this process.
+pub(crate) fn say_stopped(why: &str) {
+    if VERBOSE.load(Relaxed) {
+        say(&[b"nothing is deferred from here on: the program uses ", why.as_bytes()]);
     }
 }
 
