@@ -1,7 +1,7 @@
 //! Libraries that read and write by ways that no wrapper sees: io_uring's rings, the kernel's asynchronous I/O, and
 //! libc's. From the first use of one, nothing is owned any more. The kernel's two also hold on to the pages that a
-//! transfer is for, wherever their address leads by the time it is done, and no thread that is held still keeps them from
-//! it: with these, deferral ends.
+//! transfer is for, wherever their address leads by the time it is done, and no thread that is held still keeps them
+//! from it: with these, deferral ends.
 //!
 //! These names mostly are not libc's, and the library that has them may have been loaded for a plugin alone,
 //! so it is looked for by its file name too.

@@ -16,6 +16,7 @@
 //! | [`foreign`] | io_uring and asynchronous I/O |
 //! | [`lending`] | memory that the kernel keeps hold of after a call |
 //! | [`loading`] | dlopen, where it leads past these names |
+//! | [`watching`] | inotify and fanotify, which would tell of the sidecar |
 //! | [`stop`] | what ends deferral for good |
 //! | [`mod@syscall`] | `syscall()`, by number |
 //! | [`memory`] | malloc, mmap and their kin: where extents may lie |
@@ -47,6 +48,7 @@ pub mod stdio;
 pub mod stop;
 pub mod syscall;
 pub mod vector;
+pub mod watching;
 
 use elision::dropin;
 
@@ -62,6 +64,7 @@ extern "C" fn constructor() {
     foreign::resolve();
     lending::resolve();
     loading::resolve();
+    watching::resolve();
     syscall::resolve();
     vector::resolve();
     dropin::start();

@@ -95,8 +95,8 @@ pub(crate) const SHARED: &str = "a process that shares its memory or descriptors
 /// The request by which a process asks its parent to trace it.
 pub(crate) const TRACE_ME: c_uint = 0;
 
-/// Is deferral over when these are unshared? The next process that is made may be the first of a namespace, and must not
-/// be the sidecar; rights change with others; and memory that a second process shares cannot be unshared at all.
+/// Is deferral over when these are unshared? The next process that is made may be the first of a namespace, and must
+/// not be the sidecar; rights change with others; and memory that a second process shares cannot be unshared at all.
 pub(crate) fn unshare_ends(flags: c_int) -> bool {
     flags & !(libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_SYSVSEM) != 0
 }
@@ -221,10 +221,13 @@ interpose! {
 
     /// See posix_spawn_file_actions_addopen(3). What a child cuts off that it opens to read breaks no lease, and when
     /// that will be is not ours to see.
-    fn posix_spawn_file_actions_addopen(actions: *mut c_void, fd: c_int, path: *const c_char, flags: c_int, mode: mode_t)
-        -> c_int, until lookup(libc::ENOSYS);
-        if files::truncates(flags) && !stopped() =>
-            stopping("a truncation by its children", call!(posix_spawn_file_actions_addopen(actions, fd, path, flags, mode)));
+    fn posix_spawn_file_actions_addopen(actions: *mut c_void, fd: c_int, path: *const c_char, flags: c_int,
+        mode: mode_t) -> c_int, until lookup(libc::ENOSYS);
+        if files::truncates(flags) && !stopped() => {
+            stop("a truncation by its children");
+            // SAFETY: the program's call.
+            unsafe { posix_spawn_file_actions_addopen::real(actions, fd, path, flags, mode) }
+        };
 
     /// See system(3).
     fn system(command: *const c_char) -> c_int, until lookup(-1);

@@ -3,7 +3,7 @@
 //! Some calls hand the program's memory, its descriptors or what it may do to somebody who asks nobody first: the
 //! kernel at work by itself (io_uring, a device that writes to pinned pages), a process that shares the memory and is
 //! no thread of it, code that does not call the names defined here, a filter that kills for a call it does not
-//! know. Others lay claim to what the sidecar uses: leases, userfaultfd, the right to trace. None is common, and after
+//! know. Others lay claim to what the sidecar uses (leases, userfaultfd, the right to trace) or would see it at work (watches on files). None is common, and after
 //! each of them it would take more than one rule to stay right. So there is one: before such a call everything is
 //! given memory of its own, the sidecar goes, and from then on every call passes straight through.
 
@@ -27,7 +27,8 @@ pub(crate) fn active() -> bool {
     ownership::active() && !stopped()
 }
 
-/// Ends it, because of what the program uses. A vfork child does so for itself alone: it is its parent's memory, and it is about to leave it.
+/// Ends it, because of what the program uses. Not in a vfork child: its memory is its parent's, and it is about to leave
+/// it.
 #[cold]
 pub(crate) fn stop(why: &str) {
     if !process::is_this() || STOPPED.swap(true, Ordering::SeqCst) || !ownership::active() {

@@ -14,7 +14,7 @@ use crate::memory::map;
 use crate::ownership::{self, changing};
 use crate::process::{self, Sharing};
 use crate::stop::{active, stop, stopped, stopping};
-use crate::{changes, files, kernel, lending, rights, vector};
+use crate::{changes, files, kernel, lending, rights, vector, watching};
 
 /// The arguments, as the registers have them.
 type Arguments = [c_long; 6];
@@ -53,6 +53,8 @@ fn ends(number: c_long, [a, b, c, ..]: Arguments) -> Option<&'static str> {
         libc::SYS_setns => (true, process::NAMESPACE),
         libc::SYS_unshare => (process::unshare_ends(a as c_int), process::NAMESPACE),
         libc::SYS_userfaultfd => (true, "userfaultfd"),
+        libc::SYS_fanotify_init => (true, watching::WATCH),
+        libc::SYS_inotify_add_watch => (watching::tells(c as u32), watching::WATCH),
         libc::SYS_ptrace => (a as c_uint == process::TRACE_ME, "a tracer"),
         libc::SYS_seccomp => (rights::filters(a as c_ulong), rights::FILTER),
         libc::SYS_setsockopt => (lending::registers(b as c_int, c as c_int), "AF_XDP"),

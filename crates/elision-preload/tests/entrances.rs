@@ -209,9 +209,9 @@ const FAMILIES: &str = "read write open close dup splice tee trunc alloc temp tm
     protect madvise mlock munlock lockf flock brk fork clone spawn exec system daemon pty send recv fcntl ioctl sync \
     aio lio_ chroot pivot unshare setns prctl ptrace pidfd process_ shm mallinfo mallopt malloc_ fadvise handle_at \
     setuid setgid seteuid setegid setreuid setregid setresuid setresgid initgroups setgroups fsuid fsgid capset \
-    dlmopen mincore pkey login wordexp backtrace_symbols setsockopt dprintf fputs swapo acct exit memfd lseek fstat \
-    fxstat mseal userfault putc getc puts gets putw getw getdelim getline printf scanf setbuf setvbuf setlinebuf perror psig \
-    flush seek ftell rewind setpos getpos putpw putgr putsp putsg";
+    dlmopen notify mincore pkey login wordexp backtrace_symbols setsockopt dprintf fputs swapo acct exit memfd lseek fstat \
+    fxstat mseal userfault putc getc puts gets putw getw getdelim getline printf scanf setbuf setvbuf setlinebuf \
+    perror psig flush seek ftell rewind setpos getpos putpw putgr putsp putsg";
 
 /// No names that have one of these.
 const OTHERS: &str = "pthread _nss gnu_get";

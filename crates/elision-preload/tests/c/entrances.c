@@ -3,8 +3,8 @@
  *     entrances list           the cases; after a name, 1 if something is deferred in it
  *     entrances CASE FILE      prints what it finds, which is the same with the drop-in and without
  *
- * Most cases read FILE whole, take the way in, and look whether what was read is still what was read. What nobody can see
- * coming is made visible by a system call that no library has a name for (`raw`). */
+ * Most cases read FILE whole, take the way in, and look whether what was read is still what was read. Where something is
+ * shared with code that nobody sees, a system call that no library has a name for (`raw`) plays that part. */
 #define _GNU_SOURCE
 #include "say.h"
 #include <aio.h>
@@ -28,7 +28,9 @@
 #include <spawn.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <sys/fanotify.h>
 #include <sys/fsuid.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/ipc.h>
@@ -822,6 +824,48 @@ static void filtered(int by_number) {
 static void case_filtered(void) { filtered(0); }
 static void case_filtered_by_number(void) { filtered(1); }
 
+/* ---- Who watches. ---- */
+
+static void events(int watch) {
+    _Alignas(struct inotify_event) char buffer[PAGE];
+    unsigned seen = 0;
+    ssize_t got = read(watch, buffer, sizeof buffer);
+    for (ssize_t at = 0; at < got;) {
+        struct inotify_event *event = (void *)(buffer + at);
+        seen |= event->mask, at += sizeof *event + event->len;
+    }
+    printf("seen: %#x\n", seen);
+}
+static void watched(int by_number) {
+    int fd = whole(O_RDONLY), watch = inotify_init1(IN_NONBLOCK);
+    SAY(inotify_add_watch(watch, "/dev/null", IN_MODIFY | IN_ATTRIB));
+    kept("a harmless watch");
+    SAY(by_number ? syscall(SYS_inotify_add_watch, watch, path, (long)IN_ALL_EVENTS)
+                  : inotify_add_watch(watch, path, IN_ALL_EVENTS));
+    over("a watch", fd);
+    events(watch);
+    close(open(path, O_RDONLY));
+    events(watch);
+}
+static void case_watched(void) { watched(0); }
+static void case_watched_by_number(void) { watched(1); }
+/* Who reads what nobody but himself may permit to be opened. */
+static void permitted(int by_number) {
+    const unsigned flags = FAN_CLASS_CONTENT | FAN_CLOEXEC | FAN_NONBLOCK;
+    int fd = whole(O_RDONLY);
+    int group = by_number ? syscall(SYS_fanotify_init, flags, O_RDONLY)
+                                                : fanotify_init(flags, O_RDONLY);
+    SAY(group > 0);
+    char name[64];
+    sprintf(name, "/proc/self/fd/%d", other);
+    int reads = open(name, O_RDONLY);
+    SAY(fanotify_mark(group, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD, name));
+    SAY(pread(reads, fresh(), 3 * PAGE, 0));
+    over("fanotify_init", fd);
+}
+static void case_permitted(void) { permitted(0); }
+static void case_permitted_by_number(void) { permitted(1); }
+
 /* ---- Rights. ---- */
 
 /* What changes nothing, or what an ordinary user may not do. */
@@ -1229,6 +1273,10 @@ static const struct {
     {"another_namespace", case_another_namespace, 1},
     {"filtered", case_filtered, 1},
     {"filtered_by_number", case_filtered_by_number, 1},
+    {"watched", case_watched, 1},
+    {"watched_by_number", case_watched_by_number, 1},
+    {"permitted", case_permitted, 1},
+    {"permitted_by_number", case_permitted_by_number, 1},
     {"rights", case_rights, 1},
     {"rights_by_number", case_rights_by_number, 1},
     {"process_madvise", case_process_madvise, 1},
