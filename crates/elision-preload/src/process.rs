@@ -12,7 +12,7 @@ use libc::{FILE, c_int, c_uint, mode_t, msghdr, pid_t, ssize_t};
 
 use crate::export::interpose;
 use crate::ownership;
-use crate::stop::{active, stop, stopped, stopping};
+use crate::stop::{self, active, stop, stopped, stopping};
 use crate::{files, kernel, lending, memory, real};
 
 /// The process whose library this is. A vfork child runs in its parent's memory, and must not end it.
@@ -30,6 +30,7 @@ extern "C" fn after_fork_child() {
     PROCESS.store(kernel::process(), Ordering::Relaxed);
     ownership::begin_child();
     memory::after_fork_child();
+    stop::after_fork_child();
 }
 
 /// Registers for forks, after the library has: handlers run before a fork in the reverse order, and ours

@@ -3,22 +3,26 @@
 //! Some calls hand the program's memory, its descriptors or what it may do to somebody who asks nobody first: the
 //! kernel at work by itself (io_uring, a device that writes to pinned pages), a process that shares the memory and is
 //! no thread of it, code that does not call the names defined here, a filter that kills for a call it does not
-//! know. Others lay claim to what the sidecar uses (leases, userfaultfd, the right to trace) or would see it at work (watches on files). None is common, and after
-//! each of them it would take more than one rule to stay right. So there is one: before such a call everything is
-//! given memory of its own, the sidecar goes, and from then on every call passes straight through.
+//! know. Others lay claim to what the sidecar uses (leases, userfaultfd, the right to trace), or would see it at work
+//! (watches on files). None is common, and after each of them it would take more than one rule to stay right. So there
+//! is one: before such a call everything is given memory of its own, the sidecar goes, and from then on every call
+//! passes straight through.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use elision::dropin;
 
-use crate::{memory, ownership, process};
+use crate::{kernel, memory, ownership, process};
 
-static STOPPED: AtomicBool = AtomicBool::new(false);
+const AT_WORK: u8 = 0;
+const STOPPING: u8 = 1;
+const STOPPED: u8 = 2;
+static STATE: AtomicU8 = AtomicU8::new(AT_WORK);
 
 /// Is it over?
 #[inline]
 pub(crate) fn stopped() -> bool {
-    STOPPED.load(Ordering::Relaxed)
+    STATE.load(Ordering::Acquire) == STOPPED
 }
 
 /// Are calls looked at? False before the constructor, when the drop-in is off, and after [`stop`].
@@ -27,20 +31,38 @@ pub(crate) fn active() -> bool {
     ownership::active() && !stopped()
 }
 
-/// Ends it, because of what the program uses. Not in a vfork child: its memory is its parent's, and it is about to leave
-/// it.
+/// Ends it, because of what the program uses. Not in a vfork child: its memory is its parent's, and it is about to
+/// leave it.
 #[cold]
 pub(crate) fn stop(why: &str) {
-    if !process::is_this() || STOPPED.swap(true, Ordering::SeqCst) || !ownership::active() {
+    if !process::is_this() {
         return;
     }
-    // The gates first: whoever has passed them sees this when he is done (`offer_read`), or is waited for.
-    dropin::stop(why);
-    memory::stop();
-    ownership::share_for_good();
-    if dropin::before_rights() {
-        dropin::after_rights();
+    if STATE.compare_exchange(AT_WORK, STOPPING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        // Another thread is at it; or this one was, when a signal came, so not for ever.
+        for _ in 0..1000 {
+            if stopped() {
+                break;
+            }
+            kernel::pause();
+        }
+        return;
     }
+    if ownership::active() {
+        // The gates first: whoever has passed them sees this when he is done (`offer_read`), or is waited for.
+        dropin::stop(why);
+        memory::stop();
+        ownership::share_for_good();
+        if dropin::before_rights() {
+            dropin::after_rights();
+        }
+    }
+    STATE.store(STOPPED, Ordering::SeqCst);
+}
+
+/// In a forked child: the thread that was at it is not there to finish, so whoever comes next begins anew.
+pub(crate) fn after_fork_child() {
+    let _ = STATE.compare_exchange(STOPPING, AT_WORK, Ordering::SeqCst, Ordering::Relaxed);
 }
 
 /// Runs a call after which nothing is deferred.
