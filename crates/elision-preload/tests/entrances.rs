@@ -111,6 +111,12 @@ fn a_library_can_end_it_before_it_begins() {
     let plain = said(&program, &arguments, None);
     assert!(plain.contains("after nothing: mapped 0, then 0\n"), "{plain}");
     assert_eq!(said(&program, &arguments, Some(&stats)), plain);
+
+    // While we are at it: dlopen looks where its caller says (`run`), and that is still the program.
+    let program = common::compile(made.path(), "entrances", &[&run]);
+    for stats in [None, Some(stats.as_path())] {
+        assert_eq!(said(&program, &["loads", "-"], stats), "found: 1\nexit status: 0\n");
+    }
 }
 
 #[test]

@@ -1300,6 +1300,7 @@ static const struct {
 
 /* Not in the list: what is found depends on what was there before. */
 static void nothing_special(void) { over("nothing", whole(O_RDONLY)); }
+static void loads(void) { printf("found: %d\n", dlopen("libearly.so", RTLD_NOW) != NULL); }
 
 int main(int count, char **arguments) {
     enum { CASES = sizeof cases / sizeof *cases };
@@ -1314,6 +1315,10 @@ int main(int count, char **arguments) {
     if (!strcmp(arguments[1], "nothing")) {
         reset();
         nothing_special();
+        return 0;
+    }
+    if (!strcmp(arguments[1], "loads")) {
+        loads();
         return 0;
     }
     for (int i = 0; i < CASES; i++)
