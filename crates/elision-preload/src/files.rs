@@ -9,7 +9,10 @@ use libc::{DIR, FILE, c_char, c_int, c_uint, mode_t};
 use crate::export::interpose;
 use crate::ownership;
 use crate::stop::{active, stop, stopped};
-use crate::{hints, kernel, stdio};
+use crate::{hints, kernel, real, stdio};
+
+/// How often an open that may not wait is made again, a tenth of a millisecond and more apart.
+const ATTEMPTS: usize = 10_000;
 
 /// Runs a call that opens `path` with `flags` and records what it gives.
 #[inline]
@@ -17,11 +20,10 @@ pub(crate) fn opening(
     directory: c_int,
     path: *const c_char,
     flags: c_int,
-    open: impl FnOnce() -> c_int,
+    open: impl Fn() -> c_int,
 ) -> c_int {
-    before_open(flags, || kernel::open_path(directory, path, flags));
     let since = ownership::moment();
-    let fd = open();
+    let fd = past_guards(flags, || kernel::open_path(directory, path, flags), open);
     if fd >= 0 {
         hints::forget(fd);
         ownership::opened(fd, flags, since);
@@ -34,16 +36,25 @@ pub(crate) fn truncates(flags: c_int) -> bool {
     flags & (libc::O_ACCMODE | libc::O_TRUNC) == libc::O_RDONLY | libc::O_TRUNC
 }
 
-/// Guards that an open would not get past by itself are let go before. Mostly the kernel sees to that, and waits; but
-/// truncating what one opens only to read breaks no lease, and who opens without waiting is turned away.
-/// `look` gives an O_PATH descriptor of what is about to be opened with `flags`.
-fn before_open(flags: c_int, look: impl FnOnce() -> Option<c_int>) {
+/// Runs a call that opens with `flags` what `look` gives an O_PATH descriptor of, and gets it past the guards that it
+/// would not get past by itself. Mostly the kernel sees to that, and waits; but truncating what one opens only to read
+/// breaks no lease, and who opens without waiting is turned away.
+#[inline]
+fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn() -> c_int) -> c_int {
     let truncates = truncates(flags);
     let impatient = flags & (libc::O_NONBLOCK | libc::O_PATH) == libc::O_NONBLOCK;
-    if (truncates && dropin::touched(0, usize::MAX) || impatient && dropin::at_work())
-        && let Some(fd) = look()
-    {
-        if truncates || flags & libc::O_ACCMODE != libc::O_RDONLY {
+    if truncates && dropin::touched(0, usize::MAX) || impatient && dropin::at_work() {
+        let_go(truncates || flags & libc::O_ACCMODE != libc::O_RDONLY, &look);
+    }
+    let fd = open();
+    if fd < 0 && impatient && real::errno() == libc::EWOULDBLOCK { open_again(fd, &look, &open) } else { fd }
+}
+
+/// Lets this process's own guards go before, however long that takes: all of them, or what keeps even readers out.
+#[cold]
+fn let_go(all: bool, look: &impl Fn() -> Option<c_int>) {
+    if let Some(fd) = look() {
+        if all {
             dropin::let_go(fd);
         } else {
             dropin::before_change(fd);
@@ -52,25 +63,55 @@ fn before_open(flags: c_int, look: impl FnOnce() -> Option<c_int>) {
     }
 }
 
+/// Makes a call again that was refused because it may not wait. For a regular file that means a lease, and most likely one
+/// of ours, held for buffers in another process: it has been told to go, and will in a moment. No program expects a
+/// regular file to refuse for that (truncate(1) and touch(1) open so). Whoever else holds a lease as long as this takes
+/// keeps the caller waiting for a second or two, and not for ever.
+#[cold]
+fn open_again(refused: c_int, look: &impl Fn() -> Option<c_int>, open: &impl Fn() -> c_int) -> c_int {
+    let regular = look().is_some_and(|fd| {
+        let regular = kernel::regular(fd);
+        kernel::close(fd);
+        regular
+    });
+    if !regular {
+        return refused;
+    }
+    for _ in 0..ATTEMPTS {
+        kernel::pause();
+        let fd = open();
+        if fd >= 0 || real::errno() != libc::EWOULDBLOCK {
+            return fd;
+        }
+    }
+    refused
+}
+
 /// openat2 has flags, and rules for how the path is followed, in a structure.
-pub(crate) fn before_openat2(directory: c_int, path: *const c_char, how: usize, len: usize) {
+pub(crate) fn opening_by_rules(
+    directory: c_int,
+    path: *const c_char,
+    how: usize,
+    len: usize,
+    open: impl Fn() -> c_int,
+) -> c_int {
     let how = how as *const libc::open_how;
     if len < size_of::<libc::open_how>() || !kernel::readable(how as usize, size_of::<libc::open_how>()) {
-        return;
+        return open();
     }
     // SAFETY: just found to be readable.
     let how = unsafe { how.read_unaligned() };
-    before_open(how.flags as c_int, || kernel::open_path2(directory, path, how));
+    past_guards(how.flags as c_int, || kernel::open_path2(directory, path, how), open)
 }
 
 /// open_by_handle_at has no path.
-pub(crate) fn before_open_by_handle(mount: c_int, handle: usize, flags: c_int) {
-    before_open(flags, || kernel::open_handle(mount, handle));
+pub(crate) fn opening_handle(mount: c_int, handle: usize, flags: c_int, open: impl Fn() -> c_int) -> c_int {
+    past_guards(flags, || kernel::open_handle(mount, handle), open)
 }
 
 /// shm_open has a name, for which libc makes the path.
-fn before_shm_open(name: *const c_char, flags: c_int) {
-    before_open(flags, || {
+fn opening_shared_memory(name: *const c_char, flags: c_int, open: impl Fn() -> c_int) -> c_int {
+    let look = || {
         if name.is_null() {
             return None;
         }
@@ -82,7 +123,8 @@ fn before_shm_open(name: *const c_char, flags: c_int) {
         path.get_mut(..9)?.copy_from_slice(b"/dev/shm/");
         path.get_mut(9..9 + name.len())?.copy_from_slice(name);
         kernel::open_path(HERE, path.as_ptr().cast(), flags | libc::O_NOFOLLOW)
-    });
+    };
+    past_guards(flags, look, open)
 }
 
 /// Runs a call that duplicates `from`, perhaps over `over`.
@@ -248,19 +290,11 @@ interpose! {
     /// See open_by_handle_at(2).
     fn open_by_handle_at(mount: c_int, handle: usize, flags: c_int) -> c_int,
         until kernel(libc::SYS_open_by_handle_at);
-        if active() => {
-            before_open_by_handle(mount, handle, flags);
-            // SAFETY: the program's call.
-            unsafe { open_by_handle_at::real(mount, handle, flags) }
-        };
+        if active() => opening_handle(mount, handle, flags, call!(open_by_handle_at(mount, handle, flags)));
 
     /// See shm_open(3).
     fn shm_open(name: *const c_char, flags: c_int, mode: mode_t) -> c_int, until lookup(-1, &[c"librt.so.1"]);
-        if active() => {
-            before_shm_open(name, flags);
-            // SAFETY: the program's call.
-            unsafe { shm_open::real(name, flags, mode) }
-        };
+        if active() => opening_shared_memory(name, flags, call!(shm_open(name, flags, mode)));
 
     /// See fopen(3).
     fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());

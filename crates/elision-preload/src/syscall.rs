@@ -101,12 +101,11 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         libc::SYS_openat => opening(fd, b, c as c_int, whole),
         libc::SYS_creat => opening(libc::AT_FDCWD, a, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, whole),
         libc::SYS_openat2 => {
-            files::before_openat2(fd, b as *const libc::c_char, c as usize, d as usize);
-            whole()
+            let (path, open) = (b as *const libc::c_char, || whole() as c_int);
+            files::opening_by_rules(fd, path, c as usize, d as usize, open).into()
         }
         libc::SYS_open_by_handle_at => {
-            files::before_open_by_handle(fd, b as usize, c as c_int);
-            whole()
+            files::opening_handle(fd, b as usize, c as c_int, || whole() as c_int).into()
         }
         libc::SYS_dup => files::duplicating(fd, None, || whole() as c_int).into(),
         libc::SYS_dup2 | libc::SYS_dup3 => {

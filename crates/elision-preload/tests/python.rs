@@ -55,6 +55,24 @@ with multiprocessing.get_context('fork').Pool(3) as p: print(p.map(abs, range(-5
     ));
 }
 
+/// truncate(1) opens its file so that it need not wait, and so it failed while any process under the drop-in held a
+/// buffer of that file: a shell script that had always worked ended with "Resource temporarily unavailable".
+#[test]
+fn opened_for_writing_without_waiting() {
+    python(&format!(
+        "{DATA}
+import subprocess
+b = open('data', 'rb').read()
+f = os.open('data', os.O_WRONLY | os.O_NONBLOCK); print(os.write(f, b'here')); os.close(f); sum(b)
+b = open('data', 'rb').read()
+print(subprocess.run(['truncate', '-s', '10', 'data']).returncode, os.path.getsize('data')); sum(b)
+os.mkfifo('pipe')
+try: os.open('pipe', os.O_WRONLY | os.O_NONBLOCK)
+except OSError as e: print(e)
+"
+    ));
+}
+
 #[test]
 fn shutil_tempfile_and_mmap() {
     python(&format!(
