@@ -292,6 +292,9 @@ impl Report {
                 Obstacle::Static => "link it dynamically, or use the elision crate in it; it runs unchanged",
                 Obstacle::Musl | Obstacle::Loader(_) => "build it for glibc, or use the elision crate in it",
                 Obstacle::Foreign(_) => "use a build for this machine",
+                Obstacle::First(_) => {
+                    "set ASAN_OPTIONS=verify_asan_link_order=0 and preload the drop-in yourself"
+                }
                 Obstacle::Privileged(_) => "run it as the user whose rights it gains",
             };
             self.no("program", format!("{obstacle}"), advice);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use object::elf;
 use object::elf::FileHeader64;
-use object::read::elf::{FileHeader, ProgramHeader};
+use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, FileKind, ReadCache};
 use rustix::fs::{StatVfsMountFlags, getxattr_query, statvfs};
 use rustix::process::{getgid, getuid};
@@ -28,6 +28,8 @@ pub enum Obstacle {
     Loader(String),
     /// It is made for another kind of machine.
     Foreign(&'static str),
+    /// It is built with a library that refuses to start when another was loaded before it.
+    First(&'static str),
     /// It gains rights when it starts, so the loader ignores LD_PRELOAD.
     Privileged(&'static str),
 }
@@ -39,6 +41,7 @@ impl fmt::Display for Obstacle {
             Obstacle::Musl => write!(out, "is linked against musl, not glibc"),
             Obstacle::Loader(path) => write!(out, "asks for the loader {path}, which is not glibc's"),
             Obstacle::Foreign(what) => write!(out, "{what}"),
+            Obstacle::First(library) => write!(out, "needs {library}, which must be loaded first"),
             Obstacle::Privileged(how) => write!(out, "{how}"),
         }
     }
@@ -183,13 +186,31 @@ fn elf64_obstacle(path: &Path, data: &ReadCache<File>) -> object::read::Result<O
         let name = loader.rsplit('/').next().unwrap_or_default();
         return Ok(match name {
             _ if name.starts_with("ld-musl") => Some(Obstacle::Musl),
-            _ if name.starts_with("ld-linux") => None,
+            _ if name.starts_with("ld-linux") => wants_to_be_first(header, endian, data)?,
             _ => Some(Obstacle::Loader(loader)),
         });
     }
     // glibc's loader asks for none, and loads what LD_PRELOAD says into the program it is given.
     let is_loader = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"ld-linux"));
     Ok((!is_loader).then_some(Obstacle::Static))
+}
+
+/// A library that the program itself needs, and that ends it when anything was preloaded.
+fn wants_to_be_first(
+    header: &FileHeader64<Endianness>,
+    endian: Endianness,
+    data: &ReadCache<File>,
+) -> object::read::Result<Option<Obstacle>> {
+    let sections = header.sections(endian, data)?;
+    let Some((entries, strings)) = sections.dynamic(endian, data)? else { return Ok(None) };
+    let strings = sections.strings(endian, data, strings)?;
+    for entry in entries.iter().filter(|entry| entry.d_tag(endian) == elf::DT_NEEDED) {
+        // What -fsanitize=address of gcc links with. (clang's is a part of the program, and does not mind.)
+        if entry.string(endian, strings)?.starts_with(b"libasan.so") {
+            return Ok(Some(Obstacle::First("libasan")));
+        }
+    }
+    Ok(None)
 }
 
 /// How the program in this file gains rights that the caller has not, if it does.

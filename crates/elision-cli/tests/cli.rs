@@ -200,6 +200,23 @@ fn a_static_program_is_named_and_runs_unchanged() {
     });
 }
 
+/// The address sanitizer ended every program that was built with it ("ASan runtime does not come first in initial library
+/// list"): `elision run` in front of a test suite made it fail.
+#[test]
+fn a_program_with_the_address_sanitizer_runs_unchanged() {
+    let dir = dir();
+    let (source, program) = (dir.path().join("sanitized.c"), dir.path().join("sanitized"));
+    fs::write(&source, "int main(void) { return 3; }\n").expect("write");
+    let built = Command::new("cc").args(["-fsanitize=address", "-o"]).args([&program, &source]).output();
+    if !built.is_ok_and(|built| built.status.success()) {
+        return eprintln!("skipped: cc -fsanitize=address does not work here");
+    }
+    both_ways(&[text(&program)], |output| {
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        assert!(stderr(&output).contains("needs libasan"), "{}", stderr(&output));
+    });
+}
+
 #[test]
 fn scripts_are_seen_through() {
     let dir = dir();
