@@ -15,6 +15,10 @@ test:
 quick:
     scripts/test quick
 
+# real programs with and without the drop-in: all, or those named (the last column tells what was declined, and why)
+programs *NAMES:
+    scripts/programs long {{NAMES}}
+
 # format, lints and documentation, as .ci/run wants them
 lint: doc
     cargo fmt --all --check
