@@ -4,11 +4,10 @@
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
 use elision::dropin;
-use libc::{c_char, c_int, c_ulong, gid_t, size_t, uid_t};
-
-use crate::memory::map;
+use libc::{c_char, c_int, c_uint, c_ulong, gid_t, size_t, uid_t};
 
 use crate::export::interpose;
+use crate::memory::map;
 use crate::stop::{active, stop, stopped};
 
 /// Runs a call that changes what this process may do.
@@ -35,9 +34,10 @@ pub(crate) fn option_matters(option: c_int) -> bool {
 
 /// Is deferral over with this option? A filter may kill for any of the calls that we would make besides the program's
 /// own. And who may trace this process can be said only once, for one tracer.
-pub(crate) fn ends(option: c_int) -> Option<&'static str> {
+pub(crate) fn ends(option: c_int, a: c_ulong, b: c_ulong) -> Option<&'static str> {
     match option {
-        libc::PR_SET_SECCOMP => Some(FILTER),
+        // Its modes are seccomp's operations, counted from 1.
+        libc::PR_SET_SECCOMP => filters((a as c_uint).wrapping_sub(1), b).then_some(FILTER),
         libc::PR_SET_PTRACER => Some("a tracer of its own choice"),
         _ => None,
     }
@@ -53,9 +53,14 @@ pub(crate) fn before_naming(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong) {
     }
 }
 
-/// Does `seccomp` with this operation install a filter?
-pub(crate) fn filters(operation: c_ulong) -> bool {
-    matches!(operation, 0 | 1)
+/// Does `seccomp` with this operation install a filter? Without one, as libraries call it to find out what there is, it only
+/// fails.
+pub(crate) fn filters(operation: c_uint, filter: c_ulong) -> bool {
+    match operation {
+        libc::SECCOMP_SET_MODE_STRICT => true,
+        libc::SECCOMP_SET_MODE_FILTER => filter != 0,
+        _ => false,
+    }
 }
 
 /// `$name::real` with the program's arguments.
@@ -127,7 +132,7 @@ interpose! {
     fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int,
         until kernel(libc::SYS_prctl);
         if !stopped() => {
-            if let Some(why) = ends(option) {
+            if let Some(why) = ends(option, a, b) {
                 stop(why);
             }
             before_naming(option, a, b, c);

@@ -56,9 +56,9 @@ fn ends(number: c_long, [a, b, c, ..]: Arguments) -> Option<&'static str> {
         libc::SYS_fanotify_init => (true, watching::WATCH),
         libc::SYS_inotify_add_watch => (watching::tells(c as u32), watching::WATCH),
         libc::SYS_ptrace => (a as c_uint == process::TRACE_ME, "a tracer"),
-        libc::SYS_seccomp => (rights::filters(a as c_ulong), rights::FILTER),
+        libc::SYS_seccomp => (rights::filters(a as c_uint, c as c_ulong), rights::FILTER),
         libc::SYS_setsockopt => (lending::registers(b as c_int, c as c_int), "AF_XDP"),
-        libc::SYS_prctl => return rights::ends(a as c_int),
+        libc::SYS_prctl => return rights::ends(a as c_int, b as c_ulong, c as c_ulong),
         _ => return None,
     };
     ends.then_some(why)

@@ -40,6 +40,19 @@ fn processes() {
     c("processes", &["-O1"]);
 }
 
+/// A program that had confined itself was killed by its first big read: the sidecar is started by a system call that no
+/// such program allows.
+#[test]
+fn confined_to_some_system_calls() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = common::compile(directory.path(), "confined", &["-O1"]);
+    for call in ["prctl", "syscall"] {
+        for deferred in ["yes", "no"] {
+            common::same(&program, &[call, deferred]);
+        }
+    }
+}
+
 #[test]
 fn cancellation() {
     let said = c("cancel", &["-pthread"]);
