@@ -1,5 +1,5 @@
 //! Programs that watch files: the sidecar opens what it guards, and closes it, and what is deferred is never read. They
-//! would be told so. One that has to permit every open would wait for its own answer, since the read that needs it is
+//! would be told so, and of the end of a writer only when the sidecar has let his description go. One that has to permit every open would wait for its own answer, since the read that needs it is
 //! its own.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
@@ -13,7 +13,7 @@ pub(crate) const WATCH: &str = "a watch on what is opened and read";
 
 /// Would inotify with this mask tell of the sidecar?
 pub(crate) fn tells(mask: u32) -> bool {
-    mask & (libc::IN_OPEN | libc::IN_ACCESS | libc::IN_CLOSE_NOWRITE) != 0
+    mask & (libc::IN_OPEN | libc::IN_ACCESS | libc::IN_CLOSE) != 0
 }
 
 interpose! {
