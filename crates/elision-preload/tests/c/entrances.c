@@ -632,6 +632,11 @@ static void case_lease_is_not_seen(void) {
     SAY(fcntl(fd, F_GETOWN));
     SAY(fcntl(fd, F_GETSIG));
     kept("F_GETOWN");
+    close(fd);
+    /* Nor can it be given up, which only a program does that has one. */
+    fd = whole(O_RDWR);
+    SAY(fcntl(fd, F_SETLEASE, F_UNLCK));
+    kept("F_UNLCK");
 }
 static void case_clone_memory(void) {
     int fd = whole(O_RDONLY);
@@ -823,6 +828,16 @@ static void filtered(int by_number) {
 
 static void case_filtered(void) { filtered(0); }
 static void case_filtered_by_number(void) { filtered(1); }
+/* What libraries do to find out what there is: deferral goes on. */
+static void case_asked_for_filters(void) {
+    uint32_t action = SECCOMP_RET_ALLOW;
+    SAY(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, NULL));
+    SAY(syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, NULL));
+    SAY(syscall(SYS_seccomp, (long)SECCOMP_SET_MODE_FILTER, 0l, NULL));
+    SAY(syscall(SYS_seccomp, (long)SECCOMP_GET_ACTION_AVAIL, 0l, &action));
+    whole(O_RDONLY);
+    kept("a question");
+}
 
 /* ---- Who watches. ---- */
 
@@ -1176,6 +1191,25 @@ static void case_truncated_by_openat2(void) {
     SAY(lseek(fd, 0, SEEK_END));
     kept("openat2");
 }
+/* Who does not wait is turned away by what would break a lease. */
+static void case_opened_without_waiting(void) {
+    struct open_how how = {.flags = O_WRONLY | O_NONBLOCK};
+    for (int i = 0; i < 3; i++) {
+        reset();
+        int fd = whole(O_RDONLY), mount, opened;
+        union {
+            struct file_handle handle;
+            char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+        } u = {{.handle_bytes = MAX_HANDLE_SZ}};
+        SAY(name_to_handle_at(AT_FDCWD, path, &u.handle, &mount, 0));
+        SAY((opened = i == 0   ? syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how)
+                      : i == 1 ? open_by_handle_at(fd, &u.handle, O_WRONLY | O_NONBLOCK)
+                               : syscall(SYS_open_by_handle_at, fd, &u.handle, (long)(O_WRONLY | O_NONBLOCK))) > fd);
+        SAY(raw_pwrite(opened, "changed", 0) == 7);
+        kept("an open that does not wait");
+        close(opened), close(fd);
+    }
+}
 static void case_truncated_by_handle(void) {
     for (int i = 0; i < 2; i++) {
         reset();
@@ -1273,6 +1307,7 @@ static const struct {
     {"another_namespace", case_another_namespace, 1},
     {"filtered", case_filtered, 1},
     {"filtered_by_number", case_filtered_by_number, 1},
+    {"asked_for_filters", case_asked_for_filters, 1},
     {"watched", case_watched, 1},
     {"watched_by_number", case_watched_by_number, 1},
     {"permitted", case_permitted, 1},
@@ -1293,6 +1328,7 @@ static const struct {
     {"heap", case_heap, 0},
     {"truncated_by_openat2", case_truncated_by_openat2, 1},
     {"truncated_by_handle", case_truncated_by_handle, 1},
+    {"opened_without_waiting", case_opened_without_waiting, 1},
     {"truncated_by_a_child", case_truncated_by_a_child, 1},
     {"truncated_shared_memory", case_truncated_shared_memory, 1},
     {"old_names", case_old_names, 1},
