@@ -30,7 +30,7 @@
 #![cfg_attr(test, allow(dead_code))] // Unit tests are not preloaded into themselves: no constructor runs.
 
 pub mod changes;
-mod changing;
+pub mod changing;
 pub mod export;
 pub mod files;
 pub mod foreign;
