@@ -129,7 +129,7 @@ static void taken_from(void) {
     SAY(WEXITSTATUS(status));
 }
 
-/* Pages lent to a pipe stay what they were when they were lent. */
+/* Pages lent to a pipe stay what they were when they were lent, until the program itself stores into them. */
 static void lent(void) {
     THIRD(MAKE, "file", 0, SIZE, 1);
     unsigned char *p = memory(SIZE), *q = memory(16 * PAGE);
@@ -147,6 +147,11 @@ static void lent(void) {
     THIRD(WRITE, "file", 0, SIZE, 3);
     SAY(read(ends[0], q, 15 * PAGE));
     TELL(are_bytes(q, 15 * PAGE, 10 * PAGE, 2));
+    /* What is read into them shows in what was lent. */
+    SAY(vmsplice(ends[1], &v, 1, 0));
+    SAY(pread(fd, p, SIZE, 0));
+    SAY(read(ends[0], q, 15 * PAGE));
+    TELL(are_bytes(q, 15 * PAGE, 10 * PAGE, 3));
 }
 
 /* Sent without a copy: until the kernel says that it is done, the bytes are those of the call. (Over the loopback it copies
