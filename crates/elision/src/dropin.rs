@@ -4,7 +4,7 @@
 
 use crate::read::Terms;
 use crate::sidecar::channel::{self, Call, Op};
-use crate::sidecar::{forgotten, launch, state};
+use crate::sidecar::{files, forgotten, launch, state};
 use crate::stats::{self, Reason};
 use crate::sys::file;
 use crate::sys::raw::Errno;
@@ -52,22 +52,22 @@ pub fn write(fd: i32, addr: usize, len: usize, offset: Option<u64>, owned: bool)
 /// Is any file of this process guarded by a write lease? One atomic load.
 #[inline(always)]
 pub fn write_leases() -> bool {
-    state::WRITERS.load(Acquire) != 0
+    files::WRITERS.load(Acquire) != 0
 }
 
 /// May the file behind `fd` be guarded by a write lease? `false` is certain, and cheap while [`write_leases`] is.
 pub fn write_lease_on(fd: i32) -> bool {
-    write_leases() && file::stat(fd).is_ok_and(|stat| state::write_guarded(stat.id))
+    write_leases() && file::stat(fd).is_ok_and(|stat| files::write_guarded(stat.id))
 }
 
 /// A number that tells one file from another, though not beyond all doubt, nor in its two lowest bits.
 pub fn file_number(key: file::FileKey) -> u64 {
-    state::number(key)
+    files::number(key)
 }
 
 /// May the file of this number be guarded by a write lease? `false` is certain.
 pub fn write_lease_on_number(number: u64) -> bool {
-    state::write_guarded_number(number)
+    files::write_guarded_number(number)
 }
 
 /// The file behind `fd` is about to be changed by a call that is not shown to [`write`] (ftruncate,
@@ -76,7 +76,7 @@ pub fn write_lease_on_number(number: u64) -> bool {
 pub fn before_change(fd: i32) {
     if write_leases()
         && let Ok(stat) = file::stat(fd)
-        && state::write_guarded(stat.id)
+        && files::write_guarded(stat.id)
     {
         crate::write::release(fd, stat);
     }
@@ -86,7 +86,7 @@ pub fn before_change(fd: i32) {
 pub fn closing(fd: i32) {
     if write_leases()
         && let Ok(stat) = file::stat(fd)
-        && state::write_guarded(stat.id)
+        && files::write_guarded(stat.id)
         && let Some(mut call) = Call::new(Op::Closing, false)
     {
         call.request().key = stat.id;

@@ -15,10 +15,11 @@ pub type FileId = u32;
 
 /// How the pages of an extent came to be associated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Kind {
     /// A private mapping of the file: a page has no memory of its own until it is altered. Needs a guard at
     /// all times. Pages altered and written back again are told apart by write tracking.
-    Mapped,
+    Mapped = 0,
     /// Memory of its own, equal to the file when it was armed, write-tracked since. Any alignment.
     Tracked,
 }

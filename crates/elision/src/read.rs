@@ -3,7 +3,7 @@
 use crate::dropin::Outcome;
 use crate::history;
 use crate::sidecar::channel::{Call, Op};
-use crate::sidecar::{guard, state};
+use crate::sidecar::{files, guard};
 use crate::stats::Reason;
 use crate::sys::file::{self, Stat};
 use crate::sys::raw::Errno;
@@ -61,7 +61,7 @@ fn plan(fd: i32, addr: usize, len: usize, terms: Terms) -> Result<(Transfer, i32
     if !transfer.congruent() {
         return Err(Reason::Phase);
     }
-    if terms.owned && flags & libc::O_ACCMODE == libc::O_RDWR && history::declines(state::number(stat.id)) {
+    if terms.owned && flags & libc::O_ACCMODE == libc::O_RDWR && history::declines(files::number(stat.id)) {
         return Err(Reason::MostlyAltered);
     }
     // Asked here, so that the sidecar never opens a file on a network or in another process's hands, and hangs.

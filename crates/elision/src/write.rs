@@ -9,7 +9,7 @@ use crate::dropin::Outcome;
 use crate::history;
 use crate::read::Terms;
 use crate::sidecar::channel::{Call, Op, RUNS};
-use crate::sidecar::state;
+use crate::sidecar::{files, state};
 use crate::stats::{COUNTERS, Counters, Reason};
 use crate::sys::file::{self, Stat};
 use crate::sys::raw::Errno;
@@ -32,7 +32,7 @@ pub fn write(fd: i32, addr: usize, len: usize, terms: Terms, track: Track) -> Ou
     if !stat.is_regular() || len == 0 {
         return Outcome::PassThrough;
     }
-    let guarded = state::write_guarded(stat.id);
+    let guarded = files::write_guarded(stat.id);
     let big = len >= terms.least && len >= PAGE;
     if !guarded && !big {
         return Outcome::PassThrough;
@@ -183,7 +183,7 @@ impl Job {
                 return stop;
             }
         }
-        history::learn(state::number(self.stat.id), known, altered);
+        history::learn(files::number(self.stat.id), known, altered);
         if self.flags & libc::O_DSYNC != 0 {
             // What was elided may still be on its way to the disk from before; a traditional write would wait for it.
             let metadata = self.flags & libc::O_SYNC == libc::O_SYNC;
@@ -199,7 +199,7 @@ impl Job {
     /// From `start` on nothing can be elided: it is written traditionally, after extents elsewhere were looked after.
     fn rest_at_once(&self, mut writer: Writer, start: usize, reason: Reason) -> (usize, Option<Errno>) {
         crate::decline(reason, self.whole.len);
-        if self.guarded || state::write_guarded(self.stat.id) {
+        if self.guarded || files::write_guarded(self.stat.id) {
             release(self.fd, self.stat);
         }
         let from = if start == self.whole.split().pages.addr - self.whole.addr { 0 } else { start };

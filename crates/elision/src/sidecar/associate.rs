@@ -64,7 +64,7 @@ impl State {
         if self.file(id).mapped == (0, 0)
             && self.maps >= 0
             && let Ok(mapping) = pages::mapping(self.maps, addr)
-            && let Some(entry) = self.file_mut(id)
+            && let Some(entry) = self.files.get_mut(id)
         {
             entry.mapped = (mapping.dev, mapping.ino);
         }

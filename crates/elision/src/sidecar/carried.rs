@@ -6,7 +6,8 @@
 //! not, the pages are given memory of their own, which unmaps the file, and with that the lease is gone.
 
 use super::announced::Word;
-use super::state::{self, File, Guard, NO_FILE, State};
+use super::files::{File, Guard, NO_FILE, NO_STAMP};
+use super::state::{self, State};
 use crate::extent::{Extent, FileId, Kind};
 use crate::sys::file;
 use crate::sys::pages;
@@ -15,17 +16,17 @@ use core::ffi::CStr;
 impl State {
     /// Records what has been announced, as far as it is there.
     pub(super) fn enter_carried(&mut self, word: Word) {
-        let known = self.find(word.key);
+        let known = self.files.find(word.key);
         let id = match known {
             Some(id) => id,
-            None => match self.new_file(File { key: word.key, guard: Guard::Carried, ..NO_FILE }) {
+            None => match self.files.add(File { key: word.key, guard: Guard::Carried, ..NO_FILE }) {
                 Some(id) => id,
                 // Room is asked for before a mapping is announced, so this cannot be.
                 None => return,
             },
         };
         let remembered = self.file(id).guard == Guard::None;
-        if remembered && let Some(entry) = self.file_mut(id) {
+        if remembered && let Some(entry) = self.files.get_mut(id) {
             entry.guard = Guard::Carried;
         }
         let mut at = word.addr;
@@ -44,7 +45,7 @@ impl State {
                 && mapping.readable
                 && mapping.writable;
             if ours {
-                if let Some(entry) = self.file_mut(id)
+                if let Some(entry) = self.files.get_mut(id)
                     && entry.mapped == (0, 0)
                 {
                     entry.mapped = (mapping.dev, mapping.ino);
@@ -58,8 +59,8 @@ impl State {
         // Whether the file is still what tracked extents of earlier remember can only be seen with a descriptor.
         if remembered && !self.adopt(id) {
             self.map().retain_of(id, |row| row.kind == Kind::Mapped);
-            if let Some(entry) = self.file_mut(id) {
-                entry.stamp = None;
+            if let Some(entry) = self.files.get_mut(id) {
+                entry.stamp = NO_STAMP;
             }
         }
         self.dirty = true;
@@ -92,7 +93,7 @@ impl State {
         let Ok(path) = CStr::from_bytes_until_nul(&path) else { return };
         let Ok(fd) = file::open_known(path) else { return };
         // Another file may have that name by now.
-        match (file::stat(fd), self.file_mut(id)) {
+        match (file::stat(fd), self.files.get_mut(id)) {
             (Ok(stat), Some(entry)) if stat.id == entry.key => entry.fd = fd,
             _ => file::close(fd),
         }
@@ -100,7 +101,7 @@ impl State {
 
     /// Leaves no guard that is carried: what cannot be adopted is materialised.
     pub(super) fn settle_carried(&mut self) {
-        for id in 0..self.top as FileId {
+        for id in self.files.ids() {
             if self.file(id).used && self.file(id).guard == Guard::Carried && !self.adopt(id) {
                 self.release(id);
             }

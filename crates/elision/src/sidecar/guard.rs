@@ -5,7 +5,8 @@
 //! go. So the rule is: extents that depend on the file get memory of their own first, then the lease goes.
 
 use super::channel::Request;
-use super::state::{File, Guard, NO_FILE, State};
+use super::files::{File, Guard, NO_FILE, NO_STAMP};
+use super::state::State;
 use crate::extent::{FileId, Kind};
 use crate::stats::Reason;
 use crate::sys::file::{self, FileKey, ProcPath};
@@ -29,7 +30,7 @@ impl State {
     /// A file guarded well enough to map it: the entry, or why not.
     pub(super) fn guard_for_read(&mut self, request: &Request) -> Result<FileId, Reason> {
         let access = request.flags & libc::O_ACCMODE;
-        if let Some(id) = self.find(request.key) {
+        if let Some(id) = self.files.find(request.key) {
             let known = self.file(id);
             match known.guard {
                 Guard::Read if access == libc::O_RDONLY => return Ok(id),
@@ -85,9 +86,8 @@ impl State {
             }
             entered
         })();
-        match taken {
-            Ok(_) => self.publish_guards(),
-            Err(_) => file::close(fd),
+        if taken.is_err() {
+            file::close(fd);
         }
         taken
     }
@@ -95,25 +95,23 @@ impl State {
     /// Enters a file that is guarded now. Tracked extents of earlier hold on only if the file did not change unguarded.
     pub(super) fn enter(&mut self, key: FileKey, guard: Guard, fd: i32) -> Result<FileId, Reason> {
         let changed = file::ctime(fd).map_err(refused)?;
-        if let Some(id) = self.find(key) {
+        if let Some(id) = self.files.find(key) {
             let known = self.file(id);
-            if known.stamp != Some(changed) {
+            if known.stamp != changed {
                 // (Mapped extents there are if their mappings carry a guard.)
                 self.map().retain_of(id, |row| row.kind == Kind::Mapped);
                 self.publish();
             }
-            if let Some(entry) = self.file_mut(id) {
-                *entry = File { guard, fd, stamp: None, solid: 0, ..known };
-            }
+            self.files.set(id, File { guard, fd, stamp: NO_STAMP, solid: 0, ..known });
             return Ok(id);
         }
-        self.new_file(File { key, guard, fd, ..NO_FILE }).ok_or(Reason::Limit)
+        self.files.add(File { key, guard, fd, ..NO_FILE }).ok_or(Reason::Limit)
     }
 
     /// Answers every lease that is being broken. True if one has to be asked about again soon.
     pub(super) fn answer_breaks(&mut self) -> bool {
         let mut again = false;
-        for id in 0..self.top as FileId {
+        for id in self.files.ids() {
             let known = self.file(id);
             let good = match known.guard {
                 Guard::None => true,
@@ -158,32 +156,23 @@ impl State {
             let _ = file::fcntl(known.fd, libc::F_SETOWN, 0);
         }
         file::close(known.fd);
-        let kept = stamp.is_some() && self.map().share(id).tracked > 0;
-        if let Some(entry) = self.file_mut(id) {
-            *entry =
-                if kept { File { guard: Guard::None, fd: -1, stamp, solid: 0, ..known } } else { NO_FILE };
-        }
-        if !kept {
-            self.map().retain_of(id, |_| false);
+        match stamp.filter(|_| self.map().share(id).tracked > 0) {
+            Some(stamp) => self.files.set(id, File { guard: Guard::None, fd: -1, stamp, solid: 0, ..known }),
+            None => self.drop_file(id),
         }
         self.publish();
-        self.publish_guards();
         true
     }
 
     /// Lets go of files that nothing depends on any more.
     pub(super) fn sweep(&mut self) {
         self.dirty = false;
-        for id in 0..self.top as FileId {
+        for id in self.files.ids() {
             let known = self.file(id);
             let share = self.map().share(id);
             if known.used && known.writes == 0 && share.mapped + share.tracked == 0 {
                 match known.guard {
-                    Guard::None => {
-                        if let Some(entry) = self.file_mut(id) {
-                            *entry = NO_FILE;
-                        }
-                    }
+                    Guard::None => self.files.remove(id),
                     _ => self.dirty |= !self.release(id),
                 }
             }
@@ -192,7 +181,7 @@ impl State {
 
     /// Releases the guard of the file `key`, if there is one.
     pub(super) fn release_key(&mut self, request: &Request) {
-        if let Some(id) = self.find(request.key) {
+        if let Some(id) = self.files.find(request.key) {
             self.release(id);
         }
     }
@@ -201,7 +190,7 @@ impl State {
     /// whatever else ends with the last close; that is worth it only for what has not been loaded yet, and not
     /// if somebody may be waiting for a lock that the description holds.
     pub(super) fn closing(&mut self, request: &Request) {
-        let Some(id) = self.find(request.key) else { return };
+        let Some(id) = self.files.find(request.key) else { return };
         let known = self.file(id);
         if known.guard != Guard::Write {
             return;
@@ -213,7 +202,7 @@ impl State {
 
     /// Releases every write lease.
     pub(super) fn surrender(&mut self) {
-        for id in 0..self.top as FileId {
+        for id in self.files.ids() {
             if self.file(id).guard == Guard::Write {
                 self.release(id);
             }
@@ -234,7 +223,7 @@ impl State {
         };
         // It stays so while guarded: only a change that is shown to us first could make a hole there. (Behind the end of the
         // file a write makes one without being asked.)
-        if !holes && let Some(entry) = self.file_mut(id) {
+        if !holes && let Some(entry) = self.files.get_mut(id) {
             entry.solid = end.max(start).min(stat.size);
         }
         holes
@@ -246,15 +235,13 @@ impl State {
     /// these files, for as long as the kernel waits or until the program closes it. (A read lease goes with the last
     /// mapping.) What depended on them has memory of its own by now.
     pub(super) fn give_up_orphaned_leases(&self) {
-        let known = self.files.get(..self.top).unwrap_or(&[]);
-        if !known.iter().any(|file| file.used && file.guard == Guard::Write) {
+        let guarded = || self.files.known().filter(|file| file.guard == Guard::Write);
+        if guarded().next().is_none() {
             return;
         }
         super::pause::each_descriptor(self.program, |number| {
             if let Ok(fd) = task::take_descriptor(self.program, number) {
-                let ours = file::stat(fd).is_ok_and(|stat| {
-                    known.iter().any(|file| file.guard == Guard::Write && file.key == stat.id)
-                });
+                let ours = file::stat(fd).is_ok_and(|stat| guarded().any(|file| file.key == stat.id));
                 // A lease that the program has taken itself has the program for its owner.
                 if ours && file::fcntl(fd, libc::F_GETOWN, 0) != Ok(self.program) {
                     let _ = file::set_lease(fd, libc::F_UNLCK);

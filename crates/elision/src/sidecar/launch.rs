@@ -9,7 +9,7 @@
 
 use super::channel::{self, Call, Op};
 use super::serve;
-use super::state::{NO_FILE, State};
+use super::state::State;
 use crate::stats::COUNTERS;
 use crate::sys::file;
 use crate::sys::memory;
@@ -182,6 +182,9 @@ pub fn ensure() -> bool {
     }
     if START.load(Acquire) == RUNNING {
         lost();
+        if alive() {
+            return true;
+        }
     }
     if START.compare_exchange(IDLE, STARTING, AcqRel, Acquire).is_err() {
         return false;
@@ -194,14 +197,33 @@ pub fn ensure() -> bool {
 /// The sidecar is gone though nobody told it to go: its leases are, too. A new one will give everything that is still
 /// mapped memory of its own before it does anything else.
 pub fn lost() {
-    if START.compare_exchange(RUNNING, IDLE, AcqRel, Acquire).is_ok() {
-        if super::state::any() && START.compare_exchange(IDLE, STARTING, AcqRel, Acquire).is_ok() {
-            let ready = start(-1);
-            START.store(if ready { RUNNING } else { UNAVAILABLE }, Release);
+    // Others may have noticed as well. Whoever comes first looks again when nobody else can start one: another may be at
+    // work by now, and two that share one memory and one list of what they hold would destroy each other. (They did,
+    // when a thread that had slept through it all took a new sidecar for the dead one.)
+    if START.compare_exchange(RUNNING, STARTING, SeqCst, Acquire).is_err() {
+        return;
+    }
+    let next = if alive() {
+        RUNNING
+    } else {
+        reap();
+        match () {
+            () if !super::state::any() => IDLE,
+            () if start(-1) => RUNNING,
+            () => UNAVAILABLE,
         }
-        if task::pid() == PROGRAM.load(Acquire) {
-            // Its remains, which no wait() of the program sees.
-            task::trace_poll(LAST.load(Acquire));
+    };
+    START.store(next, Release);
+}
+
+/// The remains of the last sidecar, which has left this memory; no wait() of the program sees them.
+fn reap() {
+    if task::pid() == PROGRAM.load(Acquire) {
+        for _ in 0..100 {
+            if task::trace_poll(LAST.load(Acquire)) == task::Traced::Gone {
+                break;
+            }
+            task::nap_us(100);
         }
     }
 }
@@ -234,9 +256,7 @@ fn start(predecessor: i32) -> bool {
         if let Some(ready) = start_once(predecessor) {
             return ready;
         }
-        if task::pid() == PROGRAM.load(Acquire) {
-            task::trace_poll(LAST.load(Acquire));
-        }
+        reap();
     }
     false
 }
@@ -298,15 +318,9 @@ fn prepare() -> bool {
         if unsafe { memory::advise(gate, page, MADV_WIPEONFORK) }.is_err() {
             return false;
         }
-        let state = state as *mut State;
-        // SAFETY: fresh zeroed memory of the right size; all zeroes is a valid State but for the files, which are
-        // entered here, and for the descriptors, which the sidecar opens before it uses them.
-        unsafe {
-            for file in &mut (*state).files {
-                *file = NO_FILE;
-            }
-        }
-        STATE.store(state, Release);
+        // Fresh zeroed memory of the right size; all zeroes is a valid State but for the descriptors, and the order of the
+        // map, which the sidecar sees to before it uses them.
+        STATE.store(state as *mut State, Release);
         BOARD.store(board as *mut Board, Release);
         STACK.store(stack, Release);
         AREA.store(area, Release);
@@ -432,7 +446,7 @@ pub extern "C" fn after_fork_child() {
             }
         }
     } else {
-        super::state::WRITERS.store(0, Release);
+        super::files::WRITERS.store(0, Release);
     }
     remove_mark();
     end_fork();

@@ -72,7 +72,7 @@ impl State {
     /// Materialises every mapped extent of a file whose descriptor is gone. The mappings still know the file; and they
     /// keep its lease alive, with nobody to answer for it, so writers wait until the last one is exchanged.
     pub(super) fn materialise_orphan(&mut self, id: FileId) {
-        if let Some(entry) = self.file_mut(id) {
+        if let Some(entry) = self.files.get_mut(id) {
             entry.fd = -1;
         }
         self.materialise(Which::File(id), false);

@@ -12,6 +12,7 @@
 //! | --- | --- |
 //! | `announced` | mappings that carry their own lease, of which the sidecar has yet to hear |
 //! | `channel` | requests and answers between program and sidecar |
+//! | `files` | the table of files, and which of them are under write leases |
 //! | `forgotten` | ranges that are gone, which need no answer |
 //! | `launch` | starting it, and what happens at fork and exit |
 //! | `serve` | its loop |
@@ -28,6 +29,7 @@ pub(crate) mod announced;
 pub(crate) mod associate;
 pub(crate) mod carried;
 pub(crate) mod channel;
+pub(crate) mod files;
 pub(crate) mod forgotten;
 pub(crate) mod guard;
 pub(crate) mod launch;

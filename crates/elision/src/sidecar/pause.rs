@@ -55,6 +55,13 @@ enum Seized {
 }
 
 impl Pause {
+    /// Begins anew, in a sidecar that holds nobody yet. (One that was killed while it held threads has left a list of
+    /// them. Taken for ours, they would pass for held while they run: seen as SIGSEGV, and as threads that stayed
+    /// stopped for good.)
+    pub(super) fn begin(&mut self) {
+        (self.count, self.alone) = (0, false);
+    }
+
     fn held(&mut self) -> &mut [Held] {
         self.threads.get_mut(..self.count).unwrap_or_default()
     }

@@ -2,7 +2,8 @@
 #![allow(unsafe_code)] // Faults pages in for other extents; changes no contents.
 
 use super::channel::{PageRun, RUNS, Request};
-use super::state::{self, Guard, State};
+use super::files::Guard;
+use super::state::{self, State};
 use crate::extent::{self, Extent, FileId, Kind, PageFacts};
 use crate::stats::Reason;
 use crate::sys::memory;
@@ -90,7 +91,7 @@ impl State {
         self.before_write(id, first, first_end, delta);
         self.before_write(id, end_offset, end_offset + request.tail as u64, delta);
         // If one of these let the guard go, the plan still holds: it was true when it was made.
-        if let Some(entry) = self.file_mut(id) {
+        if let Some(entry) = self.files.get_mut(id) {
             entry.writes += 1;
         }
         None
@@ -121,8 +122,8 @@ impl State {
     /// The write was carried out up to `len` of the `tried` bytes: what is now equal to the file is associated, what
     /// was not reached is not.
     pub(super) fn wrote(&mut self, request: &Request) {
-        let Some(id) = self.find(request.key) else { return };
-        if let Some(entry) = self.file_mut(id) {
+        let Some(id) = self.files.find(request.key) else { return };
+        if let Some(entry) = self.files.get_mut(id) {
             entry.writes = entry.writes.saturating_sub(1);
         }
         self.dirty = true;
@@ -219,7 +220,7 @@ impl State {
 
     /// A guard under which a write may be elided.
     fn guard_for_write(&mut self, request: &Request) -> Result<FileId, Reason> {
-        if let Some(id) = self.find(request.key)
+        if let Some(id) = self.files.find(request.key)
             && self.file(id).guard != Guard::None
         {
             let known = self.file(id);

@@ -3,9 +3,10 @@
 
 use super::announced;
 use super::channel::{self, ASLEEP, BELL, Op, Request};
+use super::files::Guard;
 use super::forgotten;
 use super::launch::{self, END_VALUE, END_WORD, PREDECESSOR, PROGRAM};
-use super::state::{Guard, NO_FILE, State};
+use super::state::State;
 use crate::extent::{FileId, Kind};
 use crate::stats::{self, Reason};
 use crate::sys::file::{self, ProcPath};
@@ -83,7 +84,7 @@ impl State {
         announced::untake();
         self.program = PROGRAM.load(Acquire);
         self.retiring = false;
-        self.pause.alone = false;
+        self.pause.begin();
         let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
         self.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
         self.maps = file::open(c"/proc/self/maps", read_only, 0).unwrap_or(-1);
@@ -112,10 +113,8 @@ impl State {
                 // What is recorded is a parent's or a dead sidecar's: its descriptors are not ours.
                 self.give_up_orphaned_leases();
                 self.map().clear();
-                self.files = [NO_FILE; super::state::FILES];
-                self.top = 0;
+                self.files.clear();
                 self.publish();
-                self.publish_guards();
                 held
             }
             // Whether or not it can be held: these extents exist, and somebody has to look after them.
@@ -138,7 +137,7 @@ impl State {
         self.map().retain(|row| row.kind == Kind::Mapped);
         // The child's only thread waits for us.
         self.pause.alone = true;
-        for id in 0..self.top as FileId {
+        for id in self.files.ids() {
             let known = self.file(id);
             if !known.used || known.guard == Guard::None {
                 self.drop_file(id);
@@ -155,7 +154,7 @@ impl State {
                 }
                 good
             });
-            match (taken, self.file_mut(id)) {
+            match (taken, self.files.get_mut(id)) {
                 (Some(fd), Some(entry)) => entry.fd = fd,
                 _ => {
                     self.materialise_file(id);
@@ -165,13 +164,12 @@ impl State {
         }
         self.pause.alone = false;
         self.publish();
-        self.publish_guards();
     }
 
     /// After a sidecar was killed: its leases are gone, so nothing may stay mapped.
     fn take_over_from_nobody(&mut self) {
         self.map().retain(|row| row.kind == Kind::Mapped);
-        for id in 0..self.top as FileId {
+        for id in self.files.ids() {
             let known = self.file(id);
             if known.used && known.guard != Guard::None {
                 // Its descriptor died with it; the mappings still know the file.
@@ -179,18 +177,16 @@ impl State {
             }
         }
         self.give_up_orphaned_leases();
-        for id in 0..self.top as FileId {
+        for id in self.files.ids() {
             self.drop_file(id);
         }
         self.publish();
-        self.publish_guards();
     }
 
-    fn drop_file(&mut self, id: FileId) {
+    /// Forgets a file, and all of its extents.
+    pub(super) fn drop_file(&mut self, id: FileId) {
         self.map().retain_of(id, |_| false);
-        if let Some(entry) = self.file_mut(id) {
-            *entry = NO_FILE;
-        }
+        self.files.remove(id);
     }
 
     /// In a forked child that could not start a sidecar, by its only thread.
@@ -201,14 +197,13 @@ impl State {
         self.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
         self.maps = file::open(c"/proc/self/maps", read_only, 0).unwrap_or(-1);
         self.tracker = -1;
-        for id in 0..self.top as FileId {
+        for id in self.files.ids() {
             self.materialise_file(id);
             self.drop_file(id);
         }
         file::close(self.pagemap);
         file::close(self.maps);
         self.publish();
-        self.publish_guards();
     }
 
     fn serve(&mut self) -> ! {
@@ -273,7 +268,7 @@ impl State {
 
     /// Materialises everything, and forgets it.
     fn let_go_of_all(&mut self) {
-        for id in 0..self.top as FileId {
+        for id in self.files.ids() {
             // A forked child that is not covered yet has five seconds at most.
             while self.file(id).used && !self.release(id) {
                 task::nap_us(1_000);
@@ -281,7 +276,6 @@ impl State {
             self.drop_file(id);
         }
         self.publish();
-        self.publish_guards();
     }
 
     /// If the answer just given was to a fork: rests until that fork is over. At no other time, since
@@ -327,7 +321,7 @@ impl State {
                 None
             }
             Op::BeforeWrite => {
-                if let Some(id) = self.find(request.key) {
+                if let Some(id) = self.files.find(request.key) {
                     self.before_write(id, request.offset, request.offset + request.len as u64, None);
                 }
                 None
@@ -373,7 +367,7 @@ impl State {
                 self.settle_carried();
                 self.fork = launch::fork_under_way();
                 if !launch::set_mark() {
-                    for id in 0..self.top as FileId {
+                    for id in self.files.ids() {
                         self.release(id);
                     }
                     return request.declined = Some(Reason::Limit);

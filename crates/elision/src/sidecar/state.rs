@@ -4,68 +4,18 @@
 //! sidecar alone. A few facts that the program's threads ask on every call are kept beside it in atomics.
 
 use super::announced;
+use super::files::{self, FILES, File, Files, Guard};
 use super::pause::Pause;
 use crate::extent::{self, Chunk, ExtentMap, FileId, Kind, Share, Usage};
-use crate::sys::file::{FileKey, lease};
+use crate::sys::file::lease;
 use crate::sys::pages::Run;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
-
-/// Files known at a time.
-pub const FILES: usize = 512;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 
 /// Chunks of extents.
 const CHUNKS: usize = 1 << 14;
 
 /// Extents for which there is certain to be room.
 pub const EXTENTS: usize = CHUNKS * extent::CHUNK / 3;
-
-/// What keeps a file's bytes fixed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Guard {
-    /// Nothing: only tracked extents may refer to the file, and only if its ctime is still `stamp`.
-    None,
-    /// A read lease on a description that only the mappings themselves hold (see [`crate::quick`]). It ends with the last of
-    /// them, and we are told when it is being broken, though not which one of them it was.
-    Carried,
-    /// A read lease on a description of our own.
-    Read,
-    /// A write lease on the program's own description, of which we hold a descriptor.
-    Write,
-}
-
-/// A file that extents refer to.
-#[derive(Clone, Copy, Debug)]
-pub struct File {
-    /// In use?
-    pub used: bool,
-    /// Which file.
-    pub key: FileKey,
-    /// What guards it.
-    pub guard: Guard,
-    /// Our descriptor, while guarded; −1 if the guard is carried.
-    pub fd: i32,
-    /// While not guarded: ctime when the guard was let go; tracked extents hold only if it has not moved.
-    pub stamp: Option<(i64, u32)>,
-    /// Writes that have been planned and not yet reported as done. (One that never is keeps the guard until somebody
-    /// wants the file.)
-    pub writes: u32,
-    /// Up to here it was found to have no holes.
-    pub solid: u64,
-    /// Device and inode number that mappings of it show (they differ from stat's on some file systems), once known.
-    pub mapped: (u64, u64),
-}
-
-/// A file entry that says nothing.
-pub const NO_FILE: File = File {
-    used: false,
-    key: FileKey { dev: 0, ino: 0 },
-    guard: Guard::None,
-    fd: -1,
-    stamp: None,
-    writes: 0,
-    solid: 0,
-    mapped: (0, 0),
-};
 
 /// Page runs that one scan may return.
 pub const SCAN: usize = 512;
@@ -87,9 +37,7 @@ pub struct State {
     /// Mapped extents that may exist before vm.max_map_count is in danger.
     pub map_limit: usize,
     /// The files.
-    pub files: [File; FILES],
-    /// Entries of `files` from here on were never used.
-    pub top: usize,
+    pub files: Files,
     /// How much of the map's storage is in use.
     pub usage: Usage,
     /// How much the map has of each file.
@@ -117,28 +65,9 @@ impl State {
         ExtentMap::new(&mut self.chunks, &mut self.order, &mut self.shares, &mut self.usage)
     }
 
-    /// The entry of a file, if there is one.
-    pub fn find(&self, key: FileKey) -> Option<FileId> {
-        self.files.iter().take(self.top).position(|file| file.used && file.key == key).map(|i| i as FileId)
-    }
-
     /// The entry of a file.
     pub fn file(&self, id: FileId) -> File {
-        self.files.get(id as usize).copied().unwrap_or(NO_FILE)
-    }
-
-    /// Changes the entry of a file.
-    pub fn file_mut(&mut self, id: FileId) -> Option<&mut File> {
-        self.files.get_mut(id as usize)
-    }
-
-    /// A free entry.
-    pub fn new_file(&mut self, file: File) -> Option<FileId> {
-        let id = self.files.iter().position(|file| !file.used)?;
-        self.top = self.top.max(id + 1);
-        KNOWN_FILES.store(self.top, Release);
-        *self.files.get_mut(id)? = File { used: true, ..file };
-        Some(id as FileId)
+        self.files.get(id)
     }
 
     /// Mapped extents that exist.
@@ -165,11 +94,11 @@ impl State {
             if row.kind == Kind::Tracked && file.guard == Guard::Carried {
                 return Err("a tracked extent has a guard that says nothing of the time before it");
             }
-            if row.kind == Kind::Tracked && file.guard == Guard::None && file.stamp.is_none() {
+            if row.kind == Kind::Tracked && file.guard == Guard::None && file.stamp == files::NO_STAMP {
                 return Err("a tracked extent has neither guard nor stamp");
             }
         }
-        for file in self.files.iter().take(self.top).filter(|file| file.used) {
+        for file in self.files.known() {
             let held = match file.guard {
                 Guard::None if file.fd >= 0 => return Err("a file without a guard has a descriptor"),
                 Guard::None | Guard::Carried => continue,
@@ -194,28 +123,6 @@ impl State {
             }
         }
     }
-
-    /// Tells the program's threads which files are under write leases. To be called after these changed.
-    pub fn publish_guards(&self) {
-        publish_guards(&self.files);
-    }
-}
-
-fn publish_guards(files: &[File]) {
-    let mut buckets = [false; BUCKETS];
-    let mut count = 0;
-    for file in files.iter().filter(|file| file.used && file.guard == Guard::Write) {
-        if let Some(held) = buckets.get_mut(bucket(file.key)) {
-            *held = true;
-        }
-        count += 1;
-    }
-    // One store each: what a file's bucket says is never wrong in between, whatever happens to other files. (It was,
-    // when there was a list of files instead; a write that looked just then was not seen.)
-    for (word, held) in WRITE_GUARDED.iter().zip(buckets) {
-        word.store(held, Release);
-    }
-    WRITERS.store(count, Release);
 }
 
 /// Extents that exist.
@@ -229,48 +136,18 @@ pub fn any() -> bool {
 /// Is there certain to be room for what is announced, and one more? Each may need an entry for a file and two for extents.
 pub fn room_for_another() -> bool {
     let pending = announced::pending() + THREADS_AT_A_TIME;
-    KNOWN_FILES.load(Acquire) + pending < FILES
+    files::known() + pending < FILES
         && (LIVE.load(Acquire) + 2 * pending) < EXTENTS.min(MAPPINGS.load(Acquire))
 }
 
 /// Threads that may have asked for room, and been told that there is, before any of them has taken it.
 const THREADS_AT_A_TIME: usize = 64;
 
-/// Entries of the table of files that are in use, or were.
-static KNOWN_FILES: AtomicUsize = AtomicUsize::new(0);
-
 /// Mappings that the sidecar makes at most; 0 before it is there.
 pub(super) static MAPPINGS: AtomicUsize = AtomicUsize::new(0);
 
-/// Files under a write lease.
-pub static WRITERS: AtomicU32 = AtomicU32::new(0);
-
-const BUCKETS: usize = 256;
-
-static WRITE_GUARDED: [AtomicBool; BUCKETS] = [const { AtomicBool::new(false) }; BUCKETS];
-
 /// Which 2 MiB stretches of memory have ever had an extent, hashed: a filter, not a record.
 static TOUCHED: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
-
-/// A number that tells one file from another, though not beyond all doubt, nor in its lowest bits.
-pub fn number(key: FileKey) -> u64 {
-    (key.ino ^ key.dev.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
-
-fn bucket(key: FileKey) -> usize {
-    (number(key) >> 56) as usize
-}
-
-/// May this file be under a write lease? `false` is certain.
-pub fn write_guarded(key: FileKey) -> bool {
-    write_guarded_number(number(key))
-}
-
-/// The same for its [`number`], whatever the lowest bits are.
-pub fn write_guarded_number(number: u64) -> bool {
-    WRITERS.load(Acquire) != 0
-        && WRITE_GUARDED.get((number >> 56) as usize).is_none_or(|held| held.load(Acquire))
-}
 
 const STRETCH: usize = 21;
 
@@ -324,28 +201,5 @@ mod tests {
                 assert!(got == expected, "{first} {count}");
             }
         }
-    }
-
-    /// A write of 1,504 bytes went unseen in one of some ten thousand threaded histories, and a later write of the whole
-    /// file left its page out: the list of guarded files was being written anew, for another file, while the
-    /// write asked whether its own was on it.
-    #[test]
-    fn a_guarded_file_is_never_overlooked_while_others_come_and_go() {
-        let file = |ino| File { used: true, key: FileKey { dev: 1, ino }, guard: Guard::Write, ..NO_FILE };
-        let (alone, joined) = ([NO_FILE, file(7)], [file(8), file(7)]);
-        publish_guards(&alone);
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for _ in 0..20_000 {
-                    publish_guards(&joined);
-                    publish_guards(&alone);
-                }
-                done.store(true, Release);
-            });
-            while !done.load(Acquire) {
-                assert!(write_guarded(alone[1].key));
-            }
-        });
     }
 }
