@@ -98,7 +98,7 @@ pub struct Request {
     pub track: bool,
     /// Bytes of the same transfer just before these pages.
     pub head: usize,
-    /// Bytes just after; for [`Op::Plan`] nonzero also for the last page alone.
+    /// Bytes just after.
     pub tail: usize,
     /// For [`Op::Wrote`]: bytes planned.
     pub tried: usize,
