@@ -82,10 +82,10 @@ pub(crate) fn write_matters(fd: c_int, len: usize) -> bool {
     len >= dropin::min_bytes() || ownership::writable(fd) || dropin::write_leases()
 }
 
-/// Is a write of `len` bytes worth more than to be noted? To be asked within [`changing`].
+/// Is a write of `len` bytes through `fd` worth more than to be noted? To be asked within [`changing`].
 #[inline(always)]
-fn offers(len: usize) -> bool {
-    len >= dropin::min_bytes() || dropin::write_leases()
+fn offers(fd: c_int, len: usize) -> bool {
+    len >= dropin::min_bytes() || ownership::may_be_guarded(fd)
 }
 
 /// Offers a write, if it is big or a write lease may depend on it. To be called within [`changing`].
@@ -150,7 +150,7 @@ macro_rules! reading {
 /// The same for a write that matters.
 macro_rules! writing {
     ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {
-        changing($fd, || if !offers($len) {
+        changing($fd, || if !offers($fd, $len) {
             // SAFETY: the program's call.
             unsafe { $name::real($fd, $buf, $len $(, $rest)*) }
         } else { or(

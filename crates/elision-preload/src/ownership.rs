@@ -233,15 +233,19 @@ pub(crate) fn owned(fd: i32) -> bool {
     known & WRITABLE != 0 && !paused() && !NEVER.load(Ordering::Relaxed) && known_as(fd) == known
 }
 
-/// May the file behind `fd` be guarded by a write lease? `false` is certain. What is recorded of the descriptor answers for most
-/// files without asking the kernel.
+/// May the file behind `fd` be guarded by a write lease, as far as can be told without asking the kernel? `false` is certain.
+#[inline(always)]
+pub(crate) fn may_be_guarded(fd: i32) -> bool {
+    dropin::write_leases() && {
+        let known = file(fd);
+        known & WRITABLE == 0 || dropin::write_lease_on_number(known)
+    }
+}
+
+/// The same, with the kernel's answer where what is recorded does not do.
 #[inline]
 pub(crate) fn write_lease_on(fd: i32) -> bool {
-    if !dropin::write_leases() {
-        return false;
-    }
-    let known = file(fd);
-    (known & WRITABLE == 0 || dropin::write_lease_on_number(known)) && dropin::write_lease_on(fd)
+    may_be_guarded(fd) && dropin::write_lease_on(fd)
 }
 
 /// From here on changes are made through the description of `fd` that we do not see.

@@ -66,6 +66,7 @@ pub fn file_number(key: file::FileKey) -> u64 {
 }
 
 /// May the file of this number be guarded by a write lease? `false` is certain.
+#[inline]
 pub fn write_lease_on_number(number: u64) -> bool {
     files::write_guarded_number(number)
 }

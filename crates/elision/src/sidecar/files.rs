@@ -235,6 +235,7 @@ pub fn write_guarded(key: FileKey) -> bool {
 }
 
 /// The same for its [`number`], whatever the lowest bits are.
+#[inline]
 pub fn write_guarded_number(number: u64) -> bool {
     WRITERS.load(Acquire) != 0
         && WRITE_GUARDED.get((number >> 56) as usize).is_none_or(|held| held.load(Acquire))
