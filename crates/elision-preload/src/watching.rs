@@ -1,6 +1,6 @@
 //! Programs that watch files: the sidecar opens what it guards, and closes it, and what is deferred is never read. They
-//! would be told so, and of the end of a writer only when the sidecar has let his description go. One that has to permit every open would wait for its own answer, since the read that needs it is
-//! its own.
+//! would be told so, and of the end of a writer only when the sidecar has let his description go. One that has to permit
+//! every open would wait for its own answer, since the read that needs it is its own.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
 use libc::{c_char, c_int, c_uint};
