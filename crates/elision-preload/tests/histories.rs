@@ -99,7 +99,7 @@ fn without_the_drop_in() {
 
 #[test]
 fn one_thread() {
-    under_the_drop_in(0..80, "");
+    under_the_drop_in(0..56, "");
 }
 
 #[test]
