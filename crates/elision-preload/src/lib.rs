@@ -8,7 +8,7 @@
 //! | [`io`], [`vector`] | read, write, their positioned, vector and fortified forms |
 //! | [`stdio`] | what libc reads, writes and closes on behalf of a FILE |
 //! | [`files`] | open, dup, close and their kin: which descriptors are ours alone |
-//! | [`changing`] | who is changing a file at this moment |
+//! | [`notes`] | who is changing a file at this moment |
 //! | [`changes`] | what else changes a file: ftruncate, fallocate, copy_file_range… |
 //! | [`hints`] | lseek and fstat, which tell where the next large block should start |
 //! | [`process`] | fork, spawn, exit, and descriptors sent away |
@@ -30,7 +30,6 @@
 #![cfg_attr(test, allow(dead_code))] // Unit tests are not preloaded into themselves: no constructor runs.
 
 pub mod changes;
-pub mod changing;
 pub mod export;
 pub mod files;
 pub mod foreign;
@@ -40,6 +39,7 @@ pub mod kernel;
 pub mod lending;
 pub mod loading;
 pub mod memory;
+pub mod notes;
 pub mod ownership;
 pub mod process;
 pub mod real;

@@ -10,7 +10,7 @@
 //!
 //! - *A change under way while a read is deferred.* A thread that found no lease may be inside write(2) when
 //!   another thread's read of the same file is deferred. Writers on recorded descriptors are therefore
-//!   noted (see [`crate::changing`]); the reader looks for them after its lease is visible, and materialises if there is
+//!   noted (see [`crate::notes`]); the reader looks for them after its lease is visible, and materialises if there is
 //!   one. Either the writer sees the lease or the reader sees the writer.
 //! - *A descriptor opened while another thread forks.* Whoever opens notes the generation first, and records
 //!   only if no sharing has begun or ended since.
@@ -22,7 +22,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 
 use elision::dropin;
 
-use crate::{changing as notes, kernel};
+use crate::{kernel, notes};
 
 /// Descriptors beyond are never recorded.
 const DESCRIPTORS: usize = 64 * 1024;
@@ -50,6 +50,9 @@ struct Entry {
 static TABLE: [Entry; DESCRIPTORS] =
     [const { Entry { file: AtomicU64::new(0), counted: AtomicU32::new(0), begun: AtomicU32::new(0) } };
         DESCRIPTORS];
+
+/// The sum of all that are counted with descriptors: never less.
+static COUNTED: AtomicU32 = AtomicU32::new(0);
 
 /// One more than the highest descriptor ever recorded.
 static HIGH: AtomicUsize = AtomicUsize::new(0);
@@ -291,7 +294,7 @@ pub(crate) fn begin_change(fd: i32) -> Change {
 #[cold]
 #[inline(never)]
 fn count_change(entry: &Entry) -> Change {
-    notes::COUNTED.fetch_add(1, Ordering::SeqCst);
+    COUNTED.fetch_add(1, Ordering::SeqCst);
     entry.counted.fetch_add(1, Ordering::SeqCst);
     entry.begun.fetch_add(1, Ordering::SeqCst);
     Change::Counted
@@ -307,7 +310,7 @@ pub(crate) fn end_change(fd: i32, change: Change) {
             if let Some(entry) = entry(fd) {
                 entry.counted.fetch_sub(1, Ordering::SeqCst);
             }
-            notes::COUNTED.fetch_sub(1, Ordering::SeqCst);
+            COUNTED.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
@@ -322,7 +325,7 @@ fn under_way(known: u64) -> Option<u64> {
         true => u64::from(entry.counted.load(Ordering::SeqCst)),
         false => 0,
     };
-    let elsewhere = match notes::COUNTED.load(Ordering::SeqCst) {
+    let elsewhere = match COUNTED.load(Ordering::SeqCst) {
         0 => 0,
         _ => used().iter().map(counted).sum(),
     };
@@ -411,7 +414,7 @@ pub(crate) fn begin_child() {
     for entry in used() {
         entry.counted.store(0, Ordering::Relaxed);
     }
-    notes::COUNTED.store(0, Ordering::Relaxed);
+    COUNTED.store(0, Ordering::Relaxed);
     notes::reset();
     READING.store(0, Ordering::Relaxed);
     SHARING.store(0, Ordering::SeqCst);

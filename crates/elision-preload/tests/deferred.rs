@@ -38,11 +38,7 @@ fn preloaded(program: &Path, stats: &Path) -> Command {
 
 /// One counter, summed over all processes.
 fn counter(stats: &Path, name: &str) -> u64 {
-    let text = std::fs::read_to_string(stats).unwrap();
-    let name = format!("\"{name}\":");
-    let digits =
-        |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap();
-    text.split(&name).skip(1).map(digits).sum()
+    common::counter(&std::fs::read_to_string(stats).unwrap(), name)
 }
 
 fn good(output: Output) -> String {

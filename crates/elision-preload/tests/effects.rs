@@ -112,22 +112,11 @@ fn compiled(directory: &Path, family: &str) -> PathBuf {
     common::compile(directory, family, &["-O1", "-Wextra", "-Werror", "-pthread"])
 }
 
-/// One counter, summed over all processes of a run.
-fn counter(stats: &str, name: &str) -> u64 {
-    let name = format!("\"{name}\":");
-    let digits =
-        |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap();
-    stats.split(&name).skip(1).map(digits).sum()
-}
-
 fn run(program: &Path, row: &str, place: &Path, stats: Option<&Path>) -> Output {
     let mut command = Command::new(program);
     command.arg(row).arg(place).env_remove("LD_PRELOAD").stdin(Stdio::null());
     if let Some(stats) = stats {
-        command
-            .env("LD_PRELOAD", common::library())
-            .env("ELISION_MIN_BYTES", "4096")
-            .env("ELISION_STATS", stats);
+        common::offer_everything(&mut command, stats);
     }
     command.output().unwrap()
 }
@@ -151,7 +140,8 @@ fn compare(program: &Path, row: &str, needs: Needs, place: impl Fn() -> Place) -
     }
     let ours = run(program, row, &our_place.path, Some(&stats));
     let counted = std::fs::read_to_string(&stats).unwrap();
-    let (deferred, elided) = (counter(&counted, "deferred_bytes"), counter(&counted, "elided_bytes"));
+    let (deferred, elided) =
+        (common::counter(&counted, "deferred_bytes"), common::counter(&counted, "elided_bytes"));
     println!("{row}: {deferred} bytes deferred, {elided} elided");
     let mut wrong = differences(&said, &text(&ours.stdout)) + &text(&ours.stderr);
     if ours.status != plain.status {

@@ -31,10 +31,7 @@ fn said(program: &Path, arguments: &[&str], stats: Option<&Path>) -> String {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
     if let Some(stats) = stats {
-        command
-            .env("LD_PRELOAD", common::library())
-            .env("ELISION_MIN_BYTES", "4096")
-            .env("ELISION_STATS", stats);
+        common::offer_everything(&mut command, stats);
     }
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -42,10 +39,7 @@ fn said(program: &Path, arguments: &[&str], stats: Option<&Path>) -> String {
 }
 
 fn deferred_bytes(stats: &Path) -> u64 {
-    let text = std::fs::read_to_string(stats).unwrap_or_default();
-    let number =
-        |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap();
-    text.split("\"deferred_bytes\":").skip(1).map(number).sum()
+    common::counter(&std::fs::read_to_string(stats).unwrap_or_default(), "deferred_bytes")
 }
 
 /// Runs a case without the drop-in and with it; `Err` says what differs.

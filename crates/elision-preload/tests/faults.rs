@@ -116,13 +116,6 @@ fn some_time(dice: &mut Dice, most_us: u64) {
     std::thread::sleep(Duration::from_micros(dice.below(most_us)));
 }
 
-fn counter(stats: &str, name: &str) -> u64 {
-    let name = format!("\"{name}\":");
-    let digits =
-        |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap();
-    stats.split(&name).skip(1).map(digits).sum()
-}
-
 /// The program's next call starts another helper, which first gives everything memory of its own. No byte is lost, and who
 /// wants to write waits no longer than until then.
 #[test]
@@ -243,8 +236,8 @@ fn a_program_is_killed_in_the_middle_of_a_save() {
         let _ = std::fs::remove_file(made.path().join("stats"));
     }
     assert!(both > 0, "no save was ever under way");
-    println!("{both} with both, {} bytes elided", counter(&stats, "elided_bytes"));
-    assert!(counter(&stats, "elided_bytes") > 0, "nothing was elided");
+    println!("{both} with both, {} bytes elided", common::counter(&stats, "elided_bytes"));
+    assert!(common::counter(&stats, "elided_bytes") > 0, "nothing was elided");
 }
 
 /// The helper answers for a program that is stopped, well before the kernel's patience is over.
@@ -273,7 +266,7 @@ fn the_kernel_is_impatient_with_a_program_that_is_stopped() {
         let (said, made) = program.finish();
         assert!(said.ends_with(": yes\n"), "{said}");
         let stats = std::fs::read_to_string(made.path().join("stats")).unwrap();
-        assert!(counter(&stats, "materialised_bytes") > 0, "{stats}");
+        assert!(common::counter(&stats, "materialised_bytes") > 0, "{stats}");
         println!("the writer waited for {waited:?}");
     });
     std::fs::write(SETTING, before).unwrap();
@@ -330,5 +323,5 @@ fn an_altered_buffer_is_not_in_memory_twice() {
     let (said, made) = Program::start_again(&compiled, "altered", made, Some(&group.0)).finish();
     assert!(said.contains("1 mappings\n") && said.ends_with(": yes\n"), "{said}");
     let stats = std::fs::read_to_string(made.path().join("stats")).unwrap();
-    assert!(counter(&stats, "deferred_bytes") >= 40 << 20, "{stats}");
+    assert!(common::counter(&stats, "deferred_bytes") >= 40 << 20, "{stats}");
 }

@@ -43,10 +43,7 @@ fn one(program: &Path, seed: u64, flags: &str, stats: Option<&Path>) {
     let mut command = Command::new(program);
     command.arg(seed.to_string()).arg(STEPS).arg(files.path()).arg(flags).stdin(Stdio::null());
     if let Some(stats) = stats {
-        command
-            .env("LD_PRELOAD", common::library())
-            .env("ELISION_MIN_BYTES", "4096")
-            .env("ELISION_STATS", stats);
+        common::offer_everything(&mut command, stats);
     }
     let output = command.output().unwrap();
     assert!(
@@ -58,14 +55,6 @@ fn one(program: &Path, seed: u64, flags: &str, stats: Option<&Path>) {
     );
 }
 
-/// The sum of one counter over all processes.
-fn sum(stats: &str, name: &str) -> u64 {
-    let name = format!("\"{name}\":");
-    let digits =
-        |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap();
-    stats.split(&name).skip(1).map(digits).sum()
-}
-
 /// The histories of some seeds under the drop-in; and something did depend on it.
 fn under_the_drop_in(seeds: std::ops::Range<u64>, flags: &str) {
     let made = directory();
@@ -73,7 +62,7 @@ fn under_the_drop_in(seeds: std::ops::Range<u64>, flags: &str) {
     let histories = seeds.end - seeds.start;
     run(&program, seeds, flags, Some(&stats));
     let stats = std::fs::read_to_string(&stats).unwrap();
-    let of = |name| sum(&stats, name);
+    let of = |name| common::counter(&stats, name);
     println!(
         "{histories} histories with {flags:?}: {} bytes deferred, {} loaded, {} materialised, {} elided, {} written",
         of("deferred_bytes"),

@@ -134,10 +134,14 @@ fn pages_of(addr: usize, len: usize, around: bool) -> (usize, usize) {
 }
 
 fn ask(op: Op, (addr, len): (usize, usize)) {
-    if len > 0
-        && touched(addr, len)
-        && let Some(mut call) = Call::new(op, false)
-    {
+    if len > 0 && touched(addr, len) {
+        ask_known(op, addr, len);
+    }
+}
+
+/// The same for a range that is known to be recorded, or about to be.
+fn ask_known(op: Op, addr: usize, len: usize) {
+    if let Some(mut call) = Call::new(op, false) {
         let request = call.request();
         (request.addr, request.len) = (addr, len);
         call.send();
@@ -158,10 +162,8 @@ pub(crate) fn forget_known(addr: usize, len: usize) {
     // Whoever asked for statistics wants to know how much of it was loaded, which only its page tables tell.
     if !stats::exact() && forgotten::leave(addr, len) {
         channel::ring();
-    } else if let Some(mut call) = Call::new(Op::Forget, false) {
-        let request = call.request();
-        (request.addr, request.len) = (addr, len);
-        call.send();
+    } else {
+        ask_known(Op::Forget, addr, len);
     }
 }
 

@@ -219,8 +219,8 @@ impl File {
     }
 }
 
-/// Takes over a file that is open already. Through one that is open for reading only, reads are deferred as ever. Through one that is
-/// open for writing nothing is deferred or elided, since nobody can tell whether it has clones.
+/// Takes over a file that is open already. Through one that is open for reading only, reads are deferred as ever.
+/// Through one that is open for writing nothing is deferred or elided, since nobody can tell whether it has clones.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;

@@ -1,4 +1,5 @@
-//! `ELISION_VERBOSE=1`: one line when active, one for each new reason to decline, one when it is over. To stderr, and only then.
+//! `ELISION_VERBOSE=1`: one line when active, one for each new reason to decline, one when it is over. To stderr, and
+//! only then.
 
 use crate::sidecar::launch;
 use crate::stats::{COUNTERS, Reason};

@@ -17,6 +17,21 @@ pub fn library() -> PathBuf {
         .1
 }
 
+/// One counter of the statistics, summed over all processes.
+#[allow(dead_code)] // Not every test counts.
+pub fn counter(stats: &str, name: &str) -> u64 {
+    let name = format!("\"{name}\":");
+    let digits =
+        |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap();
+    stats.split(&name).skip(1).map(digits).sum()
+}
+
+/// Has the command run under the drop-in, with every transfer of a page or more offered, and statistics added there.
+#[allow(dead_code)] // Nor does every one ask for statistics.
+pub fn offer_everything(command: &mut Command, stats: &Path) {
+    command.env("LD_PRELOAD", library()).env("ELISION_MIN_BYTES", "4096").env("ELISION_STATS", stats);
+}
+
 #[allow(dead_code)] // Not every test has a C program.
 /// Compiles `tests/c/<name>.c`, with `flags`, into `directory`.
 pub fn compile(directory: &Path, name: &str, flags: &[&str]) -> PathBuf {

@@ -61,13 +61,7 @@ impl State {
         // Whatever these pages stood for has ended: not before, since a refusal leaves them what they are. There was
         // room above for the row that cutting one out can need.
         let _ = self.map().remove(addr, len);
-        if self.file(id).mapped == (0, 0)
-            && self.maps >= 0
-            && let Ok(mapping) = pages::mapping(self.maps, addr)
-            && let Some(entry) = self.files.get_mut(id)
-        {
-            entry.mapped = (mapping.dev, mapping.ino);
-        }
+        self.learn_mapping(id, addr);
         if self.map().insert(Extent { addr, len, file: id, offset, kind: Kind::Mapped }).is_err() {
             // There was room above for both rows that an insertion can need.
             return Some(Reason::Limit);

@@ -16,45 +16,23 @@ use core::ffi::CStr;
 impl State {
     /// Records what has been announced, as far as it is there.
     pub(super) fn enter_carried(&mut self, word: Word) {
-        let known = self.files.find(word.key);
-        let id = match known {
-            Some(id) => id,
-            None => match self.files.add(File { key: word.key, guard: Guard::Carried, ..NO_FILE }) {
-                Some(id) => id,
-                // Room is asked for before a mapping is announced, so this cannot be.
-                None => return,
-            },
-        };
+        let new = File { key: word.key, guard: Guard::Carried, ..NO_FILE };
+        // (Room is asked for before a mapping is announced.)
+        let Some(id) = self.files.find(word.key).or_else(|| self.files.add(new)) else { return };
         let remembered = self.file(id).guard == Guard::None;
         if remembered && let Some(entry) = self.files.get_mut(id) {
             entry.guard = Guard::Carried;
         }
-        let mut at = word.addr;
-        let end = word.addr + word.len;
-        while at < end {
-            let Ok(mapping) = pages::mapping(self.maps, at) else { break };
-            let from = mapping.start.max(at);
-            let to = mapping.end.min(end);
-            if from >= end {
-                break;
-            }
-            let offset = (from - word.addr) as u64;
-            let ours = mapping.ino != 0
-                && mapping.offset + (from - mapping.start) as u64 == offset
-                && !mapping.shared
-                && mapping.readable
-                && mapping.writable;
-            if ours {
-                if let Some(entry) = self.files.get_mut(id)
-                    && entry.mapped == (0, 0)
-                {
-                    entry.mapped = (mapping.dev, mapping.ino);
-                }
-                let extent = Extent { addr: from, len: to - from, file: id, offset, kind: Kind::Mapped };
+        let whole = Extent { addr: word.addr, len: word.len, file: id, offset: 0, kind: Kind::Mapped };
+        let mut at = whole.addr;
+        while at < whole.end() {
+            let (end, ours) = self.stretch(whole, at);
+            if ours && let Some(extent) = whole.clip(at, end) {
+                self.learn_mapping(id, at);
                 let _ = self.map().insert(extent);
-                state::mark(from, to - from);
+                state::mark(extent.addr, extent.len);
             }
-            at = to;
+            at = end;
         }
         // Whether the file is still what tracked extents of earlier remember can only be seen with a descriptor.
         if remembered && !self.adopt(id) {
@@ -102,7 +80,7 @@ impl State {
     /// Leaves no guard that is carried: what cannot be adopted is materialised.
     pub(super) fn settle_carried(&mut self) {
         for id in self.files.ids() {
-            if self.file(id).used && self.file(id).guard == Guard::Carried && !self.adopt(id) {
+            if self.file(id).guard == Guard::Carried && !self.adopt(id) {
                 self.release(id);
             }
         }

@@ -228,9 +228,7 @@ impl State {
         }
         holes
     }
-}
 
-impl State {
     /// Write leases that a dead sidecar left on descriptions of the program's. They would hold everybody up who wants one of
     /// these files, for as long as the kernel waits or until the program closes it. (A read lease goes with the last
     /// mapping.) What depended on them has memory of its own by now.

@@ -203,16 +203,15 @@ pub fn lost() {
     if START.compare_exchange(RUNNING, STARTING, SeqCst, Acquire).is_err() {
         return;
     }
-    let next = if alive() {
-        RUNNING
-    } else {
+    let mut next = RUNNING;
+    if !alive() {
         reap();
-        match () {
-            () if !super::state::any() => IDLE,
-            () if start(-1) => RUNNING,
-            () => UNAVAILABLE,
+        if !super::state::any() {
+            next = IDLE;
+        } else if !start(-1) {
+            next = UNAVAILABLE;
         }
-    };
+    }
     START.store(next, Release);
 }
 

@@ -344,8 +344,19 @@ impl State {
         cut
     }
 
+    /// The mapping at `addr` is known to be of the file: from here on, only what shows the same device and inode number is.
+    pub(super) fn learn_mapping(&mut self, id: FileId, addr: usize) {
+        if self.file(id).mapped == (0, 0)
+            && self.maps >= 0
+            && let Ok(mapping) = pages::mapping(self.maps, addr)
+            && let Some(entry) = self.files.get_mut(id)
+        {
+            entry.mapped = (mapping.dev, mapping.ino);
+        }
+    }
+
     /// From `at` on, how far the extent is of one kind, and whether it is still our mapping there.
-    fn stretch(&self, extent: Extent, at: usize) -> (usize, bool) {
+    pub(super) fn stretch(&self, extent: Extent, at: usize) -> (usize, bool) {
         if self.maps < 0 {
             return (extent.end(), true);
         }

@@ -13,7 +13,7 @@
 //! file are then no longer deferred under a write lease, which is harmless.
 #![allow(unsafe_code)] // The thread pointer, which tells threads apart, and a system call.
 
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 
 use elision::sys::raw::syscall;
 
@@ -122,9 +122,6 @@ pub(crate) fn reset() {
         slot.file.store(0, Ordering::Relaxed);
     }
 }
-
-/// Descriptors whose changes are counted in the table instead, for the moment: never less than there are.
-pub(crate) static COUNTED: AtomicI32 = AtomicI32::new(0);
 
 #[cfg(test)]
 mod tests {
