@@ -219,23 +219,13 @@ impl Holder {
         std::fs::read_dir("/proc").unwrap().filter(|entry| sidecar(&entry.as_ref().unwrap().path())).count()
     }
 
-    /// Until there is none, and its leases are gone, too. (Nothing tells of the end of a process that is not one's child.)
+    /// Until there is none, and its lease is gone, too: a process that ends gives its memory up first and its descriptors
+    /// after. (Nothing tells of the end of a process that is not one's child.)
     fn wait_until_alone(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while self.sidecars() > 0 || self.leased() {
+        while self.sidecars() > 0 || common::leased(&self.file) {
             assert!(Instant::now() < deadline, "the sidecar has outlived its program");
             std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Is there a lease on the file? Then opening it for writing without waiting is refused. A process that ends gives its
-    /// memory up first and its descriptors after, so a lease may stand for a moment longer than the mapping.
-    fn leased(&self) -> bool {
-        use std::os::unix::fs::OpenOptionsExt;
-        match std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&self.file) {
-            Ok(_) => false,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => true,
-            Err(error) => panic!("{error}"),
         }
     }
 }

@@ -6,7 +6,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -224,10 +224,8 @@ fn a_program_is_killed_in_the_middle_of_a_save() {
             seen = [seen[0] | !new, seen[1] | !old];
         }
         both += i32::from(seen == [true; 2]);
-        // Nobody opens without waiting while there is a lease.
         let deadline = Instant::now() + Duration::from_secs(10);
-        let open = || std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path);
-        while open().is_err() {
+        while common::leased(&path) {
             assert!(Instant::now() < deadline, "the lease has outlived its program");
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -2,6 +2,7 @@
 //! the same from all: what it prints, how it ends, and what it leaves behind.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -30,6 +31,16 @@ pub fn counter(stats: &str, name: &str) -> u64 {
 #[allow(dead_code)] // Nor does every one ask for statistics.
 pub fn offer_everything(command: &mut Command, stats: &Path) {
     command.env("LD_PRELOAD", library()).env("ELISION_MIN_BYTES", "4096").env("ELISION_STATS", stats);
+}
+
+/// Is there a lease on the file? Then opening it for writing without waiting is refused.
+#[allow(dead_code)] // Not every test asks.
+pub fn leased(path: &Path) -> bool {
+    match std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(_) => false,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => true,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 #[allow(dead_code)] // Not every test has a C program.
