@@ -9,7 +9,7 @@
 #[allow(dead_code)] // Of what the tests share, these use a part.
 mod common;
 
-use std::ffi::CString;
+use common::image::{c_path, mounts_of_our_own};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -66,30 +66,6 @@ fn elsewhere() -> bool {
         println!("skipped: does not depend on the file system");
     }
     named
-}
-
-fn c_path(path: &Path) -> CString {
-    CString::new(path.as_os_str().as_encoded_bytes()).unwrap()
-}
-
-/// Mounts of the calling thread and of the programs that it starts, seen by nobody else. False, and why is said, where that
-/// is not allowed.
-fn mounts_of_our_own() -> bool {
-    // SAFETY: C strings; only this thread's view of the file system changes.
-    let done = unsafe {
-        libc::unshare(libc::CLONE_NEWNS) == 0
-            && libc::mount(
-                c"none".as_ptr(),
-                c"/".as_ptr(),
-                std::ptr::null(),
-                libc::MS_REC | libc::MS_PRIVATE,
-                std::ptr::null(),
-            ) == 0
-    };
-    if !done {
-        println!("skipped: no mounts of one's own: {}", std::io::Error::last_os_error());
-    }
-    done
 }
 
 /// A tmpfs of 512 pages. Flags are mount(2)'s.

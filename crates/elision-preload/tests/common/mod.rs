@@ -1,6 +1,9 @@
 //! Runs one program several times, without the drop-in and with it, each time in a fresh directory, and wants
 //! the same from all: what it prints, how it ends, and what it leaves behind.
 
+#[allow(dead_code)] // Few tests have a file system of their own.
+pub mod image;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};

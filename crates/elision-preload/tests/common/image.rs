@@ -1,0 +1,100 @@
+//! File systems of a test's own.
+#![allow(unsafe_code)] // Mounts.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+pub fn c_path(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_encoded_bytes()).unwrap()
+}
+
+/// Mounts of the calling thread and of the programs that it starts, seen by nobody else. False, and why is said, where that
+/// is not allowed.
+pub fn mounts_of_our_own() -> bool {
+    // SAFETY: C strings; only this thread's view of the file system changes.
+    let done = unsafe {
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(
+                c"none".as_ptr(),
+                c"/".as_ptr(),
+                std::ptr::null(),
+                libc::MS_REC | libc::MS_PRIVATE,
+                std::ptr::null(),
+            ) == 0
+    };
+    if !done {
+        println!("skipped: no mounts of one's own: {}", std::io::Error::last_os_error());
+    }
+    done
+}
+
+/// A file system of a test's own in an image, which the test may spoil. It is gone with the value.
+pub struct Image {
+    pub image: PathBuf,
+    /// Where it is mounted.
+    pub root: PathBuf,
+    _made: tempfile::TempDir,
+}
+
+impl Image {
+    /// A new btrfs, after [`mounts_of_our_own`]. Its checksums make a page unreadable whose bytes on the device are wrong.
+    /// None, and why is said, where it cannot be had.
+    pub fn btrfs(options: &str) -> Option<Image> {
+        let made = tempfile::tempdir().unwrap();
+        let (image, root) = (made.path().join("image"), made.path().join("root"));
+        std::fs::create_dir(&root).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(128 << 20).unwrap();
+        let mount = ["mount", "-t", "btrfs", "-o", &format!("loop,{options}")].map(str::to_owned);
+        let steps =
+            [(vec!["mkfs.btrfs".into(), "-q".into()], vec![&image]), (mount.to_vec(), vec![&image, &root])];
+        for (command, paths) in steps {
+            // They live where a PATH does not always look.
+            let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+            let output = Command::new("env").args(&command).args(paths).env("PATH", path).output().unwrap();
+            if !output.status.success() {
+                println!("skipped: {}: {}", command[0], String::from_utf8_lossy(&output.stderr));
+                return None;
+            }
+        }
+        Some(Image { image, root, _made: made })
+    }
+
+    /// Spoils pages on the device, by their contents, which nothing else has; and has the kernel forget what it knows
+    /// of the file.
+    pub fn spoil(&self, file: &Path, pages: &[Vec<u8>]) {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::FileExt;
+        let opened = std::fs::File::open(file).unwrap();
+        opened.sync_all().unwrap();
+        let device = std::fs::File::options().read(true).write(true).open(&self.image).unwrap();
+        let bytes = std::fs::read(&self.image).unwrap();
+        for page in pages {
+            let places = bytes.chunks_exact(4096).enumerate().filter(|(_, chunk)| chunk == page);
+            let places: Vec<_> = places.map(|(at, _)| at as u64 * 4096).collect();
+            assert!(!places.is_empty(), "a page is not on the device");
+            for at in places {
+                device.write_all_at(b"spoiled", at).unwrap();
+            }
+        }
+        // SAFETY: no memory is involved.
+        assert_eq!(unsafe { libc::posix_fadvise(opened.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let root = c_path(&self.root);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // Nothing of a program may outlive it, though a sidecar needs a moment to notice.
+        // SAFETY: a C string.
+        while unsafe { libc::umount2(root.as_ptr(), 0) } != 0 {
+            if std::thread::panicking() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the file system is still in use");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
