@@ -323,3 +323,62 @@ fn an_altered_buffer_is_not_in_memory_twice() {
     let stats = std::fs::read_to_string(made.path().join("stats")).unwrap();
     assert!(common::counter(&stats, "deferred_bytes") >= 40 << 20, "{stats}");
 }
+
+/// A program that reads a file of which three pages cannot be read from the device; what it says of them.
+fn with_unreadable_pages(row: &str) -> Option<String> {
+    if std::env::var_os("ELISION_TEST_DIR").is_some() {
+        println!("skipped: has a file system of its own");
+        return None;
+    }
+    if !common::image::mounts_of_our_own() {
+        return None;
+    }
+    let image = common::image::Image::btrfs("noatime")?;
+    let programs = directory();
+    let compiled = common::compile(programs.path(), "faults", &["-O1", "-Wextra", "-Werror"]);
+    let made = tempfile::tempdir_in(&image.root).unwrap();
+    let path = made.path().join("file");
+    let bytes: Vec<u8> = (0..SIZE).map(|at| byte_at(at, 1)).collect();
+    std::fs::write(&path, &bytes).unwrap();
+    image.spoil(&path, &[40, 41, 100].map(|page| bytes[page * 4096..][..4096].to_vec()));
+    let begun = Instant::now();
+    let (said, made) = Program::start_again(&compiled, row, made, None).finish();
+    assert!(begun.elapsed() < Duration::from_secs(15), "a lease had nobody to answer for it");
+    assert!(!said.contains(": no\n"), "{said}");
+    let stats = std::fs::read_to_string(made.path().join("stats")).unwrap();
+    println!("{said}{stats}");
+    assert!(common::counter(&stats, "deferred_bytes") > 0, "nothing was deferred");
+    assert_eq!(common::counter(&stats, "elided_bytes") > 0, row == "unreadable_saved");
+    Some(said)
+}
+
+/// What a program finds of its pages where it has read all, and has altered pages 3 and 99.
+const ALL_BUT_THREE: &str = " 0= 3+ 4= 40! 42= 99+ 100! 101=\n";
+
+/// Giving up at the first page that could not be read left all behind it to whoever wrote to the file. And a page that
+/// cannot be read must not come back with what somebody else has written since.
+#[test]
+fn pages_that_the_device_does_not_deliver_are_lost_alone() {
+    let Some(said) = with_unreadable_pages("unreadable") else { return };
+    assert!(said.contains("to a pipe: -1 Bad address\n"), "{said}");
+    assert!(said.contains(&format!("written:{ALL_BUT_THREE}")), "{said}");
+    assert!(said.contains(&format!("truncated:{ALL_BUT_THREE}")), "{said}");
+}
+
+#[test]
+fn pages_that_the_device_does_not_deliver_raise_sigbus() {
+    let Some(said) = with_unreadable_pages("unreadable_touched") else { return };
+    assert!(said.contains(&format!("touched:{ALL_BUT_THREE}")), "{said}");
+    assert!(said.contains(&format!("truncated:{ALL_BUT_THREE}")), "{said}");
+}
+
+#[test]
+fn pages_that_the_device_does_not_deliver_are_saved_to_their_place_only() {
+    let Some(said) = with_unreadable_pages("unreadable_saved") else { return };
+    assert!(said.contains(&format!("written:{ALL_BUT_THREE}")), "{said}");
+    assert!(
+        said.contains("to another file: not beyond") || said.contains("to another file: Bad address"),
+        "{said}"
+    );
+    assert!(!said.contains(": no\n"), "{said}");
+}

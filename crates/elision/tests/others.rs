@@ -4,6 +4,8 @@
 #![allow(unsafe_code)] // Signals, forks, limits and system calls that std does not offer.
 
 mod common;
+#[path = "../../elision-preload/tests/common/image.rs"]
+mod image;
 
 use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, say};
 use elision::{Buffer, File, PageState, Segment};
@@ -852,4 +854,46 @@ fn play(role: &str, arguments: &[String]) {
         }
         other => panic!("no such part: {other}"),
     }
+}
+
+/// Pages that cannot be read raise SIGBUS when they are touched; `load` says so instead, before the file changes and
+/// afterwards. All others are as they were. (Giving up at the first one left all behind it to whoever wrote to the file.)
+#[test]
+fn pages_that_the_device_does_not_deliver_are_errors_of_load() {
+    const BAD: [usize; 3] = [200, 201, 600];
+    if std::env::var_os("ELISION_TEST_DIR").is_some() {
+        return println!("skipped: has a file system of its own");
+    }
+    if !image::mounts_of_our_own() {
+        return;
+    }
+    let Some(image) = image::Image::btrfs("noatime") else { return };
+    let path = image.root.join("file");
+    let mut all = file(&path, 4 * MIB);
+    image.spoil(&path, &BAD.map(|page| all[page * PAGE..][..PAGE].to_vec()));
+    let mut buffer = elision::read(&path).unwrap();
+    assert_eq!(buffer.ranges()[0], (0..4 * MIB, PageState::Deferred));
+    for page in [100, 500] {
+        buffer[page * PAGE] ^= 1;
+        all[page * PAGE] ^= 1;
+    }
+    let check = |buffer: &Buffer| {
+        for page in 0..4 * MIB / PAGE {
+            let range = page * PAGE..(page + 1) * PAGE;
+            let loaded = buffer.load(range.clone()).map_err(|error| error.raw_os_error());
+            let expected = if BAD.contains(&page) { Err(Some(libc::EIO)) } else { Ok(()) };
+            assert_eq!(loaded, expected, "page {page}");
+            if loaded.is_ok() {
+                assert_same(&buffer[range.clone()], &all[range]);
+            }
+        }
+        assert_eq!(buffer.load(0..4 * MIB).unwrap_err().raw_os_error(), Some(libc::EIO));
+    };
+    check(&buffer);
+    // Everything is written anew, and can be read.
+    fs::write(&path, vec![1; 4 * MIB]).unwrap();
+    check(&buffer);
+    fs::write(&path, b"").unwrap();
+    check(&buffer);
+    drop(buffer);
 }

@@ -1,6 +1,7 @@
 /* What a program does while it, or its helper, is killed, stopped or short of memory. */
 #include "effects.h"
 #include <poll.h>
+#include <setjmp.h>
 
 /* Asks the third process and goes on working meanwhile, as a program does that has no part in what the other does. */
 static void meanwhile(enum order order, const char *path, long at, long len, unsigned seed) {
@@ -153,7 +154,114 @@ static void altered(void) {
     TELL(are_bytes(p, MUCH, 0, 1));
 }
 
-static const struct row rows[] = {{"edits", edits}, {"saves", saves}, {"holds", holds}, {"orphaned_reader", orphaned_reader},
-                                  {"orphaned_writer", orphaned_writer}, {"altered", altered}, {0}};
+static sigjmp_buf out_of_there;
+static void leave(int signal) { siglongjmp(out_of_there, signal); }
+
+/* Prints what the pages of a buffer are, as runs: as the file was (=), altered since (+), a SIGBUS (!), or wrong (?). Of
+ * `changed` pages the first byte is another. */
+static void tell_pages(const char *when, const unsigned char *p, const int *changed) {
+    static volatile long page;
+    static volatile char last;
+    last = 0;
+    printf("%s:", when);
+    for (page = 0; page < PAGES; page++) {
+        volatile char is = '!';
+        if (!sigsetjmp(out_of_there, 1)) {
+            unsigned char copy[PAGE];
+            memcpy(copy, p + page * PAGE, PAGE);
+            int altered = 0;
+            for (const int *one = changed; *one >= 0; one++)
+                altered |= *one == page;
+            copy[0] ^= altered;
+            is = !are_bytes(copy, PAGE, page * PAGE, 1) ? '?' : altered ? '+' : '=';
+        }
+        if (is != last)
+            printf(" %ld%c", page, is);
+        last = is;
+    }
+    printf("\n");
+}
+
+/* The test has spoiled pages 40, 41 and 100 on the device. */
+enum { BAD = 40 };
+static const int changed[] = {3, 99, -1};
+
+static unsigned char *read_and_alter(int fd) {
+    signal(SIGBUS, leave);
+    unsigned char *p = memory(SIZE);
+    if (read(fd, p, SIZE) != SIZE)
+        exit(1);
+    p[3 * PAGE] ^= 1, p[99 * PAGE] ^= 1;
+    printf("ready\n");
+    return p;
+}
+
+/* Pages that the device does not deliver, of a file that somebody else then writes to. */
+static void unreadable(void) {
+    unsigned char *p = read_and_alter(open("file", O_RDONLY));
+    int line[2];
+    pipe(line);
+    errno = 0;
+    printf("to a pipe: %zd", write(line[1], p + BAD * PAGE, PAGE));
+    printf(" %s\n", strerror(errno));
+    THIRD(WRITE, "file", 0, SIZE, 2);
+    tell_pages("written", p, changed);
+    THIRD(TRUNCATE, "file", 0, 0, 0);
+    tell_pages("truncated", p, changed);
+    TELL(are_bytes(p + PAGES * PAGE, SIZE - PAGES * PAGE, PAGES * PAGE, 1));
+    /* The memory is good for something else. */
+    THIRD(MAKE, "other", 0, SIZE, 9);
+    TELL(read(open("other", O_RDONLY), p, SIZE) == SIZE && are_bytes(p, SIZE, 0, 9));
+}
+
+/* The same where they were touched before; and what becomes of the memory when it is given back. */
+static void unreadable_touched(void) {
+    static const unsigned char zeroes[SIZE];
+    int fd = open("file", O_RDONLY);
+    unsigned char *block = malloc(SIZE);
+    TELL(read(fd, block, SIZE) == SIZE);
+    lseek(fd, 0, SEEK_SET);
+    unsigned char *p = read_and_alter(fd);
+    tell_pages("touched", p, changed);
+    THIRD(TRUNCATE, "file", 0, 0, 0);
+    tell_pages("truncated", p, changed);
+    TELL(madvise(p, PAGES * PAGE, MADV_DONTNEED) == 0 && memcmp(p, zeroes, PAGES * PAGE) == 0);
+    free(block);
+    block = malloc(SIZE);
+    if (!sigsetjmp(out_of_there, 1))
+        memset(block, 1, SIZE);
+    TELL(block[BAD * PAGE] == 1);
+}
+
+/* Pages that the device does not deliver, in a buffer that is saved: to its place, to another file; and in the end one of
+ * them is written to by other means. */
+static void unreadable_saved(void) {
+    static unsigned char other[PAGE];
+    int fd = open("file", O_RDWR), copy = open("copy", O_RDWR | O_CREAT, 0600);
+    unsigned char *p = read_and_alter(fd);
+    TELL(pwrite(fd, p, SIZE, 0) == SIZE);
+    long done = pwrite(copy, p, SIZE, 0);
+    printf("to another file: %s\n", done < 0 ? strerror(errno) : done <= BAD * PAGE ? "not beyond" : "too much");
+    bytes_at(other, PAGE, BAD * PAGE, 2);
+    TELL(pwrite(fd, other, PAGE, BAD * PAGE) == PAGE);
+    tell_pages("written", p, changed);
+    memset(other, 0, PAGE);
+    TELL(pread(fd, other, PAGE, BAD * PAGE) == PAGE && are_bytes(other, PAGE, BAD * PAGE, 2));
+    TELL(pread(fd, other, PAGE, (BAD + 1) * PAGE) == -1 && errno == EIO);
+    for (const int *one = changed; *one >= 0; one++) {
+        TELL(pread(fd, other, PAGE, *one * PAGE) == PAGE && memcmp(other, p + *one * PAGE, PAGE) == 0);
+    }
+}
+
+static const struct row rows[] = {{"edits", edits},
+                                  {"saves", saves},
+                                  {"holds", holds},
+                                  {"orphaned_reader", orphaned_reader},
+                                  {"orphaned_writer", orphaned_writer},
+                                  {"altered", altered},
+                                  {"unreadable", unreadable},
+                                  {"unreadable_touched", unreadable_touched},
+                                  {"unreadable_saved", unreadable_saved},
+                                  {0}};
 
 int main(int count, char **arguments) { return run_row(count, arguments, rows); }

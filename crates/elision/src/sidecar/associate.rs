@@ -44,6 +44,7 @@ impl State {
             self.dirty = true;
             return Some(Reason::Small);
         }
+        self.find_again(addr, len);
         if let Some(reason) = self.unfit_memory(addr, len) {
             self.dirty = true;
             return Some(reason);

@@ -11,10 +11,13 @@
 //! 4. the threads go on.
 //!
 //! Without step 2 a store between the copy and the move would be lost.
+//!
+//! A page that its device does not deliver has no bytes to be kept. It must not show what the file has later, so memory is put
+//! in its place that cannot be touched either: SIGBUS, as it would have been before. All others are as they were.
 #![allow(unsafe_code)] // Replaces the program's memory by equal memory.
 
 use super::plan::SOMEWHERE;
-use super::state::State;
+use super::state::{self, State};
 use crate::extent::{Extent, FileId, Kind};
 use crate::stats::{COUNTERS, Counters};
 use crate::sys::pages::{self, Wanted, category};
@@ -41,7 +44,10 @@ const OWN_MEMORY: Wanted = Wanted {
 #[derive(Clone, Copy)]
 struct Shadow {
     extent: Extent,
+    /// 0 if there is none.
     memory: usize,
+    /// No page of the extent could be read just now. (Those that are altered need not be.)
+    unreadable: bool,
 }
 
 /// What became of an extent's turn.
@@ -96,6 +102,7 @@ impl State {
             }
             at = row.end();
         }
+        self.find_again(addr, len);
         self.forget(addr, len);
     }
 
@@ -114,7 +121,7 @@ impl State {
 
     fn materialise(&mut self, which: Which, track: bool) {
         for round in 0usize.. {
-            let mut batch = [Shadow { extent: crate::extent::BLANK, memory: 0 }; BATCH];
+            let mut batch = [Shadow { extent: crate::extent::BLANK, memory: 0, unreadable: false }; BATCH];
             let mut count = 0;
             let mut from = 0;
             while let Some(extent) = self.next_mapped(which, from) {
@@ -123,8 +130,10 @@ impl State {
                     continue;
                 }
                 let Some(slot) = batch.get_mut(count) else { break };
+                // (Of an extent of which a part has been copied, the rest.)
+                let extent = extent.clip(from, extent.end()).unwrap_or(extent);
                 *slot = self.precopy(extent);
-                if slot.memory == 0 && count > 0 {
+                if slot.memory == 0 && !slot.unreadable && count > 0 {
                     // Perhaps there is no room: first what has been copied, which makes some.
                     break;
                 }
@@ -170,12 +179,13 @@ impl State {
     }
 
     /// Anonymous memory with the file bytes of an extent's pages that have no memory of their own; 0 if that cannot
-    /// be had. Where address space is short, of the first pages of the extent.
+    /// be had. Where address space is short, or a page cannot be read, of the first pages of the extent.
     fn precopy(&mut self, mut extent: Extent) -> Shadow {
-        let none = Shadow { extent, memory: 0 };
+        let none = Shadow { extent, memory: 0, unreadable: false };
         if !self.is_still_mapped(extent) {
             return none;
         }
+        let whole = extent;
         let shadow = loop {
             match memory::allocate(extent.len, false) {
                 Ok(shadow) => break shadow,
@@ -185,13 +195,14 @@ impl State {
         };
         let fd = self.file(extent.file).fd;
         let by_mapping = self.pause.alone || fd < 0 || file::shows_access(fd);
-        let mut good = true;
+        let mut unread = None;
         let mut cursor = extent.addr;
         let mut copied = 0;
         let mut fill = |from: usize, to: usize| {
-            if good && from < to {
-                good = load(extent, shadow, fd, from, to, by_mapping);
-                copied += to - from;
+            if unread.is_none() && from < to {
+                let good = load(extent, shadow, fd, from, to, by_mapping) / PAGE * PAGE;
+                copied += good;
+                unread = (good < to - from).then_some(from + good);
             }
         };
         let reached = self.scan_each(extent.addr, extent.end(), OWN_MEMORY, |run| {
@@ -199,13 +210,21 @@ impl State {
             cursor = run.end as usize;
         });
         fill(cursor, reached);
-        if !good || reached < extent.end() {
+        let good = unread.unwrap_or(reached);
+        if good == extent.addr {
+            let len = match unread {
+                Some(_) => unreadable_from(extent, shadow, fd, by_mapping),
+                None => whole.len,
+            };
             // SAFETY: the shadow was never anybody else's.
             unsafe { memory::unmap(shadow, extent.len) };
-            return none;
+            return Shadow { extent: Extent { len, ..whole }, memory: 0, unreadable: unread.is_some() };
         }
+        // SAFETY: as above.
+        unsafe { memory::unmap(shadow + (good - extent.addr), extent.end() - good) };
+        extent.len = good - extent.addr;
         Counters::add(&COUNTERS.materialised, copied);
-        Shadow { extent, memory: shadow }
+        Shadow { extent, memory: shadow, unreadable: false }
     }
 
     fn drop_shadow(&mut self, shadow: Shadow) {
@@ -217,7 +236,7 @@ impl State {
 
     /// With the program held still: copies what is altered, and moves the shadow into place.
     fn swap(&mut self, shadow: Shadow, track: bool) -> Exchange {
-        let Shadow { extent, memory: fresh } = shadow;
+        let Shadow { extent, memory: fresh, .. } = shadow;
         if !self.is_still_mapped(extent) {
             return Exchange::Stale;
         }
@@ -278,22 +297,67 @@ impl State {
 
     /// What is left where there is no room for a second copy, or no mapping to spare: pages are copied in the mapping itself
     /// and then, if the program is `held`, exchanged one by one by way of a page of ours. It stays held for all of that.
-    /// Copies that stay in the mapping (a debugger attached, pages that cannot be read) outlive every change of the file
-    /// but a truncation.
+    /// Copies that stay in the mapping (a debugger attached) outlive every change of the file but a truncation.
     fn copy_in_place(&mut self, shadow: Shadow, held: bool) {
-        let Shadow { extent, .. } = shadow;
+        let Shadow { extent, unreadable, .. } = shadow;
         self.drop_shadow(shadow);
         let mut at = extent.addr;
         while at < extent.end() {
             let (end, ours) = self.stretch(extent, at);
-            // SAFETY: populating changes no contents.
-            if ours && unsafe { memory::advise(at, end - at, libc::MADV_POPULATE_WRITE) }.is_ok() && held {
+            if ours && (unreadable || !populate(at, end)) {
+                self.copy_what_can_be_read(at, end, held, unreadable);
+            } else if ours && held {
                 self.exchange_pages(at, end);
             }
             at = end;
         }
         let _ = self.map().remove(extent.addr, extent.len);
         self.dirty = true;
+    }
+
+    /// The same page by page, where some cannot be read: if the program is held, these are never to be touched again. Where
+    /// it is known that they cannot be read the device is not asked once more, which might take long.
+    fn copy_what_can_be_read(&mut self, from: usize, to: usize, held: bool, unreadable: bool) {
+        let mut lost = from;
+        for at in (from..to).step_by(PAGE) {
+            let mut somewhere = false;
+            self.scan_each(at, at + PAGE, SOMEWHERE, |_| somewhere = true);
+            let good = (somewhere || !unreadable) && populate(at, at + PAGE);
+            if !good {
+                continue;
+            }
+            self.lose(lost, at, held);
+            lost = at + PAGE;
+            if held {
+                self.exchange_pages(at, at + PAGE);
+            }
+        }
+        self.lose(lost, to, held);
+    }
+
+    /// Puts memory that cannot be touched in place of pages that cannot be read, with the program held still.
+    fn lose(&mut self, from: usize, to: usize, held: bool) {
+        // SAFETY: no byte of these pages is known to anybody.
+        if held && from < to && unsafe { memory::untouchable_at(from, to - from) }.is_ok() {
+            state::keep_marks();
+        }
+    }
+
+    /// Pages of the range that were lost become fresh zero pages: the program discards them, or reads something else there.
+    pub(super) fn find_again(&mut self, addr: usize, len: usize) {
+        let (mut at, end) = (addr, addr + len);
+        while state::marks_are_kept()
+            && at < end
+            && let Ok(mapping) = pages::mapping(self.maps, at)
+            && mapping.start < end
+        {
+            let (from, to) = (mapping.start.max(at), mapping.end.min(end));
+            if !mapping.shared && mapping.ino != 0 && mapping.offset >= memory::UNTOUCHABLE {
+                // SAFETY: what was there cannot be read, and the program is about to discard it.
+                let _ = unsafe { memory::allocate_at(from, to - from) };
+            }
+            at = mapping.end;
+        }
     }
 
     /// Anonymous pages for those of `[from, to)`, a part of one mapping that has been populated, with the program held
@@ -383,36 +447,59 @@ impl State {
 /// Bytes that the kernel reads ahead when it is told what will be needed, or less.
 const AHEAD: usize = 1 << 20;
 
-/// Fills the part `[from, to)` of an extent's shadow with file bytes.
+/// Copies into the mapping what it has no memory of its own for. False if that is not possible, or not for every page.
+fn populate(from: usize, to: usize) -> bool {
+    // SAFETY: populating changes no contents.
+    unsafe { memory::advise(from, to - from, libc::MADV_POPULATE_WRITE) }.is_ok()
+}
+
+/// Fills the part `[from, to)` of an extent's shadow with file bytes. Says how far it came.
 ///
 /// By reading, which is faster; or from the mapping, which nobody can see: the program's read has counted as an access
 /// to the file when it was made, and this must not count as another, perhaps after the program has put the time back.
-fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mapping: bool) -> bool {
+fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mapping: bool) -> usize {
     let target = shadow + (from - extent.addr);
+    let mut done = 0;
     if by_mapping {
         // In a child without a sidecar the descriptor is not there, but the mapping is.
-        for at in (from..to).step_by(AHEAD) {
-            let len = AHEAD.min(to - at);
+        let mut step = AHEAD;
+        while done < to - from {
+            let (at, len) = (from + done, step.min(to - from - done));
             // SAFETY: advice and populating change no contents; then the pages are there to be read, and the shadow is
             // ours.
             unsafe {
                 let _ = memory::advise(at, len, libc::MADV_WILLNEED);
-                if memory::advise(at, len, libc::MADV_POPULATE_READ).is_err() {
-                    return false;
+                match memory::advise(at, len, libc::MADV_POPULATE_READ) {
+                    Ok(()) => {
+                        core::ptr::copy_nonoverlapping(at as *const u8, (target + done) as *mut u8, len);
+                        done += len;
+                    }
+                    // Up to the very page that cannot be read.
+                    Err(_) if step > PAGE => step = PAGE,
+                    Err(_) => return done,
                 }
-                core::ptr::copy_nonoverlapping(at as *const u8, (target + (at - from)) as *mut u8, len);
             }
         }
-        return true;
+        return done;
     }
-    let mut done = 0;
     while done < to - from {
         let offset = extent.offset + (from - extent.addr + done) as u64;
         // SAFETY: into the shadow, which is ours.
         match unsafe { file::pread(fd, target + done, to - from - done, offset) } {
-            Ok(0) | Err(_) => return false,
+            Ok(0) | Err(_) => return done,
             Ok(n) => done += n,
         }
     }
-    true
+    done
+}
+
+/// The first page of an extent cannot be read. How many bytes are there to the next one that can? (Its shadow serves to try.)
+fn unreadable_from(extent: Extent, shadow: usize, fd: i32, by_mapping: bool) -> usize {
+    let rest = (extent.addr + PAGE..extent.end()).step_by(PAGE);
+    let readable = |&at: &usize| {
+        let page =
+            Extent { addr: at, len: PAGE, offset: extent.offset + (at - extent.addr) as u64, ..extent };
+        load(page, shadow, fd, at, at + PAGE, by_mapping) == PAGE
+    };
+    rest.into_iter().find(readable).unwrap_or(extent.end()) - extent.addr
 }

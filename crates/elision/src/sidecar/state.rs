@@ -9,7 +9,7 @@ use super::pause::Pause;
 use crate::extent::{self, Chunk, ExtentMap, FileId, Kind, Share, Usage};
 use crate::sys::file::lease;
 use crate::sys::pages::Run;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 
 /// Chunks of extents.
 const CHUNKS: usize = 1 << 14;
@@ -128,9 +128,21 @@ impl State {
 /// Extents that exist.
 pub static LIVE: AtomicUsize = AtomicUsize::new(0);
 
+/// Something was left in the program's memory of which there is no extent.
+static LEFT: AtomicBool = AtomicBool::new(false);
+
+/// From now on, what has had an extent counts as having one: the drop-in must not give such memory to anybody else.
+pub(super) fn keep_marks() {
+    LEFT.store(true, Release);
+}
+
+pub(super) fn marks_are_kept() -> bool {
+    LEFT.load(Acquire)
+}
+
 /// Is anything deferred or tracked, as far as is known?
 pub fn any() -> bool {
-    LIVE.load(Acquire) != 0 || announced::pending() != 0
+    LIVE.load(Acquire) != 0 || announced::pending() != 0 || marks_are_kept()
 }
 
 /// Is there certain to be room for what is announced, and one more? Each may need an entry for a file and two for extents.

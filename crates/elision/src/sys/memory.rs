@@ -64,6 +64,27 @@ pub fn map_file(len: usize, fd: i32) -> Result<usize> {
     unsafe { syscall(libc::SYS_mmap, [0, len, prot as usize, flags as usize, fd as usize, 0]) }
 }
 
+/// Mappings of [`untouchable_at`] show positions in their file from here on. No file is so long.
+pub const UNTOUCHABLE: u64 = 1 << 62;
+
+/// Puts memory at `addr` that raises SIGBUS when it is touched (EFAULT in a system call), in place of whatever is there: the
+/// mapping of a file beyond its end.
+///
+/// # Safety
+/// As [`allocate_at`].
+pub unsafe fn untouchable_at(addr: usize, len: usize) -> Result<()> {
+    const MFD_NOEXEC_SEAL: u32 = 8;
+    let flags = libc::MFD_CLOEXEC | MFD_NOEXEC_SEAL;
+    // SAFETY: the name is a C string.
+    let fd = unsafe {
+        syscall(libc::SYS_memfd_create, [c"unreadable".as_ptr() as usize, flags as usize, 0, 0, 0, 0])? as i32
+    };
+    // SAFETY: the caller's promise. What has no bytes needs no guard.
+    let mapped = unsafe { map_file_at(addr, len, fd, UNTOUCHABLE) };
+    super::file::close(fd);
+    mapped
+}
+
 /// munmap(2).
 ///
 /// # Safety
