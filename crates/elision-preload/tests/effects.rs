@@ -9,7 +9,7 @@
 #[allow(dead_code)] // Of what the tests share, these use a part.
 mod common;
 
-use common::image::{c_path, mounts_of_our_own};
+use common::image::{self, c_path, mounts_of_our_own};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -319,6 +319,30 @@ fn file_systems_that_are_full_or_only_to_be_read() {
             place
         });
     }
+}
+
+/// Subvolumes of a btrfs of our own, each with a quota of 400 pages. In-place, or a traditional write would need room for
+/// pages that are elided (see docs/FAULTS.md).
+#[test]
+fn quotas_that_are_used_up() {
+    if elsewhere() || !mounts_of_our_own() {
+        return;
+    }
+    let Some(image) = image::Image::btrfs("nodatacow") else { return };
+    let btrfs = |arguments: &[&str]| {
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+        let output = Command::new("env").arg("btrfs").args(arguments).env("PATH", path).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    btrfs(&["quota", "enable", image.root.to_str().unwrap()]);
+    rows_in("refused", &[("no_quota", Both)], || {
+        let mut place = directory();
+        let path = image.root.join(place.path.file_name().unwrap());
+        btrfs(&["subvolume", "create", path.to_str().unwrap()]);
+        btrfs(&["qgroup", "limit", "1600K", path.to_str().unwrap()]);
+        place.path = path;
+        place
+    });
 }
 
 #[test]

@@ -239,6 +239,31 @@ static void no_room(void) {
     THIRD(SUM, "file", 0, 0, 0);
 }
 
+/* Where a quota ends at 400 pages. How many of them the file system takes for itself is its own business. Without any left it
+ * refuses even what needs no more room. */
+static void no_quota(void) {
+    unsigned char *p = memory(1024 * PAGE);
+    THIRD(MAKE, "file", 0, 256 * PAGE, 1);
+    int fd = open("file", O_RDWR);
+    SAY(read(fd, p, 256 * PAGE));
+    p[4 * PAGE] ^= 1;
+    SAY(pwrite(fd, p, 256 * PAGE, 0));
+    SAY(fsync(fd));
+    long done = pwrite(fd, p, 1024 * PAGE, 0);
+    TELL(done > 350 * PAGE && done <= 400 * PAGE);
+    SAY(pwrite(fd, p, 512 * PAGE, 512 * PAGE));
+    p[90 * PAGE] ^= 1;
+    SAY(pwrite(fd, p, 256 * PAGE, 0));
+    SAY(pwrite(fd, p, 256 * PAGE, 0));
+    SAY(lseek(fd, 600 * PAGE, SEEK_SET));
+    SAY(write(fd, p, 64 * PAGE));
+    WHERE(fd);
+    SAY(fsync(fd));
+    SAY(ftruncate(fd, 256 * PAGE));
+    close(fd);
+    THIRD(SUM, "file", 0, 0, 0);
+}
+
 /* On a file system that is only to be read by the time the file is. */
 static void read_only(void) {
     unsigned char *p = memory(SIZE);
@@ -256,7 +281,7 @@ static void read_only(void) {
 static const struct row rows[] = {
     {"bad_descriptors", bad_descriptors}, {"bad_memory", bad_memory}, {"bad_places", bad_places},
     {"size_limit", size_limit}, {"sealed", sealed}, {"unnamed", unnamed}, {"attributes", attributes}, {"no_room", no_room},
-    {"read_only", read_only}, {0},
+    {"no_quota", no_quota}, {"read_only", read_only}, {0},
 };
 
 int main(int count, char **arguments) { return run_row(count, arguments, rows); }
