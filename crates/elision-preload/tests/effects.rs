@@ -20,12 +20,14 @@ use std::time::{Duration, Instant};
 enum Needs {
     /// Declining is the right answer.
     Nothing,
+    /// All is declined because of the file system.
+    Declined,
     /// Something is deferred.
     Deferral,
     /// Something is deferred, and something elided.
     Both,
 }
-use Needs::{Both, Deferral, Nothing};
+use Needs::{Both, Declined, Deferral, Nothing};
 
 /// A directory of one run's own, perhaps a file system's.
 struct Place {
@@ -123,7 +125,12 @@ fn compare(program: &Path, row: &str, needs: Needs, place: impl Fn() -> Place) -
     if ours.status != plain.status {
         wrong += &format!("ended with {}\n", ours.status);
     }
-    if needs != Nothing && deferred == 0 {
+    // (A process that never needed a helper leaves no statistics.)
+    let for_another_reason = !counted.is_empty() && common::counter(&counted, "file_system") == 0;
+    if needs == Declined && (deferred + elided > 0 || for_another_reason) {
+        wrong += "not declined, or for another reason\n";
+    }
+    if matches!(needs, Deferral | Both) && deferred == 0 {
         wrong += "nothing was deferred\n";
     }
     if needs == Both && elided == 0 {
@@ -343,6 +350,46 @@ fn quotas_that_are_used_up() {
         place.path = path;
         place
     });
+}
+
+/// Leases on overlayfs are granted beside a shared mapping that is stored into, and are not broken by what happens to the files
+/// beneath. So nothing is deferred there.
+#[test]
+fn overlayfs_is_left_alone() {
+    if elsewhere() || !mounts_of_our_own() {
+        return;
+    }
+    let wrong = std::cell::RefCell::new(None);
+    let overlay = || {
+        let mut place = directory();
+        let layers = ["lower", "upper", "work"].map(|name| place.path.join(name));
+        layers.iter().for_each(|layer| std::fs::create_dir(layer).unwrap());
+        let [lower, upper, work] = layers.each_ref().map(|layer| layer.display());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        let root = place.path.join("root");
+        std::fs::create_dir(&root).unwrap();
+        let (path, options) = (c_path(&root), std::ffi::CString::new(options).unwrap());
+        let kind = c"overlay".as_ptr();
+        // SAFETY: C strings.
+        if unsafe { libc::mount(kind, path.as_ptr(), kind, 0, options.as_ptr().cast()) } != 0 {
+            *wrong.borrow_mut() = Some(std::io::Error::last_os_error());
+            return place;
+        }
+        std::fs::set_permissions(&root, PermissionsExt::from_mode(0o777)).unwrap();
+        (place.path, place.mounted) = (root, true);
+        place
+    };
+    drop(overlay());
+    if let Some(error) = wrong.take() {
+        return println!("skipped: no overlayfs: {error}");
+    }
+    rows_in("positions", &[("end_of_file", Declined), ("vectors", Declined)], overlay);
+    rows_in("times", &[("modified", Declined), ("set_ids", Declined)], overlay);
+    rows_in(
+        "changes",
+        &[("by_others", Declined), ("by_others_of_writer", Declined), ("seen", Declined)],
+        overlay,
+    );
 }
 
 #[test]
