@@ -5,10 +5,12 @@
 #[allow(dead_code)] // Of what the tests share, these use a part.
 mod common;
 
+use common::Dice;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 const SIZE: usize = 256 * 4096 + 123;
@@ -99,37 +101,33 @@ impl Program {
     }
 }
 
-/// Numbers that look random and are the same each time.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
 /// The moments are random, and no event could stand for them.
 fn some_time(dice: &mut Dice, most_us: u64) {
     std::thread::sleep(Duration::from_micros(dice.below(most_us)));
 }
 
 /// The program's next call starts another helper, which first gives everything memory of its own. No byte is lost, and who
-/// wants to write waits no longer than until then.
+/// wants to write waits no longer than until then; meanwhile somebody opens the files, again and again.
 #[test]
 fn the_helper_is_killed_at_any_moment() {
     let mut program = Program::start("edits");
     let mut dice = Dice(7);
     let mut killed = 0;
-    while killed < 15 {
-        let Some(helper) = program.helper() else { break };
-        some_time(&mut dice, 20_000);
-        // SAFETY: the helper of a program of ours. (If it has gone since, nobody has its number yet.)
-        killed += i32::from(unsafe { libc::kill(helper, libc::SIGKILL) } == 0);
-    }
-    let (said, _made) = program.finish();
+    let (files, done) = (program.made.path().to_owned(), AtomicBool::new(false));
+    let (said, _made) = std::thread::scope(|scope| {
+        let others = scope.spawn(|| common::want_files(&files, Dice(5), &done));
+        while killed < 15 {
+            let Some(helper) = program.helper() else { break };
+            some_time(&mut dice, 20_000);
+            // SAFETY: the helper of a program of ours. (If it has gone since, nobody has its number yet.)
+            killed += i32::from(unsafe { libc::kill(helper, libc::SIGKILL) } == 0);
+        }
+        // Somebody may be waiting for a lease that only the program's going on, or its end, gives up.
+        done.store(true, Relaxed);
+        let finished = program.finish();
+        println!("opened and refused: {:?}", others.join().unwrap());
+        finished
+    });
     assert_eq!(said, "done 1\n");
     assert!(killed >= 15, "only {killed} helpers were there to be killed");
 }

@@ -6,7 +6,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Operations of one history.
 const STEPS: &str = "1500";
@@ -38,6 +38,8 @@ fn run(program: &Path, seeds: std::ops::Range<u64>, flags: &str, stats: Option<&
     });
 }
 
+/// With `w` among the flags, another process wants the program's files, again and again. (To the program itself, it means
+/// nothing.)
 fn one(program: &Path, seed: u64, flags: &str, stats: Option<&Path>) {
     let files = directory();
     let mut command = Command::new(program);
@@ -45,7 +47,19 @@ fn one(program: &Path, seed: u64, flags: &str, stats: Option<&Path>) {
     if let Some(stats) = stats {
         common::offer_everything(&mut command, stats);
     }
-    let output = command.output().unwrap();
+    let done = AtomicBool::new(false);
+    let output = std::thread::scope(|scope| {
+        if flags.contains('w') {
+            scope.spawn(|| {
+                let (opened, refused) = common::want_files(files.path(), common::Dice(seed + 1), &done);
+                OPENED.fetch_add(opened, Ordering::Relaxed);
+                REFUSED.fetch_add(refused, Ordering::Relaxed);
+            });
+        }
+        let output = command.output();
+        done.store(true, Ordering::Relaxed);
+        output.unwrap()
+    });
     assert!(
         output.status.success(),
         "seed {seed}, flags {flags:?}, the drop-in {}: {}\n{}",
@@ -54,6 +68,10 @@ fn one(program: &Path, seed: u64, flags: &str, stats: Option<&Path>) {
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+/// How often others have opened the files, and have been told to come again.
+static OPENED: AtomicU64 = AtomicU64::new(0);
+static REFUSED: AtomicU64 = AtomicU64::new(0);
 
 /// The histories of some seeds under the drop-in; and something did depend on it.
 fn under_the_drop_in(seeds: std::ops::Range<u64>, flags: &str) {
@@ -99,4 +117,13 @@ fn interrupted_by_signals() {
 #[test]
 fn two_threads_and_signals() {
     under_the_drop_in(2000..2020, "st");
+}
+
+/// Leases are broken and refused at any moment.
+#[test]
+fn while_others_want_the_files() {
+    under_the_drop_in(3000..3012, "w");
+    let (opened, refused) = (OPENED.load(Ordering::Relaxed), REFUSED.load(Ordering::Relaxed));
+    println!("others have opened files {opened} times, and were refused {refused} times");
+    assert!(opened > 500 && refused > 10, "hardly anybody else was there: {opened}, {refused}");
 }

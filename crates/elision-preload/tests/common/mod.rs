@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 /// The drop-in that cargo built for these tests.
 pub fn library() -> PathBuf {
@@ -112,4 +114,53 @@ pub fn same(program: &Path, arguments: &[&str]) -> String {
         }
     }
     text(&plain.stdout)
+}
+
+/// Numbers that look random and are the same each time.
+#[allow(dead_code)] // Few tests have use for chance.
+pub struct Dice(pub u64);
+
+#[allow(dead_code)] // As above.
+impl Dice {
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+/// Opens the files of a directory at random moments, in every way that breaks a lease and changes nothing, until `done`. Says
+/// how often that was, and how often it would have had to wait.
+#[allow(dead_code)] // As above.
+pub fn want_files(directory: &Path, mut dice: Dice, done: &AtomicBool) -> (u64, u64) {
+    use std::os::unix::fs::OpenOptionsExt;
+    let (mut opened, mut refused) = (0, 0);
+    while !done.load(Relaxed) {
+        let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        for path in files.map(|entry| entry.path()).filter(|path| path.is_file()) {
+            let mut open = std::fs::File::options();
+            match dice.below(8) {
+                0 => open.read(true),
+                1 => open.write(true),
+                2 => open.read(true).write(true),
+                3 | 4 => open.write(true).custom_flags(libc::O_NONBLOCK),
+                _ => continue,
+            };
+            match open.open(&path) {
+                Ok(file) => {
+                    opened += 1;
+                    // Held open now and then, so that leases are refused as well.
+                    if dice.below(8) == 0 {
+                        std::thread::sleep(Duration::from_micros(dice.below(500)));
+                    }
+                    drop(file);
+                }
+                Err(error) => refused += u64::from(error.kind() == std::io::ErrorKind::WouldBlock),
+            }
+        }
+        // The moments are random, and no event could stand for them.
+        std::thread::sleep(Duration::from_micros(dice.below(3_000)));
+    }
+    (opened, refused)
 }
