@@ -271,32 +271,6 @@ fn the_kernel_is_impatient_with_a_program_that_is_stopped() {
     }
 }
 
-/// A cgroup with a limit on memory, if this machine lets us have one. It goes with the value.
-struct Group(PathBuf);
-
-impl Group {
-    fn new(bytes: u64) -> Option<Group> {
-        let name = format!("elision-test-{}", std::process::id());
-        let versions = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
-        versions.into_iter().find_map(|(place, limit)| {
-            let group = Group(Path::new(place).join(&name));
-            let made = std::fs::create_dir(&group.0)
-                .and_then(|()| std::fs::write(group.0.join(limit), bytes.to_string()));
-            made.is_ok().then_some(group)
-        })
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        // Busy until the last process has gone.
-        while std::fs::remove_dir(&self.0).is_err() && self.0.exists() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-}
-
 fn on_tmpfs(path: &Path) -> bool {
     let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
     let mut status = std::mem::MaybeUninit::<libc::statfs>::zeroed();
@@ -312,7 +286,7 @@ fn an_altered_buffer_is_not_in_memory_twice() {
     let made = directory();
     // The buffer's 40 MiB and half as much; on tmpfs the file is in memory, too.
     let limit = if on_tmpfs(made.path()) { 100 << 20 } else { 60 << 20 };
-    let Some(group) = Group::new(limit) else {
+    let Some(group) = common::Group::new(Some(limit)) else {
         return println!("skipped: no cgroup with a limit on memory may be made");
     };
     let compiled = common::compile(made.path(), "faults", &["-O1", "-Wextra", "-Werror"]);

@@ -7,6 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Operations of one history.
 const STEPS: &str = "1500";
@@ -76,9 +77,14 @@ static REFUSED: AtomicU64 = AtomicU64::new(0);
 /// The histories of some seeds under the drop-in; and something did depend on it.
 fn under_the_drop_in(seeds: std::ops::Range<u64>, flags: &str) {
     let made = directory();
-    let (program, stats) = (compiled(made.path()), made.path().join("stats"));
+    play(&compiled(made.path()), seeds, flags);
+}
+
+fn play(program: &Path, seeds: std::ops::Range<u64>, flags: &str) {
+    let made = directory();
+    let stats = made.path().join("stats");
     let histories = seeds.end - seeds.start;
-    run(&program, seeds, flags, Some(&stats));
+    run(program, seeds, flags, Some(&stats));
     let stats = std::fs::read_to_string(&stats).unwrap();
     let of = |name| common::counter(&stats, name);
     println!(
@@ -126,4 +132,35 @@ fn while_others_want_the_files() {
     let (opened, refused) = (OPENED.load(Ordering::Relaxed), REFUSED.load(Ordering::Relaxed));
     println!("others have opened files {opened} times, and were refused {refused} times");
     assert!(opened > 500 && refused > 10, "hardly anybody else was there: {opened}, {refused}");
+}
+
+/// What was loaded is taken away again and again, and has to be loaded anew.
+#[test]
+fn while_memory_is_taken_away() {
+    let Some(group) = common::Group::new(None).filter(common::Group::reclaim) else {
+        return println!("skipped: no cgroup whose memory can be reclaimed may be made");
+    };
+    let made = directory();
+    let program = compiled(made.path());
+    group.join();
+    let mut dice = common::Dice(3);
+    let (done, mut times) = (AtomicBool::new(false), 0);
+    std::thread::scope(|scope| {
+        let histories = scope.spawn(|| {
+            let outcome = std::panic::catch_unwind(|| play(&program, 5000..5006, ""));
+            done.store(true, Ordering::Relaxed);
+            outcome
+        });
+        while !done.load(Ordering::Relaxed) {
+            assert!(group.reclaim());
+            times += 1;
+            // Programs' own pages are taken, too: without a pause they would do nothing but load these.
+            std::thread::sleep(Duration::from_micros(dice.below(10_000)));
+        }
+        if let Err(panic) = histories.join().unwrap() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    println!("memory was taken away {times} times");
+    assert!(times > 2, "hardly any memory was ever taken away");
 }

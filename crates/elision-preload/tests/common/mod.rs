@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The drop-in that cargo built for these tests.
 pub fn library() -> PathBuf {
@@ -163,4 +163,53 @@ pub fn want_files(directory: &Path, mut dice: Dice, done: &AtomicBool) -> (u64, 
         std::thread::sleep(Duration::from_micros(dice.below(3_000)));
     }
     (opened, refused)
+}
+
+/// A cgroup that counts memory, if this machine lets us have one; perhaps with a limit. It goes with the value.
+#[allow(dead_code)] // As above.
+pub struct Group(pub PathBuf);
+
+#[allow(dead_code)] // As above.
+impl Group {
+    pub fn new(limit: Option<u64>) -> Option<Group> {
+        let name = format!("elision-test-{}", std::process::id());
+        let versions = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        versions.into_iter().find_map(|(place, file)| {
+            let group = Group(Path::new(place).join(&name));
+            let limit = limit.map_or("-1".to_owned(), |bytes| bytes.to_string());
+            let limit = if file == "memory.max" && limit == "-1" { "max".to_owned() } else { limit };
+            let made = std::fs::create_dir(&group.0).and_then(|()| std::fs::write(group.0.join(file), limit));
+            made.is_ok().then_some(group)
+        })
+    }
+
+    /// Takes this process in, and all that it starts from then on, until the value goes.
+    pub fn join(&self) {
+        std::fs::write(self.0.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    }
+
+    /// Has the kernel take away what memory it can. False where it cannot be asked to.
+    pub fn reclaim(&self) -> bool {
+        // Where less can be taken than was asked for, that is an error.
+        let ask = |file: &str| {
+            let path = self.0.join(file);
+            path.exists()
+                && std::fs::write(path, "1G").map_or_else(|error| error.kind() != PERMISSION, |()| true)
+        };
+        ask("memory.reclaim") || ask("memory.force_empty")
+    }
+}
+
+const PERMISSION: std::io::ErrorKind = std::io::ErrorKind::PermissionDenied;
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let above = self.0.parent().unwrap().join("cgroup.procs");
+        let _ = std::fs::write(above, std::process::id().to_string());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        // Busy until the last process has gone.
+        while std::fs::remove_dir(&self.0).is_err() && self.0.exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
 }
