@@ -1,4 +1,7 @@
 //! Small calls under the drop-in: what it costs where it does nothing.
+//!
+//! The differences are smaller than what a machine's clock does from one second to the next. So the processes with and without
+//! are there at the same time, on one processor, take turns of a fraction of a millisecond, and are compared turn by turn.
 #![allow(unsafe_code)] // Calls libc as a C program does, through the symbols that the drop-in stands in for.
 
 use crate::program::{drop_in, ordinary};
@@ -6,9 +9,10 @@ use elision_bench::{Bench, PAGE, Result, Rng, Table, median};
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Instant;
 
 const CALLS: [&str; 5] = ["read", "pread", "write", "pwrite", "malloc + free"];
@@ -16,69 +20,132 @@ const CALLS: [&str; 5] = ["read", "pread", "write", "pwrite", "malloc + free"];
 /// Bytes of each transfer.
 const SMALL: usize = 64;
 
-/// Transfers until the end of the small file: calls are timed in batches of as many.
-const BATCH: usize = 4096;
+/// Transfers until the end of the small file: as many are a turn.
+const BATCH: usize = 512;
+
+/// What a process is like.
+struct Variant {
+    name: &'static str,
+    /// The process that it is compared with.
+    beside: Option<usize>,
+    preload: bool,
+    off: bool,
+    /// A big file is being edited by the same process.
+    editing: bool,
+    /// It has another thread, which sleeps.
+    threads: bool,
+}
+
+const PLAIN: Variant =
+    Variant { name: "without", beside: None, preload: false, off: false, editing: false, threads: false };
+
+const VARIANTS: [Variant; 6] = [
+    PLAIN,
+    Variant { name: "drop-in, ELISION=off", beside: Some(0), preload: true, off: true, ..PLAIN },
+    Variant { name: "drop-in", beside: Some(0), preload: true, ..PLAIN },
+    Variant { name: "drop-in, a file being edited", beside: Some(0), preload: true, editing: true, ..PLAIN },
+    Variant { name: "two threads, without", threads: true, ..PLAIN },
+    Variant { name: "two threads, drop-in", beside: Some(4), preload: true, threads: true, ..PLAIN },
+];
+
+/// A process that takes turns.
+struct Process {
+    child: Child,
+    ask: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    small: PathBuf,
+}
+
+impl Process {
+    fn start(bench: &Bench, at: usize, variant: &Variant, library: &Path, big: &Path) -> Result<Process> {
+        let small = bench.file(&format!("calls-{at}"), &[7; SMALL * BATCH])?;
+        let mut command = ordinary(&std::env::current_exe()?);
+        command.args(["--child", "calls"]).arg(&small);
+        if variant.preload {
+            command.env("LD_PRELOAD", library);
+        }
+        if variant.off {
+            command.env("ELISION", "off");
+        }
+        if variant.threads {
+            command.arg("threads");
+        }
+        if variant.editing {
+            command.arg(big);
+        }
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let ask = child.stdin.take().ok_or("no way to ask")?;
+        let answers = BufReader::new(child.stdout.take().ok_or("no answers")?);
+        Ok(Process { child, ask, answers, small })
+    }
+
+    /// Seconds for a call of one kind, in one turn.
+    fn turn(&mut self, call: usize) -> Result<f64> {
+        writeln!(self.ask, "{call}")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        Ok(line.trim().parse().map_err(|_| "a process came to an early end")?)
+    }
+
+    fn finish(self) -> Result {
+        let Process { mut child, ask, small, .. } = self;
+        drop(ask);
+        let status = child.wait()?;
+        std::fs::remove_file(small)?;
+        if status.success() { Ok(()) } else { Err(format!("a process ended with {status}").into()) }
+    }
+}
 
 pub fn run(bench: &Bench) -> Result {
-    let small = bench.file("calls", &vec![7; SMALL * BATCH])?;
     let big = bench.file("held", &Rng(6).bytes(bench.size.min(64 << 20)))?;
     let library = drop_in()?;
-    let batches = if bench.smoke { 2 } else { 100 };
-    let mut seconds: [[Vec<f64>; CALLS.len()]; 4] = Default::default();
-    for _ in 0..bench.rounds {
-        for (variant, seconds) in seconds.iter_mut().enumerate() {
-            let mut command = ordinary(&std::env::current_exe()?);
-            command.args(["--child", "calls"]).arg(&small).arg(batches.to_string());
-            if variant > 0 {
-                command.env("LD_PRELOAD", &library);
-            }
-            match variant {
-                1 => drop(command.env("ELISION", "off")),
-                3 => drop(command.arg(&big)),
-                _ => {}
-            }
-            let output = command.output()?;
-            if !output.status.success() {
-                return Err(String::from_utf8_lossy(&output.stderr).into());
-            }
-            for (line, seconds) in String::from_utf8(output.stdout)?.lines().zip(seconds) {
-                seconds.push(line.parse()?);
+    let turns = if bench.smoke { 3 } else { 2000 };
+    let start = |(at, variant): (usize, &Variant)| Process::start(bench, at, variant, &library, &big);
+    let mut processes = VARIANTS.iter().enumerate().map(start).collect::<Result<Vec<_>>>()?;
+    let mut table = Table::new(&["64 bytes", "process", "median", "difference, turn by turn"]);
+    for (call, name) in CALLS.iter().enumerate() {
+        let mut seconds: [Vec<f64>; VARIANTS.len()] = Default::default();
+        for turn in 0..turns {
+            for at in 0..VARIANTS.len() {
+                // (Nobody is always the one after the same other.)
+                let at = (at + turn) % VARIANTS.len();
+                seconds[at].push(processes[at].turn(call)?);
             }
         }
+        for (at, variant) in VARIANTS.iter().enumerate() {
+            let beside = variant.beside.map(|other| {
+                median(
+                    seconds[at].iter().zip(&seconds[other]).map(|(with, without)| with - without).collect(),
+                )
+            });
+            table.row([
+                (*name).to_owned(),
+                variant.name.to_owned(),
+                format!("{:.1} ns", median(seconds[at].clone()) * 1e9),
+                beside.map_or(String::new(), |more| format!("{:+.1} ns", more * 1e9)),
+            ]);
+        }
     }
-    let nanoseconds = seconds.map(|variant| variant.map(|seconds| median(seconds) * 1e9));
-    let mut table = Table::new(&[
-        "64 bytes",
-        "without",
-        "drop-in, ELISION=off",
-        "drop-in",
-        "difference",
-        "drop-in, a file being edited",
-        "difference",
-    ]);
-    let [without, off, with, held] = nanoseconds;
-    for (call, name) in CALLS.iter().enumerate() {
-        table.row([
-            (*name).to_owned(),
-            format!("{:.1} ns", without[call]),
-            format!("{:.1} ns", off[call]),
-            format!("{:.1} ns", with[call]),
-            format!("{:+.1} ns", with[call] - without[call]),
-            format!("{:.1} ns", held[call]),
-            format!("{:+.1} ns", held[call] - without[call]),
-        ]);
+    table.print(&format!(
+        "Calls below the threshold, with and without the drop-in: {turns} turns of {BATCH} calls each"
+    ));
+    for process in processes {
+        process.finish()?;
     }
-    table.print("Calls below the threshold, with and without the drop-in");
-    std::fs::remove_file(small)?;
     std::fs::remove_file(big)?;
     Ok(())
 }
 
-/// In a child: `[batches, file to hold]`; prints seconds per call, one line each.
+/// In a child: perhaps "threads", perhaps a file to be edited. Each line of its input names a kind of call; prints seconds
+/// per call.
 pub fn child(path: &Path, arguments: &[String]) -> Result {
-    let batches: usize = arguments.first().ok_or("how many batches?")?.parse()?;
+    stay_on_one_processor();
+    let (threads, held): (Vec<_>, Vec<_>) = arguments.iter().partition(|argument| *argument == "threads");
+    if !threads.is_empty() {
+        std::thread::spawn(std::thread::park);
+    }
     // A file opened for reading and writing, read as a whole and kept: the drop-in now guards it.
-    let held = match arguments.get(1) {
+    let held = match held.first() {
         Some(path) => {
             let mut file = OpenOptions::new().read(true).write(true).open(path)?;
             let mut data = vec![0; file.metadata()?.len() as usize];
@@ -107,19 +174,25 @@ pub fn child(path: &Path, arguments: &[String]) -> Result {
             !block.is_null()
         },
     ];
-    for call in calls {
-        let mut seconds = Vec::with_capacity(batches);
-        for _ in 0..batches {
+    // (The bytes to be written are the file's.)
+    if !calls[1](0) {
+        return Err("nothing to read".into());
+    }
+    for line in std::io::stdin().lines() {
+        let call = calls.get(line?.parse::<usize>()?).ok_or("no such call")?;
+        let mut seconds = 0.0;
+        // The second time counts: another process was here before.
+        for _ in 0..2 {
             // SAFETY: moves the position of a file of ours.
             unsafe { libc::lseek(fd, 0, libc::SEEK_SET) };
             let begun = Instant::now();
             let good = (0..BATCH).fold(true, |good, at| call(at) & good);
-            seconds.push(begun.elapsed().as_secs_f64() / BATCH as f64);
+            seconds = begun.elapsed().as_secs_f64() / BATCH as f64;
             if !good {
                 return Err("a call came back short".into());
             }
         }
-        println!("{}", median(seconds));
+        println!("{seconds}");
     }
     if black_box(small) != [7; SMALL] {
         return Err("wrong bytes read".into());
@@ -135,4 +208,18 @@ pub fn child(path: &Path, arguments: &[String]) -> Result {
         return Err("nothing was held".into());
     }
     Ok(())
+}
+
+/// The same one for all, where that can be had: no two are alike.
+fn stay_on_one_processor() {
+    // SAFETY: the sets are ours, and their size is given.
+    unsafe {
+        let mut all: libc::cpu_set_t = std::mem::zeroed();
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        libc::sched_getaffinity(0, size_of_val(&all), &mut all);
+        if let Some(last) = (0..libc::CPU_SETSIZE as usize).rev().find(|&cpu| libc::CPU_ISSET(cpu, &all)) {
+            libc::CPU_SET(last, &mut one);
+            libc::sched_setaffinity(0, size_of_val(&one), &one);
+        }
+    }
 }
