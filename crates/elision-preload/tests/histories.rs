@@ -112,23 +112,23 @@ fn without_the_drop_in() {
 
 #[test]
 fn one_thread() {
-    under_the_drop_in(0..56, "");
+    under_the_drop_in(0..32, "");
 }
 
 #[test]
 fn interrupted_by_signals() {
-    under_the_drop_in(1000..1020, "s");
+    under_the_drop_in(1000..1012, "s");
 }
 
 #[test]
 fn two_threads_and_signals() {
-    under_the_drop_in(2000..2020, "st");
+    under_the_drop_in(2000..2012, "st");
 }
 
 /// Leases are broken and refused at any moment.
 #[test]
 fn while_others_want_the_files() {
-    under_the_drop_in(3000..3012, "w");
+    under_the_drop_in(3000..3008, "w");
     let (opened, refused) = (OPENED.load(Ordering::Relaxed), REFUSED.load(Ordering::Relaxed));
     println!("others have opened files {opened} times, and were refused {refused} times");
     assert!(opened > 500 && refused > 10, "hardly anybody else was there: {opened}, {refused}");
