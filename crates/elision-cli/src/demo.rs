@@ -100,7 +100,7 @@ fn compare(args: Args) -> Result<Ending> {
     let verdict = [&plain, &elided].into_iter().try_for_each(|path| job.check(path, &progress));
     progress.finish_and_clear();
     println!("{}", comparison(&traditional, &with_elision));
-    println!("{}", totals.to_table());
+    println!("{}", totals.to_text());
     verdict?;
     for run in [&traditional, &with_elision] {
         ensure!(run.number("found") == value(job.find), "a run found the wrong value in its record");

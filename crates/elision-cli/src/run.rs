@@ -76,7 +76,7 @@ pub fn run(args: Args) -> Result<Ending> {
     let totals = collector.collect()?;
     match report {
         Some(mut file) => writeln!(file, "{}", totals.to_json()).context("cannot write the statistics")?,
-        None => eprintln!("{}", totals.to_table()),
+        None => eprintln!("{}", totals.to_text()),
     }
     Ok(match fate {
         Fate::Exited(code) => Ending::Code(code as u8),

@@ -90,8 +90,17 @@ impl Totals {
         object.into()
     }
 
-    /// The sums for people.
-    pub fn to_table(&self) -> Table {
+    /// The sums for people, or that there are none.
+    pub fn to_text(&self) -> String {
+        if self.processes.is_empty() {
+            return "elision: nothing to report: in no process that it reached was a transfer big enough to be considered \
+                    (--min-bytes says how big that is; 4 MiB unless set)"
+                .to_owned();
+        }
+        self.to_table().to_string()
+    }
+
+    fn to_table(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(presets::UTF8_BORDERS_ONLY);
         table.set_header(["elision", "total"]);

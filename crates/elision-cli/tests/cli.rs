@@ -294,6 +294,23 @@ fn statistics_are_a_table_on_stderr() {
     assert_eq!(entries(temporary.path()), [] as [PathBuf; 0], "dying must not leave the file behind");
 }
 
+/// A program that always declines is told from one that never had anything to decline.
+#[test]
+fn statistics_of_programs_that_defer_nothing() {
+    let (dir, temporary) = (dir(), dir());
+    let report = |script: &str| {
+        let mut command = elision(&["run", "--stats", "--min-bytes", "1MiB", "--", "sh", "-c", script]);
+        let output = command.current_dir(dir.path()).env("TMPDIR", temporary.path()).output().expect("run");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stderr(&output)
+    };
+    let table = report("echo line | dd bs=1M of=copy 2>/dev/null");
+    assert!(table.contains("declined: not_a_regular_file"), "{table}");
+    let nothing = report("echo line | dd bs=64 of=copy 2>/dev/null");
+    assert!(nothing.starts_with("elision: nothing to report: ") && nothing.lines().count() == 1, "{nothing}");
+    assert_eq!(entries(temporary.path()), [] as [PathBuf; 0]);
+}
+
 // ---- run: signals while it runs ----
 
 /// Starts the supervisor in a group of its own (as a shell does), and waits until its program says so.

@@ -104,13 +104,21 @@ impl Counters {
     }
 
     #[cfg(supported)]
+    fn all(&self) -> impl Iterator<Item = &AtomicU64> {
+        [&self.deferred, &self.loaded, &self.materialised, &self.elided, &self.written]
+            .into_iter()
+            .chain(&self.declined)
+    }
+
+    #[cfg(supported)]
     pub(crate) fn reset(&self) {
-        for counter in [&self.deferred, &self.loaded, &self.materialised, &self.elided, &self.written] {
-            counter.store(0, Relaxed);
-        }
-        for counter in &self.declined {
-            counter.store(0, Relaxed);
-        }
+        self.all().for_each(|counter| counter.store(0, Relaxed));
+    }
+
+    /// Was anything counted?
+    #[cfg(supported)]
+    pub(crate) fn any(&self) -> bool {
+        self.all().any(|counter| counter.load(Relaxed) != 0)
     }
 }
 
@@ -150,9 +158,14 @@ pub fn snapshot() -> Stats {
     }
 }
 
+/// Room for the longest line that [`take_line`] makes.
 #[cfg(supported)]
-/// Writes the counters as one line of JSON into `line`, without allocating, and says how long it is.
-pub(crate) fn json_line(pid: i32, line: &mut [u8]) -> usize {
+pub(crate) const LINE: usize = 1024;
+
+/// Writes the counters as one line of JSON into `line`, without allocating, and says how long it is. They begin anew: what
+/// two report at the same time is reported once.
+#[cfg(supported)]
+pub(crate) fn take_line(pid: i32, line: &mut [u8; LINE]) -> usize {
     let mut at = 0;
     let mut put = |bytes: &[u8]| {
         for &byte in bytes {
@@ -175,12 +188,12 @@ pub(crate) fn json_line(pid: i32, line: &mut [u8]) -> usize {
         put(b",\"");
         put(name.as_bytes());
         put(b"\":");
-        put(crate::sys::file::decimal(counter.load(Relaxed), &mut digits));
+        put(crate::sys::file::decimal(counter.swap(0, Relaxed), &mut digits));
     }
     put(b",\"declined\":{");
     let mut first = true;
     for (reason, count) in Reason::ALL.iter().zip(&COUNTERS.declined) {
-        let count = count.load(Relaxed);
+        let count = count.swap(0, Relaxed);
         if count > 0 {
             put(if first { b"\"" } else { b",\"" });
             put(reason.name().as_bytes());
@@ -191,4 +204,19 @@ pub(crate) fn json_line(pid: i32, line: &mut [u8]) -> usize {
     }
     put(b"}}\n");
     at
+}
+
+#[cfg(all(test, supported))]
+mod tests {
+    use super::*;
+
+    /// It would be cut off, and no longer JSON.
+    #[test]
+    fn the_longest_line_has_room() {
+        COUNTERS.all().for_each(|counter| counter.store(u64::MAX, Relaxed));
+        let mut line = [0; LINE];
+        let length = take_line(i32::MAX, &mut line);
+        assert!(line[..length].ends_with(b"}}\n"), "{}", String::from_utf8_lossy(&line[..length]));
+        assert!(!COUNTERS.any());
+    }
 }

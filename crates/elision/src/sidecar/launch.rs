@@ -10,7 +10,7 @@
 use super::channel::{self, Call, Op};
 use super::serve;
 use super::state::State;
-use crate::stats::COUNTERS;
+use crate::stats::{self, COUNTERS};
 use crate::sys::file;
 use crate::sys::memory;
 use crate::sys::task::{self, Mask};
@@ -464,20 +464,53 @@ fn end_fork() {
 /// The process is about to end in an orderly way: has the statistics written. The sidecar itself stays as long as the
 /// memory is used, since other threads and exit handlers may still read from it.
 pub fn finish() {
-    if alive()
-        && task::pid() == PROGRAM.load(Acquire)
-        && let Some(mut call) = Call::new(Op::Finish, false)
-    {
-        call.send();
+    if task::pid() != PROGRAM.load(Acquire) {
+        return;
     }
+    match alive() {
+        true => {
+            if let Some(mut call) = Call::new(Op::Finish, false) {
+                call.send();
+            }
+        }
+        false => report_alone(),
+    }
+}
+
+/// Writes the statistics of a process that has no sidecar: mostly one that declined everything before it needed one. None
+/// is started for that, and nothing is waited for.
+fn report_alone() {
+    // A limit would end the program with SIGXFSZ where it has none to fear.
+    if !COUNTERS.any() || !stats_wanted() || file::size_limit() != libc::RLIM_INFINITY {
+        return;
+    }
+    let mask = task::block_signals();
+    let fd = open_stats();
+    if fd >= 0 {
+        write_stats(fd, task::pid());
+        file::close(fd);
+    }
+    task::restore_signals(mask);
+}
+
+/// Writes the line of statistics.
+pub(super) fn write_stats(fd: i32, pid: i32) {
+    let mut line = [0; stats::LINE];
+    let length = stats::take_line(pid, &mut line);
+    let _ = file::write(fd, line.get(..length).unwrap_or(&[]));
 }
 
 /// Has the sidecar give everything memory of its own, and go; none is started until [`retired`]. False: there was none.
 pub fn retire() -> bool {
-    if !alive()
-        || task::pid() != PROGRAM.load(Acquire)
-        || START.compare_exchange(RUNNING, STARTING, AcqRel, Acquire).is_err()
-    {
+    if task::pid() != PROGRAM.load(Acquire) {
+        return false;
+    }
+    if !alive() {
+        // Afterwards it may have lost the right to.
+        report_alone();
+        return false;
+    }
+    if START.compare_exchange(RUNNING, STARTING, AcqRel, Acquire).is_err() {
         return false;
     }
     if let Some(mut call) = Call::new(Op::Retire, false) {
@@ -517,16 +550,22 @@ pub fn set_stats_path(path: &[u8]) {
     }
 }
 
-/// Opens the statistics file, and holds it locked so that a reader can tell when the last sidecar is done.
-pub(super) fn open_stats() -> i32 {
+fn stats_path() -> Option<&'static core::ffi::CStr> {
     // SAFETY: nobody writes it any more.
     let path = unsafe { &*STATS_PATH.0.get() };
-    let Ok(path) = core::ffi::CStr::from_bytes_until_nul(path) else { return -1 };
-    if path.is_empty() {
-        return -1;
-    }
-    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC;
+    core::ffi::CStr::from_bytes_until_nul(path).ok().filter(|path| !path.is_empty())
+}
+
+fn stats_wanted() -> bool {
+    stats_path().is_some()
+}
+
+/// Opens the statistics file, and holds it locked so that a reader can tell when the last sidecar is done. Waits for nobody: not
+/// for a reader who has begun, who will do without, nor for the other end of a pipe.
+pub(super) fn open_stats() -> i32 {
+    let Some(path) = stats_path() else { return -1 };
+    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NONBLOCK;
     let Ok(fd) = file::open(path, flags, 0o644) else { return -1 };
-    let _ = file::flock(fd, libc::LOCK_SH);
+    let _ = file::flock(fd, libc::LOCK_SH | libc::LOCK_NB);
     fd
 }

@@ -8,7 +8,7 @@ use super::forgotten;
 use super::launch::{self, END_VALUE, END_WORD, PREDECESSOR, PROGRAM};
 use super::state::State;
 use crate::extent::{FileId, Kind};
-use crate::stats::{self, Reason};
+use crate::stats::Reason;
 use crate::sys::file::{self, ProcPath};
 use crate::sys::{pages, task};
 use core::sync::atomic::{AtomicU32, Ordering::*};
@@ -284,7 +284,6 @@ impl State {
     fn rest_for_fork(&mut self) {
         if self.retiring {
             self.report();
-            stats::COUNTERS.reset();
             task::exit();
         }
         let fork = core::mem::take(&mut self.fork);
@@ -402,9 +401,7 @@ impl State {
             self.count_loaded(row.addr, row.len);
             at = row.end();
         }
-        let mut line = [0u8; 2048];
-        let length = stats::json_line(self.program, &mut line);
-        let _ = file::write(self.stats, line.get(..length).unwrap_or(&[]));
+        launch::write_stats(self.stats, self.program);
         file::close(self.stats);
         self.stats = -1;
     }
