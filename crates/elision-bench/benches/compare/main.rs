@@ -8,18 +8,20 @@ mod edit;
 mod peers;
 mod program;
 mod read;
+mod start;
 mod sum;
 
 use elision_bench::{Bench, Result};
 
 type Case = (&'static str, fn(&Bench) -> Result);
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     ("read", read::run),
     ("sum", sum::run),
     ("edit", edit::run),
     ("checkpoint", checkpoint::run),
     ("calls", calls::run),
+    ("start", start::run),
     ("program", program::run),
 ];
 
