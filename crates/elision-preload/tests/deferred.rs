@@ -96,6 +96,7 @@ with open(sys.argv[1], 'r+b') as f:
     print([a[len(a) // 10 * i] for i in range(10)])
     for i in (1, 2, 3): a[len(a) // 4 * i] ^= 255
     f.seek(0); assert f.write(a) == len(a)
+    del a # What is kept beyond the close is loaded after a moment.
 ";
     edits(PYTHON.as_ref(), &["-c", script]);
 }
@@ -113,6 +114,7 @@ with open(sys.argv[1], 'r+b') as f:
     print([int(a[len(a) // 10 * i]) for i in range(10)])
     for i in (1, 2, 3): a[len(a) // 4 * i] ^= 255
     f.seek(0); a.tofile(f)
+    del a # As above.
 ";
     edits(PYTHON.as_ref(), &["-c", script]);
 }
@@ -228,6 +230,47 @@ impl Holder {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Whoever watches a file waits to be told that its writer is done, and the sidecar's copy of the descriptor puts that off. It was
+/// until the program gave the buffer up, which an editor may do hours later.
+#[test]
+#[allow(unsafe_code)] // There is no safe inotify here.
+fn a_watcher_hears_of_the_close_while_the_buffer_is_kept() {
+    let made = directory();
+    let (program, file) = (compiled(made.path()), made.path().join("file"));
+    make(&file, 8 << 20);
+    let said = |mut child: Child| {
+        drop(child.stdin.take());
+        good(child.wait_with_output().unwrap())
+    };
+    let mut plain = Command::new(&program);
+    plain.arg("saved").arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let expected = said(plain.spawn().unwrap());
+
+    make(&file, 8 << 20);
+    let stats = made.path().join("stats");
+    let path = std::ffi::CString::new(file.to_str().unwrap()).unwrap();
+    // SAFETY: a path that is there, and a descriptor of our own, closed by the end of this process.
+    let watch = unsafe {
+        let watch = libc::inotify_init1(libc::IN_CLOEXEC);
+        assert!(libc::inotify_add_watch(watch, path.as_ptr(), libc::IN_CLOSE_WRITE) >= 0);
+        watch
+    };
+    let mut command = preloaded(&program, &stats);
+    command.env("ELISION_MIN_BYTES", "4096").arg("saved").arg(&file);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    let mut heard = libc::pollfd { fd: watch, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one structure of our own.
+    let events = unsafe { libc::poll(&mut heard, 1, 20_000) };
+    assert_eq!(&line, b"ready\n");
+    assert_eq!(events, 1, "nobody was told of the close");
+    // What was read is what it was.
+    std::fs::write(&file, "other").unwrap();
+    assert_eq!(format!("ready\n{}", said(child)), expected);
+    assert!(counter(&stats, "deferred_bytes") > 0 && counter(&stats, "elided_bytes") > 0);
 }
 
 #[test]

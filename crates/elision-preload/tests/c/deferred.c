@@ -82,7 +82,10 @@ int main(int count, char **arguments) {
         for (size_t i = 1; i < 4; i++)
             bytes[size / 4 * i] ^= 255;
         rewind(file);
-        if (fwrite(bytes, 1, size, file) != size || fclose(file) != 0)
+        if (fwrite(bytes, 1, size, file) != size)
+            return 1;
+        free(bytes);
+        if (fclose(file) != 0)
             return 1;
         printf("%u\n", seen);
         return 0;
@@ -165,6 +168,21 @@ int main(int count, char **arguments) {
             printf("%d: status %#x\n", i, status);
             free(bytes);
         }
+        return 0;
+    }
+    if (!strcmp(what, "saved")) { /* the buffer is kept when the file has been saved and closed, all descriptors of it */
+        int fd = open(path, O_RDWR), copy = dup(fd);
+        whole(fd);
+        bytes[0] ^= 1;
+        unsigned long long sum = 0;
+        if (pwrite(fd, bytes, size, 0) != (ssize_t)size)
+            return 1;
+        close(copy);
+        close(fd);
+        stay();
+        for (size_t at = 0; at < size; at++)
+            sum = sum * 31 + bytes[at];
+        printf("%llu\n", sum);
         return 0;
     }
     if (!strcmp(what, "stay")) {

@@ -41,6 +41,10 @@ pub struct File {
     pub writes: u32,
     /// Up to here it was found to have no holes.
     pub solid: u64,
+    /// A descriptor of it was closed: when to look whether that was the last (see [`State::closing`](super::state::State)), and how
+    /// long that was put off. 0: not.
+    pub closed: u64,
+    pub put_off: u64,
     /// Device and inode number that mappings of it show (they differ from stat's on some file systems), once known.
     pub mapped: (u64, u64),
     /// The next file of the same hash, or the next free entry: its number and one; 0 for none.
@@ -59,6 +63,8 @@ pub const NO_FILE: File = File {
     stamp: NO_STAMP,
     writes: 0,
     solid: 0,
+    closed: 0,
+    put_off: 0,
     mapped: (0, 0),
     next: 0,
 };

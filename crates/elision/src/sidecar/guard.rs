@@ -19,6 +19,10 @@ pub fn file_system_allowed(magic: i64) -> bool {
     matches!(magic, 0xEF53 | 0x5846_5342 | 0x9123_683E | file::TMPFS)
 }
 
+/// When the sidecar looks for the first and for the last time whether a close was the last one.
+const FIRST_LOOK_MS: u64 = 100;
+const LAST_LOOK_MS: u64 = 1600;
+
 fn refused(error: Errno) -> Reason {
     match error {
         Errno(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOLCK) => Reason::Limit,
@@ -102,7 +106,7 @@ impl State {
                 self.map().retain_of(id, |row| row.kind == Kind::Mapped);
                 self.publish();
             }
-            self.files.set(id, File { guard, fd, stamp: NO_STAMP, solid: 0, ..known });
+            self.files.set(id, File { guard, fd, stamp: NO_STAMP, solid: 0, closed: 0, ..known });
             return Ok(id);
         }
         self.files.add(File { key, guard, fd, ..NO_FILE }).ok_or(Reason::Limit)
@@ -187,8 +191,9 @@ impl State {
     }
 
     /// The program closes a descriptor of a file under a write lease. Our own keeps the description open, and with it
-    /// whatever else ends with the last close; that is worth it only for what has not been loaded yet, and not
-    /// if somebody may be waiting for a lock that the description holds.
+    /// whatever else ends with the last close: somebody who watches the file is told only then that the writer is done.
+    /// That is worth it only for what has not been loaded yet, and for a moment: most programs are done with the
+    /// buffer by then. Not if somebody may be waiting for a lock that the description holds.
     pub(super) fn closing(&mut self, request: &Request) {
         let Some(id) = self.files.find(request.key) else { return };
         let known = self.file(id);
@@ -197,7 +202,52 @@ impl State {
         }
         if self.map().share(id).mapped == 0 || holds_locks(known.fd) {
             self.release(id);
+        } else {
+            self.put_off_closing(id, FIRST_LOOK_MS);
         }
+    }
+
+    fn put_off_closing(&mut self, id: FileId, put_off: u64) {
+        let when = task::now_ms() + put_off;
+        if let Some(entry) = self.files.get_mut(id) {
+            (entry.closed, entry.put_off) = (when, put_off);
+        }
+        self.closed = if self.closed == 0 { when } else { self.closed.min(when) };
+    }
+
+    /// Gives up the guards of files that the program has closed, when it is time.
+    pub(super) fn look_at_closed(&mut self) {
+        let now = if self.closed == 0 { 0 } else { task::now_ms() };
+        if now < self.closed || self.closed == 0 {
+            return;
+        }
+        self.closed = 0;
+        for id in self.files.ids() {
+            let known = self.file(id);
+            if known.guard != Guard::Write || known.closed == 0 {
+                continue;
+            }
+            if known.closed > now {
+                self.put_off_closing(id, known.closed - now);
+            } else if !self.program_holds(known.fd) {
+                self.release(id);
+            } else if known.put_off < LAST_LOOK_MS {
+                // A duplicate; or the thread has not come to its close yet.
+                self.put_off_closing(id, known.put_off * 4);
+            } else if let Some(entry) = self.files.get_mut(id) {
+                entry.closed = 0;
+            }
+        }
+    }
+
+    /// Has the program a descriptor of the description that is `ours`?
+    fn program_holds(&self, ours: i32) -> bool {
+        let mut holds = false;
+        super::pause::each_descriptor(self.program, |theirs| {
+            holds = task::same_description(self.program, theirs, ours);
+            !holds
+        });
+        holds
     }
 
     /// Releases every write lease.

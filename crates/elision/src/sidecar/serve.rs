@@ -84,6 +84,7 @@ impl State {
         announced::untake();
         self.program = PROGRAM.load(Acquire);
         self.retiring = false;
+        self.closed = 0;
         self.pause.begin();
         let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
         self.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
@@ -230,6 +231,7 @@ impl State {
                 again = self.answer_breaks();
             }
             while channel::answer_all(self, State::take_news, State::answer, State::rest_for_fork) {}
+            self.look_at_closed();
             let late = self.pause.release_late();
             timed_out = false;
             if self.poll(rung) {
@@ -239,6 +241,9 @@ impl State {
             if self.dirty && timeout > 5 {
                 // Between calls, not within one: a program that frees and reads again keeps its guard.
                 timeout = 5;
+            }
+            if self.closed != 0 {
+                timeout = timeout.min(self.closed.saturating_sub(task::now_ms()) + 1);
             }
             ASLEEP.store(1, SeqCst);
             if !channel::waiting() {

@@ -53,6 +53,8 @@ pub struct State {
     pub retiring: bool,
     /// Extents were dropped since guards were last looked over.
     pub dirty: bool,
+    /// When to look which files are closed (see [`State::look_at_closed`]), or 0.
+    pub closed: u64,
     /// The fork that was just answered, and has to be rested for; or 0.
     pub fork: u32,
     /// Room to compare a page.
