@@ -3,6 +3,7 @@
 #[allow(dead_code)] // Of what the tests share, these use a part.
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,15 +16,49 @@ fn compiled(directory: &Path) -> PathBuf {
     common::compile(directory, "declines", &["-O1", "-Wextra", "-Werror"])
 }
 
-/// Runs a row of the program; gives its lines of statistics.
-fn statistics(program: &Path, row: &[&str]) -> String {
+/// Runs a row of the program; gives its lines of statistics, or `None` if it says that it cannot work here. Its input ends
+/// when it has declined something because of `until`, if that is given.
+fn statistics(program: &Path, row: &[&str], until: Option<&str>) -> Option<String> {
     let made = directory();
     let stats = made.path().join("stats");
     let mut command = Command::new(program);
     common::offer_everything(&mut command, &stats);
-    let output = command.args(row).current_dir(made.path()).stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{row:?}: {}", String::from_utf8_lossy(&output.stderr));
-    std::fs::read_to_string(&stats).unwrap_or_default()
+    command.args(row).current_dir(made.path()).env("ELISION_VERBOSE", "1");
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = pipes.spawn().unwrap();
+    let mut said = String::new();
+    if let Some(until) = until {
+        let mut lines = BufReader::new(child.stderr.as_mut().unwrap());
+        while !said.ends_with(&format!(": {until}\n")) && lines.read_line(&mut said).unwrap() > 0 {}
+    }
+    drop(child.stdin.take());
+    let output = child.wait_with_output().unwrap();
+    let (said, printed) =
+        (said + &String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{row:?}: {}\n{said}", output.status);
+    print!("{printed}");
+    (!printed.starts_with("skipped: ")).then(|| settled(&stats))
+}
+
+/// The helper writes its line when the program has ended. It holds the file locked until it has.
+fn settled(stats: &Path) -> String {
+    let Ok(file) = std::fs::File::open(stats) else { return String::new() };
+    file.lock().unwrap();
+    std::fs::read_to_string(stats).unwrap()
+}
+
+/// Every reason is one that a program can meet with.
+#[test]
+fn every_reason_has_a_program() {
+    let made = directory();
+    let program = compiled(made.path());
+    for reason in elision::stats::Reason::ALL.iter().map(|reason| reason.name()) {
+        // By chance alone, so until it happens.
+        let until = (reason == "raced").then_some(reason);
+        if let Some(stats) = statistics(&program, &[reason], until) {
+            assert!(common::counter(&stats, reason) > 0, "{reason}: {stats}");
+        }
+    }
 }
 
 /// They wrote no line when there was no helper to write it, so a program that always declined was not seen.
@@ -42,7 +77,7 @@ fn a_program_that_never_needed_a_helper_is_in_the_statistics() {
         ("nothing", 0, 0),
     ];
     for (how, processes, declined) in rows {
-        let stats = statistics(&program, &["ends", how]);
+        let stats = statistics(&program, &["ends", how], None).unwrap();
         let mut pids: Vec<&str> = stats.lines().filter_map(|line| line.split(',').next()).collect();
         pids.dedup();
         assert_eq!(pids.len(), processes, "{how}: {stats}");
