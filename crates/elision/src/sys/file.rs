@@ -298,11 +298,12 @@ pub fn directory_entries(fd: i32, buffer: &mut [u8]) -> Result<usize> {
     }
 }
 
-/// Does the file have a hole in `[start, end)`? Moves nothing: asks for extents instead of seeking, since the
-/// position may be the program's. `None` where the file system does not say.
+/// Does the file have a hole in `[start, end)`, or room that was set aside and never written? Moves nothing: asks for extents
+/// instead of seeking, since the position may be the program's. `None` where the file system does not say.
 pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
     const FS_IOC_FIEMAP: usize = 0xC020_660B;
     const LAST: u32 = 1;
+    const UNWRITTEN: u32 = 0x800;
     const AT_A_TIME: usize = 32;
     #[repr(C)]
     #[derive(Clone, Copy)]
@@ -348,13 +349,36 @@ pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
             if extent.logical > at {
                 return Some(true);
             }
-            at = at.max(extent.logical + extent.length);
+            let to = extent.logical + extent.length;
+            // What is on its way to the disk is called unwritten as well, until it is there.
+            if extent.flags & UNWRITTEN != 0 && at < to.min(end) && !being_written(fd, at, to.min(end)) {
+                return Some(true);
+            }
+            at = at.max(to);
             if extent.flags & LAST != 0 {
                 return Some(at < end);
             }
         }
     }
     Some(false)
+}
+
+/// Is every page of `[start, end)` in the page cache, and waiting for the disk? Says no where some wait to be taken there and some
+/// are on their way.
+fn being_written(fd: i32, start: u64, end: u64) -> bool {
+    const SYS_CACHESTAT: libc::c_long = 451;
+    let range = [start, end - start];
+    // Pages that are cached, dirty, under writeback, evicted, lately evicted.
+    let mut counts = [0u64; 5];
+    // SAFETY: cachestat reads the one structure and fills the other; both are of these sizes.
+    let asked = unsafe {
+        let (range, counts) = ((&raw const range) as usize, (&raw mut counts) as usize);
+        syscall(SYS_CACHESTAT, [fd as usize, range, counts, 0, 0, 0])
+    };
+    let page = crate::transfer::PAGE as u64;
+    let pages = end.div_ceil(page) - start / page;
+    let [_, dirty, writeback, ..] = counts;
+    asked.is_ok() && (dirty == pages || writeback == pages)
 }
 
 /// The path of descriptor `fd` of process `pid` under /proc, as a C string in a small buffer.
