@@ -208,10 +208,15 @@ impl State {
     }
 
     fn put_off_closing(&mut self, id: FileId, put_off: u64) {
-        let when = task::now_ms() + put_off;
+        // Many files that are closed one after the other are looked at together.
+        let when = (task::now_ms() + put_off).next_multiple_of(FIRST_LOOK_MS / 2);
         if let Some(entry) = self.files.get_mut(id) {
             (entry.closed, entry.put_off) = (when, put_off);
         }
+        self.look_when(when);
+    }
+
+    fn look_when(&mut self, when: u64) {
         self.closed = if self.closed == 0 { when } else { self.closed.min(when) };
     }
 
@@ -228,7 +233,7 @@ impl State {
                 continue;
             }
             if known.closed > now {
-                self.put_off_closing(id, known.closed - now);
+                self.look_when(known.closed);
             } else if !self.program_holds(known.fd) {
                 self.release(id);
             } else if known.put_off < LAST_LOOK_MS {
