@@ -30,6 +30,23 @@ fn refused(error: Errno) -> Reason {
     }
 }
 
+/// Takes a lease on the file `key`, if `fd` is of that one.
+fn take_lease(fd: i32, key: FileKey, lease: i32) -> Result<(), Reason> {
+    let stat = file::stat(fd).map_err(refused)?;
+    if stat.id != key {
+        return Err(Reason::Raced);
+    }
+    let file_system = file::filesystem(fd).map_err(refused)?;
+    if !file_system_allowed(file_system) {
+        return Err(Reason::FileSystem);
+    }
+    let refused = |errno| if lease == libc::F_WRLCK { Reason::NotSole } else { refused(errno) };
+    if file::nameless(file_system, &stat) {
+        return Err(refused(Errno(libc::EAGAIN)));
+    }
+    file::set_lease_of_named(fd, lease).map_err(refused)
+}
+
 impl State {
     /// A file guarded well enough to map it: the entry, or why not.
     pub(super) fn guard_for_read(&mut self, request: &Request) -> Result<FileId, Reason> {
@@ -58,13 +75,7 @@ impl State {
         let path = ProcPath::new(request.pid, "fd", Some(request.fd));
         let fd = file::open(path.as_c_str(), flags, 0).map_err(refused)?;
         let taken = (|| {
-            if file::stat(fd).map_err(refused)?.id != request.key {
-                return Err(Reason::Raced);
-            }
-            if !file_system_allowed(file::filesystem(fd).map_err(refused)?) {
-                return Err(Reason::FileSystem);
-            }
-            file::set_lease(fd, libc::F_RDLCK).map_err(refused)?;
+            take_lease(fd, request.key, libc::F_RDLCK)?;
             self.enter(request.key, Guard::Read, fd)
         })();
         if taken.is_err() {
@@ -77,13 +88,7 @@ impl State {
     pub(super) fn acquire_write(&mut self, request: &Request) -> Result<FileId, Reason> {
         let fd = task::take_descriptor(request.pid, request.fd).map_err(refused)?;
         let taken = (|| {
-            if file::stat(fd).map_err(refused)?.id != request.key {
-                return Err(Reason::Raced);
-            }
-            if !file_system_allowed(file::filesystem(fd).map_err(refused)?) {
-                return Err(Reason::FileSystem);
-            }
-            file::set_lease(fd, libc::F_WRLCK).map_err(|_| Reason::NotSole)?;
+            take_lease(fd, request.key, libc::F_WRLCK)?;
             let entered = self.enter(request.key, Guard::Write, fd);
             if entered.is_err() {
                 let _ = file::set_lease(fd, libc::F_UNLCK);

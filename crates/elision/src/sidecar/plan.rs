@@ -43,6 +43,7 @@ impl State {
         request.handled = 0;
         let mut unknown = 0;
         let (start, end) = (request.addr, request.addr + request.len);
+        let delta = request.offset.wrapping_sub(start as u64);
         let mut at = start;
         while at < end {
             let piece = self.next_piece(at, end);
@@ -55,7 +56,7 @@ impl State {
                 (row.kind == Kind::Tracked || self.is_still_mapped(*row))
                     && !holes
                     && row.file == id
-                    && row.offset.wrapping_sub(row.addr as u64) == request.offset.wrapping_sub(start as u64)
+                    && row.offset.wrapping_sub(row.addr as u64) == delta
             });
             let reached = match here {
                 Some(row) => self.altered_runs(row.kind, at, to, request),
@@ -78,14 +79,13 @@ impl State {
         for i in 0..filled {
             let Some(run) = request.runs.get(i).copied() else { break };
             if protect {
-                self.follow(id, request.offset.wrapping_sub(start as u64), run.addr, run.addr + run.len);
+                self.follow(id, delta, run.addr, run.addr + run.len);
             }
             let from = request.offset + (run.addr - start) as u64;
-            let delta = request.offset.wrapping_sub(start as u64);
             self.before_write(id, from, from + run.len as u64, Some(delta));
         }
         // The fragments are written in any case, and the first page where there is none before it.
-        let delta = Some(request.offset.wrapping_sub(start as u64));
+        let delta = Some(delta);
         let first = request.offset - request.head as u64;
         let first_end = if request.head > 0 { request.offset } else { request.offset + PAGE as u64 };
         self.before_write(id, first, first_end, delta);

@@ -198,15 +198,18 @@ pub fn flags(fd: i32) -> Result<i32> {
     fcntl(fd, libc::F_GETFL, 0)
 }
 
-/// Takes (`F_RDLCK`, `F_WRLCK`) or gives up (`F_UNLCK`) a lease.
-///
-/// Refused as well for files of tmpfs that have no name: memfd_create makes descriptions that can write and that the
-/// kernel does not count as open for writing, so it would grant a lease that they never break.
+/// Takes (`F_RDLCK`, `F_WRLCK`) or gives up (`F_UNLCK`) a lease. Refused as well for files that are [`nameless`].
 pub fn set_lease(fd: i32, lease: i32) -> Result<()> {
-    if lease != libc::F_UNLCK && filesystem(fd)? == TMPFS && stat(fd)?.links == 0 {
+    if lease != libc::F_UNLCK && nameless(filesystem(fd)?, &stat(fd)?) {
         return Err(Errno(libc::EAGAIN));
     }
     set_lease_of_named(fd, lease)
+}
+
+/// Is it a file of tmpfs that has no name? memfd_create makes descriptions that can write and that the kernel does not
+/// count as open for writing, so it would grant a lease that they never break.
+pub fn nameless(filesystem: i64, stat: &Stat) -> bool {
+    filesystem == TMPFS && stat.links == 0
 }
 
 /// The same for a file that is known to have a name, or not to be on tmpfs.
