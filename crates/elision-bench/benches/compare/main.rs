@@ -5,6 +5,7 @@
 mod calls;
 mod checkpoint;
 mod edit;
+mod extents;
 mod peers;
 mod program;
 mod read;
@@ -23,6 +24,7 @@ const CASES: [Case; 7] = [
     ("calls", calls::run),
     ("start", start::run),
     ("program", program::run),
+    ("extents", extents::run),
 ];
 
 fn main() -> Result {
@@ -33,6 +35,8 @@ fn main() -> Result {
         return match child {
             [name, path] if name == "first-read" => read::child(path.as_ref()),
             [name, path, rest @ ..] if name == "calls" => calls::child(path.as_ref(), rest),
+            [name, rest @ ..] if name == "extents" => extents::child(rest),
+            [name] if name == "open" => extents::other(),
             _ => Err("no such child".into()),
         };
     }
