@@ -22,7 +22,7 @@ use crate::file::File;
 use crate::segment::Segment;
 use crate::sidecar::announced::{self, Word};
 use crate::sidecar::channel::{Call, Op};
-use crate::sidecar::{guard, launch, state};
+use crate::sidecar::{guard, launch, serve, state};
 use crate::stats::{COUNTERS, Counters};
 use crate::sys::{file, memory};
 use crate::transfer::PAGE;
@@ -50,6 +50,7 @@ pub(crate) fn read(file: File) -> Result<Buffer, File> {
             // (Where there is no lease, both say so and change nothing.)
             let _ = file::set_lease(fd, libc::F_UNLCK);
             let _ = file::fcntl(fd, libc::F_SETOWN, 0);
+            let _ = file::set_lease_signal(fd, 0);
             Err(file)
         }
     }
@@ -79,6 +80,8 @@ fn allowed(fd: i32, stat: file::Stat, mount: Option<u64>) -> bool {
 fn map(fd: i32, len: usize, key: file::FileKey, passage: &launch::Passage) -> Option<Buffer> {
     // Before the lease, which would otherwise name this process.
     file::fcntl(fd, libc::F_SETOWN, passage.sidecar() as usize).ok()?;
+    // If that cannot be set, it is SIGIO.
+    let _ = file::set_lease_signal(fd, serve::CARRIED_BREAK);
     file::set_lease_of_named(fd, libc::F_RDLCK).ok()?;
     // Is it still as long, now that it can change no more?
     if file::seek(fd, 0, libc::SEEK_END) != Ok(len as u64) {

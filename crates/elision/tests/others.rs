@@ -12,6 +12,7 @@ use elision::{Buffer, File, PageState, Segment};
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -737,6 +738,75 @@ fn thousands_of_small_buffers() {
         }
     }
     other.finish();
+}
+
+/// Files under leases of one kind after the other (carried by the mapping, on a description of the helper's, on the program's
+/// own), then of all kinds. All of them are being broken before the helper looks at the first.
+fn all_at_once() {
+    elision::set_min_bytes(PAGE);
+    for kinds in [&[0][..], &[1], &[2], &[0, 1, 2]] {
+        all_of(kinds);
+    }
+}
+
+fn all_of(kinds: &[usize]) {
+    let dir = directory();
+    if !common::defers(dir.path()) {
+        return println!("skipped: nothing is deferred here");
+    }
+    let paths: Vec<_> = (0..60).map(|i| dir.path().join(format!("{i}"))).collect();
+    let expected: Vec<_> = (0..paths.len()).map(|i| bytes(i as u64, 2 * PAGE)).collect();
+    for (path, expected) in paths.iter().zip(&expected) {
+        fs::write(path, expected).unwrap();
+    }
+    let mut kept = Vec::new();
+    let mut buffers: Vec<Buffer> = Vec::new();
+    for (i, path) in paths.iter().enumerate() {
+        buffers.push(match kinds[i % kinds.len()] {
+            0 => elision::read(path).unwrap(),
+            kind => {
+                let file = File::open_with(OpenOptions::new().read(true).write(kind == 2), path).unwrap();
+                let buffer = file.read(0, 2 * PAGE).unwrap();
+                kept.push(file);
+                buffer
+            }
+        });
+    }
+    let helper = sidecars(std::process::id() as i32)[0];
+    signal(helper, libc::SIGSTOP);
+    // Begins to break the lease, if there is one, and does not wait.
+    let free = |path| OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path).is_ok();
+    assert_eq!(paths.iter().filter(|&path| free(path)).count(), 0);
+    for buffer in buffers.iter_mut().step_by(5) {
+        buffer[PAGE] ^= 0xff;
+    }
+    signal(helper, libc::SIGCONT);
+    eventually("all leases are gone", || paths.iter().all(free));
+    for path in &paths {
+        fs::write(path, b"another").unwrap();
+    }
+    for (i, (buffer, mut wanted)) in buffers.iter().zip(expected).enumerate() {
+        if i % 5 == 0 {
+            wanted[PAGE] ^= 0xff;
+        }
+        if let Some(how) = difference(buffer, &wanted) {
+            panic!("buffer {i}: {how}");
+        }
+    }
+}
+
+#[test]
+fn many_leases_are_broken_at_once() {
+    all_at_once();
+}
+
+/// The kernel has no room to queue which of them it was.
+#[test]
+fn many_leases_are_broken_at_once_and_signals_cannot_be_queued() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a local struct. The helper inherits the limit.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &none) }, 0);
+    all_at_once();
 }
 
 /// With little address space a read does what it would have done, or says that there is no memory; and what was read

@@ -1,12 +1,13 @@
 //! Mappings that carry their own lease, on the sidecar's side (see [`crate::quick`]).
 //!
-//! Their lease needs nobody while nothing happens. When one is being broken, the kernel tells us so, but not which; so for
-//! every file with a carried guard we then try to take a lease of our own, by the path that the kernel knows the mapping
+//! Their lease needs nobody while nothing happens. When one is being broken, the kernel tells us so, but not which
+//! ([`super::broken`]); so for every file with a carried guard we then try to take a lease of our own, by the path that the kernel knows the mapping
 //! under. Where that succeeds, it is not the one, and is an ordinary guarded file from there on. Where it does
 //! not, the pages are given memory of their own, which unmaps the file, and with that the lease is gone.
 
 use super::announced::Word;
 use super::files::{File, Guard, NO_FILE, NO_STAMP};
+use super::guard;
 use super::state::{self, State};
 use crate::extent::{Extent, FileId, Kind};
 use crate::sys::file;
@@ -20,8 +21,8 @@ impl State {
         // (Room is asked for before a mapping is announced.)
         let Some(id) = self.files.find(word.key).or_else(|| self.files.add(new)) else { return };
         let remembered = self.file(id).guard == Guard::None;
-        if remembered && let Some(entry) = self.files.get_mut(id) {
-            entry.guard = Guard::Carried;
+        if remembered {
+            self.files.set(id, File { guard: Guard::Carried, ..self.file(id) });
         }
         let whole = Extent { addr: word.addr, len: word.len, file: id, offset: 0, kind: Kind::Mapped };
         let mut at = whole.addr;
@@ -49,8 +50,7 @@ impl State {
     pub(super) fn adopt(&mut self, id: FileId) -> bool {
         self.open_carried(id);
         let known = self.file(id);
-        if known.guard != Guard::Carried || known.fd < 0 || file::set_lease(known.fd, libc::F_RDLCK).is_err()
-        {
+        if known.guard != Guard::Carried || known.fd < 0 || guard::take_read_lease(known.fd).is_err() {
             return known.guard == Guard::Read;
         }
         self.enter(known.key, Guard::Read, known.fd).is_ok()
@@ -79,6 +79,9 @@ impl State {
 
     /// Leaves no guard that is carried: what cannot be adopted is materialised.
     pub(super) fn settle_carried(&mut self) {
+        if !self.files.any_carried() {
+            return;
+        }
         for id in self.files.ids() {
             if self.file(id).guard == Guard::Carried && !self.adopt(id) {
                 self.release(id);

@@ -1,5 +1,6 @@
 //! The files that extents refer to, and what the program's threads are told of them.
 
+use super::broken::DESCRIPTORS;
 use crate::extent::FileId;
 use crate::sys::file::FileKey;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
@@ -83,6 +84,10 @@ pub struct Files {
     first: [u32; HASHES],
     /// Files under write leases, by bucket.
     guarded: [u32; BUCKETS],
+    /// Files whose guard is carried.
+    carried: usize,
+    /// Which file a descriptor of ours was last the guard of, by its number.
+    watched: [FileId; DESCRIPTORS],
 }
 
 impl Files {
@@ -123,9 +128,28 @@ impl Files {
         self.entries.get(..self.top).and_then(|known| known.get(id as usize)).copied().unwrap_or(NO_FILE)
     }
 
-    /// The file of that number, to change what is not its key, and does not make or end a write guard.
+    /// The file of that number, to change what is neither its key nor its guard.
     pub fn get_mut(&mut self, id: FileId) -> Option<&mut File> {
         self.entries.get_mut(..self.top)?.get_mut(id as usize).filter(|file| file.used)
+    }
+
+    /// Is the guard of any file carried?
+    pub fn any_carried(&self) -> bool {
+        self.carried != 0
+    }
+
+    /// From now on this descriptor guards this file.
+    pub fn watch(&mut self, fd: i32, id: FileId) {
+        if let Some(slot) = usize::try_from(fd).ok().and_then(|fd| self.watched.get_mut(fd)) {
+            *slot = id;
+        }
+    }
+
+    /// The file that this descriptor guards, if it is known to guard one.
+    pub fn watched(&self, fd: i32) -> Option<FileId> {
+        let id = *self.watched.get(usize::try_from(fd).ok()?)?;
+        let file = self.get(id);
+        (file.used && file.guard != Guard::None && file.fd == fd).then_some(id)
     }
 
     /// Enters a file. `None`: there is no room.
@@ -145,6 +169,7 @@ impl Files {
         let first = self.first.get_mut(hash(file.key))?;
         *self.entries.get_mut(id as usize)? = File { used: true, next: *first, ..file };
         *first = id + 1;
+        self.carried += usize::from(file.guard == Guard::Carried);
         if file.guard == Guard::Write {
             self.count_guard(file.key, true);
         }
@@ -159,6 +184,8 @@ impl Files {
         }
         if let Some(entry) = self.get_mut(id) {
             *entry = File { used: true, key: before.key, next: before.next, ..file };
+            let (now, then) = (file.guard == Guard::Carried, before.guard == Guard::Carried);
+            self.carried = (self.carried + usize::from(now)).saturating_sub(usize::from(then));
         }
         if file.guard != Guard::Write && before.guard == Guard::Write {
             self.count_guard(before.key, false);
@@ -171,6 +198,7 @@ impl Files {
         if !file.used {
             return;
         }
+        self.carried = self.carried.saturating_sub(usize::from(file.guard == Guard::Carried));
         if file.guard == Guard::Write {
             self.count_guard(file.key, false);
         }
@@ -275,7 +303,11 @@ mod tests {
             random ^= random << 17;
             // So few that entries are used again, and hashes are shared.
             let ino = random % 900 * 4096;
-            let guard = if random & (1 << 40) == 0 { Guard::Read } else { Guard::Write };
+            let guard = match random >> 39 & 3 {
+                0 => Guard::Read,
+                1 => Guard::Carried,
+                _ => Guard::Write,
+            };
             let key = FileKey { dev: 1, ino };
             match files.find(key) {
                 None => {
@@ -294,6 +326,8 @@ mod tests {
             }
             let guarded = model.values().filter(|file| file.1 == Guard::Write).count();
             assert_eq!(WRITERS.load(Acquire) as usize, guarded);
+            let carried = model.values().filter(|file| file.1 == Guard::Carried).count();
+            assert_eq!(files.carried, carried);
         }
         assert_eq!(files.known().count(), model.len());
         for (&ino, &(id, guard)) in &model {

@@ -4,6 +4,7 @@
 //! everybody who wants to (open for writing, truncate; for a write lease any open at all) wait until we let
 //! go. So the rule is: extents that depend on the file get memory of their own first, then the lease goes.
 
+use super::broken::{self, Broken};
 use super::channel::Request;
 use super::files::{File, Guard, NO_FILE, NO_STAMP};
 use super::state::State;
@@ -44,7 +45,22 @@ fn take_lease(fd: i32, key: FileKey, lease: i32) -> Result<(), Reason> {
     if file::nameless(file_system, &stat) {
         return Err(refused(Errno(libc::EAGAIN)));
     }
+    if lease == libc::F_RDLCK {
+        name_breaks(fd);
+    }
     file::set_lease_of_named(fd, lease).map_err(refused)
+}
+
+/// Has the breaking of the read lease that will be on a description of our own announced by name, or at least announced.
+fn name_breaks(fd: i32) {
+    // Before the lease: there is no moment at which it could be broken in silence. If the signal cannot be set, it is SIGIO.
+    let _ = file::set_lease_signal(fd, super::serve::NAMED_BREAK);
+}
+
+/// Takes a read lease on a description of our own that is known to be of an allowed file.
+pub(super) fn take_read_lease(fd: i32) -> crate::sys::raw::Result<()> {
+    name_breaks(fd);
+    file::set_lease(fd, libc::F_RDLCK)
 }
 
 impl State {
@@ -112,27 +128,50 @@ impl State {
                 self.publish();
             }
             self.files.set(id, File { guard, fd, stamp: NO_STAMP, solid: 0, closed: 0, ..known });
+            self.files.watch(fd, id);
             return Ok(id);
         }
-        self.files.add(File { key, guard, fd, ..NO_FILE }).ok_or(Reason::Limit)
+        let id = self.files.add(File { key, guard, fd, ..NO_FILE }).ok_or(Reason::Limit)?;
+        self.files.watch(fd, id);
+        Ok(id)
     }
 
-    /// Answers every lease that is being broken. True if one has to be asked about again soon.
+    /// Answers the leases that are being broken, as far as anybody has told us. True if one has to be asked about again soon.
     pub(super) fn answer_breaks(&mut self) -> bool {
         let mut again = false;
-        for id in self.files.ids() {
-            let known = self.file(id);
-            let good = match known.guard {
-                Guard::None => true,
-                Guard::Carried => self.adopt(id),
-                Guard::Read => file::lease(known.fd) == Ok(libc::F_RDLCK),
-                Guard::Write => file::lease(known.fd) == Ok(libc::F_WRLCK),
+        broken::take(|broken| {
+            let named = match broken {
+                Broken::One(fd) => self.files.watched(fd),
+                Broken::Carried | Broken::All => {
+                    // The word that the mapping left came before its lease was broken, but perhaps after we looked last.
+                    self.take_news();
+                    None
+                }
             };
-            if known.used && !good {
-                again |= !self.release(id);
+            match (broken, named) {
+                (Broken::Carried, _) => self.settle_carried(),
+                (_, Some(id)) => again |= !self.answer_break(id),
+                // Also if the descriptor that was named is no guard any more: that happens seldom enough.
+                (_, None) => self.files.ids().for_each(|id| again |= !self.answer_break(id)),
             }
-        }
+        });
         again
+    }
+
+    /// Lets the guard of a file go, if its lease is being broken. False: it has to be asked about again.
+    fn answer_break(&mut self, id: FileId) -> bool {
+        let known = self.file(id);
+        let good = match known.guard {
+            Guard::None => true,
+            Guard::Carried => self.adopt(id),
+            Guard::Read => file::lease(known.fd) == Ok(libc::F_RDLCK),
+            Guard::Write => file::lease(known.fd) == Ok(libc::F_WRLCK),
+        };
+        let answered = !known.used || good || self.release(id);
+        if !answered {
+            broken::note(self.file(id).fd);
+        }
+        answered
     }
 
     /// Gives what depends on a file memory of its own, then lets the guard go. False: a forked child is not covered

@@ -18,6 +18,7 @@
 //! | `serve` | its loop |
 //! | `state` | what it knows: files, guards, extents |
 //! | `guard` | leases: acquire, check, release |
+//! | `broken` | which leases may be being broken |
 //! | `carried` | what such a mapping needs of the sidecar |
 //! | `associate` | a deferred read, on this side |
 //! | `plan` | an elided write, on this side |
@@ -27,6 +28,7 @@
 
 pub(crate) mod announced;
 pub(crate) mod associate;
+pub(crate) mod broken;
 pub(crate) mod carried;
 pub(crate) mod channel;
 pub(crate) mod files;

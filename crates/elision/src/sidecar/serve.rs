@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // Entry point of a process, and a signal handler.
 
 use super::announced;
+use super::broken;
 use super::channel::{self, ASLEEP, BELL, Op, Request};
 use super::files::Guard;
 use super::forgotten;
@@ -10,26 +11,42 @@ use super::state::State;
 use crate::extent::{FileId, Kind};
 use crate::stats::Reason;
 use crate::sys::file::{self, ProcPath};
+use crate::sys::task::SignalInfo;
 use crate::sys::{pages, task};
 use core::sync::atomic::{AtomicU32, Ordering::*};
 
-/// The kernel announces a lease break with this signal.
+/// The kernel announces a lease break with this signal…
 const BREAK: i32 = libc::SIGIO;
+
+/// …or, where it was told to, with this one, which says of which descriptor, or with that one, which says that the lease is
+/// carried by a mapping. (Of the real-time signals any will do: nobody else's code runs in a sidecar.)
+pub(super) const NAMED_BREAK: i32 = 40;
+pub(crate) const CARRIED_BREAK: i32 = 41;
 
 /// How long the sidecar looks for the next request before it sleeps, in rounds with a yield between them: waking it
 /// costs more.
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
-/// Set when a lease may be being broken.
-static BROKEN: AtomicU32 = AtomicU32::new(0);
-
-extern "C" fn on_break(_: i32) {
-    BROKEN.store(1, SeqCst);
+extern "C" fn on_break(_: i32, _: &SignalInfo) {
+    broken::note_all();
     BELL.fetch_add(1, SeqCst);
 }
 
-extern "C" fn on_timer(_: i32) {
+extern "C" fn on_named_break(_: i32, info: &SignalInfo) {
+    match info.descriptor() {
+        Some(fd) => broken::note(fd),
+        None => broken::note_all(),
+    }
+    BELL.fetch_add(1, SeqCst);
+}
+
+extern "C" fn on_carried_break(_: i32, _: &SignalInfo) {
+    broken::note_carried();
+    BELL.fetch_add(1, SeqCst);
+}
+
+extern "C" fn on_timer(_: i32, _: &SignalInfo) {
     // SAFETY: the timer runs only while this very process is inside `seize_all`, in system calls; what is touched
     // here, the list of threads, is in no register then.
     if let Some(state) = unsafe { launch::state() } {
@@ -37,12 +54,15 @@ extern "C" fn on_timer(_: i32) {
     }
 }
 
+/// Milliseconds after which the sidecar looks at everything though nobody has told it to.
+const LONG: u64 = 60_000;
+
 /// Where a sidecar begins.
 pub(super) extern "C" fn main() -> ! {
     // SAFETY: there is one sidecar, and the program's threads never touch the state while it lives.
     let state = unsafe { launch::state() };
     let (Some(state), Some(gate)) = (state, launch::my_gate()) else { task::exit() };
-    task::block_all_but(BREAK, libc::SIGALRM);
+    task::block_all_but(&[BREAK, NAMED_BREAK, CARRIED_BREAK, libc::SIGALRM]);
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();
     task::set_name(c"elision");
@@ -50,9 +70,12 @@ pub(super) extern "C" fn main() -> ! {
     while gate.go.load(Acquire) == 0 {
         task::futex_wait(&gate.go, 0, 1000);
     }
-    // SAFETY: the handler rings a bell, which is safe anywhere.
+    // SAFETY: the handlers note something in atomics and ring a bell, which is safe anywhere.
     let handled = unsafe {
-        task::handle_signal(BREAK, on_break).is_ok() && task::handle_signal(libc::SIGALRM, on_timer).is_ok()
+        task::handle_signal(BREAK, on_break).is_ok()
+            && task::handle_signal(NAMED_BREAK, on_named_break).is_ok()
+            && task::handle_signal(CARRIED_BREAK, on_carried_break).is_ok()
+            && task::handle_signal(libc::SIGALRM, on_timer).is_ok()
     };
     let ready = isolated && handled && state.open();
     // Only now: the statistics path may be relative.
@@ -149,14 +172,17 @@ impl State {
             let taken = file::open(path.as_c_str(), flags, 0).ok().filter(|&fd| {
                 let good = known.guard == Guard::Read
                     && file::stat(fd).is_ok_and(|stat| stat.id == known.key)
-                    && file::set_lease(fd, libc::F_RDLCK).is_ok();
+                    && super::guard::take_read_lease(fd).is_ok();
                 if !good {
                     file::close(fd);
                 }
                 good
             });
             match (taken, self.files.get_mut(id)) {
-                (Some(fd), Some(entry)) => entry.fd = fd,
+                (Some(fd), Some(entry)) => {
+                    entry.fd = fd;
+                    self.files.watch(fd, id);
+                }
                 _ => {
                     self.materialise_file(id);
                     self.drop_file(id);
@@ -208,8 +234,8 @@ impl State {
     }
 
     fn serve(&mut self) -> ! {
-        // Whether leases have to be looked at though nobody has told us to.
-        let (mut again, mut timed_out) = (false, true);
+        let (mut timed_out, mut looked) = (false, task::now_ms());
+        broken::note_all();
         let mut end_word = END_WORD.load(Acquire);
         let end_value = END_VALUE.load(Acquire);
         loop {
@@ -227,9 +253,15 @@ impl State {
                 self.finish();
             }
             self.take_news();
-            if BROKEN.swap(0, SeqCst) != 0 || again || timed_out {
-                again = self.answer_breaks();
+            if timed_out {
+                // While nobody waits: so that breaks of these, too, will be announced by name.
+                self.settle_carried();
+                if task::now_ms() - looked >= LONG {
+                    looked = task::now_ms();
+                    broken::note_all();
+                }
             }
+            let again = self.answer_breaks();
             while channel::answer_all(self, State::take_news, State::answer, State::rest_for_fork) {}
             self.look_at_closed();
             let late = self.pause.release_late();
@@ -237,7 +269,7 @@ impl State {
             if self.poll(rung) {
                 continue;
             }
-            let mut timeout = if again || late { 1 } else { 60_000 };
+            let mut timeout = if again || late { 1 } else { LONG };
             if self.dirty && timeout > 5 {
                 // Between calls, not within one: a program that frees and reads again keeps its guard.
                 timeout = 5;
@@ -258,7 +290,7 @@ impl State {
     }
 
     /// What was left for us without a request: mappings made, ranges gone. See [`announced`] for the order.
-    fn take_news(&mut self) {
+    pub(super) fn take_news(&mut self) {
         while let Some(taken) = announced::take() {
             self.take_forgotten();
             self.enter_carried(taken.word);
@@ -438,4 +470,55 @@ fn number_in(path: &core::ffi::CStr) -> Option<usize> {
 
 fn parse(digits: &[u8]) -> usize {
     digits.iter().fold(0usize, |n, &digit| n.saturating_mul(10).saturating_add((digit - b'0') as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::broken::Broken;
+    use super::super::guard;
+    use super::*;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    /// The least that others see of a break: an open for writing that does not wait.
+    fn is_leased(path: &std::path::Path) -> bool {
+        let open = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path);
+        open.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
+    #[test]
+    fn the_kernel_names_the_descriptor() {
+        let Ok(dir) = tempfile::tempdir() else { return println!("skipped: no temporary directory") };
+        let paths = ["a", "b", "c"].map(|name| dir.path().join(name));
+        let files = paths.clone().map(|path| {
+            std::fs::write(&path, "some").unwrap();
+            std::fs::File::open(&path).unwrap()
+        });
+        let [named, carried, plain] = files.each_ref().map(AsRawFd::as_raw_fd);
+        // SAFETY: the handlers do only what they do in a sidecar.
+        unsafe {
+            task::handle_signal(BREAK, on_break).unwrap();
+            task::handle_signal(NAMED_BREAK, on_named_break).unwrap();
+            task::handle_signal(CARRIED_BREAK, on_carried_break).unwrap();
+        }
+        file::set_lease_signal(carried, CARRIED_BREAK).unwrap();
+        let taken = guard::take_read_lease(named).is_ok()
+            && [carried, plain].iter().all(|&fd| file::set_lease(fd, libc::F_RDLCK).is_ok());
+        if !taken {
+            return println!("skipped: no leases here");
+        }
+        let [named_path, carried_path, plain_path] = &paths;
+        for (path, expected) in
+            [(named_path, Broken::One(named)), (carried_path, Broken::Carried), (plain_path, Broken::All)]
+        {
+            let rung = BELL.load(SeqCst);
+            assert!(is_leased(path));
+            while BELL.load(SeqCst) == rung {
+                task::yield_now();
+            }
+            let mut noted = Vec::new();
+            broken::take(|broken| noted.push(broken));
+            assert_eq!(noted, [expected]);
+        }
+    }
 }

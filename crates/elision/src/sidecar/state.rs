@@ -100,6 +100,9 @@ impl State {
                 return Err("a tracked extent has neither guard nor stamp");
             }
         }
+        if self.files.any_carried() != self.files.known().any(|file| file.guard == Guard::Carried) {
+            return Err("carried guards are counted wrong");
+        }
         for file in self.files.known() {
             let held = match file.guard {
                 Guard::None if file.fd >= 0 => return Err("a file without a guard has a descriptor"),

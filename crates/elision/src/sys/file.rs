@@ -217,6 +217,13 @@ pub fn set_lease_of_named(fd: i32, lease: i32) -> Result<()> {
     fcntl(fd, libc::F_SETLEASE, lease as usize).map(drop)
 }
 
+/// Has the breaking of a lease on this description announced by that real-time signal, which names the descriptor that the
+/// lease was taken with; and by SIGIO only if it cannot be queued.
+pub fn set_lease_signal(fd: i32, signal: i32) -> Result<()> {
+    const F_SETSIG: i32 = 10;
+    fcntl(fd, F_SETSIG, signal as usize).map(drop)
+}
+
 /// What [`filesystem`] says of tmpfs.
 pub const TMPFS: i64 = 0x0102_1994;
 

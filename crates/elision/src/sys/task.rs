@@ -116,9 +116,10 @@ pub fn restore_signals(mask: Mask) {
     set_mask(libc::SIG_SETMASK, &mask.0, None);
 }
 
-/// Blocks everything but these two.
-pub fn block_all_but(one: i32, other: i32) {
-    set_mask(libc::SIG_SETMASK, &!(1u64 << (one - 1) | 1u64 << (other - 1)), None);
+/// Blocks everything but these.
+pub fn block_all_but(signals: &[i32]) {
+    let open = signals.iter().fold(0, |open, signal| open | 1u64 << (signal - 1));
+    set_mask(libc::SIG_SETMASK, &!open, None);
 }
 
 /// Has SIGALRM sent every so many milliseconds; 0 ends it.
@@ -139,12 +140,31 @@ fn set_mask(how: i32, set: &u64, old: Option<&mut u64>) {
     };
 }
 
+/// What a handler is told of its signal: the first members, and those that a signal of a file has. (The libc crate has no
+/// names for the latter.)
+#[repr(C)]
+pub struct SignalInfo {
+    signal: i32,
+    errno: i32,
+    code: i32,
+    padding: i32,
+    band: i64,
+    fd: i32,
+}
+
+impl SignalInfo {
+    /// The descriptor that something has happened to. `None`: a process has sent it, and it says nothing of the kind.
+    pub fn descriptor(&self) -> Option<i32> {
+        (self.code > 0).then_some(self.fd)
+    }
+}
+
 /// The sidecar's handler of `signal`. The kernel's struct is spelled out because libc's wrapper may not be called on a
 /// thread-local area that libc did not make.
 ///
 /// # Safety
 /// `handler` must do only what is safe at any point of the sidecar.
-pub unsafe fn handle_signal(signal: i32, handler: extern "C" fn(i32)) -> Result<()> {
+pub unsafe fn handle_signal(signal: i32, handler: extern "C" fn(i32, &SignalInfo)) -> Result<()> {
     #[repr(C)]
     struct Action {
         handler: usize,
@@ -152,10 +172,11 @@ pub unsafe fn handle_signal(signal: i32, handler: extern "C" fn(i32)) -> Result<
         restorer: usize,
         mask: u64,
     }
+    const SA_SIGINFO: usize = 4;
     const SA_RESTORER: usize = 0x0400_0000;
     let action = Action {
         handler: handler as *const () as usize,
-        flags: SA_RESTORER,
+        flags: SA_SIGINFO | SA_RESTORER,
         restorer: restorer(),
         mask: u64::MAX,
     };
