@@ -126,6 +126,10 @@ pub const CHUNK: usize = 64;
 pub struct Chunk<const N: usize = CHUNK> {
     rows: [Extent; N],
     len: usize,
+    /// All of them stand for file bytes at this position or above…
+    low: u64,
+    /// …and below this one.
+    high: u64,
 }
 
 /// A row that says nothing, to fill storage with.
@@ -133,7 +137,7 @@ pub const BLANK: Extent = Extent { addr: 0, len: 0, file: 0, offset: 0, kind: Ki
 
 impl<const N: usize> Chunk<N> {
     /// No extents.
-    pub const EMPTY: Self = Chunk { rows: [BLANK; N], len: 0 };
+    pub const EMPTY: Self = Chunk { rows: [BLANK; N], len: 0, low: u64::MAX, high: 0 };
 
     fn rows(&self) -> &[Extent] {
         self.rows.get(..self.len).unwrap_or(&[])
@@ -141,6 +145,22 @@ impl<const N: usize> Chunk<N> {
 
     fn end(&self) -> usize {
         self.rows().last().map_or(0, Extent::end)
+    }
+
+    /// The bounds hold for this extent, too. (What is taken away leaves them as they are.)
+    fn include(&mut self, row: Extent) {
+        self.low = self.low.min(row.offset);
+        self.high = self.high.max(row.offset + row.len as u64);
+    }
+
+    /// Keeps so many of its extents, and the bounds as narrow as they can be.
+    fn resize(&mut self, len: usize) {
+        (self.len, self.low, self.high) = (len, u64::MAX, 0);
+        for at in 0..len {
+            if let Some(row) = self.rows.get(at).copied() {
+                self.include(row);
+            }
+        }
     }
 }
 
@@ -306,6 +326,37 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
             .filter(move |row| row.file == file)
     }
 
+    /// The extents of a file that end after `addr` and have a byte that stands for one of `[start, end)`, in order. Chunks that
+    /// are elsewhere in the file are passed over as a whole, without which each small write to a file of
+    /// thousands of extents would look at all of them.
+    pub fn standing_for(
+        &self,
+        file: FileId,
+        addr: usize,
+        start: u64,
+        end: u64,
+    ) -> impl Iterator<Item = Extent> + '_ {
+        let share = self.share(file);
+        let high = if share.mapped + share.tracked == 0 { 0 } else { share.high };
+        let mut place = self.find(addr.max(share.low.min(high)));
+        core::iter::from_fn(move || {
+            loop {
+                let chunk = self.chunk(place.chunk)?;
+                let near = chunk.low < end && start < chunk.high;
+                match chunk.rows().get(place.row).copied() {
+                    Some(row) if row.addr >= high => return None,
+                    Some(row) if near => {
+                        place.row += 1;
+                        if row.file == file && row.clip_file(start, end).is_some() {
+                            return Some(row);
+                        }
+                    }
+                    _ => place = Place { chunk: place.chunk + 1, row: 0 },
+                }
+            }
+        })
+    }
+
     /// Drops whatever is recorded of `[addr, addr + len)`.
     ///
     /// # Errors
@@ -411,6 +462,13 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         if (count, mapped) != (self.usage.extents, self.usage.mapped) || (mapped, count - mapped) != sum {
             return Err("the extents are counted wrong");
         }
+        let chunks = (0..self.usage.chunks).filter_map(|at| self.chunk(at));
+        let outside = |chunk: &Chunk<N>, row: &Extent| {
+            row.offset < chunk.low || row.offset + row.len as u64 > chunk.high
+        };
+        if chunks.into_iter().any(|chunk| chunk.rows().iter().any(|row| outside(chunk, row))) {
+            return Err("an extent is outside of what is said of its chunk");
+        }
         let sizes = (0..self.usage.chunks).map(|at| self.chunk(at).map_or(0, |chunk| chunk.len));
         let mut before = N;
         for size in sizes {
@@ -458,8 +516,11 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
     /// Replaces an extent by one that lies where it lay, or by it and its neighbours.
     fn set(&mut self, place: Place, row: Extent) {
         let Some(before) = self.get(place) else { return };
-        if let Some(slot) = self.chunk_mut(place.chunk).and_then(|chunk| chunk.rows.get_mut(place.row)) {
+        if let Some(chunk) = self.chunk_mut(place.chunk)
+            && let Some(slot) = chunk.rows.get_mut(place.row)
+        {
             *slot = row;
+            chunk.include(row);
         }
         self.count(row, true);
         self.count(before, false);
@@ -492,7 +553,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
                 for (slot, row) in chunk.rows.iter_mut().skip(len).zip(from.rows()) {
                     *slot = *row;
                 }
-                chunk.len = len + next;
+                chunk.resize(len + next);
             }
             self.give_back(at + 1);
         }
@@ -512,7 +573,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         with_free.rotate_right(1);
         self.usage.chunks += 1;
         if let Some(chunk) = self.chunk_mut(at) {
-            chunk.len = 0;
+            chunk.resize(0);
         }
         Ok(())
     }
@@ -542,13 +603,13 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
             .clamp(1, N - 1);
             let Some(full) = self.chunk(place.chunk).copied() else { return Err(Full) };
             if let Some(chunk) = self.chunk_mut(place.chunk) {
-                chunk.len = keep;
+                chunk.resize(keep);
             }
             if let Some(chunk) = self.chunk_mut(place.chunk + 1) {
                 for (slot, row) in chunk.rows.iter_mut().zip(full.rows().iter().skip(keep)) {
                     *slot = *row;
                 }
-                chunk.len = N - keep;
+                chunk.resize(N - keep);
             }
             if place.row > keep {
                 place = Place { chunk: place.chunk + 1, row: place.row - keep };
@@ -563,6 +624,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
                 *slot = row;
             }
             chunk.len += 1;
+            chunk.include(row);
         }
         self.count(row, true);
         if split {
@@ -628,6 +690,22 @@ mod tests {
         assert_eq!(&seen, model);
     }
 
+    /// What stands for some bytes of a file is what a walk over all that is of the file finds.
+    fn check_standing<const N: usize>(map: &ExtentMap<N>) {
+        for file in 0..3 {
+            for at in 0..=PAGES {
+                let (addr, start) = (at * 5 % PAGES * PAGE, (at * PAGE) as u64);
+                for end in [start, start + 1, start + 2 * PAGE as u64] {
+                    let found: Vec<Extent> = map.standing_for(file, addr, start, end).collect();
+                    let all = map.of_file(file, addr);
+                    let expected: Vec<Extent> =
+                        all.filter(|row| row.clip_file(start, end).is_some()).collect();
+                    assert_eq!(found, expected, "file {file}, from {addr}, bytes {start} to {end}");
+                }
+            }
+        }
+    }
+
     /// Storage for a map in chunks of few rows, so that they are split and joined all the time.
     struct Storage<const N: usize> {
         chunks: Vec<Chunk<N>>,
@@ -682,6 +760,7 @@ mod tests {
             }
             check(&map, &model);
         }
+        check_standing(&map);
     }
 
     proptest! {

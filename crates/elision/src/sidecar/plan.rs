@@ -198,7 +198,7 @@ impl State {
         delta: Option<u64>,
     ) -> Option<(Extent, Extent)> {
         self.map()
-            .of_file(id, from)
+            .standing_for(id, from, start, end)
             .filter(|row| Some(row.offset.wrapping_sub(row.addr as u64)) != delta)
             .find_map(|row| row.clip_file(start, end).map(|clip| (row, clip)))
     }
