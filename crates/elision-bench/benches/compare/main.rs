@@ -11,12 +11,13 @@ mod program;
 mod read;
 mod start;
 mod sum;
+mod threads;
 
 use elision_bench::{Bench, Result};
 
 type Case = (&'static str, fn(&Bench) -> Result);
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     ("read", read::run),
     ("sum", sum::run),
     ("edit", edit::run),
@@ -25,6 +26,7 @@ const CASES: [Case; 7] = [
     ("start", start::run),
     ("program", program::run),
     ("extents", extents::run),
+    ("threads", threads::run),
 ];
 
 fn main() -> Result {
@@ -36,6 +38,7 @@ fn main() -> Result {
             [name, path] if name == "first-read" => read::child(path.as_ref()),
             [name, path, rest @ ..] if name == "calls" => calls::child(path.as_ref(), rest),
             [name, rest @ ..] if name == "extents" => extents::child(rest),
+            [name, rest @ ..] if name == "threads" => threads::child(rest),
             [name] if name == "open" => extents::other(),
             _ => Err("no such child".into()),
         };
