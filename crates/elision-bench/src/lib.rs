@@ -226,6 +226,11 @@ impl<const STEPS: usize> Samples<STEPS> {
         median(self.0.iter().map(|round| round[step]).collect())
     }
 
+    /// The least of a step: for what other work on the machine disturbs more than anything else.
+    pub fn least(&self, step: usize) -> f64 {
+        self.0.iter().map(|round| round[step]).fold(f64::NAN, f64::min)
+    }
+
     /// The median of the first `steps` steps together.
     pub fn first(&self, steps: usize) -> f64 {
         median(self.0.iter().map(|round| round[..steps].iter().sum()).collect())

@@ -69,17 +69,17 @@ pub fn run(bench: &Bench) -> Result {
         }
         for (peer, samples) in PEERS.iter().zip(&samples) {
             let mut row = vec![peer.title.to_owned(), files.to_owned()];
-            row.extend((0..3).map(|step| time(samples.step(step))));
+            row.extend((0..3).map(|step| time(samples.least(step))));
             row.extend(
                 (1..3).map(|step| {
-                    format!("{:.2}", samples.step(0) * THREADS[step] as f64 / samples.step(step))
+                    format!("{:.2}", samples.least(0) * THREADS[step] as f64 / samples.least(step))
                 }),
             );
             table.row(row);
         }
     }
     table.print(&format!(
-        "Threads that read {} (or 64 bytes) again and again, and touch 1 %",
+        "Threads that read {} (or 64 bytes) again and again, and touch 1 %; the least of all rounds",
         bytes(size as u64)
     ));
     paths.into_iter().try_for_each(|path| Ok(std::fs::remove_file(path)?))
