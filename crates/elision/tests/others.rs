@@ -809,6 +809,38 @@ fn many_leases_are_broken_at_once_and_signals_cannot_be_queued() {
     all_at_once();
 }
 
+/// More files than the helper may have descriptors. (When guards had taken all of them, it could not list the program's threads,
+/// and so not hold it still; copies were made in place, the mappings kept their leases, and writers waited.)
+#[test]
+fn more_files_than_descriptors() {
+    let few = libc::rlimit { rlim_cur: 64, rlim_max: 64 };
+    // SAFETY: a local struct. The helper inherits the limit.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &few) }, 0);
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    if !common::defers(dir.path()) {
+        return println!("skipped: nothing is deferred here");
+    }
+    let paths: Vec<_> = (0..200).map(|i| dir.path().join(format!("{i}"))).collect();
+    let expected: Vec<_> = (0..paths.len()).map(|i| bytes(i as u64, 2 * PAGE)).collect();
+    for (path, expected) in paths.iter().zip(&expected) {
+        fs::write(path, expected).unwrap();
+    }
+    let read = |(i, path)| match i % 2 {
+        0 => elision::read(path).unwrap(),
+        _ => File::open(path).unwrap().read(0, 2 * PAGE).unwrap(),
+    };
+    let buffers: Vec<Buffer> = paths.iter().enumerate().map(read).collect();
+    for path in &paths {
+        fs::write(path, b"another").unwrap();
+    }
+    for (i, (buffer, wanted)) in buffers.iter().zip(expected).enumerate() {
+        if let Some(how) = difference(buffer, &wanted) {
+            panic!("buffer {i}: {how}");
+        }
+    }
+}
+
 /// With little address space a read does what it would have done, or says that there is no memory; and what was read
 /// stays what it is, although there is no room for a second copy.
 #[test]

@@ -13,6 +13,7 @@ use crate::stats::Reason;
 use crate::sys::file::{self, FileKey, ProcPath};
 use crate::sys::raw::Errno;
 use crate::sys::task;
+use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 /// File systems whose leases and page cache are known to keep the promise: ext2/3/4, XFS, btrfs, tmpfs.
 /// /proc and others grant leases on contents that are not stable.
@@ -31,6 +32,23 @@ fn refused(error: Errno) -> Reason {
     }
 }
 
+/// Descriptors that no guard may take: to hold the program still, threads have to be listed; and without that whoever waits for a
+/// lease would wait for as long as the kernel does. (They did, when all descriptors were guards.)
+const SPARE: u64 = 32;
+
+/// Guards have descriptors below this one.
+static ROOM: AtomicI32 = AtomicI32::new(i32::MAX);
+
+/// So many descriptors may be open.
+pub(super) fn keep_spare_descriptors(limit: u64) {
+    ROOM.store(i32::try_from(limit.saturating_sub(SPARE)).unwrap_or(i32::MAX), Relaxed);
+}
+
+/// Is there a descriptor to spare for a guard, after this one?
+fn room_for(fd: i32) -> crate::sys::raw::Result<()> {
+    if fd < ROOM.load(Relaxed) { Ok(()) } else { Err(Errno(libc::EMFILE)) }
+}
+
 /// Takes a lease on the file `key`, if `fd` is of that one.
 fn take_lease(fd: i32, key: FileKey, lease: i32) -> Result<(), Reason> {
     let stat = file::stat(fd).map_err(refused)?;
@@ -41,6 +59,7 @@ fn take_lease(fd: i32, key: FileKey, lease: i32) -> Result<(), Reason> {
     if !file_system_allowed(file_system) {
         return Err(Reason::FileSystem);
     }
+    room_for(fd).map_err(refused)?;
     let refused = |errno| if lease == libc::F_WRLCK { Reason::NotSole } else { refused(errno) };
     if file::nameless(file_system, &stat) {
         return Err(refused(Errno(libc::EAGAIN)));
@@ -59,6 +78,7 @@ fn name_breaks(fd: i32) {
 
 /// Takes a read lease on a description of our own that is known to be of an allowed file.
 pub(super) fn take_read_lease(fd: i32) -> crate::sys::raw::Result<()> {
+    room_for(fd)?;
     name_breaks(fd);
     file::set_lease(fd, libc::F_RDLCK)
 }

@@ -66,7 +66,7 @@ pub(super) extern "C" fn main() -> ! {
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();
     task::set_name(c"elision");
-    task::raise_descriptor_limit();
+    super::guard::keep_spare_descriptors(task::raise_descriptor_limit());
     while gate.go.load(Acquire) == 0 {
         task::futex_wait(&gate.go, 0, 1000);
     }

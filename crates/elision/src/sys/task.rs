@@ -280,16 +280,19 @@ pub fn set_name(name: &core::ffi::CStr) {
 }
 
 /// Raises the soft limit on descriptors to the hard one.
-pub fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let resource = libc::RLIMIT_NOFILE as usize;
     // SAFETY: the structs are local; the limits are those of the calling process alone.
     unsafe {
         if syscall(libc::SYS_prlimit64, [0, resource, 0, (&raw mut limit) as usize, 0, 0]).is_ok() {
             let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-            let _ = syscall(libc::SYS_prlimit64, [0, resource, (&raw const raised) as usize, 0, 0, 0]);
+            if syscall(libc::SYS_prlimit64, [0, resource, (&raw const raised) as usize, 0, 0, 0]).is_ok() {
+                limit = raised;
+            }
         }
     }
+    limit.rlim_cur
 }
 
 /// Lets `tracer` attach to this process where Yama would allow only ancestors.
