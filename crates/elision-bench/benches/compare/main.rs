@@ -17,7 +17,7 @@ use elision_bench::{Bench, Result};
 
 type Case = (&'static str, fn(&Bench) -> Result);
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
     ("read", read::run),
     ("sum", sum::run),
     ("edit", edit::run),
