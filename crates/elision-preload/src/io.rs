@@ -8,6 +8,7 @@
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
 use elision::dropin::{self, Outcome};
+use elision::stats::Reason;
 use libc::{c_int, c_void, iovec, off_t, size_t, ssize_t};
 
 use crate::export::interpose;
@@ -59,6 +60,7 @@ pub(crate) fn offer_read(
     }
     let len = len.min(kernel::MOST);
     if !memory::eligible(addr, len) {
+        dropin::declined(Reason::Memory, len);
         return None;
     }
     test_cancel(cancel);

@@ -75,6 +75,7 @@ fn a_program_that_never_needed_a_helper_is_in_the_statistics() {
         ("rights", 1, 3),
         ("limit", 0, 0),
         ("nothing", 0, 0),
+        ("stack", 1, 0),
     ];
     for (how, processes, declined) in rows {
         let stats = statistics(&program, &["ends", how], None).unwrap();
@@ -82,6 +83,8 @@ fn a_program_that_never_needed_a_helper_is_in_the_statistics() {
         pids.dedup();
         assert_eq!(pids.len(), processes, "{how}: {stats}");
         assert_eq!(common::counter(&stats, "not_a_regular_file"), declined, "{how}: {stats}");
+        // (Memory that is not even asked about.)
+        assert_eq!(common::counter(&stats, "memory"), u64::from(how == "stack"), "{how}: {stats}");
         assert_eq!(common::counter(&stats, "deferred_bytes"), 0, "{how}: {stats}");
     }
 }
