@@ -45,6 +45,8 @@ mod segment;
 mod sidecar;
 pub mod stats;
 #[cfg(supported)]
+mod stretches;
+#[cfg(supported)]
 #[doc(hidden)]
 pub mod sys;
 #[doc(hidden)]

@@ -3,6 +3,7 @@
 
 use crate::buffer::Buffer;
 use crate::dropin;
+use crate::stretches::Stretches;
 use crate::sys::memory;
 use crate::transfer::PAGE;
 use std::io;
@@ -26,8 +27,7 @@ pub struct Segment(Arc<Range>);
 struct Range {
     base: usize,
     len: usize,
-    /// Free stretches: address and length, sorted, never touching each other.
-    free: Mutex<Vec<(usize, usize)>>,
+    free: Mutex<Stretches>,
 }
 
 impl Segment {
@@ -38,12 +38,14 @@ impl Segment {
     pub fn reserve(bytes: usize) -> io::Result<Segment> {
         let len = bytes.max(1).checked_next_multiple_of(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
         let base = memory::reserve(len)?;
-        Ok(Segment(Arc::new(Range { base, len, free: Mutex::new(vec![(base, len)]) })))
+        let mut free = Stretches::default();
+        free.give(base, len);
+        Ok(Segment(Arc::new(Range { base, len, free: Mutex::new(free) })))
     }
 
     /// Memory that is there already, and is all in use.
     pub(crate) fn of(base: usize, len: usize) -> Segment {
-        Segment(Arc::new(Range { base, len, free: Mutex::new(Vec::new()) }))
+        Segment(Arc::new(Range { base, len, free: Mutex::default() }))
     }
 
     /// Bytes reserved.
@@ -64,7 +66,7 @@ impl Segment {
         Arc::get_mut(&mut self.0).is_some()
     }
 
-    fn free(&self) -> MutexGuard<'_, Vec<(usize, usize)>> {
+    fn free(&self) -> MutexGuard<'_, Stretches> {
         // A list left by a thread that panicked is whole all the same: nothing panics half-way.
         self.0.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -72,33 +74,20 @@ impl Segment {
     /// Takes a stretch of `len` bytes (whole pages) out of the segment and makes it usable.
     pub(crate) fn take(&self, len: usize) -> io::Result<usize> {
         let mut free = self.free();
-        let at = free.iter().position(|&(_, room)| room >= len).ok_or(io::ErrorKind::OutOfMemory)?;
-        let (addr, room) = free[at];
+        let addr = free.fitting(len).ok_or(io::ErrorKind::OutOfMemory)?;
         make_usable(addr, len)?;
-        if room == len {
-            free.remove(at);
-        } else {
-            free[at] = (addr + len, room - len);
-        }
+        free.take(addr, len);
         Ok(addr)
     }
 
     /// Extends a stretch that ends at `end` by `more` bytes, if what follows is free.
     pub(crate) fn extend(&self, end: usize, more: usize) -> bool {
         let mut free = self.free();
-        let Some(at) = free.iter().position(|&(addr, room)| addr == end && room >= more) else {
-            return false;
-        };
-        if make_usable(end, more).is_err() {
-            return false;
+        let extended = free.at(end) >= more && make_usable(end, more).is_ok();
+        if extended {
+            free.take(end, more);
         }
-        let (addr, room) = free[at];
-        if room == more {
-            free.remove(at);
-        } else {
-            free[at] = (addr + more, room - more);
-        }
-        true
+        extended
     }
 
     /// Gives a stretch back. Its contents and their associations end here.
@@ -109,19 +98,7 @@ impl Segment {
         if unsafe { memory::unreserve(addr, len) }.is_err() {
             return;
         }
-        let mut free = self.free();
-        let at = free.partition_point(|&(start, _)| start < addr);
-        free.insert(at, (addr, len));
-        if let Some(&(next, room)) = free.get(at + 1)
-            && next == addr + len
-        {
-            free[at].1 += room;
-            free.remove(at + 1);
-        }
-        if at > 0 && free[at - 1].0 + free[at - 1].1 == addr {
-            free[at - 1].1 += free[at].1;
-            free.remove(at);
-        }
+        self.free().give(addr, len);
     }
 }
 

@@ -1,0 +1,120 @@
+//! Which stretches of a segment are free: by address, to join neighbours, and by length, to find one that fits, so that
+//! neither takes longer the more there are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Free stretches, none of which touches another.
+#[derive(Debug, Default)]
+pub struct Stretches {
+    /// Length by address.
+    lengths: BTreeMap<usize, usize>,
+    /// Length and address.
+    sizes: BTreeSet<(usize, usize)>,
+}
+
+impl Stretches {
+    /// The address of the shortest stretch of at least `len` bytes, and of several the first.
+    pub fn fitting(&self, len: usize) -> Option<usize> {
+        self.sizes.range((len, 0)..).next().map(|&(_, addr)| addr)
+    }
+
+    /// The length of the stretch that begins at `addr`; 0 if none does.
+    pub fn at(&self, addr: usize) -> usize {
+        self.lengths.get(&addr).copied().unwrap_or(0)
+    }
+
+    /// Takes `len` bytes away from the beginning of the stretch at `addr`, which has as many.
+    pub fn take(&mut self, addr: usize, len: usize) {
+        let room = self.remove(addr);
+        debug_assert!(0 < len && len <= room, "taken from what is not there");
+        if room > len {
+            self.insert(addr + len, room - len);
+        }
+    }
+
+    /// Adds a stretch that is not free by now.
+    pub fn give(&mut self, addr: usize, len: usize) {
+        let (mut start, mut end) = (addr, addr + len);
+        let before = self.lengths.range(..addr).next_back().map(|(&start, &len)| (start, start + len));
+        if let Some((earlier, touching)) = before
+            && touching == addr
+        {
+            self.remove(earlier);
+            start = earlier;
+        }
+        end += self.remove(end);
+        self.insert(start, end - start);
+    }
+
+    fn insert(&mut self, addr: usize, len: usize) {
+        self.lengths.insert(addr, len);
+        self.sizes.insert((len, addr));
+    }
+
+    /// How long it was; 0 if there was none.
+    fn remove(&mut self, addr: usize) -> usize {
+        let len = self.lengths.remove(&addr).unwrap_or(0);
+        self.sizes.remove(&(len, addr));
+        len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CELLS: usize = 40;
+
+    /// The maximal runs of free cells.
+    fn runs(free: &[bool]) -> Vec<(usize, usize)> {
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for at in (0..free.len()).filter(|&at| free[at]) {
+            match runs.last_mut() {
+                Some((start, len)) if *start + *len == at => *len += 1,
+                _ => runs.push((at, 1)),
+            }
+        }
+        runs
+    }
+
+    proptest! {
+        #[test]
+        fn as_one_flag_for_each_cell(steps in prop::collection::vec((0..3, 0..CELLS, 1..CELLS), 1..60)) {
+            let mut stretches = Stretches::default();
+            let mut free = [false; CELLS];
+            for (step, at, len) in steps {
+                let shortest = runs(&free).into_iter().filter(|&(_, room)| room >= len).min_by_key(|&(at, room)| (room, at));
+                prop_assert_eq!(stretches.fitting(len), shortest.map(|(at, _)| at));
+                match step {
+                    // A buffer is made,
+                    0 => if let Some((at, _)) = shortest {
+                        stretches.take(at, len);
+                        free[at..at + len].fill(false);
+                    },
+                    // one grows,
+                    1 => {
+                        let room = runs(&free).into_iter().find(|run| run.0 == at).map_or(0, |run| run.1);
+                        prop_assert_eq!(stretches.at(at), room);
+                        if room >= len {
+                            stretches.take(at, len);
+                            free[at..at + len].fill(false);
+                        }
+                    }
+                    // or one goes.
+                    _ => {
+                        let end = (at + len).min(CELLS);
+                        if !free[at..end].contains(&true) {
+                            stretches.give(at, end - at);
+                            free[at..end].fill(true);
+                        }
+                    }
+                }
+                let found: Vec<_> = stretches.lengths.iter().map(|(&at, &len)| (at, len)).collect();
+                prop_assert_eq!(found, runs(&free));
+                let by_size: BTreeSet<_> = stretches.lengths.iter().map(|(&at, &len)| (len, at)).collect();
+                prop_assert_eq!(&by_size, &stretches.sizes);
+            }
+        }
+    }
+}
