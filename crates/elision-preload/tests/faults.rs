@@ -296,6 +296,17 @@ fn an_altered_buffer_is_not_in_memory_twice() {
     assert!(common::counter(&stats, "deferred_bytes") >= 40 << 20, "{stats}");
 }
 
+/// A helper that was just being started when rights were given up kept them; and one thread's waiting for the other's change of
+/// rights, in which libc waits for all threads, could have had no end.
+#[test]
+fn rights_change_while_other_threads_read() {
+    let program = Program::start("rights");
+    let (said, made) = program.finish();
+    assert!(said.matches(": yes\n").count() == 3 && !said.contains(": no\n"), "{said}");
+    let stats = std::fs::read_to_string(made.path().join("stats")).unwrap();
+    assert!(common::counter(&stats, "deferred_bytes") > 0, "{stats}");
+}
+
 /// A program that reads a file of which three pages cannot be read from the device; what it says of them.
 fn with_unreadable_pages(row: &str) -> Option<String> {
     if std::env::var_os("ELISION_TEST_DIR").is_some() {

@@ -98,7 +98,9 @@ fn play(program: &Path, seeds: std::ops::Range<u64>, flags: &str) {
     // A quarter of what is usual, or more.
     assert!(of("deferred_bytes") > histories * 2_000_000, "hardly anything was deferred");
     assert!(of("materialised_bytes") > histories * 700_000, "hardly anything was materialised");
-    assert!(of("elided_bytes") > histories * 100_000, "hardly anything was elided");
+    // (Not much is where others take the leases away.)
+    let elided = if flags.contains('w') { 20_000 } else { 100_000 };
+    assert!(of("elided_bytes") > histories * elided, "hardly anything was elided");
 }
 
 /// The program is right about what plain calls give.

@@ -1,7 +1,10 @@
 /* What a program does while it, or its helper, is killed, stopped or short of memory. */
 #include "effects.h"
+#include <glob.h>
 #include <poll.h>
+#include <pthread.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 
 /* Asks the third process and goes on working meanwhile, as a program does that has no part in what the other does. */
 static void meanwhile(enum order order, const char *path, long at, long len, unsigned seed) {
@@ -253,12 +256,86 @@ static void unreadable_saved(void) {
     }
 }
 
+static atomic_int over;
+
+static void *reads_and_frees(void *unused) {
+    while (!over) {
+        int fd = open("file", O_RDONLY);
+        unsigned char *p = malloc(SIZE);
+        if (read(fd, p, SIZE) != SIZE || !are_bytes(p, SIZE, 0, 1))
+            exit(1);
+        free(p);
+        close(fd);
+    }
+    return unused;
+}
+
+/* Has the helper, if there is one, this effective group? It is a child of the thread that needed it first. */
+static int helper_has_group(gid_t group) {
+    glob_t lists = {0};
+    int good = 1;
+    glob("/proc/self/task/*/children", 0, NULL, &lists);
+    for (size_t i = 0; i < lists.gl_pathc; i++) {
+        FILE *children = fopen(lists.gl_pathv[i], "r");
+        for (int pid; children && fscanf(children, "%d", &pid) == 1;) {
+            char path[64], line[256], name[32] = "";
+            snprintf(path, sizeof path, "/proc/%d/status", pid);
+            FILE *status = fopen(path, "r");
+            unsigned real, effective;
+            while (status && fgets(line, sizeof line, status)) {
+                sscanf(line, "Name: %31s", name);
+                if (sscanf(line, "Gid: %u %u", &real, &effective) == 2 && !strcmp(name, "elision"))
+                    good &= effective == group;
+            }
+            if (status)
+                fclose(status);
+        }
+        if (children)
+            fclose(children);
+    }
+    globfree(&lists);
+    return good;
+}
+
+/* Rights change again and again, in two threads, while others need a helper. */
+static void *changes_rights(void *unused) {
+    for (int i = 0; i < 60; i++)
+        setgid(getgid());
+    return unused;
+}
+
+static void rights(void) {
+    pthread_t threads[4];
+    gid_t group = getegid(), other = geteuid() == 0 ? 1 : group;
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    printf("ready\n");
+    for (int i = 0; i < 3; i++)
+        pthread_create(&threads[i], NULL, reads_and_frees, NULL);
+    int good = 1;
+    for (int i = 0; i < 60; i++) {
+        gid_t now = i % 2 ? group : other;
+        good &= setegid(now) == 0 && helper_has_group(now);
+    }
+    TELL(good);
+    TELL(setegid(group) == 0);
+    pthread_create(&threads[3], NULL, changes_rights, NULL);
+    changes_rights(NULL);
+    pthread_join(threads[3], NULL);
+    over = 1;
+    for (int i = 0; i < 3; i++)
+        pthread_join(threads[i], NULL);
+    /* There is a helper again, afterwards. */
+    unsigned char *p = memory(SIZE);
+    TELL(read(open("file", O_RDONLY), p, SIZE) == SIZE && are_bytes(p, SIZE, 0, 1));
+}
+
 static const struct row rows[] = {{"edits", edits},
                                   {"saves", saves},
                                   {"holds", holds},
                                   {"orphaned_reader", orphaned_reader},
                                   {"orphaned_writer", orphaned_writer},
                                   {"altered", altered},
+                                  {"rights", rights},
                                   {"unreadable", unreadable},
                                   {"unreadable_touched", unreadable_touched},
                                   {"unreadable_saved", unreadable_saved},

@@ -38,6 +38,8 @@ const IDLE: u32 = 0;
 const STARTING: u32 = 1;
 const RUNNING: u32 = 2;
 const UNAVAILABLE: u32 = 3;
+/// The process is changing its rights: the sidecar goes, and none is started meanwhile. Each more is another thread that is at it.
+const RETIRED: u32 = 4;
 static START: AtomicU32 = AtomicU32::new(IDLE);
 
 /// The process that the sidecar serves.
@@ -152,7 +154,8 @@ pub(super) fn epoch() -> u32 {
     EPOCH.load(Acquire)
 }
 
-/// Waits while a sidecar is being started.
+/// Waits while a sidecar is being started. (Not for a change of rights to be over: libc has every thread take part in that, by a
+/// signal, and who waits here has signals blocked.)
 pub(super) fn wait_started() {
     while START.load(Acquire) == STARTING {
         task::nap_us(100);
@@ -500,28 +503,48 @@ pub(super) fn write_stats(fd: i32, pid: i32) {
     let _ = file::write(fd, line.get(..length).unwrap_or(&[]));
 }
 
-/// Has the sidecar give everything memory of its own, and go; none is started until [`retired`]. False: there was none.
+/// Has the sidecar, if there is one, give everything memory of its own, and go; none is started until [`retired`], which is
+/// to be called if this says true.
 pub fn retire() -> bool {
     if task::pid() != PROGRAM.load(Acquire) {
         return false;
     }
+    // One that is just being started has the old rights, too. (Whoever starts it has signals blocked: it is not the thread that
+    // waits here.)
+    let running = loop {
+        let now = START.load(Acquire);
+        let next = match now {
+            STARTING => {
+                wait_started();
+                continue;
+            }
+            IDLE | RUNNING => RETIRED,
+            UNAVAILABLE => {
+                report_alone();
+                return false;
+            }
+            others => others + 1,
+        };
+        if START.compare_exchange(now, next, SeqCst, Acquire).is_ok() {
+            break now == RUNNING;
+        }
+    };
     if !alive() {
         // Afterwards it may have lost the right to.
         report_alone();
-        return false;
-    }
-    if START.compare_exchange(RUNNING, STARTING, AcqRel, Acquire).is_err() {
-        return false;
-    }
-    if let Some(mut call) = Call::new(Op::Retire, false) {
+    } else if running && let Some(mut call) = Call::new(Op::Retire, false) {
         call.send();
     }
     let begun = task::now_ms();
     while gate().is_some_and(|gate| gate.sidecar.load(Acquire) != 0) && task::now_ms() - begun < 1_000 {
         task::nap_us(100);
     }
-    // Its remains, which no wait() of the program sees. It is a process until they are gone.
-    while task::trace_poll(LAST.load(Acquire)) != task::Traced::Gone && task::now_ms() - begun < 2_000 {
+    // Its remains, which no wait() of the program sees. It is a process until they are gone. (Once they are, the number may be that of
+    // a child of the program's.)
+    while running
+        && task::trace_poll(LAST.load(Acquire)) != task::Traced::Gone
+        && task::now_ms() - begun < 2_000
+    {
         task::nap_us(100);
     }
     true
@@ -529,7 +552,8 @@ pub fn retire() -> bool {
 
 /// After [`retire`]: another may be started, with the rights that the process has now.
 pub fn retired() {
-    START.store(IDLE, Release);
+    let one_less = |now: u32| Some(if now > RETIRED { now - 1 } else { IDLE });
+    let _ = START.fetch_update(Release, Relaxed, one_less);
 }
 
 /// Where statistics go: a path, ended by zero, empty for nowhere.
