@@ -13,7 +13,7 @@ use libc::{c_int, c_void, iovec, off_t, size_t, ssize_t};
 
 use crate::export::interpose;
 use crate::ownership::{self, changing};
-use crate::{kernel, memory, real, vector};
+use crate::{kernel, memory, notes, real, vector};
 
 unsafe extern "C-unwind" {
     fn pthread_testcancel();
@@ -84,10 +84,10 @@ pub(crate) fn write_matters(fd: c_int, len: usize) -> bool {
     len >= dropin::min_bytes() || ownership::writable(fd) || dropin::write_leases()
 }
 
-/// Is a write of `len` bytes through `fd` worth more than to be noted? To be asked within [`changing`].
+/// Notes a write of `len` bytes through `fd`, if that is all there is to do.
 #[inline(always)]
-fn offers(fd: c_int, len: usize) -> bool {
-    len >= dropin::min_bytes() || ownership::may_be_guarded(fd)
+fn note_small(fd: c_int, len: usize) -> Option<notes::Noted> {
+    if len >= dropin::min_bytes() { None } else { ownership::note_unguarded(fd) }
 }
 
 /// Offers a write, if it is big or a write lease may depend on it. To be called within [`changing`].
@@ -149,18 +149,31 @@ macro_rules! reading {
     };
 }
 
-/// The same for a write that matters.
+/// The same for a write that matters. One that is to be noted and no more, as most are, has but the note to keep while the
+/// kernel is at it.
 macro_rules! writing {
     ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {
-        changing($fd, || if !offers($fd, $len) {
-            // SAFETY: the program's call.
-            unsafe { $name::real($fd, $buf, $len $(, $rest)*) }
-        } else { or(
-            $offset.and_then(|offset| offer_write($fd, $buf as usize, $len, offset, Cancel::Point)),
-            // SAFETY: the program's call.
-            || unsafe { $name::real($fd, $buf, $len $(, $rest)*) },
-        )})
+        match note_small($fd, $len) {
+            Some(noted) => {
+                // SAFETY: the program's call.
+                let result = unsafe { $name::real($fd, $buf, $len $(, $rest)*) };
+                notes::end(noted);
+                result
+            }
+            None => apart(move || changing($fd, || or(
+                $offset.and_then(|offset| offer_write($fd, $buf as usize, $len, offset, Cancel::Point)),
+                // SAFETY: the program's call.
+                || unsafe { $name::real($fd, $buf, $len $(, $rest)*) },
+            ))),
+        }
     };
+}
+
+/// Runs what is rare in a frame of its own.
+#[cold]
+#[inline(never)]
+fn apart<T>(run: impl FnOnce() -> T) -> T {
+    run()
 }
 
 /// The current position, for [`reading!`] and [`writing!`].

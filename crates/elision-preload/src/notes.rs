@@ -71,6 +71,10 @@ fn mine() -> Option<&'static Slot> {
 #[cold]
 #[inline(never)]
 fn find(thread: usize, first: usize) -> Option<&'static Slot> {
+    // Without them nobody has a slot, which is the one place to ask.
+    if !BARRIERS.load(Ordering::Relaxed) {
+        return None;
+    }
     (first..first + PROBES).filter_map(|place| TABLE.get(place % SLOTS)).find(|slot| {
         match slot.thread.compare_exchange(0, thread, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => true,
@@ -86,9 +90,6 @@ pub(crate) struct Noted(&'static Slot);
 /// Notes that the calling thread is about to change `file` (not 0). `None`: it has to be counted elsewhere.
 #[inline(always)]
 pub(crate) fn begin(file: u64) -> Option<Noted> {
-    if !BARRIERS.load(Ordering::Relaxed) {
-        return None;
-    }
     let slot = mine()?;
     if slot.file.load(Ordering::Relaxed) != 0 {
         return None;

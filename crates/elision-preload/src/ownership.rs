@@ -47,6 +47,15 @@ struct Entry {
     begun: AtomicU32,
 }
 
+impl Entry {
+    /// A call begins that is noted.
+    #[inline(always)]
+    fn begin(&self) {
+        let begun = self.begun.load(Ordering::Relaxed);
+        self.begun.store(begun.wrapping_add(1), Ordering::Release);
+    }
+}
+
 static TABLE: [Entry; DESCRIPTORS] =
     [const { Entry { file: AtomicU64::new(0), counted: AtomicU32::new(0), begun: AtomicU32::new(0) } };
         DESCRIPTORS];
@@ -283,12 +292,30 @@ pub(crate) fn begin_change(fd: i32) -> Change {
     }
     match notes::begin(known) {
         Some(noted) => {
-            let begun = entry.begun.load(Ordering::Relaxed);
-            entry.begun.store(begun.wrapping_add(1), Ordering::Release);
+            entry.begin();
             Change::Noted(noted)
         }
         None => count_change(entry),
     }
+}
+
+/// The same for a file that no write lease guards, as far as can be told without asking the kernel; its end is the note's.
+/// `None`: nothing has begun.
+#[inline(always)]
+pub(crate) fn note_unguarded(fd: i32) -> Option<notes::Noted> {
+    let entry = entry(fd)?;
+    let known = entry.file.load(Ordering::SeqCst);
+    if known & WRITABLE == 0 {
+        return None;
+    }
+    let noted = notes::begin(known)?;
+    // Asked when the note can be seen: whoever takes a write lease looks for notes when the lease is published.
+    if dropin::write_lease_on_number(known) {
+        notes::end(noted);
+        return None;
+    }
+    entry.begin();
+    Some(noted)
 }
 
 #[cold]

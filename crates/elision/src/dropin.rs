@@ -2,6 +2,7 @@
 //!
 //! Every function is async-signal-safe, takes no lock, allocates nothing and leaves `errno` alone.
 
+use crate::glance::GLANCE;
 use crate::read::Terms;
 use crate::sidecar::channel::{self, Call, Op};
 use crate::sidecar::{files, forgotten, launch, state};
@@ -9,7 +10,7 @@ use crate::stats::{self, Reason};
 use crate::sys::file;
 use crate::sys::raw::Errno;
 use crate::write::Track;
-use core::sync::atomic::{AtomicUsize, Ordering::*};
+use core::sync::atomic::Ordering::*;
 
 /// What an offered transfer came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,9 +22,6 @@ pub enum Outcome {
     /// The traditional call would have failed with this errno.
     Failed(Errno),
 }
-
-/// Off until [`start`] has seen the environment.
-static MIN_BYTES: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 /// Transfers of this size and more are considered where nothing is said. From the benches: into memory that is warm
 /// already, reading wins up to somewhere between 1 and 4 MiB even if every byte is then looked at. Programs either
@@ -52,7 +50,7 @@ pub fn write(fd: i32, addr: usize, len: usize, offset: Option<u64>, owned: bool)
 /// Is any file of this process guarded by a write lease? One atomic load.
 #[inline(always)]
 pub fn write_leases() -> bool {
-    files::WRITERS.load(Acquire) != 0
+    GLANCE.writers.load(Acquire) != 0
 }
 
 /// May the file behind `fd` be guarded by a write lease? `false` is certain, and cheap while [`write_leases`] is.
@@ -211,12 +209,12 @@ pub fn validate() -> Result<usize, &'static str> {
 /// The smallest transfer that is worth offering (`ELISION_MIN_BYTES`), `usize::MAX` when off.
 #[inline(always)]
 pub fn min_bytes() -> usize {
-    MIN_BYTES.load(Relaxed)
+    GLANCE.min_bytes.load(Relaxed)
 }
 
 /// From now on nothing is worth offering, because of what the program uses.
 pub fn stop(why: &str) {
-    MIN_BYTES.store(usize::MAX, SeqCst);
+    GLANCE.min_bytes.store(usize::MAX, SeqCst);
     crate::verbose::say_stopped(why);
 }
 
@@ -235,7 +233,7 @@ pub fn start() {
     let least = least.unwrap_or(DEFAULT_MIN_BYTES).max(crate::transfer::PAGE);
     crate::set_verbose(verbose);
     launch::register();
-    MIN_BYTES.store(least, Release);
+    GLANCE.min_bytes.store(least, Release);
     crate::say_active(least);
 }
 

@@ -30,6 +30,8 @@ pub mod extent;
 #[cfg(supported)]
 mod file;
 #[cfg(supported)]
+mod glance;
+#[cfg(supported)]
 mod history;
 mod page_state;
 #[cfg(not(supported))]

@@ -2,8 +2,9 @@
 
 use super::broken::DESCRIPTORS;
 use crate::extent::FileId;
+use crate::glance::GLANCE;
 use crate::sys::file::FileKey;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 
 /// Files known at a time.
 pub const FILES: usize = 1 << 14;
@@ -231,7 +232,7 @@ impl Files {
         if let Some(held) = WRITE_GUARDED.get(bucket(key)) {
             held.store(*count > 0, Release);
         }
-        WRITERS.store(self.guarded.iter().sum(), Release);
+        GLANCE.writers.store(self.guarded.iter().sum(), Release);
     }
 }
 
@@ -246,9 +247,6 @@ static TOP: AtomicUsize = AtomicUsize::new(0);
 pub fn known() -> usize {
     TOP.load(Acquire)
 }
-
-/// Files under a write lease.
-pub static WRITERS: AtomicU32 = AtomicU32::new(0);
 
 const BUCKETS: usize = 256;
 
@@ -271,7 +269,7 @@ pub fn write_guarded(key: FileKey) -> bool {
 /// The same for its [`number`], whatever the lowest bits are.
 #[inline]
 pub fn write_guarded_number(number: u64) -> bool {
-    WRITERS.load(Acquire) != 0
+    GLANCE.writers.load(Acquire) != 0
         && WRITE_GUARDED.get((number >> 56) as usize).is_none_or(|held| held.load(Acquire))
 }
 
@@ -325,7 +323,7 @@ mod tests {
                 }
             }
             let guarded = model.values().filter(|file| file.1 == Guard::Write).count();
-            assert_eq!(WRITERS.load(Acquire) as usize, guarded);
+            assert_eq!(GLANCE.writers.load(Acquire) as usize, guarded);
             let carried = model.values().filter(|file| file.1 == Guard::Carried).count();
             assert_eq!(files.carried, carried);
         }
@@ -337,7 +335,7 @@ mod tests {
         }
         assert!(files.ids().len() <= 900);
         files.clear();
-        assert_eq!((files.known().count(), WRITERS.load(Acquire)), (0, 0));
+        assert_eq!((files.known().count(), GLANCE.writers.load(Acquire)), (0, 0));
     }
 
     #[test]

@@ -448,7 +448,7 @@ pub extern "C" fn after_fork_child() {
             }
         }
     } else {
-        super::files::WRITERS.store(0, Release);
+        crate::glance::GLANCE.writers.store(0, Release);
     }
     remove_mark();
     end_fork();
