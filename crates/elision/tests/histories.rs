@@ -25,7 +25,7 @@ fn play(_: &str, _: &[String]) {
 }
 
 /// Histories in a normal run, in each place.
-const CASES: u32 = 2000;
+const CASES: u32 = 1600;
 
 const FILES: usize = 3;
 const BUFFERS: usize = 4;
