@@ -245,19 +245,14 @@ pub(crate) fn owned(fd: i32) -> bool {
     known & WRITABLE != 0 && !paused() && !NEVER.load(Ordering::Relaxed) && known_as(fd) == known
 }
 
-/// May the file behind `fd` be guarded by a write lease, as far as can be told without asking the kernel? `false` is certain.
-#[inline(always)]
-pub(crate) fn may_be_guarded(fd: i32) -> bool {
-    dropin::write_leases() && {
-        let known = file(fd);
-        known & WRITABLE == 0 || dropin::write_lease_on_number(known)
-    }
-}
-
-/// The same, with the kernel's answer where what is recorded does not do.
+/// May the file behind `fd` be guarded by a write lease? The kernel is asked only where what is recorded does not do. `false` is
+/// certain.
 #[inline]
 pub(crate) fn write_lease_on(fd: i32) -> bool {
-    may_be_guarded(fd) && dropin::write_lease_on(fd)
+    dropin::write_leases() && {
+        let known = file(fd);
+        (known & WRITABLE == 0 || dropin::write_lease_on_number(known)) && dropin::write_lease_on(fd)
+    }
 }
 
 /// From here on changes are made through the description of `fd` that we do not see.
@@ -282,14 +277,18 @@ fn disown_file(known: u64) {
     }
 }
 
+/// The entry of a descriptor that is recorded as open for writing, and what it says.
+#[inline(always)]
+fn open_for_writing(fd: i32) -> Option<(&'static Entry, u64)> {
+    let entry = entry(fd)?;
+    let known = entry.file.load(Ordering::SeqCst);
+    (known & WRITABLE != 0).then_some((entry, known))
+}
+
 /// A call that changes the file behind `fd` begins.
 #[inline(always)]
 pub(crate) fn begin_change(fd: i32) -> Change {
-    let Some(entry) = entry(fd) else { return Change::Unknown };
-    let known = entry.file.load(Ordering::SeqCst);
-    if known & WRITABLE == 0 {
-        return Change::Unknown;
-    }
+    let Some((entry, known)) = open_for_writing(fd) else { return Change::Unknown };
     match notes::begin(known) {
         Some(noted) => {
             entry.begin();
@@ -303,11 +302,7 @@ pub(crate) fn begin_change(fd: i32) -> Change {
 /// `None`: nothing has begun.
 #[inline(always)]
 pub(crate) fn note_unguarded(fd: i32) -> Option<notes::Noted> {
-    let entry = entry(fd)?;
-    let known = entry.file.load(Ordering::SeqCst);
-    if known & WRITABLE == 0 {
-        return None;
-    }
+    let (entry, known) = open_for_writing(fd)?;
     let noted = notes::begin(known)?;
     // Asked when the note can be seen: whoever takes a write lease looks for notes when the lease is published.
     if dropin::write_lease_on_number(known) {

@@ -335,8 +335,7 @@ fn quotas_that_are_used_up() {
     }
     let Some(image) = image::Image::btrfs("nodatacow") else { return };
     let btrfs = |arguments: &[&str]| {
-        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-        let output = Command::new("env").arg("btrfs").args(arguments).env("PATH", path).output().unwrap();
+        let output = image::tool().arg("btrfs").args(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
     btrfs(&["quota", "enable", image.root.to_str().unwrap()]);

@@ -740,6 +740,24 @@ fn thousands_of_small_buffers() {
     other.finish();
 }
 
+/// Files of two pages, and what is in them.
+fn small_files(dir: &Path, count: usize) -> (Vec<std::path::PathBuf>, Vec<Vec<u8>>) {
+    let files = (0..count).map(|i| (dir.join(format!("{i}")), bytes(i as u64, 2 * PAGE)));
+    files.inspect(|(path, expected)| fs::write(path, expected).unwrap()).unzip()
+}
+
+/// Other contents for the files; the buffers have what they had.
+fn they_outlast_their_files(buffers: &[Buffer], paths: &[std::path::PathBuf], expected: &[Vec<u8>]) {
+    for path in paths {
+        fs::write(path, b"another").unwrap();
+    }
+    for (i, (buffer, wanted)) in buffers.iter().zip(expected).enumerate() {
+        if let Some(how) = difference(buffer, wanted) {
+            panic!("buffer {i}: {how}");
+        }
+    }
+}
+
 /// Files under leases of one kind after the other (carried by the mapping, on a description of the helper's, on the program's
 /// own), then of all kinds. All of them are being broken before the helper looks at the first.
 fn all_at_once() {
@@ -754,11 +772,7 @@ fn all_of(kinds: &[usize]) {
     if !common::defers(dir.path()) {
         return println!("skipped: nothing is deferred here");
     }
-    let paths: Vec<_> = (0..60).map(|i| dir.path().join(format!("{i}"))).collect();
-    let expected: Vec<_> = (0..paths.len()).map(|i| bytes(i as u64, 2 * PAGE)).collect();
-    for (path, expected) in paths.iter().zip(&expected) {
-        fs::write(path, expected).unwrap();
-    }
+    let (paths, mut expected) = small_files(dir.path(), 60);
     let mut kept = Vec::new();
     let mut buffers: Vec<Buffer> = Vec::new();
     for (i, path) in paths.iter().enumerate() {
@@ -784,17 +798,10 @@ fn all_of(kinds: &[usize]) {
     signal(helper, libc::SIGCONT);
     assert_eq!(unguarded, 0);
     eventually("all leases are gone", || paths.iter().all(free));
-    for path in &paths {
-        fs::write(path, b"another").unwrap();
+    for wanted in expected.iter_mut().step_by(5) {
+        wanted[PAGE] ^= 0xff;
     }
-    for (i, (buffer, mut wanted)) in buffers.iter().zip(expected).enumerate() {
-        if i % 5 == 0 {
-            wanted[PAGE] ^= 0xff;
-        }
-        if let Some(how) = difference(buffer, &wanted) {
-            panic!("buffer {i}: {how}");
-        }
-    }
+    they_outlast_their_files(&buffers, &paths, &expected);
 }
 
 #[test]
@@ -823,24 +830,13 @@ fn more_files_than_descriptors() {
     if !common::defers(dir.path()) {
         return println!("skipped: nothing is deferred here");
     }
-    let paths: Vec<_> = (0..200).map(|i| dir.path().join(format!("{i}"))).collect();
-    let expected: Vec<_> = (0..paths.len()).map(|i| bytes(i as u64, 2 * PAGE)).collect();
-    for (path, expected) in paths.iter().zip(&expected) {
-        fs::write(path, expected).unwrap();
-    }
+    let (paths, expected) = small_files(dir.path(), 200);
     let read = |(i, path)| match i % 2 {
         0 => elision::read(path).unwrap(),
         _ => File::open(path).unwrap().read(0, 2 * PAGE).unwrap(),
     };
     let buffers: Vec<Buffer> = paths.iter().enumerate().map(read).collect();
-    for path in &paths {
-        fs::write(path, b"another").unwrap();
-    }
-    for (i, (buffer, wanted)) in buffers.iter().zip(expected).enumerate() {
-        if let Some(how) = difference(buffer, &wanted) {
-            panic!("buffer {i}: {how}");
-        }
-    }
+    they_outlast_their_files(&buffers, &paths, &expected);
 }
 
 /// With little address space a read does what it would have done, or says that there is no memory; and what was read

@@ -30,6 +30,13 @@ pub fn mounts_of_our_own() -> bool {
     done
 }
 
+/// A program for file systems, to be named by the first argument. They live where a PATH does not always look.
+pub fn tool() -> Command {
+    let mut command = Command::new("env");
+    command.env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin");
+    command
+}
+
 /// A file system of a test's own in an image, which the test may spoil. It is gone with the value.
 pub struct Image {
     pub image: PathBuf,
@@ -50,9 +57,7 @@ impl Image {
         let steps =
             [(vec!["mkfs.btrfs".into(), "-q".into()], vec![&image]), (mount.to_vec(), vec![&image, &root])];
         for (command, paths) in steps {
-            // They live where a PATH does not always look.
-            let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-            let output = Command::new("env").args(&command).args(paths).env("PATH", path).output().unwrap();
+            let output = tool().args(&command).args(paths).output().unwrap();
             if !output.status.success() {
                 println!("skipped: {}: {}", command[0], String::from_utf8_lossy(&output.stderr));
                 return None;
