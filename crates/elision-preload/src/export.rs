@@ -51,10 +51,10 @@ pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CSt
 /// See the top of the file.
 ///
 /// ```text
-/// fn name(arguments) -> result, until SOURCE; if CONDITION { OURS }
+/// fn name(arguments) -> result, until SOURCE; if CONDITION => OURS;
 /// ```
 ///
-/// SOURCE says what stands in for libc's function until the constructor has run: `kernel(NUMBER)` or
+/// Without a condition, OURS decides for itself. /// SOURCE says what stands in for libc's function until the constructor has run: `kernel(NUMBER)` or
 /// `kernel(NUMBER, arguments…)`, a system call; `lookup(FAILED)`, the function looked up when first
 /// wanted, or FAILED with ENOSYS where there is none; `lookup(FAILED, libraries)`, the same in named libraries.
 macro_rules! interpose {
@@ -62,7 +62,7 @@ macro_rules! interpose {
         $(#[$meta:meta])*
         fn $name:ident($($arg:ident: $type:ty),* $(,)?) -> $ret:ty,
             until $source:ident($($from:tt)*);
-            if $condition:expr => $ours:expr;
+            $(if $condition:expr)? => $ours:expr;
     )*) => {
         $(
             #[allow(missing_docs, non_snake_case)] // Some of libc's names have capitals.
@@ -109,7 +109,7 @@ macro_rules! interpose {
             #[allow(non_snake_case)]
             #[allow(clippy::missing_safety_doc)] // The program's contract with libc.
             pub unsafe extern "C-unwind" fn $name($($arg: $type),*) -> $ret {
-                if $condition {
+                if interpose!(@condition $($condition)?) {
                     $ours
                 } else {
                     // SAFETY: the program's call, passed on as it is.
@@ -124,6 +124,8 @@ macro_rules! interpose {
         }
     };
 
+    (@condition) => { true };
+    (@condition $condition:expr) => { $condition };
     (@kernel $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $number:expr) => {
         interpose!(@kernel $name ($($arg: $type),*) -> $ret; $number, $($arg),*)
     };

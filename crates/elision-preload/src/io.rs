@@ -12,7 +12,7 @@ use elision::stats::Reason;
 use libc::{c_int, c_void, iovec, off_t, size_t, ssize_t};
 
 use crate::export::interpose;
-use crate::ownership::{self, changing};
+use crate::ownership::{self, Unnoted, changing};
 use crate::{kernel, memory, notes, real, vector};
 
 unsafe extern "C-unwind" {
@@ -84,10 +84,27 @@ pub(crate) fn write_matters(fd: c_int, len: usize) -> bool {
     len >= dropin::min_bytes() || ownership::writable(fd) || dropin::write_leases()
 }
 
-/// Notes a write of `len` bytes through `fd`, if that is all there is to do.
+/// What is to be done about a write.
+enum Way {
+    /// Nothing.
+    Straight,
+    /// It is noted, and that is all.
+    Noted(notes::Noted),
+    /// It is to be looked at more closely.
+    Apart,
+}
+
+/// The way of a write of `len` bytes through `fd`: a few loads from a few cache lines, as every small write asks.
 #[inline(always)]
-fn note_small(fd: c_int, len: usize) -> Option<notes::Noted> {
-    if len >= dropin::min_bytes() { None } else { ownership::note_unguarded(fd) }
+fn way_of_write(fd: c_int, len: usize) -> Way {
+    if len >= dropin::min_bytes() {
+        return Way::Apart;
+    }
+    match ownership::note_unguarded(fd) {
+        Ok(noted) => Way::Noted(noted),
+        Err(Unnoted::NotForWriting) if !dropin::write_leases() => Way::Straight,
+        Err(_) => Way::Apart,
+    }
 }
 
 /// Offers a write, if it is big or a write lease may depend on it. To be called within [`changing`].
@@ -149,31 +166,32 @@ macro_rules! reading {
     };
 }
 
-/// The same for a write that matters. One that is to be noted and no more, as most are, has but the note to keep while the
-/// kernel is at it.
+/// The same for a write. One that is to be noted and no more, as most are, has but the note to keep while the kernel is at it.
+/// What is rare is left to a function with the same arguments, so that this one needs next to no stack.
 macro_rules! writing {
-    ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {
-        match note_small($fd, $len) {
-            Some(noted) => {
+    ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {{
+        #[cold]
+        #[inline(never)]
+        unsafe extern "C-unwind" fn apart($fd: c_int, $buf: *const c_void, $len: size_t $(, $rest: off_t)*) -> ssize_t {
+            changing($fd, || or(
+                $offset.and_then(|offset| offer_write($fd, $buf as usize, $len, offset, Cancel::Point)),
+                // SAFETY: the program's call.
+                || unsafe { $name::real($fd, $buf, $len $(, $rest)*) },
+            ))
+        }
+        match way_of_write($fd, $len) {
+            // SAFETY: the program's call.
+            Way::Straight => unsafe { $name::real($fd, $buf, $len $(, $rest)*) },
+            Way::Noted(noted) => {
                 // SAFETY: the program's call.
                 let result = unsafe { $name::real($fd, $buf, $len $(, $rest)*) };
                 notes::end(noted);
                 result
             }
-            None => apart(move || changing($fd, || or(
-                $offset.and_then(|offset| offer_write($fd, $buf as usize, $len, offset, Cancel::Point)),
-                // SAFETY: the program's call.
-                || unsafe { $name::real($fd, $buf, $len $(, $rest)*) },
-            ))),
+            // SAFETY: the program's call.
+            Way::Apart => unsafe { apart($fd, $buf, $len $(, $rest)*) },
         }
-    };
-}
-
-/// Runs what is rare in a frame of its own.
-#[cold]
-#[inline(never)]
-fn apart<T>(run: impl FnOnce() -> T) -> T {
-    run()
+    }};
 }
 
 /// The current position, for [`reading!`] and [`writing!`].
@@ -218,26 +236,26 @@ interpose! {
 
     /// See write(2).
     fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_write);
-        if write_matters(fd, len) => writing!(write(fd, buf, len), HERE);
+        => writing!(write(fd, buf, len), HERE);
 
     /// An old name of write.
     fn __write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_write);
-        if write_matters(fd, len) => writing!(__write(fd, buf, len), HERE);
+        => writing!(__write(fd, buf, len), HERE);
 
     /// See pwrite(2).
     fn pwrite(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_pwrite64);
-        if write_matters(fd, len) => writing!(pwrite(fd, buf, len, offset), at(offset));
+        => writing!(pwrite(fd, buf, len, offset), at(offset));
 
     /// See pwrite(2).
     fn pwrite64(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_pwrite64);
-        if write_matters(fd, len) => writing!(pwrite64(fd, buf, len, offset), at(offset));
+        => writing!(pwrite64(fd, buf, len, offset), at(offset));
 
     /// An old name of pwrite64.
     fn __pwrite64(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_pwrite64);
-        if write_matters(fd, len) => writing!(__pwrite64(fd, buf, len, offset), at(offset));
+        => writing!(__pwrite64(fd, buf, len, offset), at(offset));
 
     /// See readv(2).
     fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t, until kernel(libc::SYS_readv);

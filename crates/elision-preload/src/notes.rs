@@ -58,14 +58,27 @@ fn thread_pointer() -> usize {
     pointer
 }
 
+/// Where a thread's slot may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Where its pointer says, as it mostly is.
+    First,
+    /// There, or in one of the places behind; and it is given one of these if it has none.
+    Any,
+}
+
 /// The slot of the calling thread, if it has one.
 #[inline(always)]
-fn mine() -> Option<&'static Slot> {
+fn mine(place: Place) -> Option<&'static Slot> {
     let thread = thread_pointer();
     // Control blocks lie at multiples of 64; stacks, at whose ends they mostly are, at multiples of pages.
     let first = (thread >> 6 ^ thread >> 12) % SLOTS;
     let slot = TABLE.get(first)?;
-    if slot.thread.load(Ordering::Relaxed) == thread { Some(slot) } else { find(thread, first) }
+    match slot.thread.load(Ordering::Relaxed) == thread {
+        true => Some(slot),
+        false if place == Place::First => None,
+        false => find(thread, first),
+    }
 }
 
 #[cold]
@@ -89,8 +102,8 @@ pub(crate) struct Noted(&'static Slot);
 
 /// Notes that the calling thread is about to change `file` (not 0). `None`: it has to be counted elsewhere.
 #[inline(always)]
-pub(crate) fn begin(file: u64) -> Option<Noted> {
-    let slot = mine()?;
+pub(crate) fn begin(file: u64, place: Place) -> Option<Noted> {
+    let slot = mine(place)?;
     if slot.file.load(Ordering::Relaxed) != 0 {
         return None;
     }
@@ -136,17 +149,17 @@ mod tests {
         let (begun, wait_begun) = mpsc::channel();
         let (finish, wait_finish) = mpsc::channel::<()>();
         let other = std::thread::spawn(move || {
-            let noted = begin(77).unwrap();
-            assert!(begin(78).is_none(), "a call within a call");
+            let noted = begin(77, Place::Any).unwrap();
+            assert!(begin(78, Place::Any).is_none(), "a call within a call");
             begun.send(()).unwrap();
             let _ = wait_finish.recv();
             end(noted);
-            end(begin(78).unwrap());
+            end(begin(78, Place::Any).unwrap());
         });
         wait_begun.recv().unwrap();
         assert!(barrier());
         assert_eq!((under_way(77), under_way(78)), (1, 0));
-        end(begin(77).unwrap());
+        end(begin(77, Place::Any).unwrap());
         drop(finish);
         other.join().unwrap();
         assert!(barrier());
@@ -167,7 +180,7 @@ mod tests {
                 let mut saw = Vec::with_capacity(ROUNDS);
                 for _ in 0..ROUNDS {
                     start.wait();
-                    let noted = begin(99).unwrap();
+                    let noted = begin(99, Place::Any).unwrap();
                     saw.push(published.load(Ordering::Acquire));
                     start.wait();
                     end(noted);

@@ -22,6 +22,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 
 use elision::dropin;
 
+use crate::notes::Place;
 use crate::{kernel, notes};
 
 /// Descriptors beyond are never recorded.
@@ -289,7 +290,7 @@ fn open_for_writing(fd: i32) -> Option<(&'static Entry, u64)> {
 #[inline(always)]
 pub(crate) fn begin_change(fd: i32) -> Change {
     let Some((entry, known)) = open_for_writing(fd) else { return Change::Unknown };
-    match notes::begin(known) {
+    match notes::begin(known, Place::Any) {
         Some(noted) => {
             entry.begin();
             Change::Noted(noted)
@@ -298,19 +299,27 @@ pub(crate) fn begin_change(fd: i32) -> Change {
     }
 }
 
+/// Why a change was not noted by [`note_unguarded`].
+pub(crate) enum Unnoted {
+    /// The descriptor is not recorded as open for writing.
+    NotForWriting,
+    /// The file may be under a write lease, or the thread has no slot in its first place: see [`begin_change`].
+    ToBeLookedAt,
+}
+
 /// The same for a file that no write lease guards, as far as can be told without asking the kernel; its end is the note's.
-/// `None`: nothing has begun.
+/// An error: nothing has begun.
 #[inline(always)]
-pub(crate) fn note_unguarded(fd: i32) -> Option<notes::Noted> {
-    let (entry, known) = open_for_writing(fd)?;
-    let noted = notes::begin(known)?;
+pub(crate) fn note_unguarded(fd: i32) -> Result<notes::Noted, Unnoted> {
+    let (entry, known) = open_for_writing(fd).ok_or(Unnoted::NotForWriting)?;
+    let noted = notes::begin(known, Place::First).ok_or(Unnoted::ToBeLookedAt)?;
     // Asked when the note can be seen: whoever takes a write lease looks for notes when the lease is published.
     if dropin::write_lease_on_number(known) {
         notes::end(noted);
-        return None;
+        return Err(Unnoted::ToBeLookedAt);
     }
     entry.begin();
-    Some(noted)
+    Ok(noted)
 }
 
 #[cold]
