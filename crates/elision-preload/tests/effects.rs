@@ -294,19 +294,12 @@ fn resources() {
             ("little_space", Both),
             ("no_processes", Nothing),
             ("few_mappings", Both),
+            ("no_mappings", Both),
             // A thread cancelled in a write leaves it counted: nothing more is deferred then.
             ("cancelled", Deferral),
             ("interrupted", Both),
         ],
     );
-}
-
-/// Not one mapping is left to the process, so what is deferred can only be copied in its mapping, which a truncation
-/// takes away. Some would have to be kept in reserve.
-#[test]
-#[ignore = "with no mapping left, a truncation by another process takes what was read"]
-fn no_mapping_left() {
-    rows("resources", &[("no_mappings", Both)]);
 }
 
 #[test]

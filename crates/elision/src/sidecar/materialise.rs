@@ -141,7 +141,8 @@ impl State {
                 count += 1;
             }
             if count == 0 {
-                return;
+                // If some had to be spent, there may be room again.
+                return self.spare.keep();
             }
             let batch = batch.get(..count).unwrap_or(&[]);
             let held = self.pause();
@@ -362,7 +363,7 @@ impl State {
 
     /// Anonymous pages for those of `[from, to)`, a part of one mapping that has been populated, with the program held
     /// still. The mapping shrinks from its beginning, so no more of them than there are now are needed, but for a moment
-    /// one. Ends early if even that is refused, with nothing lost.
+    /// one, which may come out of the reserve. Ends early if even that is refused, with nothing lost.
     fn exchange_pages(&mut self, from: usize, to: usize) {
         let spare = self.page.as_mut_ptr();
         for at in (from..to).step_by(PAGE) {
@@ -371,8 +372,10 @@ impl State {
             // before it goes on.
             unsafe {
                 core::ptr::copy_nonoverlapping(at as *const u8, spare, PAGE);
-                if memory::allocate_at(at, PAGE).is_err() {
-                    return;
+                while memory::allocate_at(at, PAGE).is_err() {
+                    if !self.spare.spend() {
+                        return;
+                    }
                 }
                 core::ptr::copy_nonoverlapping(spare, at as *mut u8, PAGE);
             }

@@ -24,6 +24,7 @@
 //! | `plan` | an elided write, on this side |
 //! | `relocate` | moving a buffer, deferred pages and all |
 //! | `materialise` | giving pages memory of their own before a file changes |
+//! | `spare` | a few mappings in reserve for that |
 //! | `pause` | holding the program's threads still for the last step of that |
 
 pub(crate) mod announced;
@@ -40,4 +41,5 @@ pub(crate) mod pause;
 pub(crate) mod plan;
 pub(crate) mod relocate;
 pub(crate) mod serve;
+pub(crate) mod spare;
 pub(crate) mod state;

@@ -122,6 +122,7 @@ impl State {
             pages::scan(self.pagemap, here & !4095, (here & !4095) + 4096, super::plan::SOMEWHERE, &mut runs)
                 .is_ok()
         };
+        self.spare.keep();
         super::state::MAPPINGS.store(self.map_limit, Release);
         let asks = self.maps >= 0 && pages::mapping(self.maps, here).is_ok();
         if !scans || !asks {

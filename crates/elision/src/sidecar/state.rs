@@ -6,6 +6,7 @@
 use super::announced;
 use super::files::{self, FILES, File, Files, Guard};
 use super::pause::Pause;
+use super::spare::Spare;
 use crate::extent::{self, Chunk, ExtentMap, FileId, Kind, Share, Usage};
 use crate::sys::file::lease;
 use crate::sys::pages::Run;
@@ -57,6 +58,8 @@ pub struct State {
     pub closed: u64,
     /// The fork that was just answered, and has to be rested for; or 0.
     pub fork: u32,
+    /// Mappings in reserve.
+    pub spare: Spare,
     /// Room to compare a page.
     pub page: [u8; crate::transfer::PAGE],
 }
