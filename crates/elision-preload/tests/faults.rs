@@ -307,6 +307,20 @@ fn rights_change_while_other_threads_read() {
     assert!(common::counter(&stats, "deferred_bytes") > 0, "{stats}");
 }
 
+/// What the other threads had begun ends with them: no lease, no helper, no half of a page.
+#[test]
+fn a_program_puts_another_in_its_place_while_threads_read_and_write() {
+    let begun = Instant::now();
+    let (said, made) = Program::start("execs").finish();
+    assert!(said.ends_with("40 times\n") && !said.contains(": no\n"), "{said}");
+    let stats = std::fs::read_to_string(made.path().join("stats")).unwrap();
+    for name in ["deferred_bytes", "elided_bytes"] {
+        assert!(common::counter(&stats, name) > 0, "{name}: {stats}");
+    }
+    println!("{} processes in {:?}", stats.lines().count(), begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "somebody waited for a lease");
+}
+
 /// A program that reads a file of which three pages cannot be read from the device; what it says of them.
 fn with_unreadable_pages(row: &str) -> Option<String> {
     if std::env::var_os("ELISION_TEST_DIR").is_some() {

@@ -21,12 +21,14 @@ struct Peer {
     preload: bool,
 }
 
-const PEERS: [Peer; 7] = [
+const PEERS: [Peer; 9] = [
     Peer { title: "elision::read", name: "whole", preload: false },
     Peer { title: "elision Buffer::read_at", name: "buffer", preload: false },
     Peer { title: "memmap2 map_copy", name: "mapped", preload: false },
     Peer { title: "drop-in: read into the same memory", name: "std", preload: true },
     Peer { title: "std: read into the same memory", name: "std", preload: false },
+    Peer { title: "drop-in: the same, touch all", name: "all", preload: true },
+    Peer { title: "std: the same, touch all", name: "all", preload: false },
     Peer { title: "drop-in: 64 bytes", name: "small", preload: true },
     Peer { title: "std: 64 bytes", name: "small", preload: false },
 ];
@@ -128,7 +130,7 @@ pub fn child(arguments: &[String]) -> Result {
 fn reader(peer: &str, path: &Path) -> Result<Box<dyn FnMut() -> Result>> {
     let expected = std::fs::read(path)?;
     let len = expected.len();
-    let pages = Rng(9).pages(len, 0.01);
+    let pages = Rng(9).pages(len, if peer == "all" { 1.0 } else { 0.01 });
     let sum = touch(&expected, &pages);
     let check =
         move |data: &[u8]| -> Result { elision_bench::check_sum("a reader", touch(data, &pages), sum) };
@@ -144,7 +146,7 @@ fn reader(peer: &str, path: &Path) -> Result<Box<dyn FnMut() -> Result>> {
                 check(&buffer)
             })
         }
-        "std" => {
+        "std" | "all" => {
             let file = File::open(&path)?;
             let mut data = peers::warm_aligned(len)?;
             Box::new(move || {

@@ -260,7 +260,7 @@ static atomic_int over;
 
 static void *reads_and_frees(void *unused) {
     while (!over) {
-        int fd = open("file", O_RDONLY);
+        int fd = open("file", O_RDONLY | O_CLOEXEC);
         unsigned char *p = malloc(SIZE);
         if (read(fd, p, SIZE) != SIZE || !are_bytes(p, SIZE, 0, 1))
             exit(1);
@@ -329,6 +329,70 @@ static void rights(void) {
     TELL(read(open("file", O_RDONLY), p, SIZE) == SIZE && are_bytes(p, SIZE, 0, 1));
 }
 
+/* Saves "other" over and over, as `saves` does. */
+static void *saves_another(void *buffer) {
+    unsigned char *p = buffer;
+    int fd = open("other", O_RDWR | O_CLOEXEC);
+    if (pread(fd, p, SIZE, 0) != SIZE)
+        exit(1);
+    for (unsigned round = 1; !over; round++) {
+        for (long page = round / 2 % 3; page < PAGES; page += 3)
+            bytes_at(p + page * PAGE, PAGE, page * PAGE, 1 + round % 2);
+        if (pwrite(fd, p, SIZE, 0) != SIZE)
+            exit(1);
+    }
+    return NULL;
+}
+
+static void *becomes_itself(void *unused) {
+    usleep(rand() % 6000);
+    close(line_to_third);
+    execl("/proc/self/exe", "faults", "execs", ".", (char *)NULL);
+    perror("exec");
+    exit(1);
+    return unused;
+}
+
+/* Puts itself in its own place again and again, from one thread or another, while others read and write. */
+static void execs(void) {
+    enum { TIMES = 40 };
+    const char *before = getenv("FAULTS_TIMES");
+    int times = before ? atoi(before) : 0;
+    char now[16];
+    snprintf(now, sizeof now, "%d", times + 1);
+    setenv("FAULTS_TIMES", now, 1);
+    srand(times);
+    if (times == 0) {
+        THIRD(MAKE, "file", 0, SIZE, 1);
+        THIRD(MAKE, "other", 0, SIZE, 1);
+        printf("ready\n");
+    }
+    /* Each page of what was being saved is of one save or the other. */
+    unsigned char *p = memory(SIZE);
+    int fd = open("other", O_RDONLY);
+    TELL(read(fd, p, SIZE) == SIZE);
+    close(fd);
+    int good = 1;
+    for (long page = 0; page < PAGES; page++)
+        good &= are_bytes(p + page * PAGE, PAGE, page * PAGE, 1) || are_bytes(p + page * PAGE, PAGE, page * PAGE, 2);
+    TELL(good);
+    if (times == TIMES) {
+        /* Nobody holds a lease that was taken before. */
+        THIRD(WRITE, "file", 0, SIZE, 2);
+        THIRD(WRITE, "other", 0, SIZE, 2);
+        printf("%d times\n", times);
+        return;
+    }
+    pthread_t threads[4];
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, reads_and_frees, NULL);
+    pthread_create(&threads[2], NULL, saves_another, p);
+    if (times % 2)
+        becomes_itself(NULL);
+    pthread_create(&threads[3], NULL, becomes_itself, NULL);
+    pthread_join(threads[3], NULL);
+}
+
 static const struct row rows[] = {{"edits", edits},
                                   {"saves", saves},
                                   {"holds", holds},
@@ -336,6 +400,7 @@ static const struct row rows[] = {{"edits", edits},
                                   {"orphaned_writer", orphaned_writer},
                                   {"altered", altered},
                                   {"rights", rights},
+                                  {"execs", execs},
                                   {"unreadable", unreadable},
                                   {"unreadable_touched", unreadable_touched},
                                   {"unreadable_saved", unreadable_saved},

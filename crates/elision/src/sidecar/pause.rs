@@ -163,17 +163,17 @@ impl Pause {
         listed && found
     }
 
-    /// Lets all of them go. Those that have not stopped yet are remembered, and let go as soon as they do: see
-    /// [`Pause::release_late`].
+    /// Lets all of them go. Those that have not stopped yet, or have been killed since they did, are remembered, and let go as
+    /// soon as they stop or are dead: see [`Pause::release_late`]. (A thread in exec waits for its siblings to be reaped, and a
+    /// dead thread that is traced is its tracer's to reap: left alone, it made the exec wait for ever.)
     fn release_all(&mut self) {
         let mut kept = 0;
         for at in 0..self.count {
             let Some(&Held { tid, stopped, signal, .. }) = self.threads.get(at) else { break };
-            if tid != 0 && stopped {
-                task::trace_release(tid, signal);
-            } else if tid != 0
-                && let Some(slot) = self.threads.get_mut(kept)
-            {
+            if tid == 0 || stopped && task::trace_release(tid, signal) {
+                continue;
+            }
+            if let Some(slot) = self.threads.get_mut(kept) {
                 *slot = Held { tid, stopped: false, signal: 0, lends: false };
                 kept += 1;
             }
@@ -181,7 +181,7 @@ impl Pause {
         self.count = kept;
     }
 
-    /// Lets threads go that have stopped too late. True if some have not stopped even now.
+    /// Lets threads go that have stopped too late, and reaps those that were killed. True if there are others left.
     pub(super) fn release_late(&mut self) -> bool {
         for at in 0..self.count {
             if let Some(&Held { tid, stopped: false, .. }) = self.threads.get(at)

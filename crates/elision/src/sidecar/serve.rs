@@ -28,21 +28,15 @@ pub(crate) const CARRIED_BREAK: i32 = 41;
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
-extern "C" fn on_break(_: i32, _: &SignalInfo) {
-    broken::note_all();
-    BELL.fetch_add(1, SeqCst);
-}
+/// All three of them.
+const BREAKS: [i32; 3] = [BREAK, NAMED_BREAK, CARRIED_BREAK];
 
-extern "C" fn on_named_break(_: i32, info: &SignalInfo) {
-    match info.descriptor() {
-        Some(fd) => broken::note(fd),
-        None => broken::note_all(),
+extern "C" fn on_break(signal: i32, info: &SignalInfo) {
+    match (signal, info.descriptor()) {
+        (NAMED_BREAK, Some(fd)) => broken::note(fd),
+        (CARRIED_BREAK, _) => broken::note_carried(),
+        _ => broken::note_all(),
     }
-    BELL.fetch_add(1, SeqCst);
-}
-
-extern "C" fn on_carried_break(_: i32, _: &SignalInfo) {
-    broken::note_carried();
     BELL.fetch_add(1, SeqCst);
 }
 
@@ -72,9 +66,7 @@ pub(super) extern "C" fn main() -> ! {
     }
     // SAFETY: the handlers note something in atomics and ring a bell, which is safe anywhere.
     let handled = unsafe {
-        task::handle_signal(BREAK, on_break).is_ok()
-            && task::handle_signal(NAMED_BREAK, on_named_break).is_ok()
-            && task::handle_signal(CARRIED_BREAK, on_carried_break).is_ok()
+        BREAKS.iter().all(|&signal| task::handle_signal(signal, on_break).is_ok())
             && task::handle_signal(libc::SIGALRM, on_timer).is_ok()
     };
     let ready = isolated && handled && state.open();
@@ -498,9 +490,7 @@ mod tests {
         let [named, carried, plain] = files.each_ref().map(AsRawFd::as_raw_fd);
         // SAFETY: the handlers do only what they do in a sidecar.
         unsafe {
-            task::handle_signal(BREAK, on_break).unwrap();
-            task::handle_signal(NAMED_BREAK, on_named_break).unwrap();
-            task::handle_signal(CARRIED_BREAK, on_carried_break).unwrap();
+            BREAKS.iter().for_each(|&signal| task::handle_signal(signal, on_break).unwrap());
         }
         file::set_lease_signal(carried, CARRIED_BREAK).unwrap();
         let taken = guard::take_read_lease(named).is_ok()

@@ -421,8 +421,10 @@ pub fn trace_poll(tid: i32) -> Traced {
 /// Lets a stopped thread go. A system call that our stop made return EINTR is handed back to the kernel's own
 /// restart logic: it goes on as if nothing had been, unless a handler of the program's runs first, in which
 /// case it fails with EINTR as it would have. (Tried with epoll_wait, with and without a signal.) Except close, which
-/// has closed by then: again, it might close another's descriptor. `signal` is what the stop held up.
-pub fn trace_release(tid: i32, signal: i32) {
+/// has closed by then: again, it might close another's descriptor. `signal` is what the stop held up. False: it has been killed
+/// since it stopped, and is ours to be reaped.
+#[must_use]
+pub fn trace_release(tid: i32, signal: i32) -> bool {
     const ERESTARTNOHAND: i64 = 514;
     let mut registers = MaybeUninit::<libc::user_regs_struct>::zeroed();
     if trace(libc::PTRACE_GETREGS, tid, registers.as_mut_ptr() as usize).is_ok() {
@@ -434,7 +436,7 @@ pub fn trace_release(tid: i32, signal: i32) {
             let _ = trace(libc::PTRACE_SETREGS, tid, (&raw const registers) as usize);
         }
     }
-    let _ = trace(libc::PTRACE_DETACH, tid, signal as usize);
+    trace(libc::PTRACE_DETACH, tid, signal as usize).is_ok()
 }
 
 fn trace(request: u32, tid: i32, data: usize) -> Result<usize> {
