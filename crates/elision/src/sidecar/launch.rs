@@ -8,6 +8,7 @@
 #![allow(unsafe_code)] // Sets up memory for a process that shares it.
 
 use super::channel::{self, Call, Op};
+use super::pause::{each_child, each_thread, is_sidecar};
 use super::serve;
 use super::state::State;
 use crate::stats::{self, COUNTERS};
@@ -303,9 +304,25 @@ fn start_once(predecessor: i32) -> Option<bool> {
     Some(gate.ready.load(Acquire) == 1)
 }
 
+/// What was left of the sidecars of programs that were here before, and put this one in their place by exec: children that nobody
+/// else waits for, and that would add up in a program that does this again and again.
+fn reap_forerunners() {
+    let program = task::pid();
+    each_thread(program, |tid| {
+        each_child(program, tid, |child| {
+            if is_sidecar(child) {
+                task::reap_clone(child);
+            }
+            true
+        });
+        true
+    });
+}
+
 fn prepare() -> bool {
     const MADV_WIPEONFORK: i32 = 18;
     if GATE.load(Acquire).is_null() {
+        reap_forerunners();
         let page = crate::transfer::PAGE;
         let (Ok(gate), Ok(board), Ok(state), Ok(stack), Ok(area)) = (
             memory::allocate(page, false),

@@ -27,6 +27,9 @@
 //! | `spare` | a few mappings in reserve for that |
 //! | `pause` | holding the program's threads still for the last step of that |
 
+/// A sidecar's name in a process list.
+const NAME: &core::ffi::CStr = c"elision";
+
 pub(crate) mod announced;
 pub(crate) mod associate;
 pub(crate) mod broken;

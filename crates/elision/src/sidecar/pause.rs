@@ -256,7 +256,7 @@ fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
 }
 
 /// Calls `visit` with every child of a thread until it says false. False if it did, or the kernel keeps no list.
-fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool) -> bool {
+pub(super) fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool) -> bool {
     let Ok(fd) = open_of_thread(pid, tid, b"/children") else { return false };
     let mut buffer = [0u8; 512];
     let mut number = 0i64;
@@ -279,6 +279,16 @@ fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool) -> bool {
     }
     file::close(fd);
     good
+}
+
+/// Has the process a sidecar's name?
+pub(super) fn is_sidecar(pid: i32) -> bool {
+    let path = ProcPath::new(pid, "comm", None);
+    let Ok(fd) = file::open(path.as_c_str(), libc::O_RDONLY | libc::O_CLOEXEC, 0) else { return false };
+    let mut text = [0u8; 16];
+    let filled = file::read(fd, &mut text).unwrap_or(0);
+    file::close(fd);
+    text.get(..filled).and_then(|text| text.strip_suffix(b"\n")) == Some(super::NAME.to_bytes())
 }
 
 /// Opens a file of /proc/PID/task/TID.

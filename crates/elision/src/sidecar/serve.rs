@@ -59,7 +59,7 @@ pub(super) extern "C" fn main() -> ! {
     task::block_all_but(&[BREAK, NAMED_BREAK, CARRIED_BREAK, libc::SIGALRM]);
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();
-    task::set_name(c"elision");
+    task::set_name(super::NAME);
     super::guard::keep_spare_descriptors(task::raise_descriptor_limit());
     while gate.go.load(Acquire) == 0 {
         task::futex_wait(&gate.go, 0, 1000);

@@ -400,6 +400,13 @@ pub fn trace_interrupt(tid: i32) -> Result<()> {
     trace(libc::PTRACE_INTERRUPT, tid, 0).map(drop)
 }
 
+/// Takes away what is left of a child that has ended, if it was made by clone and without SIGCHLD at its end: no other.
+pub fn reap_clone(child: i32) {
+    let options = libc::WNOHANG | libc::__WCLONE;
+    // SAFETY: no memory is involved.
+    let _ = unsafe { syscall(libc::SYS_wait4, [child as usize, 0, options as usize, 0, 0, 0]) };
+}
+
 /// Has the seized thread stopped?
 pub fn trace_poll(tid: i32) -> Traced {
     let mut status = 0i32;
