@@ -103,3 +103,16 @@ c[5, 5] = 7; np.save('saved', c); print(np.load('saved.npy')[5, 5])
 "
     ));
 }
+
+/// Large blocks used to lie below the program, which then was not the first in the list of its mappings. A test of CPython's own,
+/// of code that looks for itself there, failed for it.
+#[test]
+fn the_program_is_the_first_of_its_mappings() {
+    python(&format!(
+        "{DATA}
+a = bytearray(1 << 24)
+with open('data', 'rb', buffering=0) as f: print(f.readinto(a))
+print(open('/proc/self/maps').readline().split()[5])
+"
+    ));
+}

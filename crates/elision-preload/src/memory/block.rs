@@ -30,8 +30,9 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use elision::dropin;
 use elision::sys::raw::{Errno, Result};
 
-/// Far from where the kernel puts programs, stacks and mappings of its own choice.
-const WINDOW: usize = 0x2000_0000_0000;
+/// Far from where the kernel puts programs, stacks and mappings of its own choice; and above the first of these: that the program
+/// itself is the first in /proc/self/maps is taken for granted (by CPython's `_testexternalinspection`, for one).
+const WINDOW: usize = 0x6000_0000_0000;
 const REGION_SHIFT: u32 = 40;
 /// The smallest and the largest slot, as powers of two.
 const SMALLEST: u32 = 13;
