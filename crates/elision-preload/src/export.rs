@@ -54,7 +54,9 @@ pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CSt
 /// fn name(arguments) -> result, until SOURCE; if CONDITION => OURS;
 /// ```
 ///
-/// Without a condition, OURS decides for itself. /// SOURCE says what stands in for libc's function until the constructor has run: `kernel(NUMBER)` or
+/// Without a condition, OURS decides for itself.
+///
+/// SOURCE says what stands in for libc's function until the constructor has run: `kernel(NUMBER)` or
 /// `kernel(NUMBER, arguments…)`, a system call; `lookup(FAILED)`, the function looked up when first
 /// wanted, or FAILED with ENOSYS where there is none; `lookup(FAILED, libraries)`, the same in named libraries.
 macro_rules! interpose {
