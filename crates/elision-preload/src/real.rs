@@ -79,12 +79,22 @@ macro_rules! next {
 }
 pub(crate) use next;
 
-/// Passes a call through: to the next definition, or while none is known to the raw system call, whose
+/// Where a call is passed on to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    /// The next definition of its name.
+    Next,
+    /// The kernel: it came through `syscall`, perhaps from that very definition. (tcmalloc's mmap does that. Led back to it, it
+    /// never came to an end.)
+    Kernel,
+}
+
+/// Passes a call through: to the next definition, if that is wanted, or while none is known to the raw system call, whose
 /// negative answer becomes `errno` and −1. Must stand in an `unsafe` block of a wrapper that hands on its
 /// own arguments, so that what the caller promised libc is what libc is promised.
 macro_rules! pass {
-    ($next:expr, $number:expr, ($($argument:expr),*)) => {
-        match $next.get() {
+    ($to:expr, $next:expr, $number:expr, ($($argument:expr),*)) => {
+        match $next.get().filter(|_| $to == $crate::real::To::Next) {
             Some(function) => function($($argument),*),
             None => $crate::real::answer($crate::real::raw_call($number, &[$($argument as usize),*])) as _,
         }

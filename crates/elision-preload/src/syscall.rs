@@ -13,6 +13,7 @@ use crate::io::{Cancel, at, offer_read, offer_write, write_matters};
 use crate::memory::map;
 use crate::ownership::{self, changing};
 use crate::process::{self, Sharing};
+use crate::real::To;
 use crate::stop::{active, stop, stopped, stopping};
 use crate::{changes, files, kernel, lending, rights, vector, watching};
 
@@ -268,22 +269,31 @@ fn memory(number: c_long, [a, b, c, d, e, f]: Arguments) -> c_long {
     // SAFETY: the program's calls, with the types that libc gives their arguments.
     unsafe {
         match number {
-            libc::SYS_mmap => map::sys_mmap(addr, len, c as c_int, d as c_int, e as c_int, f) as c_long,
-            libc::SYS_munmap => map::sys_munmap(addr, len).into(),
-            libc::SYS_mremap => {
-                map::sys_mremap(addr, len, c as usize, d as c_int, e as *mut libc::c_void) as c_long
+            libc::SYS_mmap => {
+                map::sys_mmap(To::Kernel, addr, len, c as c_int, d as c_int, e as c_int, f) as c_long
             }
-            libc::SYS_mprotect => map::sys_mprotect(addr, len, c as c_int).into(),
-            libc::SYS_pkey_mprotect => map::sys_pkey_mprotect(addr, len, c as c_int, d as c_int).into(),
-            libc::SYS_madvise => map::sys_madvise(addr, len, c as c_int).into(),
-            libc::SYS_process_madvise => {
-                map::sys_process_madvise(a as c_int, b as *const iovec, c as usize, d as c_int, e as c_uint)
+            libc::SYS_munmap => map::sys_munmap(To::Kernel, addr, len).into(),
+            libc::SYS_mremap => {
+                map::sys_mremap(To::Kernel, addr, len, c as usize, d as c_int, e as *mut libc::c_void)
                     as c_long
             }
-            libc::SYS_mlock => map::sys_mlock(addr, len).into(),
-            libc::SYS_mlock2 => map::sys_mlock2(addr, len, c as c_uint).into(),
-            libc::SYS_mlockall => map::sys_mlockall(a as c_int).into(),
-            _ => map::sys_shmat(a as c_int, b as *const libc::c_void, c as c_int) as c_long,
+            libc::SYS_mprotect => map::sys_mprotect(To::Kernel, addr, len, c as c_int).into(),
+            libc::SYS_pkey_mprotect => {
+                map::sys_pkey_mprotect(To::Kernel, addr, len, c as c_int, d as c_int).into()
+            }
+            libc::SYS_madvise => map::sys_madvise(To::Kernel, addr, len, c as c_int).into(),
+            libc::SYS_process_madvise => map::sys_process_madvise(
+                To::Kernel,
+                a as c_int,
+                b as *const iovec,
+                c as usize,
+                d as c_int,
+                e as c_uint,
+            ) as c_long,
+            libc::SYS_mlock => map::sys_mlock(To::Kernel, addr, len).into(),
+            libc::SYS_mlock2 => map::sys_mlock2(To::Kernel, addr, len, c as c_uint).into(),
+            libc::SYS_mlockall => map::sys_mlockall(To::Kernel, a as c_int).into(),
+            _ => map::sys_shmat(To::Kernel, a as c_int, b as *const libc::c_void, c as c_int) as c_long,
         }
     }
 }

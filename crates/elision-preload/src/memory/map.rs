@@ -1,8 +1,8 @@
 //! The calls that make, move, reshape and drop mappings.
 //!
 //! Each has two forms: the exported name, and a plain function of the same effect (`sys_…`) for a program
-//! that comes by way of `syscall(2)`. Most of the time nothing in the range is deferred, and then keeping the
-//! record true is all there is to do. Otherwise, before the call:
+//! that comes by way of `syscall(2)`, and wants the kernel and nobody in between. Most of the time nothing in the
+//! range is deferred, and then keeping the record true is all there is to do. Otherwise, before the call:
 //!
 //! | the call | what is deferred in its range |
 //! | --- | --- |
@@ -16,7 +16,7 @@
 #![allow(unsafe_code)] // Implements mmap and its kin, whose contract is the program's to keep.
 
 use super::{ADDRESS_LIMIT, NOTHING_ELIGIBLE, PAGE, RECORD, active, disqualify, eligible, whole_pages};
-use crate::real::{answer, next, pass, raw_call};
+use crate::real::{To, answer, next, pass, raw_call};
 use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::Ordering;
 use elision::dropin;
@@ -96,6 +96,7 @@ const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
 /// # Safety
 /// The program's promise to mmap.
 pub unsafe fn sys_mmap(
+    to: To,
     addr: *mut c_void,
     len: usize,
     prot: c_int,
@@ -116,7 +117,7 @@ pub unsafe fn sys_mmap(
         }
     }
     // SAFETY: the program's own arguments.
-    let mapped = unsafe { pass!(MMAP, libc::SYS_mmap, (addr, len, prot, flags, fd, offset)) };
+    let mapped = unsafe { pass!(to, MMAP, libc::SYS_mmap, (addr, len, prot, flags, fd, offset)) };
     if active() && mapped != libc::MAP_FAILED && len >= dropin::min_bytes() && recordable(prot, flags) {
         record(mapped, len);
     }
@@ -153,7 +154,7 @@ fn writable(fd: c_int) -> bool {
 ///
 /// # Safety
 /// The program's promise to munmap.
-pub unsafe fn sys_munmap(addr: *mut c_void, len: usize) -> c_int {
+pub unsafe fn sys_munmap(to: To, addr: *mut c_void, len: usize) -> c_int {
     let pages = if active() { span(addr, len) } else { None };
     let touched = pages.is_some_and(Span::touched);
     if let Some(pages) = pages {
@@ -161,7 +162,7 @@ pub unsafe fn sys_munmap(addr: *mut c_void, len: usize) -> c_int {
         pages.disqualify();
     }
     // SAFETY: the program's own arguments.
-    let result = unsafe { pass!(MUNMAP, libc::SYS_munmap, (addr, len)) };
+    let result = unsafe { pass!(to, MUNMAP, libc::SYS_munmap, (addr, len)) };
     if result != 0 && touched {
         // The one refusal that is left: no mapping to spare for the two that a hole makes of one. What was
         // deferred stays with the program, without a guard; it is loaded at once.
@@ -177,6 +178,7 @@ pub unsafe fn sys_munmap(addr: *mut c_void, len: usize) -> c_int {
 /// # Safety
 /// The program's promise to mremap.
 pub unsafe fn sys_mremap(
+    to: To,
     old: *mut c_void,
     old_len: usize,
     new_len: usize,
@@ -186,7 +188,7 @@ pub unsafe fn sys_mremap(
     let from = if active() { span(old, old_len) } else { None };
     let Some(from) = from else {
         // SAFETY: the program's own arguments.
-        return unsafe { pass!(MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) };
+        return unsafe { pass!(to, MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) };
     };
     let plain = eligible(from.start, from.len());
     let touched = from.touched();
@@ -208,7 +210,7 @@ pub unsafe fn sys_mremap(
         }
     } else {
         // SAFETY: as above.
-        match unsafe { pass!(MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) } {
+        match unsafe { pass!(to, MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) } {
             libc::MAP_FAILED => Err(Errno(crate::real::errno())),
             addr => Ok(addr.addr()),
         }
@@ -390,7 +392,7 @@ mod pieces {
 ///
 /// # Safety
 /// The program's promise to mprotect.
-pub unsafe fn sys_mprotect(addr: *mut c_void, len: usize, prot: c_int) -> c_int {
+pub unsafe fn sys_mprotect(to: To, addr: *mut c_void, len: usize, prot: c_int) -> c_int {
     if active()
         && let Some(pages) = span(addr, len)
     {
@@ -400,14 +402,14 @@ pub unsafe fn sys_mprotect(addr: *mut c_void, len: usize, prot: c_int) -> c_int 
         }
     }
     // SAFETY: the program's own arguments.
-    unsafe { pass!(MPROTECT, libc::SYS_mprotect, (addr, len, prot)) }
+    unsafe { pass!(to, MPROTECT, libc::SYS_mprotect, (addr, len, prot)) }
 }
 
 /// `pkey_mprotect(2)`.
 ///
 /// # Safety
 /// The program's promise to pkey_mprotect.
-pub unsafe fn sys_pkey_mprotect(addr: *mut c_void, len: usize, prot: c_int, key: c_int) -> c_int {
+pub unsafe fn sys_pkey_mprotect(to: To, addr: *mut c_void, len: usize, prot: c_int, key: c_int) -> c_int {
     if active()
         && let Some(pages) = span(addr, len)
     {
@@ -415,7 +417,7 @@ pub unsafe fn sys_pkey_mprotect(addr: *mut c_void, len: usize, prot: c_int, key:
         pages.disqualify();
     }
     // SAFETY: the program's own arguments.
-    unsafe { pass!(PKEY_MPROTECT, libc::SYS_pkey_mprotect, (addr, len, prot, key)) }
+    unsafe { pass!(to, PKEY_MPROTECT, libc::SYS_pkey_mprotect, (addr, len, prot, key)) }
 }
 
 /// Does the advice concern when pages are loaded, and on which size of page: nothing that an extent would betray?
@@ -439,7 +441,7 @@ fn harmless(advice: c_int) -> bool {
 ///
 /// # Safety
 /// The program's promise to madvise.
-pub unsafe fn sys_madvise(addr: *mut c_void, len: usize, advice: c_int) -> c_int {
+pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) -> c_int {
     /// Since Linux 5.18, and not in every libc.
     const MADV_DONTNEED_LOCKED: c_int = 24;
     if active()
@@ -460,7 +462,7 @@ pub unsafe fn sys_madvise(addr: *mut c_void, len: usize, advice: c_int) -> c_int
         }
     }
     // SAFETY: the program's own arguments.
-    unsafe { pass!(MADVISE, libc::SYS_madvise, (addr, len, advice)) }
+    unsafe { pass!(to, MADVISE, libc::SYS_madvise, (addr, len, advice)) }
 }
 
 /// Whose memory it is about, only the kernel knows. So what is ours at these addresses is made plain, and keeps its
@@ -476,6 +478,7 @@ fn before_process_madvise(ranges: *const libc::iovec, count: usize, advice: c_in
 /// # Safety
 /// The program's promise to process_madvise.
 pub unsafe fn sys_process_madvise(
+    to: To,
     process: c_int,
     ranges: *const libc::iovec,
     count: usize,
@@ -484,7 +487,7 @@ pub unsafe fn sys_process_madvise(
 ) -> isize {
     before_process_madvise(ranges, count, advice);
     // SAFETY: the program's own arguments.
-    unsafe { pass!(PROCESS_MADVISE, libc::SYS_process_madvise, (process, ranges, count, advice, flags)) }
+    unsafe { pass!(to, PROCESS_MADVISE, libc::SYS_process_madvise, (process, ranges, count, advice, flags)) }
 }
 
 /// Makes every page of the range plain memory, and nothing else from now on.
@@ -510,40 +513,40 @@ fn before_lock(addr: *const c_void, len: usize) {
 ///
 /// # Safety
 /// None beyond C's.
-pub unsafe fn sys_mlock(addr: *const c_void, len: usize) -> c_int {
+pub unsafe fn sys_mlock(to: To, addr: *const c_void, len: usize) -> c_int {
     before_lock(addr, len);
     // SAFETY: the program's own arguments.
-    unsafe { pass!(MLOCK, libc::SYS_mlock, (addr, len)) }
+    unsafe { pass!(to, MLOCK, libc::SYS_mlock, (addr, len)) }
 }
 
 /// `mlock2(2)`.
 ///
 /// # Safety
 /// None beyond C's.
-pub unsafe fn sys_mlock2(addr: *const c_void, len: usize, flags: c_uint) -> c_int {
+pub unsafe fn sys_mlock2(to: To, addr: *const c_void, len: usize, flags: c_uint) -> c_int {
     before_lock(addr, len);
     // SAFETY: the program's own arguments.
-    unsafe { pass!(MLOCK2, libc::SYS_mlock2, (addr, len, flags)) }
+    unsafe { pass!(to, MLOCK2, libc::SYS_mlock2, (addr, len, flags)) }
 }
 
 /// `mlockall(2)`.
 ///
 /// # Safety
 /// None beyond C's.
-pub unsafe fn sys_mlockall(flags: c_int) -> c_int {
+pub unsafe fn sys_mlockall(to: To, flags: c_int) -> c_int {
     if active() {
         NOTHING_ELIGIBLE.store(true, Ordering::SeqCst);
         dissolve_all();
     }
     // SAFETY: the program's own argument.
-    unsafe { pass!(MLOCKALL, libc::SYS_mlockall, (flags)) }
+    unsafe { pass!(to, MLOCKALL, libc::SYS_mlockall, (flags)) }
 }
 
 /// `shmat(2)`.
 ///
 /// # Safety
 /// The program's promise to shmat.
-pub unsafe fn sys_shmat(id: c_int, addr: *const c_void, flags: c_int) -> *mut c_void {
+pub unsafe fn sys_shmat(to: To, id: c_int, addr: *const c_void, flags: c_int) -> *mut c_void {
     if active() && flags & libc::SHM_REMAP != 0 {
         let mut segment = core::mem::MaybeUninit::<libc::shmid_ds>::zeroed();
         let arguments = [id as usize, libc::IPC_STAT as usize, segment.as_mut_ptr().addr()];
@@ -556,7 +559,7 @@ pub unsafe fn sys_shmat(id: c_int, addr: *const c_void, flags: c_int) -> *mut c_
         }
     }
     // SAFETY: the program's own arguments.
-    unsafe { pass!(SHMAT, libc::SYS_shmat, (id, addr, flags)) }
+    unsafe { pass!(to, SHMAT, libc::SYS_shmat, (id, addr, flags)) }
 }
 
 /// The names that programs know. Their contract is in the manual, section 2.
@@ -566,7 +569,7 @@ macro_rules! export {
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub unsafe extern "C" fn $name($($argument: $type),*) -> $result {
             // SAFETY: the program's promise, handed on.
-            unsafe { $body($($argument),*) }
+            unsafe { $body(To::Next, $($argument),*) }
         })*
     };
 }
