@@ -58,7 +58,8 @@ pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CSt
 ///
 /// SOURCE says what stands in for libc's function until the constructor has run: `kernel(NUMBER)` or
 /// `kernel(NUMBER, arguments…)`, a system call; `lookup(FAILED)`, the function looked up when first
-/// wanted, or FAILED with ENOSYS where there is none; `lookup(FAILED, libraries)`, the same in named libraries.
+/// wanted, or FAILED with ENOSYS where there is none; `lookup(FAILED, libraries)`, the same in named libraries; `early(FAILED)`,
+/// the same, but the constructor looks it up, because signal handlers and forked children call it.
 macro_rules! interpose {
     ($(
         $(#[$meta:meta])*
@@ -147,6 +148,12 @@ macro_rules! interpose {
         // SAFETY: the program's arguments.
         unsafe { real($($arg),*) }
     }};
+    (@early $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $failed:expr) => {
+        interpose!(@lookup $name ($($arg: $type),*) -> $ret; $failed)
+    };
+    (@resolve early $pointer:ident, $name:ident) => {
+        interpose!(@resolve kernel $pointer, $name)
+    };
     (@resolve kernel $pointer:ident, $name:ident) => {
         const NAME: &core::ffi::CStr = $crate::export::c_name(concat!(stringify!($name), "\0"));
         $crate::export::lookup(&$pointer, NAME);

@@ -12,6 +12,7 @@
 //! | [`changes`] | what else changes a file: ftruncate, fallocate, copy_file_range… |
 //! | [`hints`] | lseek and fstat, which tell where the next large block should start |
 //! | [`process`] | fork, spawn, exit, and descriptors sent away |
+//! | [`replacing`] | exec |
 //! | [`rights`] | setuid, capset, prctl: what the sidecar must not keep |
 //! | [`foreign`] | io_uring and asynchronous I/O |
 //! | [`lending`] | memory that the kernel keeps hold of after a call |
@@ -43,6 +44,7 @@ pub mod notes;
 pub mod ownership;
 pub mod process;
 pub mod real;
+pub mod replacing;
 pub mod rights;
 pub mod stdio;
 pub mod stop;
@@ -60,6 +62,7 @@ extern "C" fn constructor() {
     changes::resolve();
     hints::resolve();
     process::resolve();
+    replacing::resolve();
     rights::resolve();
     foreign::resolve();
     lending::resolve();

@@ -14,6 +14,7 @@ use crate::memory::map;
 use crate::ownership::{self, changing};
 use crate::process::{self, Sharing};
 use crate::real::To;
+use crate::replacing::replacing;
 use crate::stop::{active, stop, stopped, stopping};
 use crate::{changes, files, kernel, lending, rights, vector, watching};
 
@@ -183,6 +184,7 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         | libc::SYS_setfsuid
         | libc::SYS_setfsgid
         | libc::SYS_chroot => rights::changing(whole),
+        libc::SYS_execve | libc::SYS_execveat => replacing(whole),
         libc::SYS_exit_group => {
             process::ending();
             whole()

@@ -73,6 +73,7 @@ fn a_program_that_never_needed_a_helper_is_in_the_statistics() {
         ("fork", 2, 3),
         ("vfork", 1, 3),
         ("rights", 1, 3),
+        ("exec", 1, 3),
         ("limit", 0, 0),
         ("nothing", 0, 0),
         ("stack", 1, 0),

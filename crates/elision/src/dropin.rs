@@ -259,6 +259,17 @@ pub fn after_rights() {
     launch::retired();
 }
 
+/// Another program is about to take the place of this one: has the statistics written, and the sidecar go, though what is deferred
+/// stays so. True: call [`after_exec`] if this is still the program.
+pub fn before_exec() -> bool {
+    launch::leave()
+}
+
+/// See [`before_exec`]. `errno` stays what it is.
+pub fn after_exec() {
+    launch::retired();
+}
+
 /// Before a fork that runs no pthread_atfork handlers (`_Fork`, clone); then exactly one of the other two.
 pub fn before_fork() {
     launch::before_fork();

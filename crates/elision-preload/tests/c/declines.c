@@ -70,6 +70,12 @@ static void ends(const char *how) {
         // The file of statistics may be beyond reach from there on.
         need(!setgid(getgid()) && !setuid(getuid()), "setuid");
         pipes(2);
+    } else if (!strcmp(how, "exec")) {
+        pipes(2);
+        need(execl("/none", "none", NULL), "an exec that fails");
+        pipes(1);
+        no_helper();
+        execl("/proc/self/exe", "declines", "ends", "nothing", NULL);
     } else if (!strcmp(how, "limit")) {
         pipes(1);
         // There is no room for a line then, and the attempt would be SIGXFSZ.

@@ -580,6 +580,88 @@ static void case_sharing(void) {
         shares(ways[i].share, ways[i].name);
 }
 
+/* ---- Another program in this one's place. ---- */
+
+static int how_many; /* arguments */
+
+#define TEN(x) x, x, x, x, x, x, x, x, x, x
+
+/* Fails with the path of no program; else there is no return. */
+static void replace(int way, const char *program) {
+    char *list[] = {"entrances", "replaced", (char *)path, NULL};
+    int fd = open(program, O_RDONLY | O_CLOEXEC);
+    switch (way) {
+    case 0: SAY(execve(program, list, environ)); break;
+    case 1: SAY(execv(program, list)); break;
+    case 2: SAY(execvp(program, list)); break;
+    case 3: SAY(execvpe(program, list, environ)); break;
+    case 4: SAY(fexecve(fd, list, environ)); break;
+    case 5: SAY(execveat(AT_FDCWD, program, list, environ, 0)); break;
+    case 6: SAY(execl(program, "entrances", "replaced", path, NULL)); break;
+    case 7: SAY(execle(program, "entrances", "replaced", path, NULL, environ)); break;
+    case 8: SAY(execlp(program, "entrances", "replaced", path, TEN("6"), "7", "8", NULL)); break;
+    case 9: SAY(execle(program, "entrances", "replaced", path, TEN(TEN("6")), TEN(TEN("7")), TEN(TEN("8")), "9", NULL, environ)); break;
+    case 10: SAY(syscall(SYS_execve, program, list, environ)); break;
+    case 11: SAY(syscall(SYS_execveat, AT_FDCWD, program, list, environ, 0)); break;
+    case 12: SAY(raw(SYS_execve, (long)program, (long)list, (long)environ, 0, 0, 0)); break;
+    }
+}
+
+static int number_of(const char *name) {
+    const char *text = getenv(name);
+    return text ? atoi(text) : -1;
+}
+
+static void keep_number(const char *name, int number) {
+    char text[20];
+    sprintf(text, "%d", number);
+    setenv(name, text, 1);
+}
+
+/* Nobody has a lease on what was open before. */
+static void inherited_from_the_last(int fd) {
+    for (int i = 0; i < 5000 && raw(SYS_fcntl, fd, F_GETLEASE, 0, 0, 0, 0) != F_UNLCK; i++)
+        usleep(1000);
+    SAY(raw(SYS_fcntl, fd, F_GETLEASE, 0, 0, 0, 0));
+    SAY(raw(SYS_fcntl, fd, F_GETOWN, 0, 0, 0, 0));
+    SAY(close(fd));
+}
+
+/* Goes from one way to the next, each in the program that the one before has put there. */
+static void case_replaced(void) {
+    enum { UNSEEN = 12 };
+    int way = number_of("REPLACED_WAY") + 1;
+    SAY(how_many);
+    sigset_t child;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &child, NULL);
+    if (way > 0 && way <= UNSEEN) {
+        /* Nor is there a child that the program knows nothing of, whose end it would be told. */
+        char name[100];
+        sprintf(name, "/proc/self/task/%d/children", getpid());
+        int fd = open(name, O_RDONLY);
+        SAY(read(fd, name, sizeof name));
+        SAY(close(fd));
+        struct timespec none = {0};
+        SAY(sigtimedwait(&child, NULL, &none));
+        SAY(wait(NULL));
+    }
+    if (way > UNSEEN)
+        return;
+    for (int i = 0; i < 2; i++) {
+        int fd = whole(i ? O_RDWR : O_RDONLY);
+        replace(way, "/no such program");
+        overwrite();
+        kept("a failure");
+        SAY(close(fd));
+        reset();
+    }
+    keep_number("REPLACED_WAY", way);
+    keep_number("REPLACED_FD", whole(O_RDWR));
+    replace(way, "/proc/self/exe");
+}
+
 /* ---- After which nothing is deferred. ---- */
 
 static void case_rings(void) {
@@ -1279,6 +1361,7 @@ static const struct {
     {"aio", case_aio, 1},
     {"listio", case_listio, 1},
     {"sharing", case_sharing, 1},
+    {"replaced", case_replaced, 1},
     {"rings", case_rings, 1},
     {"rings_from_elsewhere", case_rings_from_elsewhere, 1},
     {"rings_registered", case_rings_registered, 1},
@@ -1343,11 +1426,14 @@ int main(int count, char **arguments) {
     if (count == 2)
         for (int i = 0; i < CASES; i++)
             printf("%s %d\n", cases[i].name, cases[i].defers);
-    if (count != 3)
+    if (count < 3)
         return count != 2;
+    how_many = count;
     setvbuf(stdout, NULL, _IOLBF, 0);
     path = arguments[2];
     expected = malloc(SIZE);
+    if (number_of("REPLACED_FD") >= 0)
+        inherited_from_the_last(number_of("REPLACED_FD"));
     if (!strcmp(arguments[1], "nothing")) {
         reset();
         nothing_special();

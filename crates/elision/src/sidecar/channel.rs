@@ -54,6 +54,8 @@ pub enum Op {
     Finish,
     /// Give everything memory of its own, and go.
     Retire,
+    /// Give up write leases, and go: the program is about to.
+    Leave,
 }
 
 /// A run of pages in an answer.
@@ -214,7 +216,7 @@ impl Call {
     pub fn new(op: Op, start: bool) -> Option<Call> {
         let mask = task::block_signals();
         let slot = loop {
-            if !(if start { launch::ensure() } else { launch::alive() }) {
+            if !(if start { launch::ensure() } else { launch::present() }) {
                 break None;
             }
             let free = |slot: &&Slot| slot.status.compare_exchange(FREE, CLAIMED, Acquire, Relaxed).is_ok();

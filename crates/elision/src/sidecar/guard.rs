@@ -218,11 +218,7 @@ impl State {
         }
         // Closing is not enough: a mapping that is left (pages that were copied in place) keeps the description, and
         // with it the lease.
-        let _ = file::set_lease(known.fd, libc::F_UNLCK);
-        if known.guard == Guard::Write {
-            // The description is the program's and lives on: give it back as it was.
-            let _ = file::fcntl(known.fd, libc::F_SETOWN, 0);
-        }
+        give_up(&known);
         file::close(known.fd);
         match stamp.filter(|_| self.map().share(id).tracked > 0) {
             Some(stamp) => self.files.set(id, File { guard: Guard::None, fd: -1, stamp, solid: 0, ..known }),
@@ -328,6 +324,11 @@ impl State {
         }
     }
 
+    /// The program is no more, and nothing depends on anything. But another may have taken its place, with descriptors of its.
+    pub(super) fn give_back_descriptions(&self) {
+        self.files.known().filter(|file| file.guard == Guard::Write).for_each(give_up);
+    }
+
     /// Has the file holes in the range? A traditional write would fill them; eliding would not.
     pub(super) fn holes(&mut self, id: FileId, start: u64, end: u64) -> bool {
         let known = self.file(id);
@@ -367,6 +368,14 @@ impl State {
             }
             true
         });
+    }
+}
+
+/// Gives up the lease on a description, and gives it back as it was if it is the program's and lives on.
+fn give_up(known: &File) {
+    let _ = file::set_lease(known.fd, libc::F_UNLCK);
+    if known.guard == Guard::Write {
+        let _ = file::fcntl(known.fd, libc::F_SETOWN, 0);
     }
 }
 

@@ -184,11 +184,8 @@ pub fn ensure() -> bool {
     if PROGRAM.load(Acquire) != pid {
         return false;
     }
-    if START.load(Acquire) == RUNNING {
-        lost();
-        if alive() {
-            return true;
-        }
+    if present() {
+        return true;
     }
     if START.compare_exchange(IDLE, STARTING, AcqRel, Acquire).is_err() {
         return false;
@@ -196,6 +193,14 @@ pub fn ensure() -> bool {
     let ready = start(0);
     START.store(if ready { RUNNING } else { UNAVAILABLE }, Release);
     ready
+}
+
+/// Is the sidecar there? If it was killed and something depends on it, another is now. Signals must be blocked.
+pub fn present() -> bool {
+    if !alive() && START.load(Acquire) == RUNNING && task::pid() == PROGRAM.load(Acquire) {
+        lost();
+    }
+    alive()
 }
 
 /// The sidecar is gone though nobody told it to go: its leases are, too. A new one will give everything that is still
@@ -207,15 +212,21 @@ pub fn lost() {
     if START.compare_exchange(RUNNING, STARTING, SeqCst, Acquire).is_err() {
         return;
     }
-    let mut next = RUNNING;
-    if !alive() {
+    if alive() {
+        START.store(RUNNING, Release);
+    } else {
         reap();
-        if !super::state::any() {
-            next = IDLE;
-        } else if !start(-1) {
-            next = UNAVAILABLE;
-        }
+        start_again();
     }
+}
+
+/// While START says that one is being started: starts a sidecar after one that has gone, if anything depends on it.
+fn start_again() {
+    let next = match super::state::any() {
+        false => IDLE,
+        true if start(-1) => RUNNING,
+        true => UNAVAILABLE,
+    };
     START.store(next, Release);
 }
 
@@ -552,6 +563,12 @@ pub fn retire() -> bool {
     } else if running && let Some(mut call) = Call::new(Op::Retire, false) {
         call.send();
     }
+    wait_gone(running);
+    true
+}
+
+/// Waits until a sidecar that was told to go is gone.
+fn wait_gone(running: bool) {
     let begun = task::now_ms();
     while gate().is_some_and(|gate| gate.sidecar.load(Acquire) != 0) && task::now_ms() - begun < 1_000 {
         task::nap_us(100);
@@ -564,13 +581,54 @@ pub fn retire() -> bool {
     {
         task::nap_us(100);
     }
-    true
 }
 
-/// After [`retire`]: another may be started, with the rights that the process has now.
+/// Another program is about to take the place of this one, if nothing prevents it: has the statistics written and the sidecar go,
+/// after giving up write leases. Other leases are kept alive by their mappings, and both go with this program's memory. No
+/// sidecar is started until [`retired`], which is to be called if this says true and exec fails.
+pub fn leave() -> bool {
+    if task::pid() != PROGRAM.load(Acquire) {
+        return false;
+    }
+    let mask = task::block_signals();
+    let left = loop {
+        let now = START.load(Acquire);
+        match now {
+            STARTING => wait_started(),
+            // Killed; what it has left behind on descriptions of the program's is the next one's to tidy up.
+            RUNNING if !alive() => lost(),
+            IDLE | RUNNING => {
+                if START.compare_exchange(now, RETIRED, SeqCst, Acquire).is_ok() {
+                    break Some(now == RUNNING);
+                }
+            }
+            // Another thread's, and not ours to end.
+            _ => break None,
+        }
+    };
+    let mut report = true;
+    if left == Some(true) {
+        if let Some(mut call) = Call::new(Op::Leave, false) {
+            report = call.send().is_some();
+        }
+        wait_gone(true);
+    }
+    if report {
+        report_alone();
+    }
+    task::restore_signals(mask);
+    left.is_some()
+}
+
+/// After [`retire`] or [`leave`]: another sidecar may be started, with the rights that the process has now; and is at once if
+/// anything depends on one.
 pub fn retired() {
-    let one_less = |now: u32| Some(if now > RETIRED { now - 1 } else { IDLE });
-    let _ = START.fetch_update(Release, Relaxed, one_less);
+    let mask = task::block_signals();
+    let less = |now: u32| Some(if now > RETIRED { now - 1 } else { STARTING });
+    if START.fetch_update(AcqRel, Acquire, less) == Ok(RETIRED) {
+        start_again();
+    }
+    task::restore_signals(mask);
 }
 
 /// Where statistics go: a path, ended by zero, empty for nowhere.

@@ -408,6 +408,12 @@ impl State {
                 self.retiring = true;
                 None
             }
+            Op::Leave => {
+                // Their descriptions may outlive the program. What else is deferred goes with its memory.
+                self.surrender();
+                self.retiring = true;
+                None
+            }
             Op::Finish => {
                 self.report();
                 None
@@ -417,6 +423,7 @@ impl State {
 
     /// Ends this process. Its descriptors go with it, and the leases with them.
     fn finish(&mut self) -> ! {
+        self.give_back_descriptions();
         self.report();
         task::exit()
     }

@@ -1,0 +1,190 @@
+//! Another program in the place of this one: the sidecar goes before.
+//!
+//! It would go by itself, once it sees that its memory has no user left. But then the kernel announces the end of a child that an
+//! earlier program had by SIGCHLD, to a new one that knows of no child; and a descriptor that outlives exec would keep
+//! its write lease for a moment.
+//!
+//! exec is for signal handlers and children of vfork, too. So nothing here allocates, and libc's functions are found by the
+//! constructor. Those that take a list of arguments are a few instructions of their own: Rust has no name for such a list.
+#![allow(unsafe_code)] // libc's names, with the program's pointers; naked functions, and what is on their callers' stacks.
+
+use core::ffi::c_char;
+use core::ptr;
+
+use elision::dropin;
+use elision::sys::raw::Errno;
+use libc::c_int;
+
+use crate::export::interpose;
+use crate::real::{self, raw_call};
+use crate::stop::active;
+
+/// Makes a call that returns only if it fails.
+pub(crate) fn replacing<T>(call: impl FnOnce() -> T) -> T {
+    let left = dropin::before_exec();
+    let result = call();
+    if left {
+        dropin::after_exec();
+    }
+    result
+}
+
+/// `$name::real` with the program's arguments, as a closure.
+macro_rules! call {
+    ($name:ident($($arg:ident),*)) => {
+        // SAFETY: the program's call.
+        || unsafe { $name::real($($arg),*) }
+    };
+}
+
+/// argv and envp, as C declares them.
+type Strings = *const *const c_char;
+
+unsafe extern "C" {
+    #[link_name = "environ"]
+    static mut ENVIRONMENT: Strings;
+}
+
+interpose! {
+    /// See execve(2).
+    fn execve(path: *const c_char, argv: Strings, envp: Strings) -> c_int, until kernel(libc::SYS_execve);
+        if active() => replacing(call!(execve(path, argv, envp)));
+
+    /// See execveat(2).
+    fn execveat(directory: c_int, path: *const c_char, argv: Strings, envp: Strings, flags: c_int) -> c_int,
+        until kernel(libc::SYS_execveat);
+        if active() => replacing(call!(execveat(directory, path, argv, envp, flags)));
+
+    /// See fexecve(3).
+    fn fexecve(fd: c_int, argv: Strings, envp: Strings) -> c_int,
+        until kernel(libc::SYS_execveat, fd, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH);
+        if active() => replacing(call!(fexecve(fd, argv, envp)));
+
+    /// See execv(3).
+    fn execv(path: *const c_char, argv: Strings) -> c_int,
+        // SAFETY: libc's variable, read as libc's function reads it.
+        until kernel(libc::SYS_execve, path, argv, ENVIRONMENT);
+        if active() => replacing(call!(execv(path, argv)));
+
+    /// See execvp(3).
+    fn execvp(file: *const c_char, argv: Strings) -> c_int, until early(-1);
+        if active() => replacing(call!(execvp(file, argv)));
+
+    /// See execvpe(3).
+    fn execvpe(file: *const c_char, argv: Strings, envp: Strings) -> c_int, until early(-1);
+        if active() => replacing(call!(execvpe(file, argv, envp)));
+}
+
+/// Which of the functions that take a list.
+#[repr(usize)]
+enum Listed {
+    /// A path, and this program's environment.
+    Execl,
+    /// A path, and an environment after the list.
+    Execle,
+    /// A name to be searched for.
+    Execlp,
+}
+
+/// The arguments of a variadic call: six in registers, the others where the caller has put them.
+struct List {
+    registers: *const [*const c_char; 6],
+    stack: *const *const c_char,
+}
+
+impl List {
+    /// # Safety
+    /// There must be so many.
+    unsafe fn get(&self, at: usize) -> *const c_char {
+        // SAFETY: the caller's promise; the registers are on the naked function's stack.
+        unsafe {
+            match at.checked_sub(6) {
+                None => *self.registers.cast::<*const c_char>().add(at),
+                Some(at) => *self.stack.add(at),
+            }
+        }
+    }
+}
+
+/// What the three come down to: the list as an array. In memory of the kernel's, of which exec leaves nothing; in a child of vfork, whose
+/// parent would be left with it, on the stack if it is short.
+unsafe extern "C-unwind" fn with_list(
+    which: Listed,
+    registers: *const [*const c_char; 6],
+    stack: *const *const c_char,
+) -> c_int {
+    const SHORT: usize = 256;
+    let list = List { registers, stack };
+    let mut count = 0;
+    // SAFETY: the list ends with a null pointer.
+    while !unsafe { list.get(1 + count) }.is_null() {
+        count += 1;
+    }
+    let mut short = [ptr::null(); SHORT];
+    let bytes = (count + 1) * size_of::<*const c_char>();
+    let argv: *mut *const c_char = if count < SHORT {
+        short.as_mut_ptr()
+    } else {
+        let (protection, kind) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let arguments = [0, bytes, protection as usize, kind as usize, usize::MAX, 0];
+        // SAFETY: fresh memory.
+        match unsafe { raw_call(libc::SYS_mmap, &arguments) } {
+            Ok(addr) => addr as *mut _,
+            Err(Errno(errno)) => {
+                real::set_errno(errno);
+                return -1;
+            }
+        }
+    };
+    // SAFETY: there is room for the list, its end included; and the calls are the program's.
+    unsafe {
+        for at in 0..=count {
+            *argv.add(at) = list.get(1 + at);
+        }
+        let path = list.get(0);
+        let result = match which {
+            Listed::Execl => execv(path, argv),
+            Listed::Execle => execve(path, argv, list.get(count + 2).cast()),
+            Listed::Execlp => execvp(path, argv),
+        };
+        if count >= SHORT {
+            let _ = raw_call(libc::SYS_munmap, &[argv as usize, bytes]);
+        }
+        result
+    }
+}
+
+/// One of the functions that take a list.
+macro_rules! listed {
+    ($name:ident, $which:expr) => {
+        #[doc = concat!("See ", stringify!($name), "(3).")]
+        ///
+        /// # Safety
+        /// The program's contract with libc.
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        #[unsafe(naked)]
+        pub unsafe extern "C-unwind" fn $name(path: *const c_char, first: *const c_char) -> c_int {
+            core::arch::naked_asm!(
+                "sub rsp, 56",
+                "mov [rsp], rdi",
+                "mov [rsp + 8], rsi",
+                "mov [rsp + 16], rdx",
+                "mov [rsp + 24], rcx",
+                "mov [rsp + 32], r8",
+                "mov [rsp + 40], r9",
+                "mov edi, {which}",
+                "mov rsi, rsp",
+                "lea rdx, [rsp + 64]",
+                "call {with_list}",
+                "add rsp, 56",
+                "ret",
+                which = const $which as usize,
+                with_list = sym with_list,
+            )
+        }
+    };
+}
+listed!(execl, Listed::Execl);
+listed!(execle, Listed::Execle);
+listed!(execlp, Listed::Execlp);
