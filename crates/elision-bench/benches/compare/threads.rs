@@ -2,7 +2,7 @@
 
 use crate::peers;
 use crate::program::{drop_in, ordinary};
-use elision_bench::{Bench, PAGE, Result, Rng, Samples, Table, bytes, check_bytes, time, touch};
+use elision_bench::{Bench, PAGE, Result, Rng, Samples, Table, bytes, check_bytes, sum, time, touch};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ struct Peer {
     preload: bool,
 }
 
-const PEERS: [Peer; 9] = [
+const PEERS: [Peer; 12] = [
     Peer { title: "elision::read", name: "whole", preload: false },
     Peer { title: "elision Buffer::read_at", name: "buffer", preload: false },
     Peer { title: "memmap2 map_copy", name: "mapped", preload: false },
@@ -29,6 +29,9 @@ const PEERS: [Peer; 9] = [
     Peer { title: "std: read into the same memory", name: "std", preload: false },
     Peer { title: "drop-in: the same, touch all", name: "all", preload: true },
     Peer { title: "std: the same, touch all", name: "all", preload: false },
+    Peer { title: "elision::read, sum every byte", name: "whole, summed", preload: false },
+    Peer { title: "drop-in: read into the same memory, sum", name: "summed", preload: true },
+    Peer { title: "std: read into the same memory, sum", name: "summed", preload: false },
     Peer { title: "drop-in: 64 bytes", name: "small", preload: true },
     Peer { title: "std: 64 bytes", name: "small", preload: false },
 ];
@@ -131,12 +134,13 @@ fn reader(peer: &str, path: &Path) -> Result<Box<dyn FnMut() -> Result>> {
     let expected = std::fs::read(path)?;
     let len = expected.len();
     let pages = Rng(9).pages(len, if peer == "all" { 1.0 } else { 0.01 });
-    let sum = touch(&expected, &pages);
-    let check =
-        move |data: &[u8]| -> Result { elision_bench::check_sum("a reader", touch(data, &pages), sum) };
+    let every = peer.ends_with("summed");
+    let look = move |data: &[u8]| if every { sum(data) } else { touch(data, &pages) };
+    let seen = look(&expected);
+    let check = move |data: &[u8]| -> Result { elision_bench::check_sum("a reader", look(data), seen) };
     let path = path.to_owned();
     Ok(match peer {
-        "whole" => Box::new(move || check(&elision::read(&path)?)),
+        "whole" | "whole, summed" => Box::new(move || check(&elision::read(&path)?)),
         "mapped" => Box::new(move || check(&peers::map_copy(&path)?)),
         "buffer" => {
             let file = elision::File::open(&path)?;
@@ -146,7 +150,7 @@ fn reader(peer: &str, path: &Path) -> Result<Box<dyn FnMut() -> Result>> {
                 check(&buffer)
             })
         }
-        "std" | "all" => {
+        "std" | "all" | "summed" => {
             let file = File::open(&path)?;
             let mut data = peers::warm_aligned(len)?;
             Box::new(move || {
