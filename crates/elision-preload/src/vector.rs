@@ -3,7 +3,8 @@
 //!
 //! Taking a vector apart must not be noticed. The kernel checks all of it before it moves a byte, so a vector
 //! that it would refuse is left to it whole. It moves a short count and stops: so do we, at the first piece
-//! that comes up short or fails. And it holds the file position throughout, which we do not: a transfer at the
+//! that comes up short or fails. It writes all of it without anybody else's write coming in between: so one is written in pieces only
+//! where nobody else can write, in a process of one thread, under a write lease. And it holds the file position throughout, which we do not: a transfer at the
 //! current position is taken apart only where nobody else can move it, in a process of one thread, on a
 //! descriptor that was opened here and never shared.
 #![allow(unsafe_code)] // Reads the program's vector, once it is known to be readable.
@@ -76,6 +77,11 @@ fn divisible(fd: c_int, pieces: &[iovec], positioned: bool) -> bool {
         && kernel::status_flags(fd).is_some_and(|flags| flags & (libc::O_APPEND | libc::O_DIRECT) == 0)
 }
 
+/// Is nobody there who could write to the same file between two pieces? The kernel lets no other write come in between.
+fn alone(fd: c_int) -> bool {
+    single_threaded() && ownership::sole(fd) && dropin::write_lease_on(fd)
+}
+
 /// A vector read that [`big`] has looked at. `traditional` makes the call with a part of the vector, at an offset
 /// that only positioned calls look at.
 #[cold]
@@ -128,6 +134,7 @@ pub(crate) fn write(
     changing(fd, || match pieces {
         [piece] => offer(piece, offset).unwrap_or_else(whole),
         _ if !big(fd, iov, count) => unseen(),
+        _ if !alone(fd) => unseen(),
         // At its limit the kernel sends a signal for a call that writes nothing, which our last piece might be.
         _ if !divisible(fd, pieces, offset.is_some()) || !kernel::unlimited_file_size() => unseen(),
         _ => walk(pieces, offset, fits, offer, &traditional),

@@ -174,6 +174,7 @@ fn counts_and_positions() {
             ("appending", Deferral),
             ("short_reads", Deferral),
             ("vectors", Both),
+            ("vectors_of_threads", Deferral),
             ("direct", Both),
         ],
     );

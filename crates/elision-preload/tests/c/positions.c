@@ -212,10 +212,47 @@ static void direct(void) {
     THIRD(SUM, "file", 0, 0, 0);
 }
 
+enum { MEETINGS = 100, PIECE = 8 * PAGE };
+static pthread_barrier_t meeting;
+static int shared_descriptor;
+
+/* Writes to the same places as the other thread, at the same moments, other bytes. */
+static void *meets(void *number) {
+    unsigned char *p = memory(2 * PIECE);
+    memset(p, 'a' + (long)number, 2 * PIECE);
+    struct iovec pieces[2] = {{p, PIECE}, {p + PIECE, PIECE}};
+    for (int i = 0; i < MEETINGS; i++) {
+        pthread_barrier_wait(&meeting);
+        if (pwritev(shared_descriptor, pieces, 2, i * 2l * PIECE) != 2 * PIECE)
+            exit(1);
+    }
+    return NULL;
+}
+
+/* A vector is written as a whole: what is there afterwards is the one's or the other's, and not some of each. */
+static void vectors_of_threads(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(MEETINGS * 2 * PIECE);
+    shared_descriptor = open("file", O_RDWR);
+    SAY(pread(shared_descriptor, p, SIZE, 0));
+    pthread_barrier_init(&meeting, NULL, 2);
+    pthread_t threads[2];
+    for (long i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, meets, (void *)i);
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    SAY(pread(shared_descriptor, p, MEETINGS * 2 * PIECE, 0));
+    int mixed = 0;
+    for (int i = 0; i < MEETINGS; i++)
+        mixed += memcmp(p + i * 2 * PIECE, p + i * 2 * PIECE + 1, 2 * PIECE - 1) != 0;
+    SAY(mixed);
+    close(shared_descriptor);
+}
+
 static const struct row rows[] = {
     {"end_of_file", end_of_file}, {"duplicates_share", duplicates_share}, {"forks_share", forks_share},
     {"threads_share", threads_share}, {"appending", appending}, {"short_reads", short_reads},
-    {"vectors", vectors}, {"direct", direct}, {0},
+    {"vectors", vectors}, {"vectors_of_threads", vectors_of_threads}, {"direct", direct}, {0},
 };
 
 int main(int count, char **arguments) { return run_row(count, arguments, rows); }
