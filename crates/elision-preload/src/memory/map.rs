@@ -231,9 +231,8 @@ pub unsafe fn sys_mremap(
 
 /// What mremap does to one anonymous private mapping, done to the several that deferral made of it.
 fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<usize> {
-    if flags & libc::MREMAP_DONTUNMAP != 0 {
-        return Err(Errno(libc::EFAULT));
-    }
+    // Left behind as fresh memory. (Of the same length, or the kernel would not have come to EFAULT.)
+    let stays = flags & libc::MREMAP_DONTUNMAP;
     let new_len = whole_pages(new_len).filter(|len| *len != 0).ok_or(Errno(libc::EINVAL))?;
     let fixed = flags & libc::MREMAP_FIXED != 0;
     let kept = from.len().min(new_len);
@@ -243,7 +242,7 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
         // fixed form is used for the destination that the program asked to have replaced.
         unsafe { raw_call(libc::SYS_mmap, &[addr, len, READ_WRITE as usize, flags as usize, usize::MAX, 0]) }
     };
-    if !fixed {
+    if !fixed && stays == 0 {
         if new_len <= from.len() {
             // The kernel would not have come to EFAULT; but in case another one does:
             if new_len < from.len() {
@@ -262,16 +261,19 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
         }
     }
     let to = if fixed { map(new, new_len, libc::MAP_FIXED)? } else { map(0, new_len, 0)? };
+    let leave = |start: usize, len: usize| {
+        let _ = if stays == 0 { unmap(start, len) } else { map(start, len, libc::MAP_FIXED) };
+    };
     let mut done = from.start;
     pieces::each(from.start, from.start + kept, |start, end| {
         let place = to + (start - from.start);
-        let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as usize;
+        let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | stays) as usize;
         // SAFETY: the source is part of what the program wants moved, and the destination part of what was
         // mapped for it just now.
         let moved = unsafe { raw_call(libc::SYS_mremap, &[start, end - start, end - start, flags, place]) };
         if moved.is_err() {
             copy(start, place, end - start);
-            let _ = unmap(start, end - start);
+            leave(start, end - start);
         }
         done = end;
     });
@@ -280,7 +282,7 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
     if done < kept_end {
         // Nobody could say where one mapping ends and the next begins.
         copy(done, to + (done - from.start), kept_end - done);
-        let _ = unmap(done, kept_end - done);
+        leave(done, kept_end - done);
     }
     if kept < from.len() {
         let _ = unmap(kept_end, from.len() - kept);

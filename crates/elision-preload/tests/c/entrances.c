@@ -1231,6 +1231,44 @@ static void reshaped(int number) {
     }
 }
 static void case_reshaped(void) { reshaped(0); }
+/* Moved away with what was read, and left behind empty. */
+static void case_moved_and_left(void) {
+    enum { AROUND = 2 * PAGE, ALL = SIZE + 2 * AROUND };
+    int fd = open(path, O_RDONLY);
+    for (int fixed = 0; fixed < 2; fixed++) {
+        unsigned char *p = mmap(NULL, ALL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        unsigned char *to = mmap(NULL, ALL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        memset(p, 'p', ALL);
+        SAY(pread(fd, p + AROUND, SIZE, 0));
+        SAY(mremap(p, ALL, ALL - PAGE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP) == MAP_FAILED);
+        SAY(pread(fd, p + AROUND, SIZE, 0));
+        p[AROUND + 3] ^= 1, p[AROUND + 3] ^= 1;
+        unsigned char *q = mremap(p, ALL, ALL, MREMAP_MAYMOVE | MREMAP_DONTUNMAP | (fixed ? MREMAP_FIXED : 0), to);
+        SAY(q == MAP_FAILED);
+        SAY(q == p);
+        SAY(fixed && q != to);
+        bytes = q + AROUND;
+        kept("MREMAP_DONTUNMAP");
+        int around = 0, left = 0;
+        for (int i = 0; i < AROUND; i++)
+            around += q[i] == 'p' && q[ALL - 1 - i] == 'p';
+        for (int i = 0; i < ALL; i++)
+            left += p[i] != 0;
+        SAY(around);
+        SAY(left);
+        SAY(pread(fd, p + AROUND, SIZE, 0));
+        bytes = p + AROUND;
+        kept("being moved away");
+        overwrite();
+        kept("being moved away");
+        bytes = q + AROUND;
+        kept("being moved away");
+        reset();
+        SAY(munmap(q, ALL));
+        SAY(munmap(p, ALL));
+    }
+    close(fd);
+}
 static void case_reshaped_by_number(void) { reshaped(1); }
 
 /* ---- Descriptors. ---- */
@@ -1406,6 +1444,7 @@ static const struct {
     {"stored_by_the_kernel", case_stored_by_the_kernel, 1},
     {"advised", case_advised, 1},
     {"reshaped", case_reshaped, 1},
+    {"moved_and_left", case_moved_and_left, 1},
     {"reshaped_by_number", case_reshaped_by_number, 1},
     {"descriptors", case_descriptors, 1},
     {"heap", case_heap, 0},
