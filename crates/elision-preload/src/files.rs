@@ -201,6 +201,7 @@ const OWNER_EX: RangeInclusive<c_int> = 15..=17;
 pub(crate) fn control(fd: c_int, command: c_int, argument: usize, call: impl FnOnce() -> c_int) -> c_int {
     match command {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return duplicating(fd, None, call),
+        libc::F_GETFL => return without_async(fd, call()),
         // Leases are the program's own business from here on: what we hold and open would refuse it one, or break it.
         libc::F_SETLEASE if argument as c_int != libc::F_UNLCK => stop("leases of its own"),
         // Ours on the program's description is not to be seen in it, nor to be given up for the program's.
@@ -210,13 +211,19 @@ pub(crate) fn control(fd: c_int, command: c_int, argument: usize, call: impl FnO
     call()
 }
 
+/// Status flags as they would be without a lease of ours, which the kernel shows in them; on a regular file nothing else sets that one.
+fn without_async(fd: c_int, flags: c_int) -> c_int {
+    let ours = flags >= 0 && flags & libc::O_ASYNC != 0 && ownership::writable(fd) && kernel::regular(fd);
+    if ours { flags & !libc::O_ASYNC } else { flags }
+}
+
 /// Does this command of fcntl concern us?
 #[inline]
 pub(crate) fn control_matters(command: c_int) -> bool {
     match command {
         // Before the constructor as well: the lease may be there when it comes.
         libc::F_SETLEASE => !stopped(),
-        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_GETLEASE => active(),
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_GETLEASE | libc::F_GETFL => active(),
         _ => (OWNER.contains(&command) || OWNER_EX.contains(&command)) && active(),
     }
 }

@@ -57,6 +57,13 @@ use elision::dropin;
 /// Runs in the main thread when the program's libraries have been loaded. Those that the program needs run
 /// theirs before, so calls have already passed through here.
 extern "C" fn constructor() {
+    let errno = real::errno();
+    set_up();
+    // Where main begins it is zero.
+    real::set_errno(errno);
+}
+
+fn set_up() {
     io::resolve();
     files::resolve();
     changes::resolve();

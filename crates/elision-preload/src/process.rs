@@ -73,7 +73,7 @@ pub(crate) fn forking<T: From<i32> + PartialEq>(fork: impl FnOnce() -> T) -> T {
         dropin::after_fork_child();
         after_fork_child();
     } else {
-        after_bare_fork();
+        after_bare_fork(child == T::from(-1));
     }
     child
 }
@@ -84,9 +84,21 @@ fn before_bare_fork() {
     dropin::before_fork();
 }
 
-fn after_bare_fork() {
+fn after_bare_fork(failed: bool) {
     dropin::after_fork_parent();
+    if failed {
+        dropin::fork_failed();
+    }
     ownership::end_sharing();
+}
+
+/// Runs a fork that runs handlers. They are not told whether there is a child.
+fn with_handlers(fork: impl FnOnce() -> pid_t) -> pid_t {
+    let child = fork();
+    if child < 0 {
+        dropin::fork_failed();
+    }
+    child
 }
 
 /// What a program uses that deferral ends with.
@@ -178,7 +190,7 @@ fn cloning(
             let start = Start { function, argument };
             before_bare_fork();
             let child = call(start_child as *const () as *mut c_void, (&raw const start).cast_mut().cast());
-            after_bare_fork();
+            after_bare_fork(child < 0);
             child
         }
         Sharing::Loan => sharing(|| call(start, argument)),
@@ -196,6 +208,14 @@ macro_rules! call {
 }
 
 interpose! {
+    /// See fork(2).
+    fn fork() -> pid_t, until early(-1);
+        if active() => with_handlers(call!(fork()));
+
+    /// An old name of fork.
+    fn __fork() -> pid_t, until early(-1);
+        if active() => with_handlers(call!(__fork()));
+
     /// fork without its handlers.
     fn _Fork() -> pid_t, until lookup(-1);
         if active() => forking(call!(_Fork()));

@@ -294,6 +294,8 @@ fn resources() {
             ("few_descriptors", Both),
             ("little_space", Both),
             ("no_processes", Nothing),
+            ("failed_fork", Deferral),
+            ("stopped", Deferral),
             ("few_mappings", Both),
             ("no_mappings", Both),
             // A thread cancelled in a write leaves it counted: nothing more is deferred then.

@@ -280,6 +280,11 @@ pub fn after_fork_parent() {
     launch::after_fork_parent();
 }
 
+/// After a fork that failed, once handlers have run. `errno` stays what it is.
+pub fn fork_failed() {
+    launch::fork_failed();
+}
+
 /// After such a fork, in the child.
 pub fn after_fork_child() {
     launch::after_fork_child();

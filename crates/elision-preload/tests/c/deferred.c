@@ -7,12 +7,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -47,6 +49,11 @@ static void stay(void) {
     fflush(stdout);
     while (read(0, &byte, 1) > 0)
         ;
+}
+
+static void *stays(void *unused) {
+    stay();
+    _exit(unused != NULL);
 }
 
 /* Whether another process could lock the file. */
@@ -189,6 +196,19 @@ int main(int count, char **arguments) {
         whole(open(path, O_RDONLY));
         stay();
         return 0;
+    }
+    if (!strcmp(what, "word")) { /* the kernel is told of another word to clear when the main thread ends */
+        static int word;
+        whole(open(path, O_RDONLY));
+        syscall(SYS_set_tid_address, &word);
+        stay();
+        return 0;
+    }
+    if (!strcmp(what, "main_first")) { /* the main thread ends before the last one does */
+        pthread_t thread;
+        whole(open(path, O_RDONLY));
+        pthread_create(&thread, NULL, stays, NULL);
+        pthread_exit(NULL);
     }
     if (!strcmp(what, "exec")) { /* another program in its place, which outlives the deferral */
         whole(open(path, O_RDONLY));

@@ -29,7 +29,7 @@ struct row {
 };
 
 /* Orders to the third process. A path is relative to the row's directory. */
-enum order { MAKE, WRITE, TRUNCATE, REWRITE, APPEND, UNLINK, REPLACE, SUM, SIZES, LOCK, FLOCK, PEEK, POKE, OPEN_NOW };
+enum order { MAKE, WRITE, TRUNCATE, REWRITE, APPEND, UNLINK, REPLACE, SUM, SIZES, LOCK, FLOCK, PEEK, POKE, OPEN_NOW, STOPPED_WRITE };
 
 struct command {
     enum order order;
@@ -90,6 +90,17 @@ static inline long do_write(int fd, long at, long len, unsigned seed) {
     long done = at < 0 ? write(fd, bytes, len) : pwrite(fd, bytes, len, at);
     free(bytes);
     return done;
+}
+
+static inline void wait_until_stopped(pid_t pid) {
+    char path[64], text[256] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    do {
+        usleep(100);
+        int fd = open(path, O_RDONLY);
+        text[read(fd, text, sizeof text - 1)] = 0;
+        close(fd);
+    } while (!strstr(text, ") T"));
 }
 
 static inline long obey(const struct command *c, unsigned long long *sum) {
@@ -165,6 +176,14 @@ static inline long obey(const struct command *c, unsigned long long *sum) {
         here = (struct iovec){bytes, c->len};
         result = process_vm_writev(c->pid, &here, 1, &there, 1, 0);
         free(bytes);
+        return result;
+    case STOPPED_WRITE:
+        /* While who asks is stopped. */
+        kill(c->pid, SIGSTOP);
+        wait_until_stopped(c->pid);
+        fd = open(c->path, O_WRONLY);
+        result = fd < 0 ? -1 : do_write(fd, c->at, c->len, c->seed) | close(fd);
+        kill(c->pid, SIGCONT);
         return result;
     case OPEN_NOW:
         fd = open(c->path, O_WRONLY | O_NONBLOCK);

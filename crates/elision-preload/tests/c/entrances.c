@@ -708,6 +708,8 @@ static void case_own_lease(void) {
 }
 static void case_lease_is_not_seen(void) {
     int fd = whole(O_RDWR);
+    SAY(fcntl(fd, F_GETFL));
+    SAY(syscall(SYS_fcntl, fd, F_GETFL));
     SAY(fcntl(fd, F_GETLEASE));
     SAY(close(fd));
     fd = whole(O_RDWR);

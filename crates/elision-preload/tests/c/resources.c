@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <pthread.h>
 #include <spawn.h>
+#include <sys/epoll.h>
 #include <sys/time.h>
 
 static int entries(const char *path, const char *show) {
@@ -211,6 +212,82 @@ static void no_processes(void) {
     THIRD(SUM, "file", 0, 0, 0);
 }
 
+pid_t __fork(void);
+
+/* Who wanted a file after a fork that had made no child waited for five seconds. */
+static void failed_fork(void) {
+    as_ordinary_user("failed_fork");
+    for (int round = 0; round < 3; round++) {
+        char name[2] = {'a' + round};
+        THIRD(MAKE, name, 0, SIZE, 1);
+        unsigned char *p = memory(SIZE);
+        int fd = open(name, O_RDONLY);
+        SAY(read(fd, p, SIZE));
+        struct rlimit before, limit;
+        getrlimit(RLIMIT_NPROC, &before);
+        limit = (struct rlimit){1, before.rlim_max};
+        SAY(setrlimit(RLIMIT_NPROC, &limit));
+        SAY(round == 0 ? fork() : round == 1 ? __fork() : (int)syscall(SYS_fork));
+        SAY(setrlimit(RLIMIT_NPROC, &before));
+        alarm(4);
+        THIRD(WRITE, name, 0, SIZE, 2);
+        alarm(0);
+        TELL(are_bytes(p, SIZE, 0, 1));
+        close(fd);
+    }
+}
+
+static int queue;
+static volatile int waits, failures;
+static volatile pid_t waiter;
+
+/* Waits for what never comes. */
+static void *waits_for_ever(void *unused) {
+    struct epoll_event event;
+    for (waiter = syscall(SYS_gettid);; waits++)
+        failures += epoll_wait(queue, &event, 1, -1) < 0 && errno == EINTR;
+    return unused;
+}
+
+/* Until the thread is asleep. */
+static void wait_until_asleep(pid_t tid) {
+    char path[64], text[256] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
+    do {
+        sched_yield();
+        int fd = open(path, O_RDONLY);
+        text[fd < 0 ? 0 : read(fd, text, sizeof text - 1)] = 0;
+        close(fd);
+    } while (!strstr(text, ") S"));
+}
+
+/* A call that fails with EINTR because the program was stopped fails still if somebody wants a file meanwhile, for which its
+ * threads are held; and one that was not going to goes on. */
+static void stopped(void) {
+    pthread_t thread;
+    queue = epoll_create1(0);
+    pthread_create(&thread, NULL, waits_for_ever, NULL);
+    while (!waiter)
+        sched_yield();
+    unsigned char *p = memory(SIZE);
+    for (int round = 0; round < 6; round++) {
+        char name[2] = {'a' + round};
+        THIRD(MAKE, name, 0, SIZE, round);
+        int fd = open(name, O_RDONLY);
+        SAY(read(fd, p, SIZE));
+        close(fd);
+        wait_until_asleep(waiter);
+        if (round % 2)
+            THIRD(WRITE, name, 0, 9, 99);
+        else
+            THIRD(STOPPED_WRITE, name, 0, 9, 99);
+        wait_until_asleep(waiter);
+        SAY(waits);
+        SAY(failures);
+        TELL(are_bytes(p, SIZE, 0, round));
+    }
+}
+
 /* Nearly as many mappings as a process may have: so many are left. */
 static void mappings_left(int left) {
     THIRD(MAKE, "file", 0, SIZE, 1);
@@ -328,7 +405,7 @@ static void interrupted(void) {
 
 static const struct row rows[] = {
     {"numbers", numbers}, {"released", released}, {"held", held}, {"few_descriptors", few_descriptors},
-    {"little_space", little_space}, {"no_processes", no_processes}, {"few_mappings", few_mappings}, {"no_mappings", no_mappings},
+    {"little_space", little_space}, {"no_processes", no_processes}, {"failed_fork", failed_fork}, {"stopped", stopped}, {"few_mappings", few_mappings}, {"no_mappings", no_mappings},
     {"cancelled", cancelled}, {"interrupted", interrupted}, {0},
 };
 

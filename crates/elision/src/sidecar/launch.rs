@@ -61,6 +61,8 @@ const MARKS: usize = 64;
 #[repr(C)]
 struct Board {
     uncovered: [AtomicU32; MARKS],
+    /// The thread whose last fork has set the mark.
+    forker: [AtomicU32; MARKS],
     since_ms: [AtomicU64; MARKS],
 }
 
@@ -443,6 +445,27 @@ pub extern "C" fn before_fork() {
         match Call::new(Op::Fork, false) {
             Some(mut call) => drop(call.send()),
             None => REST.store(0, Release),
+        }
+    }
+    let Some(board) = board() else { return };
+    // This thread's earlier forks are none of those that may yet turn out to have failed.
+    let forker = task::tid() as u32;
+    for slot in &board.forker {
+        let _ = slot.compare_exchange(forker, 0, AcqRel, Relaxed);
+    }
+    if let Some(slot) = board.forker.get(MARK.load(Acquire)) {
+        slot.store(forker, Release);
+    }
+}
+
+/// After [`after_fork_parent`]: the calling thread has made no child. Its mark, which only a child would remove, goes; whoever wanted a
+/// file had to wait for [`UNCOVERED_MS`].
+pub fn fork_failed() {
+    let (Some(board), forker) = (board(), task::tid() as u32) else { return };
+    for (mark, slot) in board.uncovered.iter().zip(&board.forker) {
+        if slot.compare_exchange(forker, 0, AcqRel, Relaxed).is_ok() {
+            mark.store(0, Release);
+            channel::ring();
         }
     }
 }

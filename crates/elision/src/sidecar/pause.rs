@@ -9,7 +9,7 @@
 
 use super::state::State;
 use crate::sys::file::{self, ProcPath};
-use crate::sys::task::{self, Traced};
+use crate::sys::task::{self, Stop, Traced};
 
 /// Threads that can be held at a time.
 const THREADS: usize = 4096;
@@ -29,9 +29,8 @@ const REAP_MS: u64 = 20;
 struct Held {
     /// 0: gone.
     tid: i32,
-    stopped: bool,
-    /// What its stop held up.
-    signal: i32,
+    /// What its stop has come upon, if it has stopped.
+    stopped: Option<Stop>,
     /// Inside vfork: it cannot stop, but will not run before its child, which is held.
     lends: bool,
 }
@@ -79,7 +78,7 @@ impl Pause {
             return is_dead(process, tid);
         }
         if let Some(slot) = self.threads.get_mut(at) {
-            *slot = Held { tid, stopped: false, signal: 0, lends: false };
+            *slot = Held { tid, stopped: None, lends: false };
             self.count = at + 1;
         }
         // It may have died meanwhile; then the wait will tell.
@@ -113,7 +112,7 @@ impl Pause {
         let mut waited = 0;
         let mut at = 0;
         while let Some(&Held { tid, stopped, lends, .. }) = self.held().get(at) {
-            if tid == 0 || stopped || lends {
+            if tid == 0 || stopped.is_some() || lends {
                 at += 1;
                 continue;
             }
@@ -142,7 +141,7 @@ impl Pause {
     fn note(&mut self, at: usize, outcome: Traced) {
         if let Some(held) = self.held().get_mut(at) {
             match outcome {
-                Traced::Stopped(signal) => (held.stopped, held.signal) = (true, signal),
+                Traced::Stopped(stop) => held.stopped = Some(stop),
                 Traced::Gone => held.tid = 0,
                 Traced::Running => (),
             }
@@ -169,12 +168,12 @@ impl Pause {
     fn release_all(&mut self) {
         let mut kept = 0;
         for at in 0..self.count {
-            let Some(&Held { tid, stopped, signal, .. }) = self.threads.get(at) else { break };
-            if tid == 0 || stopped && task::trace_release(tid, signal) {
+            let Some(&Held { tid, stopped, .. }) = self.threads.get(at) else { break };
+            if tid == 0 || stopped.is_some_and(|stop| task::trace_release(tid, stop)) {
                 continue;
             }
             if let Some(slot) = self.threads.get_mut(kept) {
-                *slot = Held { tid, stopped: false, signal: 0, lends: false };
+                *slot = Held { tid, stopped: None, lends: false };
                 kept += 1;
             }
         }
@@ -184,7 +183,7 @@ impl Pause {
     /// Lets threads go that have stopped too late, and reaps those that were killed. True if there are others left.
     pub(super) fn release_late(&mut self) -> bool {
         for at in 0..self.count {
-            if let Some(&Held { tid, stopped: false, .. }) = self.threads.get(at)
+            if let Some(&Held { tid, stopped: None, .. }) = self.threads.get(at)
                 && tid != 0
             {
                 self.note(at, task::trace_poll(tid));
@@ -199,7 +198,7 @@ impl Pause {
 pub(super) fn reap(state: &mut State) {
     let pause = &mut state.pause;
     for at in 0..pause.count {
-        if let Some(&Held { tid, stopped: false, .. }) = pause.threads.get(at)
+        if let Some(&Held { tid, stopped: None, .. }) = pause.threads.get(at)
             && tid != 0
         {
             pause.note(at, task::trace_poll(tid));

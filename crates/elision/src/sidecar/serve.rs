@@ -13,7 +13,7 @@ use crate::stats::Reason;
 use crate::sys::file::{self, ProcPath};
 use crate::sys::task::SignalInfo;
 use crate::sys::{pages, task};
-use core::sync::atomic::{AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 
 /// The kernel announces a lease break with this signal…
 const BREAK: i32 = libc::SIGIO;
@@ -22,6 +22,9 @@ const BREAK: i32 = libc::SIGIO;
 /// carried by a mapping. (Of the real-time signals any will do: nobody else's code runs in a sidecar.)
 pub(super) const NAMED_BREAK: i32 = 40;
 pub(crate) const CARRIED_BREAK: i32 = 41;
+
+/// A thread of the program has ended that may have been the last.
+const PARENTS_END: i32 = 42;
 
 /// How long the sidecar looks for the next request before it sleeps, in rounds with a yield between them: waking it
 /// costs more.
@@ -37,6 +40,14 @@ extern "C" fn on_break(signal: i32, info: &SignalInfo) {
         (CARRIED_BREAK, _) => broken::note_carried(),
         _ => broken::note_all(),
     }
+    BELL.fetch_add(1, SeqCst);
+}
+
+/// A thread of the program has ended since this was last looked at.
+static ORPHANED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_parents_end(_: i32, _: &SignalInfo) {
+    ORPHANED.store(true, SeqCst);
     BELL.fetch_add(1, SeqCst);
 }
 
@@ -56,7 +67,7 @@ pub(super) extern "C" fn main() -> ! {
     // SAFETY: there is one sidecar, and the program's threads never touch the state while it lives.
     let state = unsafe { launch::state() };
     let (Some(state), Some(gate)) = (state, launch::my_gate()) else { task::exit() };
-    task::block_all_but(&[BREAK, NAMED_BREAK, CARRIED_BREAK, libc::SIGALRM]);
+    task::block_all_but(&[BREAK, NAMED_BREAK, CARRIED_BREAK, PARENTS_END, libc::SIGALRM]);
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();
     task::set_name(super::NAME);
@@ -67,8 +78,10 @@ pub(super) extern "C" fn main() -> ! {
     // SAFETY: the handlers note something in atomics and ring a bell, which is safe anywhere.
     let handled = unsafe {
         BREAKS.iter().all(|&signal| task::handle_signal(signal, on_break).is_ok())
+            && task::handle_signal(PARENTS_END, on_parents_end).is_ok()
             && task::handle_signal(libc::SIGALRM, on_timer).is_ok()
     };
+    task::signal_at_parents_end(PARENTS_END);
     let ready = isolated && handled && state.open();
     // Only now: the statistics path may be relative.
     task::leave_directory();
@@ -101,6 +114,9 @@ impl State {
         self.retiring = false;
         self.closed = 0;
         self.pause.begin();
+        if !file::proc_has_our_numbers() {
+            return false;
+        }
         let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
         self.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
         self.maps = file::open(c"/proc/self/maps", read_only, 0).unwrap_or(-1);
@@ -242,7 +258,8 @@ impl State {
                 // Only the main thread has gone. From here on the others have to be asked about now and then.
                 end_word = 0;
             }
-            if end_word == 0 && !program_lives(self.program) {
+            // (Who has set another word, or ended the main thread before the others, is told of in this way.)
+            if (ORPHANED.swap(false, SeqCst) || end_word == 0) && !program_lives(self.program) {
                 self.finish();
             }
             self.take_news();
@@ -252,6 +269,7 @@ impl State {
                 if task::now_ms() - looked >= LONG {
                     looked = task::now_ms();
                     broken::note_all();
+                    ORPHANED.store(true, SeqCst);
                 }
             }
             let again = self.answer_breaks();

@@ -391,6 +391,18 @@ fn being_written(fd: i32, start: u64, end: u64) -> bool {
     asked.is_ok() && (dirty == pages || writeback == pages)
 }
 
+/// Are processes known under /proc by the numbers that system calls know them by? Not in a PID namespace of which /proc was not
+/// mounted anew: there a number means another process, whose threads would be taken for the program's.
+pub fn proc_has_our_numbers() -> bool {
+    let (mut link, mut digits) = ([0u8; 16], [0u8; 10]);
+    // SAFETY: a constant C string, and a local buffer of that length.
+    let length = unsafe {
+        let (path, link) = (c"/proc/self".as_ptr() as usize, link.as_mut_ptr() as usize);
+        syscall(libc::SYS_readlink, [path, link, 16, 0, 0, 0])
+    };
+    length.is_ok_and(|length| link.get(..length) == Some(decimal(super::task::pid() as u64, &mut digits)))
+}
+
 /// The path of descriptor `fd` of process `pid` under /proc, as a C string in a small buffer.
 pub struct ProcPath([u8; 64]);
 

@@ -272,6 +272,14 @@ pub fn leave_directory() {
     let _ = unsafe { syscall(libc::SYS_chdir, [c"/".as_ptr() as usize, 0, 0, 0, 0, 0]) };
 }
 
+/// Has `signal` sent to the calling process whenever the thread that it is the child of ends. (Its next parent is another thread of
+/// the same process while there is one, and so on.)
+pub fn signal_at_parents_end(signal: i32) {
+    // SAFETY: no memory is involved.
+    let _ =
+        unsafe { syscall(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, signal as usize, 0, 0, 0, 0]) };
+}
+
 /// Names the calling task, as `ps` shows it.
 pub fn set_name(name: &core::ffi::CStr) {
     // SAFETY: the kernel reads at most 16 bytes of a C string.
@@ -379,11 +387,22 @@ pub fn nap_us(us: u64) {
     let _ = unsafe { syscall(libc::SYS_nanosleep, [(&raw const time) as usize, 0, 0, 0, 0, 0]) };
 }
 
+/// What a stop of ours has come upon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// The thread at work, or asleep in a system call that the stop has ended.
+    Midway,
+    /// The thread about to take this signal, which has to be handed back when it is let go.
+    Signal(i32),
+    /// The thread stopped already, with its process (SIGSTOP and its kin): that has ended the system call, not we.
+    Group,
+}
+
 /// How a wait for a traced thread ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Traced {
-    /// In a ptrace-stop. If it was about to take a signal (nonzero), that has to be handed back when it is let go.
-    Stopped(i32),
+    /// In a ptrace-stop.
+    Stopped(Stop),
     /// Not yet.
     Running,
     /// There is no such thread any more.
@@ -418,9 +437,11 @@ pub fn trace_poll(tid: i32) -> Traced {
     match got {
         Ok(0) => Traced::Running,
         // A stop that was asked for, and a group stop, say so above; a signal on its way says nothing there.
-        Ok(_) if status & 0xff == 0x7f => {
-            Traced::Stopped(if status >> 16 == 0 { (status >> 8) & 0xff } else { 0 })
-        }
+        Ok(_) if status & 0xff == 0x7f => Traced::Stopped(match ((status >> 8) & 0xff, status >> 16) {
+            (signal, 0) => Stop::Signal(signal),
+            (libc::SIGTRAP, _) => Stop::Midway,
+            _ => Stop::Group,
+        }),
         Ok(_) | Err(_) => Traced::Gone,
     }
 }
@@ -428,13 +449,15 @@ pub fn trace_poll(tid: i32) -> Traced {
 /// Lets a stopped thread go. A system call that our stop made return EINTR is handed back to the kernel's own
 /// restart logic: it goes on as if nothing had been, unless a handler of the program's runs first, in which
 /// case it fails with EINTR as it would have. (Tried with epoll_wait, with and without a signal.) Except close, which
-/// has closed by then: again, it might close another's descriptor. `signal` is what the stop held up. False: it has been killed
-/// since it stopped, and is ours to be reaped.
+/// has closed by then: again, it might close another's descriptor. And except where `stop` says that the program was stopped
+/// before: then EINTR is what the call fails with when it goes on. False: it has been killed since it stopped, and is ours to be
+/// reaped.
 #[must_use]
-pub fn trace_release(tid: i32, signal: i32) -> bool {
+pub fn trace_release(tid: i32, stop: Stop) -> bool {
     const ERESTARTNOHAND: i64 = 514;
     let mut registers = MaybeUninit::<libc::user_regs_struct>::zeroed();
-    if trace(libc::PTRACE_GETREGS, tid, registers.as_mut_ptr() as usize).is_ok() {
+    let signal = if let Stop::Signal(signal) = stop { signal } else { 0 };
+    if stop != Stop::Group && trace(libc::PTRACE_GETREGS, tid, registers.as_mut_ptr() as usize).is_ok() {
         // SAFETY: plain data, filled by the kernel.
         let mut registers = unsafe { registers.assume_init() };
         let call = registers.orig_rax as i64;
