@@ -200,7 +200,10 @@ pub unsafe fn sys_mremap(
         target.replace();
     }
     let arguments = [old.addr(), old_len, new_len, flags as usize, new.addr()];
-    let moved = if plain || touched {
+    // To a given place the kernel moves one mapping after the other (Linux 6.17), and may stop at any with EFAULT: too late then.
+    let moved = if plain && flags & libc::MREMAP_FIXED != 0 && pieces::several(from.start, from.end) {
+        remap_pieces(from, new_len, flags, new.addr())
+    } else if plain || touched {
         // SAFETY: the program's own arguments. Not by way of libc, which would set errno on a refusal that
         // the program may never hear of.
         match unsafe { raw_call(libc::SYS_mremap, &arguments) } {
@@ -331,6 +334,13 @@ mod pieces {
             }
             None
         }
+    }
+
+    /// Is there more than one mapping in `from..to`?
+    pub(super) fn several(from: usize, to: usize) -> bool {
+        let mut count = 0;
+        each(from, to, |_, _| count += 1);
+        count > 1
     }
 
     /// Calls `piece` for what each mapping has of `from..to`, in order. `piece` may unmap it. Ends early

@@ -1271,6 +1271,34 @@ static void case_moved_and_left(void) {
     }
     close(fd);
 }
+/* What was deferred and has memory of its own by now is, to the kernel, another mapping than what lies around it; it moved the one
+ * before, and failed then. */
+static void case_moved_when_materialised(void) {
+    enum { AROUND = 2 * PAGE, ALL = SIZE + 2 * AROUND };
+    for (int stays = 0; stays < 2; stays++) {
+        int fd = open(path, O_RDONLY);
+        unsigned char *p = mmap(NULL, ALL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        unsigned char *to = mmap(NULL, ALL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        memset(p, 'p', ALL);
+        SAY(pread(fd, p + AROUND, SIZE, 0));
+        overwrite();
+        unsigned char *q = mremap(p, ALL, ALL, MREMAP_MAYMOVE | MREMAP_FIXED | (stays ? MREMAP_DONTUNMAP : 0), to);
+        SAY(q == to);
+        bytes = q + AROUND;
+        kept("being moved");
+        int around = 0, left = 0;
+        for (int i = 0; i < AROUND; i++)
+            around += q[i] == 'p' && q[ALL - 1 - i] == 'p';
+        for (int i = 0; stays && i < ALL; i++)
+            left += p[i] != 0;
+        SAY(around);
+        SAY(left);
+        reset();
+        close(fd);
+        SAY(munmap(q, ALL));
+        SAY(munmap(p, ALL));
+    }
+}
 static void case_reshaped_by_number(void) { reshaped(1); }
 
 /* ---- Descriptors. ---- */
@@ -1447,6 +1475,7 @@ static const struct {
     {"advised", case_advised, 1},
     {"reshaped", case_reshaped, 1},
     {"moved_and_left", case_moved_and_left, 1},
+    {"moved_when_materialised", case_moved_when_materialised, 1},
     {"reshaped_by_number", case_reshaped_by_number, 1},
     {"descriptors", case_descriptors, 1},
     {"heap", case_heap, 0},
