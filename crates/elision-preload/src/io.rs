@@ -67,9 +67,11 @@ pub(crate) fn offer_read(
     let since = ownership::moment();
     let owned = ownership::owned(fd);
     let outcome = if owned {
-        ownership::reading(fd, since, || dropin::read(fd, addr, len, offset, true))?
+        let before = ownership::activity(fd);
+        let undisturbed = || ownership::quiet_since(fd, before);
+        ownership::reading(fd, since, || dropin::read(fd, addr, len, offset, true, undisturbed))?
     } else {
-        dropin::read(fd, addr, len, offset, false)
+        dropin::read(fd, addr, len, offset, false, || true)
     };
     if outcome != Outcome::PassThrough && !memory::eligible(addr, len) {
         // Another thread has done something since that does not go with deferral, and found nothing to undo then.
@@ -126,12 +128,17 @@ pub(crate) fn offer_write(
     }
     test_cancel(cancel);
     let len = len.min(kernel::MOST);
+    let since = ownership::moment();
     let owned = ownership::owned(fd);
     if !(big && owned) {
-        return settle(dropin::write(fd, addr, len, offset, owned));
+        return settle(dropin::write(fd, addr, len, offset, owned, || false));
     }
     let before = ownership::activity(fd);
-    let outcome = dropin::write(fd, addr, len, offset, true);
+    let outcome = dropin::write(fd, addr, len, offset, true, || ownership::alone(fd));
+    if since != ownership::moment() {
+        // The description may be shared by now, and a lease have been taken all the same.
+        dropin::before_change(fd);
+    }
     if outcome != Outcome::PassThrough && !ownership::alone_since(fd, before) {
         dropin::untrack(addr, len);
     }

@@ -33,6 +33,12 @@ pub(crate) fn regular(fd: i32) -> bool {
     elision::sys::file::stat(fd).is_ok_and(|stat| stat.is_regular())
 }
 
+/// Is a read of the file a whole to those who write to it?
+pub(crate) fn reads_are_atomic(fd: i32) -> bool {
+    use elision::sys::file::{XFS, filesystem};
+    filesystem(fd) == Ok(XFS)
+}
+
 /// The flags of the open file description.
 pub(crate) fn status_flags(fd: i32) -> Option<i32> {
     // SAFETY: no pointers.

@@ -413,6 +413,20 @@ pub(crate) fn alone_since(fd: i32, before: Activity) -> bool {
     file(fd) & WRITABLE != 0 && alone(before) && alone(now) && now.begun == before.begun
 }
 
+/// Is the caller's the only change of the file behind `fd` that is under way?
+pub(crate) fn alone(fd: i32) -> bool {
+    let known = file(fd);
+    known & WRITABLE != 0 && under_way(known) == Some(1)
+}
+
+/// Was nobody changing the file then, and has nobody begun to since?
+pub(crate) fn quiet_since(fd: i32, before: Activity) -> bool {
+    let now = activity(fd);
+    file(fd) & WRITABLE != 0
+        && (before.under_way, now.under_way) == (Some(0), Some(0))
+        && now.begun == before.begun
+}
+
 /// Waits for reads under way that may be deferred; not for ever, since it may be one of these that a signal handler
 /// has interrupted.
 pub(crate) fn wait_for_readers() {

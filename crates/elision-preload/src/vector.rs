@@ -4,7 +4,8 @@
 //! Taking a vector apart must not be noticed. The kernel checks all of it before it moves a byte, so a vector
 //! that it would refuse is left to it whole. It moves a short count and stops: so do we, at the first piece
 //! that comes up short or fails. It writes all of it without anybody else's write coming in between: so one is written in pieces only
-//! where nobody else can write, in a process of one thread, under a write lease. And it holds the file position throughout, which we do not: a transfer at the
+//! where nobody else can write, in a process of one thread, under a write lease. Some file systems let none come into a read either: there
+//! one is never taken apart. And it holds the file position throughout, which we do not: a transfer at the
 //! current position is taken apart only where nobody else can move it, in a process of one thread, on a
 //! descriptor that was opened here and never shared.
 #![allow(unsafe_code)] // Reads the program's vector, once it is known to be readable.
@@ -106,6 +107,7 @@ pub(crate) fn read(
     match pieces {
         [piece] => offer(piece, offset).unwrap_or_else(whole),
         _ if !pieces.iter().any(fits) || !divisible(fd, pieces, offset.is_some()) => whole(),
+        _ if kernel::reads_are_atomic(fd) => whole(),
         _ => walk(pieces, offset, fits, offer, &traditional),
     }
 }

@@ -132,10 +132,11 @@ impl Buffer {
         let addr = target.as_mut_ptr() as usize;
         let terms = Terms { offset: Some(offset), owned: file.owned(), exclusive: true, least };
         let deferral = file.defer();
+        let since = file.moment();
         let outcome = match deferral {
             // SAFETY: the range is exclusively borrowed; and nobody else can store into the pages around it, which are
             // this buffer's too.
-            Some(_) => unsafe { read::read(file.raw(), addr, len, terms) },
+            Some(_) => unsafe { read::read(file.raw(), addr, len, terms, || file.undisturbed(since, 0)) },
             None => {
                 crate::decline(Reason::Raced, len);
                 Outcome::PassThrough
@@ -166,9 +167,10 @@ impl Buffer {
         };
         let _change = file.change();
         let since = file.moment();
-        let done = match crate::write::write(file.raw(), addr, len, terms, crate::write::Track::Now) {
+        let alone = || file.undisturbed(since, 1);
+        let done = match crate::write::write(file.raw(), addr, len, terms, crate::write::Track::Now, alone) {
             Outcome::Done(done) => {
-                if !file.undisturbed(since, 1) {
+                if !alone() {
                     dropin::untrack(addr, len);
                 }
                 done

@@ -34,17 +34,32 @@ fn terms(offset: Option<u64>, owned: bool) -> Terms {
 
 /// Offers a read of `len` bytes to `addr`: at `offset` (pread), or at the file position, which is then moved.
 /// `owned`: the caller vouches that every write through this open file description will be shown to
-/// [`write`] or [`before_change`] first, and that no other process shares the description.
+/// [`write`] or [`before_change`] first, and that no other process shares the description. `undisturbed`, asked in the end: has none of
+/// these begun since before this call?
 #[allow(unsafe_code)]
-pub fn read(fd: i32, addr: usize, len: usize, offset: Option<u64>, owned: bool) -> Outcome {
+pub fn read(
+    fd: i32,
+    addr: usize,
+    len: usize,
+    offset: Option<u64>,
+    owned: bool,
+    undisturbed: impl Fn() -> bool,
+) -> Outcome {
     // SAFETY: the drop-in offers what the program passed to read(2): memory that it means to be overwritten.
-    unsafe { crate::read::read(fd, addr, len, terms(offset, owned)) }
+    unsafe { crate::read::read(fd, addr, len, terms(offset, owned), undisturbed) }
 }
 
 /// Offers a write of `len` bytes from `addr`, as [`read`] does. Call it for big writes, and for writes of
-/// every size while [`write_leases`] says true.
-pub fn write(fd: i32, addr: usize, len: usize, offset: Option<u64>, owned: bool) -> Outcome {
-    crate::write::write(fd, addr, len, terms(offset, owned), Track::SecondTime)
+/// every size while [`write_leases`] says true. `alone`, asked once whoever comes later is kept out: is nobody else changing the file?
+pub fn write(
+    fd: i32,
+    addr: usize,
+    len: usize,
+    offset: Option<u64>,
+    owned: bool,
+    alone: impl Fn() -> bool,
+) -> Outcome {
+    crate::write::write(fd, addr, len, terms(offset, owned), Track::SecondTime, alone)
 }
 
 /// Is any file of this process guarded by a write lease? One atomic load.

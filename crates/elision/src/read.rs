@@ -3,7 +3,7 @@
 use crate::dropin::Outcome;
 use crate::history;
 use crate::sidecar::channel::{Call, Op};
-use crate::sidecar::{files, guard};
+use crate::sidecar::{files, guard, state};
 use crate::stats::Reason;
 use crate::sys::file::{self, Stat};
 use crate::sys::raw::Errno;
@@ -22,15 +22,22 @@ pub struct Terms {
     pub least: usize,
 }
 
-/// Tries to read up to `len` bytes into `[addr, addr + len)` by association.
+/// Tries to read up to `len` bytes into `[addr, addr + len)` by association. `undisturbed`, asked when that is done: has nobody
+/// begun to change the file through this description since before it was begun?
 ///
 /// # Safety
 /// The range must be memory that the caller may overwrite.
 #[allow(unsafe_code)]
-pub unsafe fn read(fd: i32, addr: usize, len: usize, terms: Terms) -> Outcome {
+pub unsafe fn read(
+    fd: i32,
+    addr: usize,
+    len: usize,
+    terms: Terms,
+    undisturbed: impl Fn() -> bool,
+) -> Outcome {
     match plan(fd, addr, len, terms) {
         // SAFETY: the caller's promise.
-        Ok((transfer, flags, stat)) => unsafe { carry_out(fd, flags, stat, transfer, terms) },
+        Ok((transfer, flags, stat)) => unsafe { carry_out(fd, flags, stat, transfer, terms, undisturbed) },
         Err(reason) => {
             crate::decline(reason, len);
             Outcome::PassThrough
@@ -74,17 +81,24 @@ fn plan(fd: i32, addr: usize, len: usize, terms: Terms) -> Result<(Transfer, i32
 /// # Safety
 /// As [`read`].
 #[allow(unsafe_code)]
-unsafe fn carry_out(fd: i32, flags: i32, stat: Stat, transfer: Transfer, terms: Terms) -> Outcome {
+unsafe fn carry_out(
+    fd: i32,
+    flags: i32,
+    stat: Stat,
+    transfer: Transfer,
+    terms: Terms,
+    undisturbed: impl Fn() -> bool,
+) -> Outcome {
     let Split { head, pages, tail } = transfer.split();
-    let fragments = |exact: bool| {
-        [head, tail].iter().all(|part| {
-            // SAFETY: within the caller's range.
-            let got = unsafe { file::pread(fd, part.addr, part.len, part.offset) };
-            part.len == 0 || got == Ok(part.len) || !exact
-        })
+    let fragment = |part: Transfer| {
+        // SAFETY: within the caller's range.
+        let got = unsafe { file::pread(fd, part.addr, part.len, part.offset) };
+        part.len == 0 || got == Ok(part.len)
     };
     // To be taken in with the whole pages, fragments have to be there before.
-    let good = !terms.exclusive || fragments(true);
+    let good = !terms.exclusive || fragment(head) && fragment(tail);
+    let mut changes = 0;
+    let mut taken = pages;
     let declined = if !good {
         Some(Reason::Raced)
     } else if let Some(mut call) = Call::new(Op::Associate, true) {
@@ -93,7 +107,10 @@ unsafe fn carry_out(fd: i32, flags: i32, stat: Stat, transfer: Transfer, terms: 
         (request.addr, request.len, request.offset) = (pages.addr, pages.len, pages.offset);
         (request.owned, request.exclusive) = (terms.owned, terms.exclusive);
         (request.head, request.tail) = (head.len, tail.len);
-        call.send()
+        let declined = call.send();
+        let answer = call.request();
+        (changes, taken.addr, taken.len) = (answer.changes, answer.addr, answer.handled);
+        declined
     } else {
         Some(crate::unavailable())
     };
@@ -102,9 +119,15 @@ unsafe fn carry_out(fd: i32, flags: i32, stat: Stat, transfer: Transfer, terms: 
         return Outcome::PassThrough;
     }
     // Under the guard the file cannot have become shorter. If a fragment fails all the same (EIO), so does the
-    // call it belongs to: the traditional way, over the pages just mapped.
-    if !terms.exclusive && !fragments(true) {
-        return Outcome::PassThrough;
+    // call it belongs to: the traditional way, over the pages just mapped. So it is if the fragments may be of another time
+    // than the pages: where a read is atomic (XFS), nobody sees a part of somebody's write.
+    let (before, after) = (taken.addr <= head.addr, taken.addr + taken.len >= tail.addr + tail.len);
+    let fragments = (head.len > 0 && !before, tail.len > 0 && !after);
+    if fragments != (false, false) {
+        let got = (!fragments.0 || fragment(head)) && (!fragments.1 || fragment(tail));
+        if !got || state::changes() != changes || !undisturbed() {
+            return Outcome::PassThrough;
+        }
     }
     if terms.offset.is_some() {
         return Outcome::Done(transfer.len);

@@ -26,8 +26,16 @@ pub enum Track {
     SecondTime,
 }
 
-/// Tries to write `[addr, addr + len)` without what the file already has.
-pub fn write(fd: i32, addr: usize, len: usize, terms: Terms, track: Track) -> Outcome {
+/// Tries to write `[addr, addr + len)` without what the file already has. `alone`, asked once the sidecar keeps out whoever comes
+/// later: is nobody else changing the file?
+pub fn write(
+    fd: i32,
+    addr: usize,
+    len: usize,
+    terms: Terms,
+    track: Track,
+    alone: impl Fn() -> bool,
+) -> Outcome {
     let Ok(stat) = file::stat(fd) else { return Outcome::PassThrough };
     if !stat.is_regular() || len == 0 {
         return Outcome::PassThrough;
@@ -73,7 +81,7 @@ pub fn write(fd: i32, addr: usize, len: usize, terms: Terms, track: Track) -> Ou
         return Outcome::PassThrough;
     }
     let job = Job { fd, flags, stat, whole: Transfer { addr, len, offset }, terms, guarded, tracked, again };
-    let (written, failure) = if big && (tracked || again) { job.in_runs() } else { job.at_once() };
+    let (written, failure) = if big && (tracked || again) { job.in_runs(alone) } else { job.at_once() };
     give_back(len - written);
     match failure {
         Some(errno) if written == 0 => Outcome::Failed(errno),
@@ -129,21 +137,25 @@ impl Job {
     }
 
     /// Writes what has to be written, in order. How much was done from the beginning on, and what stopped it.
-    fn in_runs(&self) -> (usize, Option<Errno>) {
+    ///
+    /// To everybody else it is one write: from the first plan until the last report the sidecar lets nobody have the file. The request
+    /// is kept all that time, and with it signals are blocked: a handler that wrote to the file would wait for itself.
+    fn in_runs(&self, alone: impl Fn() -> bool) -> (usize, Option<Errno>) {
         let Split { head, pages, tail } = self.whole.split();
         if pages.len == 0 {
             return self.at_once();
         }
-        let mut writer = Writer { fd: self.fd, whole: self.whole, bytes: 0, stop: None };
+        let mut writer = Writer::new(self.fd, self.whole);
+        let Some(mut call) = Call::new(Op::Plan, true) else {
+            return self.rest_at_once(writer, 0, crate::unavailable(), None);
+        };
         let mut at = 0;
         let (mut known, mut altered) = (0, 0);
         while at < pages.len {
             let rest = pages.part(at, pages.len - at);
             let start = rest.addr - self.whole.addr;
-            let Some(mut call) = Call::new(Op::Plan, true) else {
-                return self.rest_at_once(writer, start, crate::unavailable());
-            };
             let request = call.request();
+            (request.op, request.more) = (Op::Plan, at > 0);
             (request.fd, request.flags, request.key) = (self.fd, self.flags, self.stat.id);
             (request.addr, request.len, request.offset) = (rest.addr, rest.len, rest.offset);
             (request.owned, request.track) = (self.terms.owned, self.again || self.tracked);
@@ -154,10 +166,14 @@ impl Job {
             known += answer.known;
             altered += answer.altered;
             if declined.is_some() || handled == 0 {
-                drop(call);
-                return self.rest_at_once(writer, start, declined.unwrap_or(Reason::Sidecar));
+                let reason = declined.unwrap_or(Reason::Sidecar);
+                return self.rest_at_once(writer, start, reason, Some(call));
             }
-            let runs = answer.runs.get(..count).unwrap_or(&[]);
+            // Who was at it before the plan was made, and is still, is not kept out: the kernel does that, of one call.
+            if at == 0 && !alone() {
+                return self.rest_at_once(writer, 0, Reason::Raced, Some(call));
+            }
+            let runs = call.request().runs.get(..count).unwrap_or(&[]);
             if at == 0 && head.len > 0 {
                 writer.write_part(0, head.len);
             } else if at == 0 && runs.first().is_none_or(|run| run.addr != pages.addr) {
@@ -170,6 +186,7 @@ impl Job {
             if at == pages.len {
                 writer.write_part(self.whole.len - tail.len, tail.len);
             }
+            writer.flush();
             let done = match writer.stop {
                 None => handled,
                 Some((stopped, _)) => stopped.saturating_sub(start).min(handled) / PAGE * PAGE,
@@ -178,11 +195,13 @@ impl Job {
             (request.op, request.addr, request.len, request.offset) =
                 (Op::Wrote, rest.addr, done, rest.offset);
             (request.key, request.tried, request.track) = (self.stat.id, handled, self.again || self.tracked);
+            request.more = at < pages.len && writer.stop.is_none();
             call.send();
             if let Some(stop) = writer.stop {
                 return stop;
             }
         }
+        drop(call);
         history::learn(files::number(self.stat.id), known, altered);
         if self.flags & libc::O_DSYNC != 0 {
             // What was elided may still be on its way to the disk from before; a traditional write would wait for it.
@@ -196,22 +215,38 @@ impl Job {
         (self.whole.len, None)
     }
 
-    /// From `start` on nothing can be elided: it is written traditionally, after extents elsewhere were looked after.
-    fn rest_at_once(&self, mut writer: Writer, start: usize, reason: Reason) -> (usize, Option<Errno>) {
+    /// From `start` on nothing can be elided: it is written traditionally, after extents elsewhere were looked after. `call`: of a write
+    /// of which something was planned, which this ends.
+    fn rest_at_once(
+        &self,
+        mut writer: Writer,
+        start: usize,
+        reason: Reason,
+        call: Option<Call>,
+    ) -> (usize, Option<Errno>) {
         crate::decline(reason, self.whole.len);
-        if self.guarded || files::write_guarded(self.stat.id) {
-            release(self.fd, self.stat);
+        let mut call = call.or_else(|| Call::new(Op::Release, false));
+        if (self.guarded || files::write_guarded(self.stat.id))
+            && let Some(call) = &mut call
+        {
+            let request = call.request();
+            (request.op, request.fd, request.key) = (Op::Release, self.fd, self.stat.id);
+            call.send();
         }
+        drop(call);
         let from = if start == self.whole.split().pages.addr - self.whole.addr { 0 } else { start };
         writer.write_part(from, self.whole.len - from);
+        writer.flush();
         writer.stop.unwrap_or((self.whole.len, None))
     }
 }
 
-/// Writes parts of a transfer in order, until one fails.
+/// Writes parts of a transfer in order, until one fails. Parts that meet are written together, as they would be traditionally.
 struct Writer {
     fd: i32,
     whole: Transfer,
+    /// What was asked for and is not written yet: where it begins and ends.
+    waiting: (usize, usize),
     /// Bytes written in all.
     bytes: usize,
     /// Where it stopped, if it did, and why. Everything before is as it should be.
@@ -219,22 +254,39 @@ struct Writer {
 }
 
 impl Writer {
+    fn new(fd: i32, whole: Transfer) -> Writer {
+        Writer { fd, whole, waiting: (0, 0), bytes: 0, stop: None }
+    }
+
+    /// The next part.
     fn write_part(&mut self, skip: usize, len: usize) {
-        if self.stop.is_some() || len == 0 {
+        if len == 0 {
             return;
         }
-        let part = self.whole.part(skip, len);
-        let mut done = 0;
-        while done < len {
-            match file::pwrite(self.fd, part.addr + done, len - done, part.offset + done as u64) {
-                Ok(0) => self.stop = Some((skip + done, None)),
-                Ok(written) => done += written,
-                Err(errno) => self.stop = Some((skip + done, Some(errno))),
-            }
-            if self.stop.is_some() {
-                break;
-            }
+        if self.waiting.1 != skip {
+            self.flush();
+            self.waiting.0 = skip;
         }
-        self.bytes += done;
+        self.waiting.1 = skip + len;
+    }
+
+    /// That was the last one for now.
+    fn flush(&mut self) {
+        let (skip, end) = self.waiting;
+        self.waiting = (end, end);
+        if self.stop.is_some() || skip == end {
+            return;
+        }
+        let part = self.whole.part(skip, end - skip);
+        // Where it comes up short, so would the traditional call, which says so and goes no further.
+        match file::pwrite(self.fd, part.addr, part.len, part.offset) {
+            Ok(written) => {
+                self.bytes += written;
+                if written < part.len {
+                    self.stop = Some((skip + written, None));
+                }
+            }
+            Err(errno) => self.stop = Some((skip, Some(errno))),
+        }
     }
 }

@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 
@@ -115,8 +116,13 @@ static inline long obey(const struct command *c, unsigned long long *sum) {
         fd = open(c->path, O_WRONLY | O_CREAT | O_EXCL, 0600);
         return fd < 0 ? -1 : do_write(fd, 0, c->len, c->seed) | close(fd);
     case WRITE:
+        /* What there is to write is there before the file is open. */
+        bytes = malloc(c->len + 1);
+        bytes_at(bytes, c->len, c->at, c->seed);
         fd = open(c->path, O_WRONLY);
-        return fd < 0 ? -1 : do_write(fd, c->at, c->len, c->seed) | close(fd);
+        result = fd < 0 ? -1 : pwrite(fd, bytes, c->len, c->at) | close(fd);
+        free(bytes);
+        return result;
     case TRUNCATE:
         return truncate(c->path, c->len);
     case REWRITE:
@@ -204,16 +210,35 @@ static inline int serve(void) {
     return 0;
 }
 
+static inline void third_is_gone(void) {
+    printf("the third process is gone\n");
+    exit(3);
+}
+
 /* Asks, without a word. */
-static inline struct answer asked(enum order order, const char *path, long at, long len, unsigned seed) {
+static inline void ask(enum order order, const char *path, long at, long len, unsigned seed) {
     struct command c = {.order = order, .at = at, .len = len, .seed = seed, .pid = getpid()};
-    struct answer a = {.result = -1};
     snprintf(c.path, sizeof c.path, "%s", path);
-    if (write(line_to_third, &c, sizeof c) != sizeof c || read(line_to_third, &a, sizeof a) != sizeof a) {
-        printf("the third process is gone\n");
-        exit(3);
-    }
+    if (write(line_to_third, &c, sizeof c) != sizeof c)
+        third_is_gone();
+}
+
+/* Waits until that is done. */
+static inline struct answer answer(void) {
+    struct answer a = {.result = -1};
+    if (read(line_to_third, &a, sizeof a) != sizeof a)
+        third_is_gone();
     return a;
+}
+
+static inline struct answer asked(enum order order, const char *path, long at, long len, unsigned seed) {
+    ask(order, path, at, len, seed);
+    return answer();
+}
+
+static inline int on_xfs(const char *path) {
+    struct statfs fs;
+    return statfs(path, &fs) == 0 && fs.f_type == 0x58465342;
 }
 
 /* Asks, and prints what came back. */

@@ -249,10 +249,147 @@ static void vectors_of_threads(void) {
     close(shared_descriptor);
 }
 
+/* Alters some pages of what the file has, and saves them: more calls than one, in the drop-in's hands. */
+static int saves(int fd, unsigned char *p, int round) {
+    for (int page = 0; page < PAGES; page += 4)
+        p[page * PAGE] = round;
+    return pwrite(fd, p, SIZE, 0) != SIZE;
+}
+
+/* Of two writes to the whole file: does it have all of one, and none of the other? */
+static int has_one(int fd, const unsigned char *p, unsigned seed) {
+    static unsigned char now[SIZE];
+    if (pread(fd, now, SIZE, 0) != SIZE)
+        exit(1);
+    return !memcmp(now, p, SIZE) || are_bytes(now, SIZE, 0, seed);
+}
+
+/* Somebody else writes to the file while it is saved. The kernel lets one come after the other. */
+static void writes_of_processes(void) {
+    unsigned char *p = memory(SIZE);
+    int mixed = 0, failed = 0;
+    for (int round = 0; round < 60; round++) {
+        /* A file that is altered again and again would soon be read at once. */
+        char name[8];
+        sprintf(name, "%d", round);
+        failed += asked(MAKE, name, 0, SIZE, 1).result != SIZE;
+        int fd = open(name, O_RDWR);
+        failed += pread(fd, p, SIZE, 0) != SIZE;
+        ask(WRITE, name, 0, SIZE, 2);
+        failed += saves(fd, p, round);
+        failed += answer().result != SIZE;
+        mixed += !has_one(fd, p, 2);
+        close(fd);
+    }
+    SAY(mixed);
+    SAY(failed);
+}
+
+static volatile int other_is_done;
+
+static void *writes_whole(void *unused) {
+    static unsigned char bytes[SIZE];
+    bytes_at(bytes, SIZE, 0, 2);
+    for (int i = 0; i < 60; i++) {
+        pthread_barrier_wait(&meeting);
+        for (int pause = 0; pause < i * 1000; pause++)
+            __asm__ volatile("pause");
+        if (pwrite(shared_descriptor, bytes, SIZE, 0) != SIZE)
+            exit(1);
+        pthread_barrier_wait(&meeting);
+    }
+    return unused;
+}
+
+/* The same of two threads, and one descriptor. */
+static void writes_of_threads(void) {
+    unsigned char *p = memory(SIZE);
+    int mixed = 0, failed = 0;
+    pthread_barrier_init(&meeting, NULL, 2);
+    pthread_t thread;
+    pthread_create(&thread, NULL, writes_whole, NULL);
+    for (int round = 0; round < 60; round++) {
+        char name[8];
+        sprintf(name, "%d", round);
+        failed += asked(MAKE, name, 0, SIZE, 1).result != SIZE;
+        shared_descriptor = open(name, O_RDWR);
+        failed += pread(shared_descriptor, p, SIZE, 0) != SIZE;
+        pthread_barrier_wait(&meeting);
+        failed += saves(shared_descriptor, p, round);
+        pthread_barrier_wait(&meeting);
+        mixed += !has_one(shared_descriptor, p, 2);
+        close(shared_descriptor);
+    }
+    pthread_join(thread, NULL);
+    SAY(mixed);
+    SAY(failed);
+}
+
+static void *writes_on(void *unused) {
+    static unsigned char bytes[SIZE];
+    for (int i = 0; !other_is_done; i++) {
+        memset(bytes, 'a' + i % 26, SIZE);
+        if (pwrite(shared_descriptor, bytes, SIZE, 0) != SIZE)
+            exit(1);
+        usleep(500);
+    }
+    return unused;
+}
+
+/* Where the file system sees to it that a read has all of a write, or nothing (XFS), it still has: in a plain read, whose last bytes
+ * are a part of a page, and in one of several pieces. */
+static void reads_of_threads(void) {
+    int atomic = on_xfs(".");
+    for (int pieces = 1; pieces < 3; pieces++) {
+        unsigned char *p = memory(SIZE);
+        memset(p, 'a', SIZE);
+        int torn = 0;
+        shared_descriptor = open("file", O_RDWR | O_CREAT, 0600);
+        SAY(pwrite(shared_descriptor, p, SIZE, 0));
+        other_is_done = 0;
+        pthread_t thread;
+        pthread_create(&thread, NULL, writes_on, NULL);
+        for (int round = 0; round < 2000; round++) {
+            struct iovec vector[2] = {{p, SIZE / PAGE / 2 * PAGE}, {p + SIZE / PAGE / 2 * PAGE, SIZE - SIZE / PAGE / 2 * PAGE}};
+            long got = pieces == 1 ? pread(shared_descriptor, p, SIZE, 0) : preadv(shared_descriptor, vector, 2, 0);
+            if (got != SIZE)
+                exit(1);
+            torn += p[0] != p[SIZE - 1] || p[SIZE / 2 - 2 * PAGE] != p[SIZE / 2 + 2 * PAGE];
+        }
+        other_is_done = 1;
+        pthread_join(thread, NULL);
+        SAY(atomic && torn);
+        close(shared_descriptor);
+    }
+}
+
+/* The same of a read while another process writes. */
+static void reads_beside_processes(void) {
+    int atomic = on_xfs("."), torn = 0, failed = 0;
+    unsigned char *p = memory(SIZE);
+    THIRD(MAKE, "file", 0, SIZE, 0);
+    for (int round = 1; round < 400; round++) {
+        ask(WRITE, "file", 0, SIZE, round);
+        for (int pause = 0; pause < round % 100 * 1000; pause++)
+            __asm__ volatile("pause");
+        for (int again = 0; again < 8; again++) {
+            int fd = open("file", O_RDONLY);
+            failed += pread(fd, p, SIZE, 0) != SIZE;
+            torn += !are_bytes(p, SIZE, 0, round) && !are_bytes(p, SIZE, 0, round - 1);
+            close(fd);
+        }
+        failed += answer().result != SIZE;
+    }
+    SAY(atomic && torn);
+    SAY(failed);
+}
+
 static const struct row rows[] = {
     {"end_of_file", end_of_file}, {"duplicates_share", duplicates_share}, {"forks_share", forks_share},
     {"threads_share", threads_share}, {"appending", appending}, {"short_reads", short_reads},
-    {"vectors", vectors}, {"vectors_of_threads", vectors_of_threads}, {"direct", direct}, {0},
+    {"vectors", vectors}, {"vectors_of_threads", vectors_of_threads}, {"writes_of_threads", writes_of_threads},
+    {"writes_of_processes", writes_of_processes}, {"reads_of_threads", reads_of_threads},
+    {"reads_beside_processes", reads_beside_processes}, {"direct", direct}, {0},
 };
 
 int main(int count, char **arguments) { return run_row(count, arguments, rows); }

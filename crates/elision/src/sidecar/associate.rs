@@ -70,7 +70,7 @@ impl State {
         state::mark(addr, len);
         self.publish();
         Counters::add(&COUNTERS.deferred, len);
-        request.handled = len;
+        (request.addr, request.handled, request.changes) = (addr, len, state::changes());
         None
     }
 

@@ -24,7 +24,7 @@ pub enum Op {
     Associate,
     /// Which pages does a write have to write?
     Plan,
-    /// A planned write was carried out, up to `len`; `tried` bytes were planned.
+    /// A planned write was carried out, up to `len`; `tried` bytes were planned. It is over, unless there is `more` of it.
     Wrote,
     /// What a write of this range has armed is not to be trusted.
     Untrack,
@@ -104,6 +104,8 @@ pub struct Request {
     pub tail: usize,
     /// For [`Op::Wrote`]: bytes planned.
     pub tried: usize,
+    /// For [`Op::Plan`]: a part of this write was planned before. For [`Op::Wrote`]: another part will be.
+    pub more: bool,
     /// The answer: `None` done, or why not.
     pub declined: Option<Reason>,
     /// The answer of [`Op::Validate`]: what does not hold.
@@ -114,6 +116,8 @@ pub struct Request {
     pub known: usize,
     /// …and those of them that were altered since.
     pub altered: usize,
+    /// Answer of [`Op::Associate`]: [`state::changes`](super::state::changes) when it was given; `addr` and `handled` are what was mapped.
+    pub changes: u64,
     /// Answer: how many of `runs` are filled.
     pub count: usize,
     /// Answer: page runs.
@@ -135,11 +139,13 @@ const BLANK: Request = Request {
     head: 0,
     tail: 0,
     tried: 0,
+    more: false,
     declined: None,
     broken: None,
     handled: 0,
     known: 0,
     altered: 0,
+    changes: 0,
     count: 0,
     runs: [PageRun { addr: 0, len: 0, state: 0 }; RUNS],
 };
@@ -190,6 +196,9 @@ static POOL: [Slot; SLOTS] = [const {
 }; SLOTS];
 
 static HEAD: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+
+/// In the sidecar: requests that it has taken, and that have to wait for the end of somebody's write.
+static HELD: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 
 /// Rung for every request and every signal; the sidecar sleeps on it.
 pub(super) static BELL: AtomicU32 = AtomicU32::new(0);
@@ -243,7 +252,7 @@ impl Call {
         request.key = FileKey::default();
         (request.addr, request.len, request.offset, request.tried) = (0, 0, 0, 0);
         (request.head, request.tail) = (0, 0);
-        (request.owned, request.exclusive, request.track) = (false, false, false);
+        (request.owned, request.exclusive, request.track, request.more) = (false, false, false, false);
         (request.declined, request.handled, request.count) = (None, 0, 0);
         Some(call)
     }
@@ -335,12 +344,22 @@ pub fn ring() {
     }
 }
 
+/// What has become of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    Given,
+    /// It was given, and requests that had to wait may have to no longer.
+    GivenToAll,
+    /// Not yet.
+    Later,
+}
+
 /// In the sidecar: takes every waiting request, calls `taken`, then answers each, oldest first, and calls `answered`
 /// after each answer was given. True if there were any.
 pub(super) fn answer_all<S>(
     state: &mut S,
     taken: fn(&mut S),
-    answer: fn(&mut S, &mut Request),
+    answer: fn(&mut S, &mut Request) -> Answer,
     answered: fn(&mut S),
 ) -> bool {
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
@@ -357,12 +376,42 @@ pub(super) fn answer_all<S>(
         oldest = slot.next.load(Relaxed);
         if take(slot) {
             // SAFETY: taken.
-            answer(state, unsafe { &mut *slot.request.get() });
+            match answer(state, unsafe { &mut *slot.request.get() }) {
+                Answer::Later => {
+                    slot.next.store(HELD.load(Relaxed), Relaxed);
+                    HELD.store(ptr::from_ref(slot).cast_mut(), Relaxed);
+                    continue;
+                }
+                Answer::GivenToAll => put_back_held(),
+                Answer::Given => (),
+            }
             give_back(slot);
             answered(state);
         }
     }
     any
+}
+
+/// Puts what was held on the list again.
+fn put_back_held() {
+    let mut held = HELD.swap(ptr::null_mut(), Relaxed);
+    // SAFETY: as in `answer_all`.
+    while let Some(slot) = unsafe { held.as_ref() } {
+        held = slot.next.load(Relaxed);
+        put_back(slot);
+    }
+}
+
+/// Puts a request that was taken on the list again.
+fn put_back(slot: &Slot) {
+    let sleeps = slot.status.fetch_sub(TAKEN - POSTED, AcqRel);
+    debug_assert!(sleeps & !SLEEPS == TAKEN);
+    post(slot);
+}
+
+/// In a sidecar that begins: what the last one held is none of its own. (Whose requests these were gives up.)
+pub(super) fn begin() {
+    HELD.store(ptr::null_mut(), Relaxed);
 }
 
 /// In the sidecar, while it rests for a fork: tells whoever waits for something that can be said without changing
@@ -382,9 +431,7 @@ pub(super) fn answer_at_rest() {
             Op::Ping | Op::BeforeWrite | Op::Closing | Op::Surrender => request.declined = None,
             Op::Associate | Op::Plan => request.declined = Some(Reason::Sidecar),
             _ => {
-                let sleeps = slot.status.fetch_sub(TAKEN - POSTED, AcqRel);
-                debug_assert!(sleeps & !SLEEPS == TAKEN);
-                post(slot);
+                put_back(slot);
                 continue;
             }
         }
@@ -421,6 +468,7 @@ pub(super) fn waiting() -> bool {
 /// In a forked child, which has none of the threads whose requests these were: all slots free again.
 pub(super) fn reset() {
     HEAD.store(ptr::null_mut(), Relaxed);
+    HELD.store(ptr::null_mut(), Relaxed);
     for slot in &POOL {
         slot.status.store(FREE, Relaxed);
     }

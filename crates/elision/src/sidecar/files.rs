@@ -38,9 +38,8 @@ pub struct File {
     /// While not guarded: ctime when the guard was let go; tracked extents hold only if it has not moved. Seconds and
     /// nanoseconds, or [`NO_STAMP`].
     pub stamp: (i64, u32),
-    /// Writes that have been planned and not yet reported as done. (One that never is keeps the guard until somebody
-    /// wants the file.)
-    pub writes: u32,
+    /// The request of whoever is writing what was planned: until it is done nobody else may change the file, or read it. 0: nobody.
+    pub writer: usize,
     /// Up to here it was found to have no holes.
     pub solid: u64,
     /// A descriptor of it was closed: when to look whether that was the last (see [`State::closing`](super::state::State)), and how
@@ -63,7 +62,7 @@ pub const NO_FILE: File = File {
     guard: Guard::None,
     fd: -1,
     stamp: NO_STAMP,
-    writes: 0,
+    writer: 0,
     solid: 0,
     closed: 0,
     put_off: 0,

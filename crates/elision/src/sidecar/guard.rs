@@ -7,7 +7,7 @@
 use super::broken::{self, Broken};
 use super::channel::Request;
 use super::files::{File, Guard, NO_FILE, NO_STAMP};
-use super::state::State;
+use super::state::{self, State};
 use crate::extent::{FileId, Kind};
 use crate::stats::Reason;
 use crate::sys::file::{self, FileKey, ProcPath};
@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 /// File systems whose leases and page cache are known to keep the promise: ext2/3/4, XFS, btrfs, tmpfs.
 /// /proc and others grant leases on contents that are not stable.
 pub fn file_system_allowed(magic: i64) -> bool {
-    matches!(magic, 0xEF53 | 0x5846_5342 | 0x9123_683E | file::TMPFS)
+    matches!(magic, 0xEF53 | file::XFS | 0x9123_683E | file::TMPFS)
 }
 
 /// When the sidecar looks for the first and for the last time whether a close was the last one.
@@ -147,7 +147,7 @@ impl State {
                 self.map().retain_of(id, |row| row.kind == Kind::Mapped);
                 self.publish();
             }
-            self.files.set(id, File { guard, fd, stamp: NO_STAMP, solid: 0, closed: 0, ..known });
+            self.files.set(id, File { guard, fd, stamp: NO_STAMP, solid: 0, closed: 0, writer: 0, ..known });
             self.files.watch(fd, id);
             return Ok(id);
         }
@@ -187,7 +187,10 @@ impl State {
             Guard::Read => file::lease(known.fd) == Ok(libc::F_RDLCK),
             Guard::Write => file::lease(known.fd) == Ok(libc::F_WRLCK),
         };
-        let answered = !known.used || good || self.release(id);
+        // Whoever wants the file would wait for a write under way traditionally, too; unless the program is stopped in the middle
+        // of it, which it would not be.
+        let under_way = known.writer != 0 && !super::pause::is_stopped(self.program);
+        let answered = !known.used || good || !under_way && self.release(id);
         if !answered {
             broken::note(self.file(id).fd);
         }
@@ -211,6 +214,7 @@ impl State {
                 && nanoseconds != 0
                 && file::filesystem(known.fd).is_ok_and(|magic| magic != file::TMPFS)
         });
+        state::count_change();
         self.materialise_file(id);
         // A write lease was given up before any fork, so no child depends on this one. Nor on a carried one.
         if known.guard == Guard::Read && super::launch::children_uncovered() {
@@ -221,7 +225,9 @@ impl State {
         give_up(&known);
         file::close(known.fd);
         match stamp.filter(|_| self.map().share(id).tracked > 0) {
-            Some(stamp) => self.files.set(id, File { guard: Guard::None, fd: -1, stamp, solid: 0, ..known }),
+            Some(stamp) => {
+                self.files.set(id, File { guard: Guard::None, fd: -1, stamp, solid: 0, writer: 0, ..known })
+            }
             None => self.drop_file(id),
         }
         self.publish();
@@ -234,7 +240,7 @@ impl State {
         for id in self.files.ids() {
             let known = self.file(id);
             let share = self.map().share(id);
-            if known.used && known.writes == 0 && share.mapped + share.tracked == 0 {
+            if known.used && known.writer == 0 && share.mapped + share.tracked == 0 {
                 match known.guard {
                     Guard::None => self.files.remove(id),
                     _ => self.dirty |= !self.release(id),

@@ -303,14 +303,28 @@ fn open_of_thread(pid: i32, tid: i32, name: &[u8]) -> crate::sys::raw::Result<i3
 
 /// Is the thread dead, or about to be? (A main thread that ended before the others stays as a zombie.)
 fn is_dead(pid: i32, tid: i32) -> bool {
-    let Ok(fd) = open_of_thread(pid, tid, b"/stat") else { return true };
+    matches!(state_of(pid, tid), None | Some(b'Z' | b'X' | b'x'))
+}
+
+/// Is the process stopped (SIGSTOP and its kin)?
+pub(super) fn is_stopped(pid: i32) -> bool {
+    let mut stopped = false;
+    each_thread(pid, |tid| {
+        stopped = matches!(state_of(pid, tid), Some(b'T' | b't'));
+        !stopped
+    });
+    stopped
+}
+
+/// The letter that /proc has for what a thread is at; `None`: there is no such thread.
+fn state_of(pid: i32, tid: i32) -> Option<u8> {
+    let fd = open_of_thread(pid, tid, b"/stat").ok()?;
     let mut text = [0u8; 256];
     let filled = file::read(fd, &mut text).unwrap_or(0);
     file::close(fd);
     // The state follows the last ')' of the name.
     let text = text.get(..filled).unwrap_or(&[]);
-    let state = text.iter().rposition(|&b| b == b')').and_then(|i| text.get(i + 2)).copied();
-    matches!(state, None | Some(b'Z' | b'X' | b'x'))
+    text.iter().rposition(|&b| b == b')').and_then(|i| text.get(i + 2)).copied()
 }
 
 impl State {

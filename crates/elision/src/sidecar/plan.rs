@@ -1,11 +1,12 @@
 //! An elided write, in the sidecar: which pages must be written, and what is tracked afterwards.
 #![allow(unsafe_code)] // Faults pages in for other extents; changes no contents.
 
-use super::channel::{PageRun, RUNS, Request};
+use super::channel::{Op, PageRun, RUNS, Request};
 use super::files::Guard;
 use super::state::{self, State};
 use crate::extent::{self, Extent, FileId, Kind, PageFacts};
 use crate::stats::Reason;
+use crate::sys::file;
 use crate::sys::memory;
 use crate::sys::pages::{self, Run, Wanted, category};
 use crate::transfer::PAGE;
@@ -91,10 +92,20 @@ impl State {
         self.before_write(id, first, first_end, delta);
         self.before_write(id, end_offset, end_offset + request.tail as u64, delta);
         // If one of these let the guard go, the plan still holds: it was true when it was made.
-        if let Some(entry) = self.files.get_mut(id) {
-            entry.writes += 1;
+        if let Some(entry) = self.files.get_mut(id).filter(|entry| entry.guard != Guard::None) {
+            entry.writer = name_of(request);
         }
         None
+    }
+
+    /// Does the request have to wait until somebody has written what was planned? His write is one, as far as anybody can see, though
+    /// there are several calls to it: nobody else's may come in between, and no read may see a part of it.
+    pub(super) fn held_up(&self, request: &Request) -> bool {
+        matches!(request.op, Op::Associate | Op::Plan | Op::BeforeWrite | Op::Release | Op::Closing)
+            && self.files.find(request.key).is_some_and(|id| {
+                let writer = self.file(id).writer;
+                writer != 0 && writer != name_of(request)
+            })
     }
 
     /// Write-protects what is about to be written to the place that `delta` names. What was tracked for another place is
@@ -123,8 +134,10 @@ impl State {
     /// was not reached is not.
     pub(super) fn wrote(&mut self, request: &Request) {
         let Some(id) = self.files.find(request.key) else { return };
-        if let Some(entry) = self.files.get_mut(id) {
-            entry.writes = entry.writes.saturating_sub(1);
+        if let Some(entry) =
+            self.files.get_mut(id).filter(|entry| entry.writer == name_of(request) && !request.more)
+        {
+            entry.writer = 0;
         }
         self.dirty = true;
         let (start, done, tried) = (request.addr, request.len, request.tried);
@@ -225,9 +238,16 @@ impl State {
         {
             let known = self.file(id);
             let same = known.guard == Guard::Write && request.owned && task_same(request, known.fd);
-            return if same { Ok(id) } else { Err(Reason::OwnWriter) };
+            // Others wait for their turn until a write is done, not until there is none.
+            let wanted = || file::lease(known.fd) != Ok(libc::F_WRLCK);
+            return match same {
+                true if request.more && known.writer == name_of(request) => Ok(id),
+                true if !request.more && !wanted() => Ok(id),
+                _ => Err(Reason::OwnWriter),
+            };
         }
-        if !request.owned {
+        // (What was true of the description when the write began need not be any more.)
+        if !request.owned || request.more {
             return Err(Reason::OwnWriter);
         }
         self.acquire_write(request)
@@ -364,6 +384,11 @@ impl State {
         }
         request.handled = at - start;
     }
+}
+
+/// Tells one write under way from another: they have their requests until they are done.
+fn name_of(request: &Request) -> usize {
+    core::ptr::from_ref(request) as usize
 }
 
 fn task_same(request: &Request, ours: i32) -> bool {

@@ -3,11 +3,11 @@
 
 use super::announced;
 use super::broken;
-use super::channel::{self, ASLEEP, BELL, Op, Request};
+use super::channel::{self, ASLEEP, Answer, BELL, Op, Request};
 use super::files::Guard;
 use super::forgotten;
 use super::launch::{self, END_VALUE, END_WORD, PREDECESSOR, PROGRAM};
-use super::state::State;
+use super::state::{self, State};
 use crate::extent::{FileId, Kind};
 use crate::stats::Reason;
 use crate::sys::file::{self, ProcPath};
@@ -110,6 +110,7 @@ impl State {
     /// Opens what the sidecar works with. False: it cannot work here.
     fn open(&mut self) -> bool {
         announced::untake();
+        channel::begin();
         self.program = PROGRAM.load(Acquire);
         self.retiring = false;
         self.closed = 0;
@@ -189,7 +190,8 @@ impl State {
             });
             match (taken, self.files.get_mut(id)) {
                 (Some(fd), Some(entry)) => {
-                    entry.fd = fd;
+                    // Whoever was writing is none of this process's threads.
+                    (entry.fd, entry.writer) = (fd, 0);
                     self.files.watch(fd, id);
                 }
                 _ => {
@@ -272,8 +274,10 @@ impl State {
                     ORPHANED.store(true, SeqCst);
                 }
             }
-            let again = self.answer_breaks();
-            while channel::answer_all(self, State::take_news, State::answer, State::rest_for_fork) {}
+            let mut again = self.answer_breaks();
+            while channel::answer_all(self, State::take_news, State::answer, State::rest_for_fork) {
+                again |= self.answer_breaks();
+            }
             self.look_at_closed();
             let late = self.pause.release_late();
             timed_out = false;
@@ -354,7 +358,21 @@ impl State {
         false
     }
 
-    fn answer(&mut self, request: &mut Request) {
+    fn answer(&mut self, request: &mut Request) -> Answer {
+        if self.held_up(request) {
+            return Answer::Later;
+        }
+        if matches!(request.op, Op::Plan | Op::BeforeWrite) {
+            state::count_change();
+        }
+        // What ends somebody's write, whose it is and whose it is not, may be waited for.
+        let ends = match request.op {
+            Op::Wrote => !request.more,
+            Op::Plan | Op::BeforeWrite | Op::Release | Op::Surrender | Op::Fork | Op::Retire | Op::Leave => {
+                true
+            }
+            _ => false,
+        };
         request.declined = match request.op {
             Op::Ping => None,
             Op::Associate => self.associate(request),
@@ -417,7 +435,8 @@ impl State {
                     for id in self.files.ids() {
                         self.release(id);
                     }
-                    return request.declined = Some(Reason::Limit);
+                    request.declined = Some(Reason::Limit);
+                    return Answer::GivenToAll;
                 }
                 None
             }
@@ -437,6 +456,7 @@ impl State {
                 None
             }
         };
+        if ends { Answer::GivenToAll } else { Answer::Given }
     }
 
     /// Ends this process. Its descriptors go with it, and the leases with them.

@@ -136,6 +136,18 @@ impl State {
 /// Extents that exist.
 pub static LIVE: AtomicUsize = AtomicUsize::new(0);
 
+/// Moves whenever a guard is about to go, and whenever somebody is about to change a guarded file.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+pub(super) fn count_change() {
+    CHANGES.fetch_add(1, AcqRel);
+}
+
+/// If this is what it was, whatever was guarded then is still what it was.
+pub fn changes() -> u64 {
+    CHANGES.load(Acquire)
+}
+
 /// Something was left in the program's memory of which there is no extent.
 static LEFT: AtomicBool = AtomicBool::new(false);
 

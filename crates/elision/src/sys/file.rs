@@ -227,6 +227,9 @@ pub fn set_lease_signal(fd: i32, signal: i32) -> Result<()> {
 /// What [`filesystem`] says of tmpfs.
 pub const TMPFS: i64 = 0x0102_1994;
 
+/// `statfs.f_type` of XFS, on which a read and a write of the same file never mix.
+pub const XFS: i64 = 0x5846_5342;
+
 /// The lease that is held, or, while it is being broken, the one it has to become.
 pub fn lease(fd: i32) -> Result<i32> {
     fcntl(fd, libc::F_GETLEASE, 0)
