@@ -55,7 +55,8 @@ pub(crate) fn offer_read(
     offset: Option<u64>,
     cancel: Cancel,
 ) -> Option<ssize_t> {
-    if fd < 0 || len > isize::MAX as usize || ownership::paused() {
+    // (The kernel looks at all of what is named, though it moves less.)
+    if fd < 0 || len > isize::MAX as usize || !kernel::nameable(addr, len) || ownership::paused() {
         return None;
     }
     let len = len.min(kernel::MOST);
@@ -118,7 +119,7 @@ pub(crate) fn offer_write(
     offset: Option<u64>,
     cancel: Cancel,
 ) -> Option<ssize_t> {
-    if fd < 0 || len == 0 || len > isize::MAX as usize {
+    if fd < 0 || len == 0 || len > isize::MAX as usize || !kernel::nameable(addr, len) {
         return None;
     }
     // A child that borrows our memory numbers its descriptors for itself. Leases are given up before it starts.

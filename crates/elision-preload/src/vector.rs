@@ -63,7 +63,7 @@ pub(crate) fn big(fd: c_int, iov: *const iovec, count: c_int) -> bool {
 }
 
 /// May the vector be taken apart?
-fn divisible(fd: c_int, pieces: &[iovec], positioned: bool) -> bool {
+fn divisible(fd: c_int, pieces: &[iovec], offset: Option<off_t>) -> bool {
     let mut total = 0usize;
     for piece in pieces {
         total = total.saturating_add(piece.iov_len);
@@ -72,7 +72,8 @@ fn divisible(fd: c_int, pieces: &[iovec], positioned: bool) -> bool {
         }
     }
     total <= kernel::MOST
-        && (positioned || single_threaded() && ownership::sole(fd))
+        && offset.is_none_or(|offset| offset.checked_add(total as off_t).is_some())
+        && (offset.is_some() || single_threaded() && ownership::sole(fd))
         && !ownership::paused()
         && kernel::regular(fd)
         && kernel::status_flags(fd).is_some_and(|flags| flags & (libc::O_APPEND | libc::O_DIRECT) == 0)
@@ -106,7 +107,7 @@ pub(crate) fn read(
     };
     match pieces {
         [piece] => offer(piece, offset).unwrap_or_else(whole),
-        _ if !pieces.iter().any(fits) || !divisible(fd, pieces, offset.is_some()) => whole(),
+        _ if !pieces.iter().any(fits) || !divisible(fd, pieces, offset) => whole(),
         _ if kernel::reads_are_atomic(fd) => whole(),
         _ => walk(pieces, offset, fits, offer, &traditional),
     }
@@ -138,7 +139,7 @@ pub(crate) fn write(
         _ if !big(fd, iov, count) => unseen(),
         _ if !alone(fd) => unseen(),
         // At its limit the kernel sends a signal for a call that writes nothing, which our last piece might be.
-        _ if !divisible(fd, pieces, offset.is_some()) || !kernel::unlimited_file_size() => unseen(),
+        _ if !divisible(fd, pieces, offset) || !kernel::unlimited_file_size() => unseen(),
         _ => walk(pieces, offset, fits, offer, &traditional),
     })
 }

@@ -305,14 +305,26 @@ pub fn resize(payload: usize, request: usize) -> Option<usize> {
         shrink(slot, block, len);
         return Some(payload);
     }
-    if len + PAGE <= slot.size()
-        && !block.reshaped
-        && map(slot.base() + block.len, len - block.len, READ_WRITE).is_ok()
-    {
+    if len + PAGE <= slot.size() && !block.reshaped && extend(slot.base(), block.len, len).is_ok() {
         slot.set(Block { len, ..block });
         return Some(payload);
     }
     move_pages(slot, block, len)
+}
+
+/// Makes `old` mapped bytes at `addr` so many as `new`, where they are. One mapping stays one: a second beside it would not become one with
+/// it if its pages have been elsewhere before, and then could not be moved along.
+fn extend(addr: usize, old: usize, new: usize) -> Result<()> {
+    // What is deferred is a mapping of its file, and there may be no more of that.
+    if dropin::touched(addr, old) {
+        return map(addr + old, new - old, READ_WRITE);
+    }
+    // SAFETY: a block that the caller is resizing, hence nobody else's; without MAYMOVE nothing is moved, and nothing mapped over.
+    match unsafe { raw_call(libc::SYS_mremap, &[addr, old, new, 0]) } {
+        // Several mappings, because of what was deferred there once.
+        Err(Errno(libc::EFAULT)) => map(addr + old, new - old, READ_WRITE),
+        result => result.map(drop),
+    }
 }
 
 /// Returns what a shrunken block no longer needs, if that is worth a system call.
@@ -561,6 +573,22 @@ mod tests {
         assert!(Slot::at(ARENA).is_none() && in_window(ARENA));
         assert!(Slot::at(WINDOW - 1).is_none() && !in_window(WINDOW - 1));
         assert!(Slot::at(usize::MAX).is_none() && !in_window(usize::MAX));
+    }
+
+    /// Every second move was refused, and the bytes copied: what was added in place after a move was a mapping of its own.
+    #[test]
+    fn a_block_that_has_grown_in_place_after_a_move_can_be_moved_again() {
+        let (mut payload, _) = allocate(1 << 20, 16).unwrap();
+        let mut moves = 0;
+        for size in (1..40).map(|step| (1 << 20) + step * (256 << 10)) {
+            // SAFETY: a block of at least so many bytes, which nobody else has.
+            unsafe { core::ptr::write_bytes(payload as *mut u8, 1, size - (256 << 10)) };
+            let grown = resize(payload, size).expect("the bytes have to be copied");
+            moves += usize::from(grown != payload);
+            payload = grown;
+        }
+        assert!(moves >= 3);
+        assert!(free(payload));
     }
 
     #[test]

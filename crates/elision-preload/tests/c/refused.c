@@ -86,6 +86,14 @@ static void bad_places(void) {
     SAY(pwrite(fd, p, SIZE, LONG_MAX) < 0);
     SAY(pwrite(fd, p, SIZE, LONG_MAX - SIZE) < 0);
     SAY(pwrite(fd, p, SIZE, 0));
+    /* The kernel looks at all of what is named before it moves a byte, though it never moves more than 2 GiB. */
+    struct iovec over[2] = {{p, 100 * PAGE}, {p + 100 * PAGE, 100 * PAGE}};
+    SAY(preadv(fd, over, 2, LONG_MAX - 150 * PAGE));
+    SAY(pwritev(fd, over, 2, LONG_MAX - 150 * PAGE) < 0);
+    unsigned char *big = memory(1l << 31);
+    SAY(pread(fd, big, SSIZE_MAX, 0));
+    SAY(pread(fd, big, SIZE, 0));
+    SAY(pwrite(fd, big, SSIZE_MAX, 0));
     close(fd);
     THIRD(SUM, "file", 0, 0, 0);
 }
