@@ -87,12 +87,13 @@ fn set_up() {
         return;
     }
     stdio::install();
+    process::watch_the_end(last_of_all);
     process::watch_forks();
     ownership::activate();
 }
 
-/// Runs when the program ends by itself.
-extern "C" fn destructor() {
+/// Runs when the program ends by itself, after all that it and its libraries do then.
+extern "C" fn last_of_all(_: *mut core::ffi::c_void) {
     process::ending();
 }
 
@@ -102,8 +103,4 @@ mod sections {
     #[used]
     #[unsafe(link_section = ".init_array")]
     static CONSTRUCTOR: extern "C" fn() = super::constructor;
-
-    #[used]
-    #[unsafe(link_section = ".fini_array")]
-    static DESTRUCTOR: extern "C" fn() = super::destructor;
 }

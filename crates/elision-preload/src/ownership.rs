@@ -21,6 +21,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 use elision::dropin;
+use elision::sys::task::{block_signals, restore_signals};
 
 use crate::notes::Place;
 use crate::{kernel, notes};
@@ -379,6 +380,8 @@ pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> Op
         let known = file(fd);
         known & WRITABLE == 0 || under_way(known) != Some(0)
     };
+    // A handler that left by a jump, or a cancellation, would leave this counted for ever, and every fork wait for it.
+    let mask = block_signals();
     READING.fetch_add(1, Ordering::SeqCst);
     let result = (!changing()).then(read);
     fence(Ordering::SeqCst);
@@ -386,6 +389,7 @@ pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> Op
         dropin::before_change(fd);
     }
     READING.fetch_sub(1, Ordering::SeqCst);
+    restore_signals(mask);
     result
 }
 

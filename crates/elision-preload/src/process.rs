@@ -41,6 +41,22 @@ pub(crate) fn watch_forks() {
     unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
 }
 
+unsafe extern "C" {
+    fn __cxa_atexit(call: extern "C" fn(*mut c_void), argument: *mut c_void, object: *mut c_void) -> c_int;
+    fn __cxa_at_quick_exit(call: extern "C" fn(*mut c_void), object: *mut c_void) -> c_int;
+}
+
+/// Has `call` made when the program ends by exit or quick_exit. What is registered first is called last; and a constructor of a preloaded
+/// library registers before libc does, which has the libraries' destructors called. (Theirs may be the last to read what was
+/// deferred. Of no object, since an object's own calls are made with its destructors.)
+pub(crate) fn watch_the_end(call: extern "C" fn(*mut c_void)) {
+    // SAFETY: a function that lives as long as the process.
+    unsafe {
+        __cxa_atexit(call, core::ptr::null_mut(), core::ptr::null_mut());
+        __cxa_at_quick_exit(call, core::ptr::null_mut());
+    }
+}
+
 /// Is this the process whose library this is, and not a child that borrows its memory? True before the constructor.
 pub(crate) fn is_this() -> bool {
     let known = PROCESS.load(Ordering::Relaxed);
@@ -66,14 +82,14 @@ pub(crate) fn sharing<T>(call: impl FnOnce() -> T) -> T {
 }
 
 /// Runs a call that forks and returns twice.
-pub(crate) fn forking<T: From<i32> + PartialEq>(fork: impl FnOnce() -> T) -> T {
+pub(crate) fn forking<T: From<i32> + Into<i64> + PartialEq + Copy>(fork: impl FnOnce() -> T) -> T {
     before_bare_fork();
     let child = fork();
     if child == T::from(0) {
         dropin::after_fork_child();
         after_fork_child();
     } else {
-        after_bare_fork(child == T::from(-1));
+        after_bare_fork(child.into() as i32);
     }
     child
 }
@@ -84,19 +100,17 @@ fn before_bare_fork() {
     dropin::before_fork();
 }
 
-fn after_bare_fork(failed: bool) {
+fn after_bare_fork(child: i32) {
     dropin::after_fork_parent();
-    if failed {
-        dropin::fork_failed();
-    }
+    dropin::forked(child);
     ownership::end_sharing();
 }
 
-/// Runs a fork that runs handlers. They are not told whether there is a child.
+/// Runs a fork that runs handlers. They are not told of the child.
 fn with_handlers(fork: impl FnOnce() -> pid_t) -> pid_t {
     let child = fork();
-    if child < 0 {
-        dropin::fork_failed();
+    if child != 0 {
+        dropin::forked(child);
     }
     child
 }
@@ -190,7 +204,7 @@ fn cloning(
             let start = Start { function, argument };
             before_bare_fork();
             let child = call(start_child as *const () as *mut c_void, (&raw const start).cast_mut().cast());
-            after_bare_fork(child < 0);
+            after_bare_fork(child);
             child
         }
         Sharing::Loan => sharing(|| call(start, argument)),

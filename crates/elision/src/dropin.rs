@@ -295,9 +295,10 @@ pub fn after_fork_parent() {
     launch::after_fork_parent();
 }
 
-/// After a fork that failed, once handlers have run. `errno` stays what it is.
-pub fn fork_failed() {
-    launch::fork_failed();
+/// After a fork, in the parent, once handlers have run: the child's number, or a negative one if there is no child. `errno` stays
+/// what it is.
+pub fn forked(child: i32) {
+    launch::forked(child);
 }
 
 /// After such a fork, in the child.

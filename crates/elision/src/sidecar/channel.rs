@@ -50,12 +50,12 @@ pub enum Op {
     Validate,
     /// A fork is about to happen: hold everything still.
     Fork,
-    /// Write the statistics.
-    Finish,
     /// Give everything memory of its own, and go.
     Retire,
-    /// Give up write leases, and go: the program is about to.
+    /// Give up write leases, and go: another program is about to take the place of this one, with its descriptors.
     Leave,
+    /// Go: the program is about to end.
+    End,
 }
 
 /// A run of pages in an answer.

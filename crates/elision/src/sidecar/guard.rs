@@ -7,6 +7,7 @@
 use super::broken::{self, Broken};
 use super::channel::Request;
 use super::files::{File, Guard, NO_FILE, NO_STAMP};
+use super::processes;
 use super::state::{self, State};
 use crate::extent::{FileId, Kind};
 use crate::stats::Reason;
@@ -109,7 +110,7 @@ impl State {
         // O_NOATIME is passed on because mapping counts as access.
         let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | (request.flags & libc::O_NOATIME);
         let path = ProcPath::new(request.pid, "fd", Some(request.fd));
-        let fd = file::open(path.as_c_str(), flags, 0).map_err(refused)?;
+        let fd = processes::open(&path, flags).map_err(refused)?;
         let taken = (|| {
             take_lease(fd, request.key, libc::F_RDLCK)?;
             self.enter(request.key, Guard::Read, fd)
@@ -189,7 +190,7 @@ impl State {
         };
         // Whoever wants the file would wait for a write under way traditionally, too; unless the program is stopped in the middle
         // of it, which it would not be.
-        let under_way = known.writer != 0 && !super::pause::is_stopped(self.program);
+        let under_way = known.writer != 0 && !processes::is_stopped(self.program);
         let answered = !known.used || good || !under_way && self.release(id);
         if !answered {
             broken::note(self.file(id).fd);
@@ -314,7 +315,7 @@ impl State {
     /// Has the program a descriptor of the description that is `ours`?
     fn program_holds(&self, ours: i32) -> bool {
         let mut holds = false;
-        super::pause::each_descriptor(self.program, |theirs| {
+        processes::each_descriptor(self.program, |theirs| {
             holds = task::same_description(self.program, theirs, ours);
             !holds
         });
@@ -363,7 +364,7 @@ impl State {
         if guarded().next().is_none() {
             return;
         }
-        super::pause::each_descriptor(self.program, |number| {
+        processes::each_descriptor(self.program, |number| {
             if let Ok(fd) = task::take_descriptor(self.program, number) {
                 let ours = file::stat(fd).is_ok_and(|stat| guarded().any(|file| file.key == stat.id));
                 // A lease that the program has taken itself has the program for its owner.

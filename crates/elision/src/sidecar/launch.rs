@@ -8,7 +8,7 @@
 #![allow(unsafe_code)] // Sets up memory for a process that shares it.
 
 use super::channel::{self, Call, Op};
-use super::pause::{each_child, each_thread, is_sidecar};
+use super::processes::{self, each_child, each_thread, is_sidecar};
 use super::serve;
 use super::state::State;
 use crate::stats::{self, COUNTERS};
@@ -63,6 +63,8 @@ struct Board {
     uncovered: [AtomicU32; MARKS],
     /// The thread whose last fork has set the mark.
     forker: [AtomicU32; MARKS],
+    /// The process that came of it, if that is known.
+    child: [AtomicI32; MARKS],
     since_ms: [AtomicU64; MARKS],
 }
 
@@ -379,8 +381,12 @@ pub(super) unsafe fn state() -> Option<&'static mut State> {
 pub(super) fn children_uncovered() -> bool {
     let Some(board) = board() else { return false };
     let now = task::now_ms();
-    board.uncovered.iter().zip(&board.since_ms).any(|(mark, since)| {
-        mark.load(Acquire) != 0 && now.saturating_sub(since.load(Acquire)) < UNCOVERED_MS
+    let marks = board.uncovered.iter().zip(&board.since_ms).zip(&board.child);
+    marks.into_iter().any(|((mark, since), child)| {
+        let child = child.load(Acquire);
+        mark.load(Acquire) != 0
+            && now.saturating_sub(since.load(Acquire)) < UNCOVERED_MS
+            && (child == 0 || !processes::is_gone(child))
     })
 }
 
@@ -396,6 +402,9 @@ pub(super) fn set_mark() -> bool {
     else {
         return false;
     };
+    if let Some(child) = free.and_then(|i| board.child.get(i)) {
+        child.store(0, Release);
+    }
     since.store(now, Release);
     mark.store(1, Release);
     true
@@ -412,7 +421,7 @@ pub(super) fn rest(fork: u32) {
     while REST.load(Acquire) == fork {
         task::futex_wait(&REST, fork, 5);
         channel::answer_at_rest();
-        if !serve::program_lives(PROGRAM.load(Acquire)) {
+        if !processes::program_lives(PROGRAM.load(Acquire)) {
             return;
         }
     }
@@ -458,12 +467,17 @@ pub extern "C" fn before_fork() {
     }
 }
 
-/// After [`after_fork_parent`]: the calling thread has made no child. Its mark, which only a child would remove, goes; whoever wanted a
-/// file had to wait for [`UNCOVERED_MS`].
-pub fn fork_failed() {
+/// After [`after_fork_parent`]: what the calling thread's fork came to. The mark would be removed by the child alone, and whoever wanted a
+/// file had to wait for [`UNCOVERED_MS`] if there was none, or it was killed before it could.
+pub fn forked(child: i32) {
     let (Some(board), forker) = (board(), task::tid() as u32) else { return };
-    for (mark, slot) in board.uncovered.iter().zip(&board.forker) {
-        if slot.compare_exchange(forker, 0, AcqRel, Relaxed).is_ok() {
+    for (at, slot) in board.forker.iter().enumerate() {
+        let (Some(mark), Some(known)) = (board.uncovered.get(at), board.child.get(at)) else { break };
+        if slot.load(Acquire) != forker {
+            continue;
+        }
+        known.store(child.max(0), Release);
+        if slot.compare_exchange(forker, 0, AcqRel, Relaxed).is_ok() && child < 0 {
             mark.store(0, Release);
             channel::ring();
         }
@@ -485,6 +499,7 @@ pub extern "C" fn after_fork_child() {
     channel::reset();
     super::forgotten::reset();
     super::announced::reset();
+    processes::begin();
     PASSING.store(0, Release);
     COUNTERS.reset();
     START.store(IDLE, Release);
@@ -512,22 +527,6 @@ fn end_fork() {
     task::futex_wake(&FORKING);
     if let Some(mask) = mask {
         task::restore_signals(mask);
-    }
-}
-
-/// The process is about to end in an orderly way: has the statistics written. The sidecar itself stays as long as the
-/// memory is used, since other threads and exit handlers may still read from it.
-pub fn finish() {
-    if task::pid() != PROGRAM.load(Acquire) {
-        return;
-    }
-    match alive() {
-        true => {
-            if let Some(mut call) = Call::new(Op::Finish, false) {
-                call.send();
-            }
-        }
-        false => report_alone(),
     }
 }
 
@@ -610,6 +609,16 @@ fn wait_gone(running: bool) {
 /// after giving up write leases. Other leases are kept alive by their mappings, and both go with this program's memory. No
 /// sidecar is started until [`retired`], which is to be called if this says true and exec fails.
 pub fn leave() -> bool {
+    go(Op::Leave)
+}
+
+/// The process is about to end in an orderly way: has the statistics written and the sidecar go, which would keep its memory, and all that
+/// goes with it (mappings, locks, the executable, shared memory), after the parent was told of the end. No other is started.
+pub fn finish() {
+    go(Op::End);
+}
+
+fn go(how: Op) -> bool {
     if task::pid() != PROGRAM.load(Acquire) {
         return false;
     }
@@ -631,7 +640,7 @@ pub fn leave() -> bool {
     };
     let mut report = true;
     if left == Some(true) {
-        if let Some(mut call) = Call::new(Op::Leave, false) {
+        if let Some(mut call) = Call::new(how, false) {
             report = call.send().is_some();
         }
         wait_gone(true);

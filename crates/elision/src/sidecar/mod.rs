@@ -25,6 +25,7 @@
 //! | `relocate` | moving a buffer, deferred pages and all |
 //! | `materialise` | giving pages memory of their own before a file changes |
 //! | `spare` | a few mappings in reserve for that |
+//! | `processes` | what /proc says of the program's threads |
 //! | `pause` | holding the program's threads still for the last step of that |
 
 /// A sidecar's name in a process list.
@@ -42,6 +43,7 @@ pub(crate) mod launch;
 pub(crate) mod materialise;
 pub(crate) mod pause;
 pub(crate) mod plan;
+mod processes;
 pub(crate) mod relocate;
 pub(crate) mod serve;
 pub(crate) mod spare;

@@ -7,8 +7,8 @@
 //! A thread inside vfork cannot be stopped before its child has gone on to exec. The child shares the memory, and may be
 //! the very one that waits for the lease we are about to give up; so it is held in its parent's place.
 
+use super::processes::{each_child, each_thread, is_dead};
 use super::state::State;
-use crate::sys::file::{self, ProcPath};
 use crate::sys::task::{self, Stop, Traced};
 
 /// Threads that can be held at a time.
@@ -204,127 +204,6 @@ pub(super) fn reap(state: &mut State) {
             pause.note(at, task::trace_poll(tid));
         }
     }
-}
-
-/// Calls `visit` with every thread of the process until it says false. False if it did, or the list cannot be read.
-pub(super) fn each_thread(pid: i32, visit: impl FnMut(i32) -> bool) -> bool {
-    each_number(ProcPath::new(pid, "task", None), visit)
-}
-
-/// The same with every descriptor, but 0.
-pub(super) fn each_descriptor(pid: i32, visit: impl FnMut(i32) -> bool) -> bool {
-    each_number(ProcPath::new(pid, "fd", None), visit)
-}
-
-fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
-    let Ok(directory) = file::open(path.as_c_str(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC, 0)
-    else {
-        return false;
-    };
-    let mut buffer = [0u8; 2048];
-    let mut good = true;
-    while good {
-        let Ok(filled) = file::directory_entries(directory, &mut buffer) else {
-            good = false;
-            break;
-        };
-        if filled == 0 {
-            break;
-        }
-        let mut at = 0;
-        while good && at < filled {
-            // struct linux_dirent64: inode 8, offset 8, record length 2, type 1, name.
-            let Some(length) = buffer.get(at + 16..at + 18) else { break };
-            let length = length.iter().rev().fold(0usize, |sum, &byte| sum << 8 | byte as usize);
-            let name = buffer.get(at + 19..at + length).unwrap_or(&[]);
-            let number = name
-                .iter()
-                .take_while(|b| b.is_ascii_digit())
-                .fold(0i64, |n, &b| n * 10 + i64::from(b - b'0'));
-            if number > 0 {
-                good = visit(number as i32);
-            }
-            if length == 0 {
-                break;
-            }
-            at += length;
-        }
-    }
-    file::close(directory);
-    good
-}
-
-/// Calls `visit` with every child of a thread until it says false. False if it did, or the kernel keeps no list.
-pub(super) fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool) -> bool {
-    let Ok(fd) = open_of_thread(pid, tid, b"/children") else { return false };
-    let mut buffer = [0u8; 512];
-    let mut number = 0i64;
-    let mut good = true;
-    while good {
-        match file::read(fd, &mut buffer) {
-            Ok(0) => break,
-            Err(_) => good = false,
-            Ok(filled) => {
-                for &byte in buffer.iter().take(filled) {
-                    if byte.is_ascii_digit() {
-                        number = number * 10 + i64::from(byte - b'0');
-                    } else if number > 0 {
-                        good = good && visit(number as i32);
-                        number = 0;
-                    }
-                }
-            }
-        }
-    }
-    file::close(fd);
-    good
-}
-
-/// Has the process a sidecar's name?
-pub(super) fn is_sidecar(pid: i32) -> bool {
-    let path = ProcPath::new(pid, "comm", None);
-    let Ok(fd) = file::open(path.as_c_str(), libc::O_RDONLY | libc::O_CLOEXEC, 0) else { return false };
-    let mut text = [0u8; 16];
-    let filled = file::read(fd, &mut text).unwrap_or(0);
-    file::close(fd);
-    text.get(..filled).and_then(|text| text.strip_suffix(b"\n")) == Some(super::NAME.to_bytes())
-}
-
-/// Opens a file of /proc/PID/task/TID.
-fn open_of_thread(pid: i32, tid: i32, name: &[u8]) -> crate::sys::raw::Result<i32> {
-    let path = ProcPath::new(pid, "task", Some(tid));
-    let mut full = [0u8; 80];
-    for (slot, &byte) in full.iter_mut().take(79).zip(path.as_c_str().to_bytes().iter().chain(name)) {
-        *slot = byte;
-    }
-    let full = core::ffi::CStr::from_bytes_until_nul(&full).unwrap_or(c"");
-    file::open(full, libc::O_RDONLY | libc::O_CLOEXEC, 0)
-}
-
-/// Is the thread dead, or about to be? (A main thread that ended before the others stays as a zombie.)
-fn is_dead(pid: i32, tid: i32) -> bool {
-    matches!(state_of(pid, tid), None | Some(b'Z' | b'X' | b'x'))
-}
-
-/// Is the process stopped (SIGSTOP and its kin)?
-pub(super) fn is_stopped(pid: i32) -> bool {
-    let mut stopped = false;
-    each_thread(pid, |tid| {
-        stopped = matches!(state_of(pid, tid), Some(b'T' | b't'));
-        !stopped
-    });
-    stopped
-}
-
-/// The letter that /proc has for what a thread is at; `None`: there is no such thread.
-fn state_of(pid: i32, tid: i32) -> Option<u8> {
-    let fd = open_of_thread(pid, tid, b"/stat").ok()?;
-    let mut text = [0u8; 256];
-    let filled = file::read(fd, &mut text).unwrap_or(0);
-    file::close(fd);
-    // The state follows the last ')' of the name.
-    let text = text.get(..filled).unwrap_or(&[]);
-    text.iter().rposition(|&b| b == b')').and_then(|i| text.get(i + 2)).copied()
 }
 
 impl State {

@@ -7,6 +7,7 @@ use super::channel::{self, ASLEEP, Answer, BELL, Op, Request};
 use super::files::Guard;
 use super::forgotten;
 use super::launch::{self, END_VALUE, END_WORD, PREDECESSOR, PROGRAM};
+use super::processes;
 use super::state::{self, State};
 use crate::extent::{FileId, Kind};
 use crate::stats::Reason;
@@ -67,6 +68,7 @@ pub(super) extern "C" fn main() -> ! {
     // SAFETY: there is one sidecar, and the program's threads never touch the state while it lives.
     let state = unsafe { launch::state() };
     let (Some(state), Some(gate)) = (state, launch::my_gate()) else { task::exit() };
+    processes::begin();
     task::block_all_but(&[BREAK, NAMED_BREAK, CARRIED_BREAK, PARENTS_END, libc::SIGALRM]);
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();
@@ -74,6 +76,10 @@ pub(super) extern "C" fn main() -> ! {
     super::guard::keep_spare_descriptors(task::raise_descriptor_limit());
     while gate.go.load(Acquire) == 0 {
         task::futex_wait(&gate.go, 0, 1000);
+        // Killed before it could say so, it would be waited for for ever, and its memory kept.
+        if gate.go.load(Acquire) == 0 && !processes::program_lives(PROGRAM.load(Acquire)) {
+            task::exit();
+        }
     }
     // SAFETY: the handlers note something in atomics and ring a bell, which is safe anywhere.
     let handled = unsafe {
@@ -95,17 +101,6 @@ pub(super) extern "C" fn main() -> ! {
     state.serve()
 }
 
-/// Is there still a thread of `pid` that uses this memory? Not after exec, nor after the end.
-pub(super) fn program_lives(pid: i32) -> bool {
-    let mut lives = false;
-    super::pause::each_thread(pid, |tid| {
-        // Where the kernel does not say, the thread's existence has to do.
-        lives = task::shares_memory(tid).unwrap_or(true);
-        !lives
-    });
-    lives
-}
-
 impl State {
     /// Opens what the sidecar works with. False: it cannot work here.
     fn open(&mut self) -> bool {
@@ -115,7 +110,7 @@ impl State {
         self.retiring = false;
         self.closed = 0;
         self.pause.begin();
-        if !file::proc_has_our_numbers() {
+        if !processes::open_root() {
             return false;
         }
         let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
@@ -179,7 +174,7 @@ impl State {
             }
             let path = ProcPath::new(predecessor, "fd", Some(known.fd));
             let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK;
-            let taken = file::open(path.as_c_str(), flags, 0).ok().filter(|&fd| {
+            let taken = processes::open(&path, flags).ok().filter(|&fd| {
                 let good = known.guard == Guard::Read
                     && file::stat(fd).is_ok_and(|stat| stat.id == known.key)
                     && super::guard::take_read_lease(fd).is_ok();
@@ -254,14 +249,14 @@ impl State {
             if end_word != 0 && read_word(end_word) != end_value {
                 // The kernel woke one waiter, us: whoever else waits there (a join) is to be woken, too.
                 task::futex_wake_shared(end_word);
-                if !program_lives(self.program) {
+                if !processes::program_lives(self.program) {
                     self.finish();
                 }
                 // Only the main thread has gone. From here on the others have to be asked about now and then.
                 end_word = 0;
             }
             // (Who has set another word, or ended the main thread before the others, is told of in this way.)
-            if (ORPHANED.swap(false, SeqCst) || end_word == 0) && !program_lives(self.program) {
+            if (ORPHANED.swap(false, SeqCst) || end_word == 0) && !processes::program_lives(self.program) {
                 self.finish();
             }
             self.take_news();
@@ -451,8 +446,9 @@ impl State {
                 self.retiring = true;
                 None
             }
-            Op::Finish => {
-                self.report();
+            Op::End => {
+                // Leases end with the mappings and descriptors that keep them, the program's own; until then whoever wants a file waits.
+                self.retiring = true;
                 None
             }
         };

@@ -394,16 +394,23 @@ fn being_written(fd: i32, start: u64, end: u64) -> bool {
     asked.is_ok() && (dirty == pages || writeback == pages)
 }
 
-/// Are processes known under /proc by the numbers that system calls know them by? Not in a PID namespace of which /proc was not
-/// mounted anew: there a number means another process, whose threads would be taken for the program's.
-pub fn proc_has_our_numbers() -> bool {
-    let (mut link, mut digits) = ([0u8; 16], [0u8; 10]);
-    // SAFETY: a constant C string, and a local buffer of that length.
+/// What the symbolic link `name` below `directory` says.
+pub fn read_link_at<'a>(directory: i32, name: &CStr, room: &'a mut [u8]) -> Result<&'a [u8]> {
+    // SAFETY: a C string, and a buffer of that length.
     let length = unsafe {
-        let (path, link) = (c"/proc/self".as_ptr() as usize, link.as_mut_ptr() as usize);
-        syscall(libc::SYS_readlink, [path, link, 16, 0, 0, 0])
+        let (name, to) = (name.as_ptr() as usize, room.as_mut_ptr() as usize);
+        syscall(libc::SYS_readlinkat, [directory as usize, name, to, room.len(), 0, 0])
+    }?;
+    Ok(room.get(..length).unwrap_or(&[]))
+}
+
+/// openat(2) of what is there.
+pub fn open_at(directory: i32, name: &CStr, flags: i32) -> Result<i32> {
+    // SAFETY: a C string.
+    let fd = unsafe {
+        syscall(libc::SYS_openat, [directory as usize, name.as_ptr() as usize, flags as usize, 0, 0, 0])
     };
-    length.is_ok_and(|length| link.get(..length) == Some(decimal(super::task::pid() as u64, &mut digits)))
+    fd.map(|fd| fd as i32)
 }
 
 /// The path of descriptor `fd` of process `pid` under /proc, as a C string in a small buffer.
@@ -425,6 +432,13 @@ impl ProcPath {
         path
     }
 
+    /// The same with `tail` behind it.
+    pub fn and(mut self, tail: &[u8]) -> ProcPath {
+        let mut at = self.as_c_str().to_bytes().len();
+        self.push(&mut at, tail);
+        self
+    }
+
     fn push(&mut self, at: &mut usize, bytes: &[u8]) {
         for &byte in bytes {
             // The last byte stays zero, whatever happens.
@@ -444,6 +458,12 @@ impl ProcPath {
     /// The path.
     pub fn as_c_str(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
+    }
+
+    /// The path from /proc on.
+    pub fn below_proc(&self) -> &CStr {
+        let below = self.0.get(b"/proc/".len()..).unwrap_or(&[]);
+        CStr::from_bytes_until_nul(below).unwrap_or(c"")
     }
 }
 

@@ -331,6 +331,13 @@ pub fn shares_memory(pid: i32) -> Option<bool> {
     }
 }
 
+/// Is there a process of that number?
+pub fn exists(pid: i32) -> bool {
+    // SAFETY: no memory is involved; signal 0 is none.
+    let asked = unsafe { syscall(libc::SYS_kill, [pid as usize, 0, 0, 0, 0, 0]) };
+    asked != Err(Errno(libc::ESRCH))
+}
+
 /// Are descriptor `theirs` of `pid` and `ours` of the caller the same open file description?
 pub fn same_description(pid: i32, theirs: i32, ours: i32) -> bool {
     const KCMP_FILE: usize = 0;
