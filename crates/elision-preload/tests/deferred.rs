@@ -280,7 +280,8 @@ fn the_sidecar_goes_when_the_program_ends() {
     assert_eq!(holder.sidecars(), 1);
     drop(holder.child.stdin.take());
     assert!(holder.child.wait().unwrap().success());
-    holder.wait_until_alone();
+    // Before its parent is told: nothing is busy any more that the program has used, be it a file or a file system.
+    assert_eq!((holder.sidecars(), common::leased(&holder.file)), (0, false));
 }
 
 /// It stayed for good when the program had moved the word that tells of its end, and for up to a minute if the main thread was not the last.
@@ -317,6 +318,49 @@ fn nothing_is_deferred_where_proc_has_other_numbers() {
     assert_eq!(good(output), good(plain));
     assert_eq!(counter(&stats, "deferred_bytes"), 0);
     assert!(counter(&stats, "unavailable") > 0, "nothing was declined");
+}
+
+/// It waited for a word of theirs for ever, with all of their memory.
+#[test]
+fn the_sidecar_goes_when_the_program_is_killed_while_it_starts() {
+    let made = directory();
+    let (program, file) = (compiled(made.path()), made.path().join("file"));
+    make(&file, 1 << 20);
+    let mut command = preloaded(&program, &made.path().join("stats"));
+    good(command.env("ELISION_MIN_BYTES", "4096").arg("young").arg(&file).output().unwrap());
+    let of_program = |process: &Path| std::fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::fs::read_dir("/proc").unwrap().any(|entry| of_program(&entry.as_ref().unwrap().path())) {
+        assert!(Instant::now() < deadline, "a sidecar has outlived its program");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Threads that cannot be listed cannot be held still: what was not loaded was lost to a truncation.
+#[test]
+fn what_was_read_stays_when_proc_is_gone() {
+    let made = directory();
+    let (program, file) = (compiled(made.path()), made.path().join("file"));
+    let run = |command: &mut Command| {
+        make(&file, 8 << 20);
+        let pipes = command.args(["--mount", "--"]).arg(&program).arg("proc").arg(&file);
+        let mut child = pipes.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = [0; 6];
+        if child.stdout.as_mut().unwrap().read_exact(&mut line).is_err() {
+            child.wait().unwrap();
+            return None;
+        }
+        std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(4096).unwrap();
+        drop(child.stdin.take());
+        Some(good(child.wait_with_output().unwrap()))
+    };
+    let Some(expected) = run(&mut Command::new("unshare")) else {
+        return println!("skipped: no mount namespace for this user");
+    };
+    let stats = made.path().join("stats");
+    let mut command = preloaded(Path::new("unshare"), &stats);
+    assert_eq!(run(command.env("ELISION_MIN_BYTES", "4096")).unwrap(), expected);
+    assert!(counter(&stats, "deferred_bytes") > 0, "nothing was deferred");
 }
 
 #[test]

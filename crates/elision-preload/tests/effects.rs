@@ -303,6 +303,7 @@ fn resources() {
             ("little_space", Both),
             ("no_processes", Nothing),
             ("failed_fork", Deferral),
+            ("killed_child", Deferral),
             ("stopped", Deferral),
             ("few_mappings", Both),
             ("no_mappings", Both),

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -209,6 +210,30 @@ int main(int count, char **arguments) {
         whole(open(path, O_RDONLY));
         pthread_create(&thread, NULL, stays, NULL);
         pthread_exit(NULL);
+    }
+    if (!strcmp(what, "young")) { /* children, killed sooner or later in their first read */
+        for (int i = 0; i < 800; i++) {
+            pid_t child = fork();
+            if (child == 0) {
+                whole(open(path, O_RDONLY));
+                _exit(0);
+            }
+            usleep(i % 80 * 10);
+            kill(child, SIGKILL);
+            waitpid(child, NULL, 0);
+        }
+        return 0;
+    }
+    if (!strcmp(what, "proc")) { /* /proc is taken away, in a mount namespace of the program's own */
+        unsigned long long sum = 0;
+        whole(open(path, O_RDONLY));
+        if (umount2("/proc", MNT_DETACH) != 0)
+            return 1;
+        stay();
+        for (size_t at = 0; at < size; at++)
+            sum = sum * 31 + bytes[at];
+        printf("%llu\n", sum);
+        return 0;
     }
     if (!strcmp(what, "exec")) { /* another program in its place, which outlives the deferral */
         whole(open(path, O_RDONLY));

@@ -237,6 +237,30 @@ static void failed_fork(void) {
     }
 }
 
+/* And so did who wanted it after a child was killed before it could take leases of its own. */
+static void killed_child(void) {
+    unsigned char *p = memory(SIZE);
+    int failed = 0;
+    alarm(4);
+    for (int round = 0; round < 20; round++) {
+        char name[8];
+        sprintf(name, "%d", round);
+        failed += asked(MAKE, name, 0, SIZE, 1).result != SIZE;
+        int fd = open(name, O_RDONLY);
+        failed += read(fd, p, SIZE) != SIZE;
+        pid_t child = fork();
+        if (child == 0)
+            _exit(0);
+        kill(child, SIGKILL);
+        failed += waitpid(child, NULL, 0) != child;
+        failed += asked(WRITE, name, 0, SIZE, 2).result != SIZE;
+        failed += !are_bytes(p, SIZE, 0, 1);
+        close(fd);
+    }
+    alarm(0);
+    SAY(failed);
+}
+
 static int queue;
 static volatile int waits, failures;
 static volatile pid_t waiter;
@@ -405,7 +429,7 @@ static void interrupted(void) {
 
 static const struct row rows[] = {
     {"numbers", numbers}, {"released", released}, {"held", held}, {"few_descriptors", few_descriptors},
-    {"little_space", little_space}, {"no_processes", no_processes}, {"failed_fork", failed_fork}, {"stopped", stopped}, {"few_mappings", few_mappings}, {"no_mappings", no_mappings},
+    {"little_space", little_space}, {"no_processes", no_processes}, {"failed_fork", failed_fork}, {"killed_child", killed_child}, {"stopped", stopped}, {"few_mappings", few_mappings}, {"no_mappings", no_mappings},
     {"cancelled", cancelled}, {"interrupted", interrupted}, {0},
 };
 
