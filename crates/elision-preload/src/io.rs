@@ -68,7 +68,7 @@ pub(crate) fn offer_read(
     let since = ownership::moment();
     let owned = ownership::owned(fd);
     let outcome = if owned {
-        let before = ownership::activity(fd);
+        let before = ownership::begun(fd);
         let undisturbed = || ownership::quiet_since(fd, before);
         ownership::reading(fd, since, || dropin::read(fd, addr, len, offset, true, undisturbed))?
     } else {

@@ -402,11 +402,15 @@ pub(crate) struct Activity {
 
 /// Of the file behind `fd`, now.
 pub(crate) fn activity(fd: i32) -> Activity {
+    let under_way = under_way(file(fd));
+    Activity { under_way, begun: begun(fd) }
+}
+
+/// Moves with every call that changes the file behind `fd`.
+pub(crate) fn begun(fd: i32) -> u64 {
     let known = file(fd);
-    let under_way = under_way(known);
     let same = used().iter().filter(|entry| entry.file.load(Ordering::SeqCst) == known);
-    let begun = same.map(|entry| u64::from(entry.begun.load(Ordering::SeqCst))).sum();
-    Activity { under_way, begun }
+    same.map(|entry| u64::from(entry.begun.load(Ordering::SeqCst))).sum()
 }
 
 /// Was the caller's the only change of the file since then, itself included then? If not, nobody can tell whose bytes
@@ -423,12 +427,10 @@ pub(crate) fn alone(fd: i32) -> bool {
     known & WRITABLE != 0 && under_way(known) == Some(1)
 }
 
-/// Was nobody changing the file then, and has nobody begun to since?
-pub(crate) fn quiet_since(fd: i32, before: Activity) -> bool {
+/// Has nobody changed the file since [`begun`] was `before`, if nobody was at it then?
+pub(crate) fn quiet_since(fd: i32, before: u64) -> bool {
     let now = activity(fd);
-    file(fd) & WRITABLE != 0
-        && (before.under_way, now.under_way) == (Some(0), Some(0))
-        && now.begun == before.begun
+    file(fd) & WRITABLE != 0 && now.under_way == Some(0) && now.begun == before
 }
 
 /// Waits for reads under way that may be deferred; not for ever, since it may be one of these that a signal handler

@@ -201,23 +201,25 @@ pub unsafe fn sys_mremap(
     }
     let arguments = [old.addr(), old_len, new_len, flags as usize, new.addr()];
     // To a given place the kernel moves one mapping after the other (Linux 6.17), and may stop at any with EFAULT: too late then.
-    let moved = if plain && flags & libc::MREMAP_FIXED != 0 && pieces::several(from.start, from.end) {
-        remap_pieces(from, new_len, flags, new.addr())
-    } else if plain || touched {
-        // SAFETY: the program's own arguments. Not by way of libc, which would set errno on a refusal that
-        // the program may never hear of.
-        match unsafe { raw_call(libc::SYS_mremap, &arguments) } {
-            // One mapping, as far as the program knows; deferral, now or once, made several of it.
-            Err(Errno(libc::EFAULT)) if plain => remap_pieces(from, new_len, flags, new.addr()),
-            result => result,
-        }
-    } else {
-        // SAFETY: as above.
-        match unsafe { pass!(to, MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) } {
-            libc::MAP_FAILED => Err(Errno(crate::real::errno())),
-            addr => Ok(addr.addr()),
-        }
-    };
+    let moved =
+        if plain && sound_to_fixed(from, new_len, flags, new.addr()) && pieces::several(from.start, from.end)
+        {
+            remap_pieces(from, new_len, flags, new.addr())
+        } else if plain || touched {
+            // SAFETY: the program's own arguments. Not by way of libc, which would set errno on a refusal that
+            // the program may never hear of.
+            match unsafe { raw_call(libc::SYS_mremap, &arguments) } {
+                // One mapping, as far as the program knows; deferral, now or once, made several of it.
+                Err(Errno(libc::EFAULT)) if plain => remap_pieces(from, new_len, flags, new.addr()),
+                result => result,
+            }
+        } else {
+            // SAFETY: as above.
+            match unsafe { pass!(to, MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) } {
+                libc::MAP_FAILED => Err(Errno(crate::real::errno())),
+                addr => Ok(addr.addr()),
+            }
+        };
     if plain {
         match moved {
             Ok(addr) => {
@@ -230,6 +232,18 @@ pub unsafe fn sys_mremap(
         }
     }
     core::ptr::with_exposed_provenance_mut(answer(moved) as usize)
+}
+
+/// Would the kernel move one mapping to this given place?
+fn sound_to_fixed(from: Span, new_len: usize, flags: c_int, new: usize) -> bool {
+    let known = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+    let needed = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    flags & needed == needed
+        && flags & !known == 0
+        && span(core::ptr::without_provenance(new), new_len).is_some_and(|to| {
+            let apart = to.end <= from.start || from.end <= to.start;
+            apart && (flags & libc::MREMAP_DONTUNMAP == 0 || to.len() == from.len())
+        })
 }
 
 /// What mremap does to one anonymous private mapping, done to the several that deferral made of it.

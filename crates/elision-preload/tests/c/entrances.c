@@ -1282,6 +1282,11 @@ static void case_moved_when_materialised(void) {
         memset(p, 'p', ALL);
         SAY(pread(fd, p + AROUND, SIZE, 0));
         overwrite();
+        /* Refused, and nothing has happened. */
+        SAY(mremap(p, ALL, ALL, MREMAP_FIXED, to) == MAP_FAILED);
+        SAY(mremap(p, ALL, ALL, MREMAP_MAYMOVE | MREMAP_FIXED, to + 1) == MAP_FAILED);
+        SAY(mremap(p, ALL, ALL, MREMAP_MAYMOVE | MREMAP_FIXED, p + 2 * PAGE) == MAP_FAILED);
+        SAY(mremap(p, ALL, ALL - PAGE, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) == MAP_FAILED);
         unsigned char *q = mremap(p, ALL, ALL, MREMAP_MAYMOVE | MREMAP_FIXED | (stays ? MREMAP_DONTUNMAP : 0), to);
         SAY(q == to);
         bytes = q + AROUND;
