@@ -322,6 +322,20 @@ fn nothing_is_deferred_where_proc_has_other_numbers() {
     assert!(counter(&stats, "unavailable") > 0, "nothing was declined");
 }
 
+/// Each time everything had to be loaded, which took nine times as long as reading it.
+#[test]
+fn what_is_changed_in_other_ways_is_soon_read_at_once() {
+    let made = directory();
+    let (program, file) = (compiled(made.path()), made.path().join("file"));
+    make(&file, 8 << 20);
+    let stats = made.path().join("stats");
+    let mut command = preloaded(&program, &stats);
+    let with = good(command.env("ELISION_MIN_BYTES", "4096").arg("in_vain").arg(&file).output().unwrap());
+    assert_eq!(with, good(Command::new(&program).arg("in_vain").arg(&file).output().unwrap()));
+    assert!(counter(&stats, "deferred_bytes") > 0, "nothing was deferred");
+    assert!(counter(&stats, "mostly_altered") > 30, "it was deferred again and again");
+}
+
 /// It waited for a word of theirs for ever, with all of their memory.
 #[test]
 fn the_sidecar_goes_when_the_program_is_killed_while_it_starts() {

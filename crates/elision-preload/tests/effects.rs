@@ -245,6 +245,7 @@ fn locks_and_leases() {
             ("leases", Deferral),
             ("owners", Deferral),
             ("impatient", Deferral),
+            ("many_small_writes", Deferral),
         ],
     );
 }

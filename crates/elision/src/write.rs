@@ -105,7 +105,14 @@ pub fn release(fd: i32, stat: Stat) {
         let request = call.request();
         (request.fd, request.key) = (fd, stat.id);
         call.send();
+        learn_of_nothing(&mut call, stat);
     }
+}
+
+/// What was deferred, and then had to be loaded for a change that is no save, was not worth it.
+fn learn_of_nothing(call: &mut Call, stat: Stat) {
+    let known = call.request().known;
+    history::learn(files::number(stat.id), known, known);
 }
 
 struct Job {
@@ -129,6 +136,7 @@ impl Job {
             request.key = self.stat.id;
             (request.len, request.offset) = (self.whole.len, self.whole.offset);
             call.send();
+            learn_of_nothing(&mut call, self.stat);
         }
         match file::pwrite(self.fd, self.whole.addr, self.whole.len, self.whole.offset) {
             Ok(written) => (written, None),
@@ -225,7 +233,7 @@ impl Job {
         call: Option<Call>,
     ) -> (usize, Option<Errno>) {
         crate::decline(reason, self.whole.len);
-        let mut call = call.or_else(|| Call::new(Op::Release, false));
+        let mut call = call.filter(Call::is_good).or_else(|| Call::new(Op::Release, false));
         if (self.guarded || files::write_guarded(self.stat.id))
             && let Some(call) = &mut call
         {

@@ -235,6 +235,15 @@ int main(int count, char **arguments) {
         printf("%llu\n", sum);
         return 0;
     }
+    if (!strcmp(what, "in_vain")) { /* read, and then changed in other ways than by saving what was read */
+        int fd = open(path, O_RDWR);
+        whole(fd);
+        for (int round = 0; round < 40; round++)
+            if (pread(fd, bytes, size, 0) != (ssize_t)size || ftruncate(fd, size) != 0)
+                return 1;
+        printf("%d\n", bytes[12345]);
+        return 0;
+    }
     if (!strcmp(what, "exec")) { /* another program in its place, which outlives the deferral */
         whole(open(path, O_RDONLY));
         execl("/bin/cat", "cat", NULL);

@@ -184,9 +184,29 @@ static void watched(void) {
     }
 }
 
+/* Many small writes to what was read as a whole: nobody else has to wait for that, after a while, nor do they cost what they did. */
+static void many_small_writes(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(SIZE);
+    int fd = open("file", O_RDWR), failed = 0;
+    SAY(pread(fd, p, SIZE, 0));
+    for (int i = 0; i < 300; i++)
+        failed += pwrite(fd, "small", 5, i % PAGES * PAGE + 7) != 5;
+    SAY(failed);
+    THIRD(OPEN_NOW, "file", 0, 0, 0);
+    TELL(are_bytes(p, SIZE, 0, 1));
+    SAY(pread(fd, p, SIZE, 0));
+    SAY(memcmp(p + 7, "small", 5));
+    THIRD(SUM, "file", 0, 0, 0);
+    SAY(pwrite(fd, p, SIZE, 0));
+    THIRD(SUM, "file", 0, 0, 0);
+    close(fd);
+}
+
 static const struct row rows[] = {
     {"of_the_process", of_the_process}, {"of_the_description", of_the_description}, {"leases", leases},
-    {"owners", owners}, {"impatient", impatient}, {"watched", watched}, {0},
+    {"owners", owners}, {"impatient", impatient}, {"watched", watched},
+    {"many_small_writes", many_small_writes}, {0},
 };
 
 int main(int count, char **arguments) { return run_row(count, arguments, rows); }

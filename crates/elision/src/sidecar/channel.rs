@@ -112,7 +112,8 @@ pub struct Request {
     pub broken: Option<&'static str>,
     /// Answer: bytes handled; the rest has to be asked again.
     pub handled: usize,
-    /// Answer of [`Op::Plan`]: of the bytes handled, those that were associated with where they are to be written…
+    /// Answer of [`Op::Plan`]: of the bytes handled, those that were associated with where they are to be written… Of [`Op::Release`] and
+    /// [`Op::BeforeWrite`]: those that had been deferred for nothing.
     pub known: usize,
     /// …and those of them that were altered since.
     pub altered: usize,
@@ -253,7 +254,7 @@ impl Call {
         (request.addr, request.len, request.offset, request.tried) = (0, 0, 0, 0);
         (request.head, request.tail) = (0, 0);
         (request.owned, request.exclusive, request.track, request.more) = (false, false, false, false);
-        (request.declined, request.handled, request.count) = (None, 0, 0);
+        (request.declined, request.handled, request.count, request.known) = (None, 0, 0, 0);
         Some(call)
     }
 
@@ -265,6 +266,10 @@ impl Call {
 
     /// Sends the request and waits for the answer: `None` if it was done, or why it was not.
     pub fn send(&mut self) -> Option<Reason> {
+        // It may be on the list still; put there a second time, it would lead to itself.
+        if self.lost {
+            return Some(Reason::Sidecar);
+        }
         let epoch = launch::epoch();
         self.slot.status.store(POSTED, Release);
         post(self.slot);
@@ -295,6 +300,11 @@ impl Call {
                 return Some(Reason::Sidecar);
             }
         }
+    }
+
+    /// Can it be sent again? Not if its sidecar was killed before it took it.
+    pub fn is_good(&self) -> bool {
+        !self.lost
     }
 
     /// The sidecar that the request was meant for is gone. True if nobody will answer it, now or later.

@@ -40,6 +40,10 @@ pub struct File {
     pub stamp: (i64, u32),
     /// The request of whoever is writing what was planned: until it is done nobody else may change the file, or read it. 0: nobody.
     pub writer: usize,
+    /// Small writes since something was planned, or since it was guarded.
+    pub small: u32,
+    /// Something was planned since it was guarded.
+    pub saved: bool,
     /// Up to here it was found to have no holes.
     pub solid: u64,
     /// A descriptor of it was closed: when to look whether that was the last (see [`State::closing`](super::state::State)), and how
@@ -63,6 +67,8 @@ pub const NO_FILE: File = File {
     fd: -1,
     stamp: NO_STAMP,
     writer: 0,
+    small: 0,
+    saved: false,
     solid: 0,
     closed: 0,
     put_off: 0,

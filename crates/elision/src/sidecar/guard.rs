@@ -6,7 +6,7 @@
 
 use super::broken::{self, Broken};
 use super::channel::Request;
-use super::files::{File, Guard, NO_FILE, NO_STAMP};
+use super::files::{File, Guard, NO_FILE};
 use super::processes;
 use super::state::{self, State};
 use crate::extent::{FileId, Kind};
@@ -148,7 +148,7 @@ impl State {
                 self.map().retain_of(id, |row| row.kind == Kind::Mapped);
                 self.publish();
             }
-            self.files.set(id, File { guard, fd, stamp: NO_STAMP, solid: 0, closed: 0, writer: 0, ..known });
+            self.files.set(id, File { guard, fd, mapped: known.mapped, ..NO_FILE });
             self.files.watch(fd, id);
             return Ok(id);
         }
@@ -251,9 +251,30 @@ impl State {
     }
 
     /// Releases the guard of the file `key`, if there is one.
-    pub(super) fn release_key(&mut self, request: &Request) {
+    pub(super) fn release_key(&mut self, request: &mut Request) {
         if let Some(id) = self.files.find(request.key) {
-            self.release(id);
+            self.release_for_nothing(id, request);
+        }
+    }
+
+    /// The same, and says how much had been deferred of a file that was then changed in another way than by saving it: in vain.
+    fn release_for_nothing(&mut self, id: FileId, request: &mut Request) {
+        if !self.file(id).saved {
+            request.known = self.map().share(id).mapped;
+        }
+        self.release(id);
+    }
+
+    /// A small write to a guarded file. Each is a request, and so costs several times what it would: after many of them the guard goes.
+    pub(super) fn small_write(&mut self, request: &mut Request) {
+        const MANY: u32 = 256;
+        let Some(id) = self.files.find(request.key) else { return };
+        let Some(entry) = self.files.get_mut(id) else { return };
+        entry.small += 1;
+        if entry.small > MANY && entry.writer == 0 {
+            self.release_for_nothing(id, request);
+        } else {
+            self.before_write(id, request.offset, request.offset + request.len as u64, None);
         }
     }
 

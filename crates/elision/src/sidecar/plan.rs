@@ -93,7 +93,7 @@ impl State {
         self.before_write(id, end_offset, end_offset + request.tail as u64, delta);
         // If one of these let the guard go, the plan still holds: it was true when it was made.
         if let Some(entry) = self.files.get_mut(id).filter(|entry| entry.guard != Guard::None) {
-            entry.writer = name_of(request);
+            (entry.writer, entry.small, entry.saved) = (name_of(request), 0, true);
         }
         None
     }

@@ -381,9 +381,7 @@ impl State {
                 None
             }
             Op::BeforeWrite => {
-                if let Some(id) = self.files.find(request.key) {
-                    self.before_write(id, request.offset, request.offset + request.len as u64, None);
-                }
+                self.small_write(request);
                 None
             }
             Op::Release => {
