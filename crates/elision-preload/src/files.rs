@@ -294,6 +294,11 @@ interpose! {
     fn creat64(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_creat);
         if active() => opening(HERE, path, CREATE, call!(creat64(path, mode)));
 
+    /// See openat2(2). (glibc has it from 2.43 on.)
+    fn openat2(directory: c_int, path: *const c_char, how: usize, len: usize) -> c_int,
+        until kernel(libc::SYS_openat2);
+        if active() => opening_by_rules(directory, path, how, len, call!(openat2(directory, path, how, len)));
+
     /// See open_by_handle_at(2).
     fn open_by_handle_at(mount: c_int, handle: usize, flags: c_int) -> c_int,
         until kernel(libc::SYS_open_by_handle_at);

@@ -24,7 +24,7 @@ type Arguments = [c_long; 6];
 /// Not in every libc.
 const SYS_LANDLOCK_RESTRICT_SELF: c_long = 446;
 const SYS_SET_MEMPOLICY_HOME_NODE: c_long = 450;
-const SYS_MSEAL: c_long = 462;
+pub(crate) const SYS_MSEAL: c_long = 462;
 
 /// Passes the call through.
 fn real(number: c_long, [a, b, c, d, e, f]: Arguments) -> c_long {
@@ -200,9 +200,10 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         | libc::SYS_mlock
         | libc::SYS_mlock2
         | libc::SYS_mlockall
+        | SYS_MSEAL
         | libc::SYS_shmat => memory(number, arguments),
-        // Sealed, a range can be given no other memory; and where pages are to be is a rule for these very pages.
-        SYS_MSEAL | libc::SYS_mbind | SYS_SET_MEMPOLICY_HOME_NODE => {
+        // Where pages are to be is a rule for these very pages.
+        libc::SYS_mbind | SYS_SET_MEMPOLICY_HOME_NODE => {
             map::settle(a as usize, b as usize);
             whole()
         }
@@ -295,6 +296,7 @@ fn memory(number: c_long, [a, b, c, d, e, f]: Arguments) -> c_long {
             libc::SYS_mlock => map::sys_mlock(To::Kernel, addr, len).into(),
             libc::SYS_mlock2 => map::sys_mlock2(To::Kernel, addr, len, c as c_uint).into(),
             libc::SYS_mlockall => map::sys_mlockall(To::Kernel, a as c_int).into(),
+            SYS_MSEAL => map::sys_mseal(To::Kernel, addr, len, c as c_ulong).into(),
             _ => map::sys_shmat(To::Kernel, a as c_int, b as *const libc::c_void, c as c_int) as c_long,
         }
     }

@@ -56,7 +56,10 @@ fn confined_to_some_system_calls() {
 #[test]
 fn cancellation() {
     let said = c("cancel", &["-pthread"]);
-    assert_eq!(said.matches("cleaned up").count(), 4, "{said}");
+    // (From glibc 2.41 on a write that has come part of its way returns instead.)
+    for what in ["small read", "big read", "pending cancellation"] {
+        assert!(said.contains(&format!("cleaned up after a {what}")), "{said}");
+    }
 }
 
 #[test]

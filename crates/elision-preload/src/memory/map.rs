@@ -17,7 +17,7 @@
 
 use super::{ADDRESS_LIMIT, NOTHING_ELIGIBLE, PAGE, RECORD, active, disqualify, eligible, whole_pages};
 use crate::real::{To, answer, next, pass, raw_call};
-use core::ffi::{c_int, c_uint, c_void};
+use core::ffi::{c_int, c_uint, c_ulong, c_void};
 use core::sync::atomic::Ordering;
 use elision::dropin;
 use elision::sys::raw::{Errno, Result};
@@ -33,6 +33,7 @@ next! {
     MLOCK = c"mlock": fn(*const c_void, usize) -> c_int;
     MLOCK2 = c"mlock2": fn(*const c_void, usize, c_uint) -> c_int;
     MLOCKALL = c"mlockall": fn(c_int) -> c_int;
+    MSEAL = c"mseal": fn(*mut c_void, usize, c_ulong) -> c_int;
     SHMAT = c"shmat": fn(c_int, *const c_void, c_int) -> *mut c_void;
 }
 
@@ -568,6 +569,16 @@ pub unsafe fn sys_mlockall(to: To, flags: c_int) -> c_int {
     unsafe { pass!(to, MLOCKALL, libc::SYS_mlockall, (flags)) }
 }
 
+/// `mseal(2)`: sealed, a range can be given no other memory.
+///
+/// # Safety
+/// None beyond C's.
+pub unsafe fn sys_mseal(to: To, addr: *mut c_void, len: usize, flags: c_ulong) -> c_int {
+    before_lock(addr, len);
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(to, MSEAL, crate::syscall::SYS_MSEAL, (addr, len, flags)) }
+}
+
 /// `shmat(2)`.
 ///
 /// # Safety
@@ -612,5 +623,6 @@ export! {
     fn mlock(addr: *const c_void, len: usize) -> c_int = sys_mlock;
     fn mlock2(addr: *const c_void, len: usize, flags: c_uint) -> c_int = sys_mlock2;
     fn mlockall(flags: c_int) -> c_int = sys_mlockall;
+    fn mseal(addr: *mut c_void, len: usize, flags: c_ulong) -> c_int = sys_mseal;
     fn shmat(id: c_int, addr: *const c_void, flags: c_int) -> *mut c_void = sys_shmat;
 }
