@@ -88,7 +88,7 @@ fn mount(path: &Path, flags: libc::c_ulong) {
 }
 
 fn compiled(directory: &Path, family: &str) -> PathBuf {
-    common::compile(directory, family, &["-O1", "-Wextra", "-Werror", "-pthread"])
+    common::compile(directory, family, &["-O1", "-Wextra", "-Werror"])
 }
 
 fn run(program: &Path, row: &str, place: &Path, stats: Option<&Path>) -> Output {

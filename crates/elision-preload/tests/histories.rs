@@ -18,7 +18,7 @@ fn directory() -> tempfile::TempDir {
 }
 
 fn compiled(directory: &Path) -> PathBuf {
-    common::compile(directory, "histories", &["-O1", "-g", "-Wextra", "-Werror", "-pthread"])
+    common::compile(directory, "histories", &["-O1", "-g", "-Wextra", "-Werror"])
 }
 
 /// The histories of some seeds, two at a time; with `stats`, under the drop-in, which adds its statistics there.

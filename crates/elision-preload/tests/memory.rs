@@ -31,7 +31,7 @@ fn same_with(program: &Path, libraries: &[&Path]) {
 #[test]
 fn a_program_sees_no_difference() {
     let made = tempfile::tempdir().unwrap();
-    let program = common::compile(made.path(), "memory", &["-O1", "-w", "-pthread"]);
+    let program = common::compile(made.path(), "memory", &["-O1", "-w"]);
     same_with(&program, &[&common::library()]);
 }
 
@@ -39,7 +39,7 @@ fn a_program_sees_no_difference() {
 #[test]
 fn a_library_that_makes_its_mappings_by_syscall() {
     let made = tempfile::tempdir().unwrap();
-    let program = common::compile(made.path(), "memory", &["-O1", "-w", "-pthread"]);
+    let program = common::compile(made.path(), "memory", &["-O1", "-w"]);
     let other = common::compile(made.path(), "behind", &["-O1", "-Wextra", "-Werror", "-shared", "-fPIC"]);
     same_with(&program, &[&common::library(), &other]);
     same_with(&program, &[&other, &common::library()]);

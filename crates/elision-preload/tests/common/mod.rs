@@ -58,6 +58,8 @@ pub fn compile(directory: &Path, name: &str, flags: &[&str]) -> PathBuf {
         .arg(&program)
         .arg(source)
         .args(flags)
+        // (Libraries of their own before glibc 2.34.)
+        .args(["-pthread", "-ldl"])
         .output()
         .expect("a C compiler");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
