@@ -373,6 +373,19 @@ pub fn eligible(addr: usize, end: usize) -> bool {
     block.state == State::Live && !block.reshaped && end <= slot.base() + block.len
 }
 
+/// Hands over the length of every live block, one after the other.
+pub fn each_live(mut each: impl FnMut(usize)) {
+    for (class, cursor) in CURSOR.iter().enumerate() {
+        // Beyond where a search has come, no slot was ever used.
+        let tried = cursor.load(Ordering::Relaxed).min(slots_of(class));
+        for block in (0..tried).filter_map(|index| Slot::new(class, index)).map(Slot::block) {
+            if block.state == State::Live {
+                each(block.len);
+            }
+        }
+    }
+}
+
 /// Marks every live block that has a page in `addr..end`.
 pub fn reshape(addr: usize, end: usize) {
     let (mut at, end) = (addr.max(WINDOW), end.min(ARENA));

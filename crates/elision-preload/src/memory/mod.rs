@@ -16,6 +16,7 @@
 //! handler, or a child forked while another thread was in the middle, finds nothing half done; the worst it
 //! can find is a range that is not eligible any more.
 
+mod accounts;
 pub mod block;
 pub mod malloc;
 pub mod map;

@@ -71,6 +71,7 @@ FILE *_IO_popen(const char *, const char *);
 int pidfd_getfd(int, int, unsigned);
 void __libc_free(void *);
 void *__libc_realloc(void *, size_t);
+struct mallinfo __libc_mallinfo(void);
 void __backtrace_symbols_fd(void *const *, int, int);
 int __dprintf_chk(int, int, const char *, ...);
 int __vdprintf_chk(int, int, const char *, va_list);
@@ -1153,6 +1154,24 @@ static void case_advised(void) {
     SAY(sbrk(0) != NULL);
     kept("advice");
 }
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+/* What the heap says of itself: more by what was allocated, and as before when that is free again. */
+static void account(size_t size) {
+    struct mallinfo2 before = mallinfo2();
+    int few = mallinfo().hblks + __libc_mallinfo().hblks;
+    void *volatile block = malloc(size);
+    struct mallinfo2 with = mallinfo2();
+    SAY(with.uordblks + with.hblkhd >= before.uordblks + before.hblkhd + size);
+    SAY(with.arena + with.hblkhd >= with.uordblks + with.hblkhd);
+    SAY((int)(with.hblks - before.hblks));
+    SAY(mallinfo().hblks + __libc_mallinfo().hblks - few);
+    free(block);
+    SAY(mallinfo2().uordblks + mallinfo2().hblkhd == before.uordblks + before.hblkhd);
+}
+static void accounts(void) {
+    for (size_t size = 2000; size < 32 << 20; size *= 20)
+        account(size);
+}
 static void case_heap(void) {
     unsigned char *block = malloc(SIZE);
     memset(block, 7, SIZE);
@@ -1169,7 +1188,7 @@ static void case_heap(void) {
     }
     __libc_free(__libc_realloc(malloc(10), 20));
     SAY(malloc_trim(0) >= 0);
-    SAY(mallinfo2().uordblks > 0);
+    accounts();
 }
 
 enum reshaping { MOVE, PROTECT, KEY, LOCK, LOCK2, SEGMENT, MAP, ADVISE, HOME, LOCK_ALL };
