@@ -16,6 +16,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 
 use elision::sys::raw::syscall;
+use libc::{c_int, c_long, c_uint};
 
 /// What one thread is at. A cache line of its own.
 #[repr(align(64))]
@@ -40,14 +41,49 @@ static BARRIERS: AtomicBool = AtomicBool::new(false);
 const PRIVATE_EXPEDITED: usize = 1 << 3;
 const REGISTER_PRIVATE_EXPEDITED: usize = 1 << 4;
 
-fn membarrier(command: usize) -> bool {
+const REGISTER_SYNC_CORE: usize = 1 << 6;
+const REGISTER_RSEQ: usize = 1 << 8;
+const GET_REGISTRATIONS: usize = 1 << 9;
+const REGISTRATIONS: usize = REGISTER_PRIVATE_EXPEDITED | REGISTER_SYNC_CORE | REGISTER_RSEQ;
+
+/// What the program itself has registered for, of [`REGISTRATIONS`].
+static REGISTERED: AtomicUsize = AtomicUsize::new(0);
+
+fn membarrier(command: usize) -> Option<usize> {
     // SAFETY: no memory is involved.
-    unsafe { syscall(libc::SYS_membarrier, [command, 0, 0, 0, 0, 0]) }.is_ok()
+    unsafe { syscall(libc::SYS_membarrier, [command, 0, 0, 0, 0, 0]) }.ok()
 }
 
 /// Asks the kernel for barriers.
 pub(crate) fn prepare() {
-    BARRIERS.store(membarrier(REGISTER_PRIVATE_EXPEDITED), Ordering::Relaxed);
+    let already = membarrier(GET_REGISTRATIONS).unwrap_or(0);
+    REGISTERED.store(already & REGISTRATIONS, Ordering::Relaxed);
+    BARRIERS.store(membarrier(REGISTER_PRIVATE_EXPEDITED).is_some(), Ordering::Relaxed);
+}
+
+/// The program's own membarrier, to which our registration must not show.
+pub(crate) fn membarrier_of_program(command: c_int, flags: c_uint, call: impl FnOnce() -> c_long) -> c_long {
+    let registered = || REGISTERED.load(Ordering::Relaxed);
+    let ours = BARRIERS.load(Ordering::Relaxed) && flags == 0;
+    match command as usize {
+        PRIVATE_EXPEDITED if ours && registered() & REGISTER_PRIVATE_EXPEDITED == 0 => {
+            crate::real::set_errno(libc::EPERM);
+            -1
+        }
+        // Each registration of these says the plain one, too.
+        GET_REGISTRATIONS if ours && registered() == 0 => match call() {
+            failed @ ..0 => failed,
+            seen => seen & !(REGISTER_PRIVATE_EXPEDITED as c_long),
+        },
+        one if one & REGISTRATIONS != 0 => {
+            let result = call();
+            if result == 0 {
+                REGISTERED.fetch_or(one, Ordering::Relaxed);
+            }
+            result
+        }
+        _ => call(),
+    }
 }
 
 #[inline(always)]
@@ -122,7 +158,7 @@ pub(crate) fn end(Noted(slot): Noted) {
 /// published by now. False: that cannot be had, and nobody can tell.
 pub(crate) fn barrier() -> bool {
     core::sync::atomic::fence(Ordering::SeqCst);
-    !BARRIERS.load(Ordering::SeqCst) || membarrier(PRIVATE_EXPEDITED)
+    !BARRIERS.load(Ordering::SeqCst) || membarrier(PRIVATE_EXPEDITED).is_some()
 }
 
 /// How many threads are changing `file`? To be asked after a [`barrier`].

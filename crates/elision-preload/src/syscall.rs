@@ -16,7 +16,7 @@ use crate::process::{self, Sharing};
 use crate::real::To;
 use crate::replacing::replacing;
 use crate::stop::{active, stop, stopped, stopping};
-use crate::{changes, files, kernel, lending, rights, vector, watching};
+use crate::{changes, files, kernel, lending, notes, rights, vector, watching};
 
 /// The arguments, as the registers have them.
 type Arguments = [c_long; 6];
@@ -135,6 +135,8 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         libc::SYS_ioctl if changes::kind_of(b as c_ulong) != changes::Request::Plain => {
             changes::controlling(fd, b as c_ulong, whole)
         }
+
+        libc::SYS_membarrier => notes::membarrier_of_program(a as c_int, b as c_uint, whole),
 
         libc::SYS_fork => process::forking(whole),
         libc::SYS_clone => cloning(a as u64, whole),

@@ -1064,6 +1064,20 @@ static void case_sealed(void) {
         kept("mseal, elsewhere");
     }
 }
+static void case_barriers(void) {
+    int fd = whole(O_RDONLY);
+    enum { EXPEDITED = 1 << 3, REGISTER = 1 << 4, REGISTER_CORE = 1 << 6, REGISTRATIONS = 1 << 9 };
+    const int then[] = {0, REGISTER_CORE, REGISTER};
+    for (int i = 0; i < 3; i++) {
+        SAY(syscall(SYS_membarrier, (long)then[i], 0l, 0l) >= 0);
+        SAY(syscall(SYS_membarrier, (long)REGISTRATIONS, 0l, 0l));
+        SAY(syscall(SYS_membarrier, (long)EXPEDITED, 1l, 0l));
+        SAY(syscall(SYS_membarrier, (long)EXPEDITED, 0l, 0l));
+    }
+    c_child(fd);
+    kept("membarrier");
+    close(fd);
+}
 static void case_named(void) {
     int fd = whole(O_RDONLY);
     SAY(prctl(0x53564d41 /* PR_SET_VMA */, 0, bytes, SIZE, "a name") <= 0 ? errno : -1);
@@ -1503,6 +1517,7 @@ static const struct {
     {"rights_by_number", case_rights_by_number, 1},
     {"process_madvise", case_process_madvise, 1},
     {"sealed", case_sealed, 1},
+    {"barriers", case_barriers, 1},
     {"named", case_named, 1},
     {"bound_to_nodes", case_bound_to_nodes, 1},
     {"spliced_from_memory", case_spliced_from_memory, 1},
