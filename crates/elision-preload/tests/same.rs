@@ -53,6 +53,20 @@ fn confined_to_some_system_calls() {
     }
 }
 
+/// Some terabytes of address space are what databases and virtual machines reserve. What is mapped afterwards lies where the drop-in
+/// places its blocks; and `free` ended the program at the first block of libc's there.
+#[test]
+fn reserved_address_space() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = common::compile(directory.path(), "reserved", &["-O1"]);
+    for terabytes in ["0", "1", "2", "4", "8", "16", "24", "30", "32"] {
+        // At a MiB libc itself has blocks that it maps.
+        let runs = [4096, 1 << 20].map(common::With::Least);
+        let said = common::same_with(&program, &[terabytes], &runs);
+        assert!(said.ends_with("done\n"), "{said}");
+    }
+}
+
 #[test]
 fn cancellation() {
     let said = c("cancel", &[]);

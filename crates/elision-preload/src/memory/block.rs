@@ -375,6 +375,13 @@ fn move_pages(slot: Slot, block: Block, len: usize) -> Option<usize> {
     Some(to.base() + block.phase)
 }
 
+/// Does the address lie in a block, live or kept?
+pub fn holds(addr: usize) -> bool {
+    let Some(slot) = Slot::at(addr) else { return false };
+    let block = slot.block();
+    matches!(block.state, State::Live | State::Cached) && addr < slot.base() + block.len
+}
+
 /// Does `addr..end` lie in one live block that nothing has reshaped?
 pub fn eligible(addr: usize, end: usize) -> bool {
     let Some(slot) = Slot::at(addr) else { return false };

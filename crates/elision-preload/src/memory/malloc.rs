@@ -228,15 +228,20 @@ fn invalid(function: &[u8]) -> ! {
     unsafe { libc::abort() }
 }
 
+/// What lies in the window and is not the drop-in's is another's: once a program has mapped some terabytes, the kernel puts its
+/// mappings here, and with them large blocks of the next malloc's.
+fn is_anothers(payload: *mut c_void) -> bool {
+    !arena::holds(payload.addr()) && !block::holds(payload.addr())
+}
+
 /// Frees what lies in the window.
 #[cold]
 fn release_placed(payload: *mut c_void) {
     let addr = payload.expose_provenance();
-    if addr >= block::ARENA || block::free(addr) {
+    if arena::holds(addr) || block::free(addr) {
         return;
     }
-    if !PLACING.load(Ordering::Acquire) {
-        // No block was ever placed: another allocator's memory happens to lie here.
+    if is_anothers(payload) {
         return next_call!(FREE(payload), ());
     }
     invalid(b"free")
@@ -253,7 +258,7 @@ fn release(payload: *mut c_void) {
 /// Bytes usable at an address in the window; `None` if it is not ours.
 fn usable_placed(payload: *mut c_void) -> Option<usize> {
     let addr = payload.expose_provenance();
-    if addr >= block::ARENA { Some(arena::usable(payload)) } else { block::usable(addr) }
+    if arena::holds(addr) { Some(arena::usable(payload)) } else { block::usable(addr) }
 }
 
 fn next_usable(payload: *mut c_void) -> usize {
@@ -293,7 +298,7 @@ unsafe fn resize(payload: *mut c_void, size: usize) -> *mut c_void {
 #[cold]
 unsafe fn resize_placed(payload: *mut c_void, size: usize) -> *mut c_void {
     let Some(had) = usable_placed(payload) else {
-        if !PLACING.load(Ordering::Acquire) {
+        if is_anothers(payload) {
             return next_call!(REALLOC(payload, size), ptr::null_mut());
         }
         invalid(b"realloc")
@@ -304,7 +309,7 @@ unsafe fn resize_placed(payload: *mut c_void, size: usize) -> *mut c_void {
     }
     // A block that shrinks far below the threshold goes back to the next malloc; not at the threshold itself, or a size
     // that moves to and fro across it would be copied every time.
-    let in_arena = payload.addr() >= block::ARENA;
+    let in_arena = arena::holds(payload.addr());
     let small = size < dropin::min_bytes().max(SMALLEST) / 2;
     if !in_arena
         && !small
@@ -412,7 +417,7 @@ pub unsafe extern "C" fn cfree(payload: *mut c_void) {
 /// As for [`realloc`].
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn __libc_free(payload: *mut c_void) {
-    if block::in_window(payload.addr()) {
+    if block::in_window(payload.addr()) && !is_anothers(payload) {
         return release_placed(payload);
     }
     if LIBC_FREE.get().is_none() {
@@ -427,7 +432,7 @@ pub unsafe extern "C" fn __libc_free(payload: *mut c_void) {
 /// As for [`realloc`].
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn __libc_realloc(payload: *mut c_void, size: usize) -> *mut c_void {
-    if block::in_window(payload.addr()) {
+    if block::in_window(payload.addr()) && !is_anothers(payload) {
         // SAFETY: the program's promise.
         return unsafe { resize_placed(payload, size) };
     }
@@ -620,6 +625,11 @@ mod arena {
             Ok(addr) => addr == block::ARENA,
             Err(errno) => errno.0 == libc::EEXIST,
         }
+    }
+
+    /// Was it allocated here?
+    pub fn holds(addr: usize) -> bool {
+        addr.wrapping_sub(block::ARENA) < USED.load(Ordering::Relaxed).min(LEN)
     }
 
     pub fn usable(payload: *mut c_void) -> usize {

@@ -101,10 +101,15 @@ fn run(with: With, program: &Path, arguments: &[&str]) -> (Output, BTreeMap<Stri
 
 /// The same in all ways of running it, and not a failure; gives what was printed.
 pub fn same(program: &Path, arguments: &[&str]) -> String {
+    same_with(program, arguments, &[With::Off, With::Least(4096), With::Least(64 * 1024)])
+}
+
+/// The same with these runs under the drop-in.
+pub fn same_with(program: &Path, arguments: &[&str], runs: &[With]) -> String {
     let (plain, left) = run(With::Nothing, program, arguments);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(plain.status.success(), "{:?}\n{}{}", plain.status, text(&plain.stdout), text(&plain.stderr));
-    for with in [With::Off, With::Least(4096), With::Least(64 * 1024)] {
+    for &with in runs {
         let (ours, ours_left) = run(with, program, arguments);
         assert_eq!(text(&plain.stdout), text(&ours.stdout), "stdout, {with:?}");
         assert_eq!(text(&plain.stderr), text(&ours.stderr), "stderr, {with:?}");
