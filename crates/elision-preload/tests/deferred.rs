@@ -187,6 +187,33 @@ fn what_was_just_closed_can_be_executed() {
     assert_eq!(said.matches("status 0\n").count(), 20, "{said}");
 }
 
+/// The helper keeps the description a little longer than the program, and whoever executes the file waits for the lease. When that ended
+/// before the description did, one in ten found the file still open for writing (ETXTBSY).
+#[test]
+fn what_another_has_just_closed_can_be_executed() {
+    let made = directory();
+    let (program, patched, stats) =
+        (compiled(made.path()), made.path().join("patched"), made.path().join("stats"));
+    std::fs::copy("/bin/true", &patched).unwrap();
+    std::fs::OpenOptions::new().append(true).open(&patched).unwrap().write_all(&vec![0; 4 << 20]).unwrap();
+    let mut command = preloaded(&program, &stats);
+    command.env("ELISION_MIN_BYTES", "4096").arg("patch").arg(&patched);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    for round in 0..100 {
+        input.write_all(&[round]).unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        let status = Command::new(&patched).status();
+        assert!(status.as_ref().is_ok_and(|status| status.success()), "round {round}: {status:?}");
+        input.write_all(&[round]).unwrap();
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+    assert!(counter(&stats, "elided_bytes") > 0, "nothing was elided");
+}
+
 /// A program that has deferred a file, and says so. Ends when its input does.
 struct Holder {
     child: Child,

@@ -216,14 +216,17 @@ impl State {
                 && file::filesystem(known.fd).is_ok_and(|magic| magic != file::TMPFS)
         });
         state::count_change();
-        self.materialise_file(id);
+        let gone = self.materialise_file(id);
         // A write lease was given up before any fork, so no child depends on this one. Nor on a carried one.
         if known.guard == Guard::Read && super::launch::children_uncovered() {
             return false;
         }
-        // Closing is not enough: a mapping that is left (pages that were copied in place) keeps the description, and
-        // with it the lease.
-        give_up(&known);
+        // Whoever waits goes on when the lease has ended. If that is to execute the file, nobody may have it open for writing by
+        // then: if nobody does but us, closing ends both. Else that is not enough: a mapping that is left (pages that were
+        // copied in place) keeps the description, and with it the lease; and so does the program.
+        if !gone || known.guard != Guard::Write || known.closed == 0 || self.program_holds(known.fd) {
+            give_up(&known);
+        }
         file::close(known.fd);
         match stamp.filter(|_| self.map().share(id).tracked > 0) {
             Some(stamp) => {

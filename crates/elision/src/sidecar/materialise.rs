@@ -70,9 +70,10 @@ enum Which {
 }
 
 impl State {
-    /// Materialises every mapped extent of a file. Where tracking allows it, they stay associated as tracked extents.
-    pub(super) fn materialise_file(&mut self, id: FileId) {
-        self.materialise(Which::File(id), self.fine_ctime);
+    /// Materialises every mapped extent of a file. Where tracking allows it, they stay associated as tracked extents. False: some
+    /// mapping of it may be left.
+    pub(super) fn materialise_file(&mut self, id: FileId) -> bool {
+        self.materialise(Which::File(id), self.fine_ctime)
     }
 
     /// Materialises every mapped extent of a file whose descriptor is gone. The mappings still know the file; and they
@@ -119,7 +120,9 @@ impl State {
         self.publish();
     }
 
-    fn materialise(&mut self, which: Which, track: bool) {
+    /// True if every mapping of it is gone.
+    fn materialise(&mut self, which: Which, track: bool) -> bool {
+        let mut gone = true;
         for round in 0usize.. {
             let mut batch = [Shadow { extent: crate::extent::BLANK, memory: 0, unreadable: false }; BATCH];
             let mut count = 0;
@@ -142,7 +145,8 @@ impl State {
             }
             if count == 0 {
                 // If some had to be spent, there may be room again.
-                return self.spare.keep();
+                self.spare.keep();
+                break;
             }
             let batch = batch.get(..count).unwrap_or(&[]);
             let held = self.pause();
@@ -155,7 +159,10 @@ impl State {
                     Exchange::Done => (),
                     // A part was unmapped meanwhile; the rest keeps its record, and its turn comes again.
                     Exchange::Stale if round < PATIENCE => self.drop_shadow(shadow),
-                    Exchange::Stale | Exchange::Failed => self.copy_in_place(shadow, held),
+                    Exchange::Stale | Exchange::Failed => {
+                        self.copy_in_place(shadow, held);
+                        gone = false;
+                    }
                 }
             }
             if held {
@@ -163,6 +170,7 @@ impl State {
             }
             self.publish();
         }
+        gone
     }
 
     /// The next mapped extent that ends after `from`. Extents of a range are taken whole: half of one would leave two
