@@ -3,6 +3,7 @@
 //! Every function is async-signal-safe, takes no lock, allocates nothing and leaves `errno` alone.
 
 use crate::glance::GLANCE;
+use crate::history;
 use crate::read::Terms;
 use crate::sidecar::channel::{self, Call, Op};
 use crate::sidecar::{files, forgotten, launch, state};
@@ -162,10 +163,13 @@ fn ask_known(op: Op, addr: usize, len: usize) {
 }
 
 /// The range is about to be unmapped, or mapped over: every record of it is dropped. The memory is untouched.
-/// Does not wait for the sidecar.
+/// Does not wait for the sidecar, but where it is to be learnt what became of what was deferred.
 pub fn forget(addr: usize, len: usize) {
     let (addr, len) = pages_of(addr, len, true);
     if len != 0 && touched(addr, len) {
+        if history::is_curious(len) {
+            return ask_known(Op::Forget, addr, len);
+        }
         forget_known(addr, len);
     }
 }

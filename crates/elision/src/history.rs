@@ -1,15 +1,23 @@
-//! What became of earlier reads of a file, where it is read to be changed.
+//! What became of earlier reads, and does deferring pay?
 //!
 //! Copying pages one fault at a time costs more than reading them all at once. So where nearly every page that was deferred came
-//! to be altered before the file was written back, the next reads of that file for editing are done the traditional way: a few
-//! at first, more if trying it again gives the same.
+//! to be altered, the next reads of that file are done the traditional way: a few at first, more if trying it again gives the
+//! same. And so few saves of a buffer are tracked.
+//!
+//! What a save tells of a file that is read to be changed is always learnt. All else is learnt of large transfers alone, since only
+//! there does it show: what was read in any way, and altered throughout before something else was read there, or it was freed; or
+//! was wanted by somebody else; or is altered throughout between one save and the next.
+//!
+//! Many programs do the same to one file after the other, each of them once. So the outcome counts for reads of about the same
+//! size as well, and a file of which nothing is known is taken for one of those.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// What is known of a file: how many reads are still to be done traditionally, and how many there were at the last decision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Memory {
     left: u8,
+    /// 0: nothing is known; [`PAID`]: deferring was worth it.
     step: u8,
 }
 
@@ -19,32 +27,41 @@ const FIRST: u8 = 3;
 /// …and never more than so many.
 const MOST: u8 = 31;
 
+const PAID: u8 = u8::MAX;
+
 impl Memory {
-    /// A read is about to be deferred. True: it should not be.
-    fn declines(&mut self) -> bool {
+    /// A read is about to be deferred. True: it should not be. `None`: nothing is known.
+    fn declines(&mut self) -> Option<bool> {
         let declines = self.left > 0;
         self.left = self.left.saturating_sub(1);
-        declines
+        (self.step > 0).then_some(declines)
     }
 
-    /// Of `known` bytes that stood for the file, `altered` were found altered when it was written back.
+    /// Of `known` bytes that stood for the file, `altered` were found altered.
     fn learn(&mut self, known: usize, altered: usize) {
         // Deferring is level somewhere between a half and all. From the benches.
         if altered / 4 >= known / 5 {
-            self.step = (self.step * 2 + 1).clamp(FIRST, MOST);
+            let before = if self.step == PAID { 0 } else { self.step };
+            self.step = (before * 2 + 1).clamp(FIRST, MOST);
             self.left = self.step;
         } else {
-            *self = Memory::default();
+            *self = Memory { left: 0, step: PAID };
         }
     }
 }
 
-/// By the number of the file: its upper bits, and a [`Memory`] in the lowest 16. Files share places; the last one has it.
-static TABLE: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+/// A tag in the upper bits, and a [`Memory`] in the lowest 16. What shares a place has it in turn.
+type Table = [AtomicU64; 64];
 
-fn with<T>(number: u64, act: impl FnOnce(&mut Memory) -> T) -> T {
-    let tag = number & !0xffff;
-    let place = TABLE.get((number >> 58) as usize);
+/// By the number of the file, whose upper bits are the tag.
+static FILES: Table = [const { AtomicU64::new(0) }; 64];
+
+/// By the number of bits that a length has.
+static SIZES: Table = [const { AtomicU64::new(0) }; 64];
+
+fn with<T>(table: &Table, place: u64, tag: u64, act: impl FnOnce(&mut Memory) -> T) -> T {
+    let tag = tag & !0xffff;
+    let place = table.get(place as usize);
     let word = place.map_or(0, |place| place.load(Relaxed));
     let mut memory = match word & !0xffff == tag {
         true => Memory { left: word as u8, step: (word >> 8) as u8 },
@@ -61,16 +78,57 @@ fn with<T>(number: u64, act: impl FnOnce(&mut Memory) -> T) -> T {
     result
 }
 
-/// Should a read of this file, which is open for writing, rather not be deferred?
-pub fn declines(number: u64) -> bool {
-    with(number, Memory::declines)
+fn with_file<T>(number: u64, act: impl FnOnce(&mut Memory) -> T) -> T {
+    with(&FILES, number >> 58, number, act)
 }
 
-/// A write to the file found `known` bytes associated, and `altered` of them altered.
+fn with_size<T>(len: usize, act: impl FnOnce(&mut Memory) -> T) -> T {
+    with(&SIZES, len.checked_ilog2().unwrap_or(0).into(), 0, act)
+}
+
+/// Transfers of this size and more are large.
+pub const LARGE: usize = 4 << 20;
+
+/// Should this read of the file, which is to be changed, rather not be deferred?
+pub fn declines(number: u64, len: usize) -> bool {
+    let of_its_size = || if len < LARGE { None } else { with_size(len, Memory::declines) };
+    with_file(number, Memory::declines).or_else(of_its_size).unwrap_or(false)
+}
+
+/// The same for any read; or should this save of the file rather not be tracked?
+pub fn declines_large(number: u64, len: usize) -> bool {
+    len >= LARGE && declines(number, len)
+}
+
+/// When they were saved, `known` bytes were found associated with the file, `altered` of them altered.
 pub fn learn(number: u64, known: usize, altered: usize) {
     if known > 0 {
-        with(number, |memory| memory.learn(known, altered));
+        with_file(number, |memory| memory.learn(known, altered));
     }
+    if known >= LARGE {
+        with_size(known, |memory| memory.learn(known, altered));
+    }
+}
+
+/// They were found when all was over.
+pub fn learn_large(number: u64, known: usize, altered: usize) {
+    if known >= LARGE {
+        learn(number, known, altered);
+    }
+}
+
+/// What was deferred of this very file came to nothing.
+pub fn learn_of_file(number: u64, known: usize) {
+    if known > 0 {
+        with_file(number, |memory| memory.learn(known, known));
+    }
+}
+
+/// Is it worth waiting for an answer to learn what became of so many bytes? Where it is known to pay, now and then.
+pub fn is_curious(len: usize) -> bool {
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    len >= LARGE
+        && (with_size(len, |memory| memory.step != PAID) || ASKED.fetch_add(1, Relaxed).is_multiple_of(16))
 }
 
 #[cfg(test)]
@@ -81,7 +139,7 @@ mod tests {
     fn declined(number: u64, rounds: usize, altered: usize) -> Vec<bool> {
         (0..rounds)
             .map(|_| {
-                let declined = declines(number);
+                let declined = declines(number, 100);
                 if !declined {
                     learn(number, 100, altered);
                 }
@@ -98,17 +156,31 @@ mod tests {
         // From some time on one in 32 is tried.
         assert_eq!(got[100..].iter().filter(|&&declined| !declined).count(), 3);
         // One read that was altered little, and all is as at first.
-        while declines(number) {}
+        while declines(number, 100) {}
         learn(number, 100, 1);
         assert!(!declined(number, 50, 70).contains(&true));
     }
 
     #[test]
     fn files_are_told_apart() {
-        learn(0x1111 << 48, 100, 100);
-        assert!(!declines(0x1112 << 48));
-        assert!(declines(0x1111 << 48));
-        learn(0x1111 << 48, 0, 0);
-        assert!(declines(0x1111 << 48));
+        learn_of_file(0x1111 << 48, 100);
+        assert!(!declines(0x1112 << 48, 1 << 40));
+        assert!(declines(0x1111 << 48, 1 << 40));
+        learn_of_file(0x1111 << 48, 0);
+        assert!(declines(0x1111 << 48, 1 << 40));
+    }
+
+    #[test]
+    fn a_file_of_which_nothing_is_known_is_like_others_of_its_size() {
+        let (size, number) = (1 << 30, |n: u64| (0x2000 + n) << 48);
+        assert!(is_curious(size) && !declines(number(1), size));
+        learn(number(1), size, size);
+        assert!(declines(number(2), size + 5) && !declines(number(2), 2 * size));
+        // One that is known to pay is deferred all the same, and what is of that size again.
+        learn(number(3), 2 * size, size);
+        assert!(!declines(number(3), size) && declines(number(4), size));
+        learn(number(3), size, 0);
+        assert!(!declines(number(4), size));
+        assert_eq!((0..32).filter(|_| is_curious(size)).count(), 2);
     }
 }

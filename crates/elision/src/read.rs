@@ -68,7 +68,12 @@ fn plan(fd: i32, addr: usize, len: usize, terms: Terms) -> Result<(Transfer, i32
     if !transfer.congruent() {
         return Err(Reason::Phase);
     }
-    if terms.owned && flags & libc::O_ACCMODE == libc::O_RDWR && history::declines(files::number(stat.id)) {
+    let number = files::number(stat.id);
+    let declines = match terms.owned && flags & libc::O_ACCMODE == libc::O_RDWR {
+        true => history::declines(number, len),
+        false => history::declines_large(number, len),
+    };
+    if declines {
         return Err(Reason::MostlyAltered);
     }
     // Asked here, so that the sidecar never opens a file on a network or in another process's hands, and hangs.

@@ -57,6 +57,9 @@ pub fn write(
     let tracked = state::touched(addr, len);
     let again =
         big && (track == Track::Now || (!tracked && terms.owned && second_time(fd, addr, len, stat, terms)));
+    // Where all of it comes back altered, tracking costs a fault for each page and saves nothing.
+    let follow = (tracked || again) && !history::declines_large(files::number(stat.id), len);
+    let again = again && follow;
     if !guarded && !tracked && !again {
         return Outcome::PassThrough;
     }
@@ -80,7 +83,7 @@ pub fn write(
         }
         return Outcome::PassThrough;
     }
-    let job = Job { fd, flags, stat, whole: Transfer { addr, len, offset }, terms, guarded, tracked, again };
+    let job = Job { fd, flags, stat, whole: Transfer { addr, len, offset }, terms, guarded, follow };
     let (written, failure) = if big && (tracked || again) { job.in_runs(alone) } else { job.at_once() };
     give_back(len - written);
     match failure {
@@ -111,8 +114,7 @@ pub fn release(fd: i32, stat: Stat) {
 
 /// What was deferred, and then had to be loaded for a change that is no save, was not worth it.
 fn learn_of_nothing(call: &mut Call, stat: Stat) {
-    let known = call.request().known;
-    history::learn(files::number(stat.id), known, known);
+    history::learn_of_file(files::number(stat.id), call.request().known);
 }
 
 struct Job {
@@ -122,8 +124,8 @@ struct Job {
     whole: Transfer,
     terms: Terms,
     guarded: bool,
-    tracked: bool,
-    again: bool,
+    /// What is written is tracked afterwards.
+    follow: bool,
 }
 
 impl Job {
@@ -166,7 +168,7 @@ impl Job {
             (request.op, request.more) = (Op::Plan, at > 0);
             (request.fd, request.flags, request.key) = (self.fd, self.flags, self.stat.id);
             (request.addr, request.len, request.offset) = (rest.addr, rest.len, rest.offset);
-            (request.owned, request.track) = (self.terms.owned, self.again || self.tracked);
+            (request.owned, request.track) = (self.terms.owned, self.follow);
             (request.head, request.tail) = (if at == 0 { head.len } else { 0 }, tail.len);
             let declined = call.send();
             let answer = call.request();
@@ -202,7 +204,7 @@ impl Job {
             let request = call.request();
             (request.op, request.addr, request.len, request.offset) =
                 (Op::Wrote, rest.addr, done, rest.offset);
-            (request.key, request.tried, request.track) = (self.stat.id, handled, self.again || self.tracked);
+            (request.key, request.tried, request.track) = (self.stat.id, handled, self.follow);
             request.more = at < pages.len && writer.stop.is_none();
             call.send();
             if let Some(stop) = writer.stop {

@@ -13,8 +13,8 @@
 //!
 //! Only if the whole family is ours and glibc's is next. A program that brings its own `malloc` may leave, say,
 //! `posix_memalign` to libc's default, that is to us, and free the result itself; another allocator behind us
-//! has doors of its own (`sdallocx`, `mi_free`) by which a block of ours could reach it. With an address space limit
-//! (RLIMIT_AS) reservations and kept blocks would count against the program.
+//! has doors of its own (`sdallocx`, `mi_free`) by which a block of ours could reach it. With a limit on address space or data
+//! (RLIMIT_AS, RLIMIT_DATA) reservations and kept blocks would count against the program.
 #![allow(unsafe_code)] // Implements and calls malloc, whose contract is the program's to keep.
 
 use super::{PAGE, block};
@@ -75,7 +75,7 @@ static PLACING: AtomicBool = AtomicBool::new(false);
 /// From the constructor: the search order is complete by now, so it can be asked who owns the heap.
 pub(super) fn init() {
     resolve();
-    if heap_is_ours() && !address_space_limited() {
+    if heap_is_ours() && !memory_is_limited() {
         PLACING.store(true, Ordering::Release);
         PLACING.store(calls_arrive(), Ordering::Release);
     }
@@ -188,10 +188,12 @@ fn library_of(addr: *const c_void) -> *mut c_void {
     if unsafe { libc::dladdr(addr, &mut info) } == 0 { ptr::null_mut() } else { info.dli_fbase }
 }
 
-fn address_space_limited() -> bool {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: fills a structure that is ours.
-    unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) != 0 || limit.rlim_cur != libc::RLIM_INFINITY }
+fn memory_is_limited() -> bool {
+    [libc::RLIMIT_AS, libc::RLIMIT_DATA].into_iter().any(|which| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: fills a structure that is ours.
+        unsafe { libc::getrlimit(which, &mut limit) != 0 || limit.rlim_cur != libc::RLIM_INFINITY }
+    })
 }
 
 /// A block for the request, if it is large enough and blocks are placed: the payload, and whether it is zero.

@@ -53,6 +53,7 @@ impl State {
             return Some(Reason::Limit);
         }
         self.count_loaded(addr, len);
+        self.learn(addr, len);
         // SAFETY: the program asked for these pages to be replaced by these bytes, and waits. Other threads that use
         // the buffer meanwhile race with the read itself, as they would traditionally.
         if unsafe { memory::map_file_at(addr, len, fd, offset) }.is_err() {

@@ -191,7 +191,11 @@ impl State {
         // Whoever wants the file would wait for a write under way traditionally, too; unless the program is stopped in the middle
         // of it, which it would not be.
         let under_way = known.writer != 0 && !processes::is_stopped(self.program);
-        let answered = !known.used || good || !under_way && self.release(id);
+        let broken = known.used && !good && !under_way;
+        if broken {
+            self.learn_of_break(id);
+        }
+        let answered = !known.used || good || broken && self.release(id);
         if !answered {
             broken::note(self.file(id).fd);
         }

@@ -2,9 +2,10 @@
 #![allow(unsafe_code)] // Faults pages in for other extents; changes no contents.
 
 use super::channel::{Op, PageRun, RUNS, Request};
-use super::files::Guard;
+use super::files::{self, Guard};
 use super::state::{self, State};
 use crate::extent::{self, Extent, FileId, Kind, PageFacts};
+use crate::history;
 use crate::stats::Reason;
 use crate::sys::file;
 use crate::sys::memory;
@@ -36,10 +37,9 @@ impl State {
         };
         let end_offset = request.offset + request.len as u64;
         let holes = self.holes(id, request.offset, end_offset);
-        let mut protect = self.tracker >= 0;
-        if protect && (request.track || self.map().overlapping(request.addr, request.len).next().is_some()) {
-            protect = pages::track(self.tracker, request.addr, request.len).is_ok();
-        }
+        let protect = self.tracker >= 0
+            && request.track
+            && pages::track(self.tracker, request.addr, request.len).is_ok();
         request.count = 0;
         request.handled = 0;
         let mut unknown = 0;
@@ -143,6 +143,17 @@ impl State {
         let (start, done, tried) = (request.addr, request.len, request.tried);
         if done < tried && self.tracker >= 0 {
             let _ = pages::unprotect(self.tracker, start + done, tried - done);
+        }
+        if !request.track {
+            // Not armed, they would pass for altered for ever, and for a reason not to track.
+            let mut at = start;
+            while let Some(row) = self.next_piece(at, start + done) {
+                at = row.end();
+                if row.kind == Kind::Tracked {
+                    let _ = self.map().remove(row.addr, row.len);
+                }
+            }
+            self.publish();
         }
         if done == 0 || !request.track || self.tracker < 0 || self.file(id).guard != Guard::Write {
             return;
@@ -312,6 +323,50 @@ impl State {
             at = stopped;
         }
         end
+    }
+
+    /// The program has done with what is deferred in the range: did it pay?
+    pub(super) fn learn(&mut self, addr: usize, len: usize) {
+        let mut at = addr;
+        while let Some(row) = self.next_piece(at, addr + len) {
+            at = row.end();
+            // (Perhaps it is gone already, and with it what there was to learn.)
+            if row.kind == Kind::Mapped && self.is_still_mapped(row) {
+                let altered = self.ever_altered(row);
+                history::learn_large(files::number(self.file(row.file).key), row.len, altered);
+            }
+        }
+    }
+
+    /// Somebody wants to change the file: did deferring pay until now? What is not altered is loaded now.
+    pub(super) fn learn_of_break(&mut self, id: FileId) {
+        let (mut known, mut altered, mut at) = (0, 0, 0);
+        loop {
+            let Some(row) = self.map().of_file(id, at).next() else { break };
+            at = row.end();
+            if row.kind == Kind::Mapped {
+                known += row.len;
+                altered += self.ever_altered(row);
+            }
+        }
+        let number = files::number(self.file(id).key);
+        match altered / 4 >= known / 5 {
+            true => history::learn_large(number, known, altered),
+            false if known >= history::LARGE => history::learn_of_file(number, known),
+            false => (),
+        }
+    }
+
+    /// Bytes of a mapped extent that were stored into since it was read, whether they were saved or not.
+    fn ever_altered(&mut self, row: Extent) -> usize {
+        let mut altered = 0;
+        self.scan_each(row.addr, row.end(), SOMEWHERE, |run| {
+            let facts = facts(run.categories);
+            if facts.swapped || facts.present && !facts.file {
+                altered += (run.end - run.start) as usize;
+            }
+        });
+        altered
     }
 
     /// Counts the pages of mapped extents in the range that were loaded because somebody touched them.

@@ -397,6 +397,7 @@ impl State {
                 None
             }
             Op::Forget => {
+                self.learn(request.addr, request.len);
                 self.forget(request.addr, request.len);
                 None
             }
