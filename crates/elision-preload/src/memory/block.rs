@@ -236,7 +236,7 @@ pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
     let phase = phase::take(request);
     let phase = if phase.is_multiple_of(align) { phase } else { 0 };
     let len = len_for(request, phase)?;
-    let (slot, fresh) = match cache::take(len, align) {
+    let (slot, fresh) = match cache::take(len, align).and_then(|(slot, had)| fit(slot, had, len)) {
         Some((slot, cached_len)) => {
             slot.set(Block::live(phase, cached_len));
             (slot, false)
@@ -244,6 +244,22 @@ pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
         None => (map_new(len, align, READ_WRITE, |_| Block::live(phase, len))?, true),
     };
     Some((slot.base() + phase, fresh))
+}
+
+/// Makes a kept block, whose slot is Busy, as long as is needed: what it has and is far too much goes, what is missing is added. `None`
+/// if that cannot be; it is gone then.
+fn fit(slot: Slot, had: usize, len: usize) -> Option<(Slot, usize)> {
+    if len <= had && !cache::wastes(had, len) {
+        return Some((slot, had));
+    }
+    if len < had {
+        unmap(slot.base() + len, had - len);
+    } else if extend(slot.base(), had, len).is_err() {
+        unmap(slot.base(), had);
+        slot.release();
+        return None;
+    }
+    Some((slot, len))
 }
 
 /// A slot with `len` fresh bytes of protection `prot`; its word says what `becomes` gives.
@@ -454,17 +470,36 @@ mod cache {
         1 << ((entry >> 48) as u32 + super::SMALLEST).min(super::LARGEST)
     }
 
+    /// Is that too much for a block of `len` bytes?
+    pub(super) fn wastes(have: usize, len: usize) -> bool {
+        have - len > len / 4
+    }
+
     /// The entry that holds `len` bytes with the least to spare, and not more than a quarter.
     pub(super) fn best_fit(entries: &[u64], len: usize, align: usize) -> Option<usize> {
         let fits = |entry: u64| {
             let have = bytes(entry);
-            entry != 0 && len <= have && have - len <= len / 4 && align <= align_of(entry)
+            entry != 0 && len <= have && !wastes(have, len) && align <= align_of(entry)
         };
         let candidates = entries.iter().enumerate().filter(|(_, entry)| fits(**entry));
         candidates.min_by_key(|(_, entry)| bytes(**entry)).map(|(index, _)| index)
     }
 
-    /// A kept block of at least `len` bytes; its slot is Busy.
+    /// Where no more can be kept, the next one of another size would take the place of one of these: so that one is made to fit, and only
+    /// the difference is memory that has to be got, or is lost. The one that differs least.
+    fn any_fit(entries: &[u64], len: usize, align: usize) -> Option<usize> {
+        let total: usize = entries.iter().map(|entry| bytes(*entry)).sum();
+        if total + len <= MOST_BYTES {
+            return None;
+        }
+        // (The slot's alignment is its size; behind the block is a guard page.)
+        let fits = |entry: u64| entry != 0 && align.max(len + PAGE) <= align_of(entry);
+        let candidates = entries.iter().enumerate().filter(|(_, entry)| fits(**entry));
+        let difference = |entry: u64| bytes(entry).abs_diff(len);
+        candidates.min_by_key(|(_, entry)| difference(**entry)).map(|(index, _)| index)
+    }
+
+    /// A kept block of `len` bytes, or one that can be made to; its slot is Busy.
     pub(super) fn take(len: usize, align: usize) -> Option<(Slot, usize)> {
         if len > LARGEST {
             return None;
@@ -475,7 +510,8 @@ mod cache {
             for (copy, entry) in seen.iter_mut().zip(&KEPT).take(used) {
                 *copy = entry.load(Ordering::Acquire);
             }
-            let index = best_fit(seen.get(..used)?, len, align)?;
+            let seen_used = seen.get(..used)?;
+            let index = best_fit(seen_used, len, align).or_else(|| any_fit(seen_used, len, align))?;
             let (entry, kept) = (*seen.get(index)?, KEPT.get(index)?);
             if kept.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 return take_out(entry);
@@ -639,6 +675,29 @@ mod tests {
             assert_eq!(len_for(request, 16).unwrap() - 16, theirs);
         }
         assert_eq!(len_for(usize::MAX - 10, 0), None);
+    }
+
+    /// Sizes that vary would each have taken the place of another that is kept, and all their memory had to be got anew.
+    #[test]
+    fn kept_blocks_are_made_to_fit_when_there_are_enough() {
+        let written = |mib: usize| {
+            let (payload, fresh) = allocate(mib << 20, 16).unwrap();
+            assert!(usable(payload).unwrap() >= mib << 20);
+            // SAFETY: a block of so many bytes, nobody else's.
+            unsafe { core::ptr::write_bytes(payload as *mut u8, mib as u8, mib << 20) };
+            (payload, fresh)
+        };
+        let kept = [20, 21, 22].map(|mib| written(mib).0);
+        assert!(kept.into_iter().all(free));
+        let (long, fresh) = written(31);
+        assert!(!fresh && long == kept[2]);
+        let (short, fresh) = written(5);
+        assert!(fresh);
+        assert!(free(long) && free(short));
+        // Of a much larger one, what is too much goes.
+        let (less, fresh) = written(10);
+        assert!(!fresh && usable(less).unwrap() < 11 << 20);
+        assert!(free(less));
     }
 
     #[test]
