@@ -363,6 +363,26 @@ fn what_is_changed_in_other_ways_is_soon_read_at_once() {
     assert!(counter(&stats, "mostly_altered") > 30, "it was deferred again and again");
 }
 
+/// Each page was copied in a fault of its own, or by the helper, which took two to four times as long as reading it.
+#[test]
+fn what_deferring_does_not_pay_for_is_soon_read_at_once() {
+    let made = directory();
+    let (program, file) = (compiled(made.path()), made.path().join("file"));
+    for way in ["in_vain_reused", "in_vain_freed", "in_vain_saved", "in_vain_wanted"] {
+        let stats = made.path().join(way);
+        make(&file, 8 << 20);
+        let plain = good(Command::new(&program).arg(way).arg(&file).output().unwrap());
+        let then = std::fs::read(&file).unwrap();
+        make(&file, 8 << 20);
+        assert_eq!(good(preloaded(&program, &stats).arg(way).arg(&file).output().unwrap()), plain);
+        assert!(std::fs::read(&file).unwrap() == then, "{way}");
+        assert!(counter(&stats, "deferred_bytes") > 0, "{way}: nothing was deferred");
+        // Twice tried, at three and ten, or three times.
+        let declined = counter(&stats, "mostly_altered");
+        assert!((17..24).contains(&declined), "{way}: {declined} of 24");
+    }
+}
+
 /// It waited for a word of theirs for ever, with all of their memory.
 #[test]
 fn the_sidecar_goes_when_the_program_is_killed_while_it_starts() {

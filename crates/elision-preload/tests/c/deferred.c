@@ -178,6 +178,36 @@ int main(int count, char **arguments) {
         }
         return 0;
     }
+    if (!strncmp(what, "in_vain_", 8)) { /* all of it is altered, or changed by somebody else, time after time */
+        int fd = -1;
+        unsigned long long sum = 0;
+        for (int i = 0; i < 24; i++) {
+            int saves = !strcmp(what + 8, "saved"), frees = !strcmp(what + 8, "freed"), wants = !strcmp(what + 8, "wanted");
+            if (fd < 0)
+                fd = open(path, saves ? O_RDWR : O_RDONLY);
+            if (!bytes || frees)
+                whole(fd);
+            else if (!saves && pread(fd, bytes, size, 0) != (ssize_t)size)
+                return 1;
+            for (size_t at = 0; at < size; at += wants ? size : 512)
+                bytes[at] += i + 1;
+            sum = sum * 31 + bytes[i * 512] + bytes[size - 512];
+            if (saves && pwrite(fd, bytes, size, 0) != (ssize_t)size)
+                return 1;
+            if (frees)
+                free(bytes);
+            if (wants) {
+                pid_t pid = fork();
+                if (pid == 0) {
+                    int own = open(path, O_WRONLY);
+                    _exit(pwrite(own, &i, sizeof i, 512 * i) != sizeof i);
+                }
+                waitpid(pid, NULL, 0);
+            }
+        }
+        printf("%llu\n", sum);
+        return 0;
+    }
     if (!strcmp(what, "patch")) { /* patches a program whenever it is told to, and keeps what it has of it for a while */
         for (char byte; read(0, &byte, 1) == 1; free(bytes)) {
             int fd = open(path, O_RDWR);
