@@ -4,15 +4,12 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use object::elf;
-use object::elf::FileHeader64;
-use object::read::elf::{Dyn, FileHeader, ProgramHeader};
-use object::{Endianness, FileKind, ReadCache};
+use elision::program::{self, Program as Binary};
 use rustix::fs::{StatVfsMountFlags, getxattr_query, statvfs};
 use rustix::process::{getgid, getuid};
 use rustix::thread::no_new_privs;
@@ -24,7 +21,7 @@ pub enum Obstacle {
     Static,
     /// Its C library is musl, and the drop-in is made for glibc.
     Musl,
-    /// It asks for a loader that is not glibc's.
+    /// It asks for a loader that is not that of our own glibc.
     Loader(String),
     /// It is made for another kind of machine.
     Foreign(&'static str),
@@ -39,7 +36,9 @@ impl fmt::Display for Obstacle {
         match self {
             Obstacle::Static => write!(out, "is statically linked"),
             Obstacle::Musl => write!(out, "is linked against musl, not glibc"),
-            Obstacle::Loader(path) => write!(out, "asks for the loader {path}, which is not glibc's"),
+            Obstacle::Loader(path) => {
+                write!(out, "asks for the loader {path}, not for that of Elision's own glibc")
+            }
             Obstacle::Foreign(what) => write!(out, "{what}"),
             Obstacle::First(library) => write!(out, "needs {library}, which must be loaded first"),
             Obstacle::Privileged(how) => write!(out, "{how}"),
@@ -114,9 +113,7 @@ pub fn runnable(path: &Path) -> bool {
     if !executable(path) {
         return false;
     }
-    let mut start = [0; 4];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && (start == elf::ELFMAG || start.starts_with(b"#!"))
+    File::open(path).is_ok_and(|file| is_elf(&file) || matches!(examine(&file), Binary::Script(_)))
 }
 
 enum Format {
@@ -130,20 +127,59 @@ impl Format {
         if !executable(path) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let mut start = Vec::new();
-        // The kernel looks at 256 bytes.
-        File::open(path)?.take(256).read_to_end(&mut start)?;
-        if let Some(line) = start.strip_prefix(b"#!") {
-            let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
-            return interpreter(line).map(Format::Script).ok_or(io::ErrorKind::InvalidData.into());
-        }
-        if !start.starts_with(&elf::ELFMAG) {
+        let file = File::open(path)?;
+        Ok(Format::Elf(match examine(&file) {
+            Binary::Script(line) => {
+                let found = interpreter(line.as_bytes()).ok_or(io::ErrorKind::InvalidData)?;
+                return Ok(Format::Script(found));
+            }
             // execvp gives what the kernel does not know to the shell.
-            return Ok(Format::Script("/bin/sh".into()));
-        }
-        // What is no sound ELF file is the kernel's to refuse.
-        Ok(Format::Elf(elf_obstacle(path).unwrap_or(None)))
+            Binary::Unknown if !is_elf(&file) => return Ok(Format::Script("/bin/sh".into())),
+            // What is no sound ELF file is the kernel's to refuse.
+            Binary::Unknown => None,
+            Binary::Narrow => Some(Obstacle::Foreign("is a 32-bit program")),
+            Binary::Foreign => Some(Obstacle::Foreign("is made for another processor")),
+            // glibc's loader asks for none, and loads what LD_PRELOAD says into the program it is given.
+            Binary::Bare => {
+                (!program::is_glibc_loader(path.as_os_str().as_bytes())).then_some(Obstacle::Static)
+            }
+            Binary::Loaded { loader, first } => loaded(loader.as_bytes(), first),
+        }))
     }
+}
+
+fn examine(file: &File) -> Binary {
+    program::examine(&|room, offset| file.read_at(room, offset).unwrap_or(0))
+}
+
+fn is_elf(file: &File) -> bool {
+    let mut start = [0; 4];
+    file.read_exact_at(&mut start, 0).is_ok() && start == *b"\x7fELF"
+}
+
+fn loaded(loader: &[u8], first: Option<&'static str>) -> Option<Obstacle> {
+    let name = loader.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    if name.starts_with(b"ld-musl") {
+        return Some(Obstacle::Musl);
+    }
+    if !program::is_glibc_loader(loader) || !is_our_loader(Path::new(OsStr::from_bytes(loader))) {
+        return Some(Obstacle::Loader(String::from_utf8_lossy(loader).into_owned()));
+    }
+    first.map(Obstacle::First)
+}
+
+/// Another glibc may be too old for the drop-in, and then ends the program. True where that cannot be told.
+fn is_our_loader(loader: &Path) -> bool {
+    let ours = File::open("/proc/self/exe").map(|file| examine(&file));
+    let Ok(Binary::Loaded { loader: ours, .. }) = ours else { return true };
+    let number = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    let (ours, theirs) = (number(Path::new(OsStr::from_bytes(ours.as_bytes()))), number(loader));
+    ours.is_none() || theirs.is_none() || ours == theirs
+}
+
+/// The library among those that are preloaded already which must be loaded before all others.
+pub fn first_among(preloaded: &OsStr) -> Option<&'static str> {
+    preloaded.as_bytes().split(|byte| b" :".contains(byte)).find_map(program::must_be_first)
 }
 
 /// The program that the first line of a script (after `#!`) leads to, `env` seen through.
@@ -161,56 +197,6 @@ fn interpreter(line: &[u8]) -> Option<OsString> {
         word => Some(word),
     });
     Some(OsStr::from_bytes(name.unwrap_or(first)).into())
-}
-
-const MACHINE: u16 = if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
-
-fn elf_obstacle(path: &Path) -> io::Result<Option<Obstacle>> {
-    let data = &ReadCache::new(File::open(path)?);
-    match FileKind::parse(data).map_err(io::Error::other)? {
-        FileKind::Elf64 => elf64_obstacle(path, data).map_err(io::Error::other),
-        FileKind::Elf32 => Ok(Some(Obstacle::Foreign("is a 32-bit program"))),
-        _ => Ok(None),
-    }
-}
-
-fn elf64_obstacle(path: &Path, data: &ReadCache<File>) -> object::read::Result<Option<Obstacle>> {
-    let header = FileHeader64::<Endianness>::parse(data)?;
-    let endian = header.endian()?;
-    if header.e_machine(endian) != MACHINE {
-        return Ok(Some(Obstacle::Foreign("is made for another processor")));
-    }
-    for segment in header.program_headers(endian, data)? {
-        let Some(loader) = segment.interpreter(endian, data)? else { continue };
-        let loader = String::from_utf8_lossy(loader).into_owned();
-        let name = loader.rsplit('/').next().unwrap_or_default();
-        return Ok(match name {
-            _ if name.starts_with("ld-musl") => Some(Obstacle::Musl),
-            _ if name.starts_with("ld-linux") => wants_to_be_first(header, endian, data)?,
-            _ => Some(Obstacle::Loader(loader)),
-        });
-    }
-    // glibc's loader asks for none, and loads what LD_PRELOAD says into the program it is given.
-    let is_loader = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"ld-linux"));
-    Ok((!is_loader).then_some(Obstacle::Static))
-}
-
-/// A library that the program itself needs, and that ends it when anything was preloaded.
-fn wants_to_be_first(
-    header: &FileHeader64<Endianness>,
-    endian: Endianness,
-    data: &ReadCache<File>,
-) -> object::read::Result<Option<Obstacle>> {
-    let sections = header.sections(endian, data)?;
-    let Some((entries, strings)) = sections.dynamic(endian, data)? else { return Ok(None) };
-    let strings = sections.strings(endian, data, strings)?;
-    for entry in entries.iter().filter(|entry| entry.d_tag(endian) == elf::DT_NEEDED) {
-        // What -fsanitize=address of gcc links with. (clang's is a part of the program, and does not mind.)
-        if entry.string(endian, strings)?.starts_with(b"libasan.so") {
-            return Ok(Some(Obstacle::First("libasan")));
-        }
-    }
-    Ok(None)
 }
 
 /// How the program in this file gains rights that the caller has not, if it does.
@@ -285,9 +271,10 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
             Program::examine(&path).expect("examined").obstacles
         };
+        const S390: u16 = 22;
         assert_eq!(of(&header(1, 3)), [Obstacle::Foreign("is a 32-bit program")]);
-        assert_eq!(of(&header(2, elf::EM_S390)), [Obstacle::Foreign("is made for another processor")]);
-        assert_eq!(of(&header(2, MACHINE)), [Obstacle::Static]);
+        assert_eq!(of(&header(2, S390)), [Obstacle::Foreign("is made for another processor")]);
+        assert_eq!(of(&header(2, program::MACHINE)), [Obstacle::Static]);
     }
 
     #[test]

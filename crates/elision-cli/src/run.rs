@@ -87,6 +87,13 @@ pub fn run(args: Args) -> Result<Ending> {
 /// Can the drop-in get into the program? If not, says so. What cannot be judged is given the benefit of the
 /// doubt; whether it can be started at all is for exec to find out.
 fn within_reach(name: &OsString) -> bool {
+    if let Some(first) = env::var_os("LD_PRELOAD").and_then(|list| program::first_among(&list)) {
+        eprintln!(
+            "elision: {first} is preloaded, which must be loaded first; {} runs unchanged",
+            name.display()
+        );
+        return false;
+    }
     let Some(Ok(program)) = program::find(name).map(|path| Program::examine(&path)) else { return true };
     let Some(obstacle) = program.obstacles.first() else { return true };
     let name = name.display();

@@ -215,6 +215,41 @@ fn a_program_with_the_address_sanitizer_runs_unchanged() {
         assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
         assert!(stderr(&output).contains("needs libasan"), "{}", stderr(&output));
     });
+    // As a child of a program that has the drop-in it does so, too.
+    both_ways(&["sh", "-c", "\"$0\"; exit $?", text(&program)], |output| {
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        assert!(!stderr(&output).contains("ASan"), "{}", stderr(&output));
+    });
+    // And any program for which the sanitizer is preloaded.
+    let found = Command::new("cc").arg("-print-file-name=libasan.so").output().expect("cc");
+    let preloaded = stdout(&found);
+    for way in WAYS {
+        let mut command = elision(&[way, &["sh", "-c", "exit 3"]].concat());
+        command.env("LD_PRELOAD", preloaded.trim()).env("ASAN_OPTIONS", "detect_leaks=0");
+        let output = command.output().expect("run");
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        assert!(stderr(&output).contains("libasan is preloaded"), "{}", stderr(&output));
+    }
+}
+
+/// musl's loader ends a program for which it cannot load everything: the drop-in needs glibc.
+#[test]
+fn a_program_of_musl_runs_unchanged() {
+    let dir = dir();
+    let (source, program) = (dir.path().join("musl.c"), dir.path().join("musl"));
+    fs::write(&source, "int main(void) { return 3; }\n").expect("write");
+    let built = Command::new("musl-gcc").arg("-o").args([&program, &source]).output();
+    if !built.is_ok_and(|built| built.status.success()) {
+        return eprintln!("skipped: there is no musl-gcc");
+    }
+    both_ways(&[text(&program)], |output| {
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        assert!(stderr(&output).contains("is linked against musl"), "{}", stderr(&output));
+    });
+    both_ways(&["sh", "-c", "\"$0\"; exit $?", text(&program)], |output| {
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        assert!(!stderr(&output).contains("rror"), "{}", stderr(&output));
+    });
 }
 
 #[test]

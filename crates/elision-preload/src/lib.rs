@@ -13,6 +13,7 @@
 //! | [`hints`] | lseek and fstat, which tell where the next large block should start |
 //! | [`process`] | fork, spawn, exit, and descriptors sent away |
 //! | [`replacing`] | exec |
+//! | [`inheriting`] | whether the next program gets this library, too |
 //! | [`rights`] | setuid, capset, prctl: what the sidecar must not keep |
 //! | [`foreign`] | io_uring and asynchronous I/O |
 //! | [`lending`] | memory that the kernel keeps hold of after a call |
@@ -35,6 +36,7 @@ pub mod export;
 pub mod files;
 pub mod foreign;
 pub mod hints;
+pub mod inheriting;
 pub mod io;
 pub mod kernel;
 pub mod lending;
@@ -70,6 +72,7 @@ fn set_up() {
     hints::resolve();
     process::resolve();
     replacing::resolve();
+    inheriting::init();
     rights::resolve();
     foreign::resolve();
     lending::resolve();

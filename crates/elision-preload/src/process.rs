@@ -11,6 +11,7 @@ use elision::dropin;
 use libc::{FILE, c_int, c_uint, mode_t, msghdr, pid_t, ssize_t};
 
 use crate::export::interpose;
+use crate::inheriting::{Executed, inheriting};
 use crate::ownership;
 use crate::stop::{self, active, stop, stopped, stopping};
 use crate::{files, kernel, lending, memory, real};
@@ -80,6 +81,16 @@ pub(crate) fn sharing<T>(call: impl FnOnce() -> T) -> T {
     ownership::end_sharing();
     result
 }
+
+/// Runs a call that starts a program, with the environment that is for it.
+fn spawning<T>(program: Executed, envp: Environment, call: impl FnOnce(Environment) -> T) -> T {
+    inheriting(program, envp.cast(), |changed| {
+        sharing(|| call(changed.map_or(envp, |changed| changed.cast())))
+    })
+}
+
+/// envp, as C declares it for these.
+type Environment = *const *mut c_char;
 
 /// Runs a call that forks and returns twice.
 pub(crate) fn forking<T: From<i32> + Into<i64> + PartialEq + Copy>(fork: impl FnOnce() -> T) -> T {
@@ -237,22 +248,34 @@ interpose! {
     /// See posix_spawn(3).
     fn posix_spawn(pid: *mut pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void,
         argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
-        if active() => sharing(call!(posix_spawn(pid, path, actions, attributes, argv, envp)));
+        => spawning(Executed::At(libc::AT_FDCWD, path), envp, |envp| {
+            // SAFETY: the program's call.
+            unsafe { posix_spawn::real(pid, path, actions, attributes, argv, envp) }
+        });
 
     /// See posix_spawn(3).
     fn posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void,
         argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
-        if active() => sharing(call!(posix_spawnp(pid, file, actions, attributes, argv, envp)));
+        => spawning(Executed::Named(file), envp, |envp| {
+            // SAFETY: the program's call.
+            unsafe { posix_spawnp::real(pid, file, actions, attributes, argv, envp) }
+        });
 
     /// posix_spawn that gives a descriptor of the child.
     fn pidfd_spawn(pidfd: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void,
         argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
-        if active() => sharing(call!(pidfd_spawn(pidfd, path, actions, attributes, argv, envp)));
+        => spawning(Executed::At(libc::AT_FDCWD, path), envp, |envp| {
+            // SAFETY: the program's call.
+            unsafe { pidfd_spawn::real(pidfd, path, actions, attributes, argv, envp) }
+        });
 
     /// posix_spawnp that gives a descriptor of the child.
     fn pidfd_spawnp(pidfd: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void,
         argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
-        if active() => sharing(call!(pidfd_spawnp(pidfd, file, actions, attributes, argv, envp)));
+        => spawning(Executed::Named(file), envp, |envp| {
+            // SAFETY: the program's call.
+            unsafe { pidfd_spawnp::real(pidfd, file, actions, attributes, argv, envp) }
+        });
 
     /// See posix_spawn_file_actions_addopen(3). What a child cuts off that it opens to read breaks no lease, and when
     /// that will be is not ours to see.

@@ -13,14 +13,16 @@ use core::ptr;
 
 use elision::dropin;
 use elision::sys::raw::Errno;
-use libc::c_int;
+use libc::{c_int, c_long};
 
 use crate::export::interpose;
+use crate::inheriting::{Executed, Strings, environment, inheriting};
+use crate::kernel;
 use crate::real::{self, raw_call};
-use crate::stop::active;
+use crate::stop::{active, filtered};
 
 /// Makes a call that returns only if it fails.
-pub(crate) fn replacing<T>(call: impl FnOnce() -> T) -> T {
+fn replacing<T>(call: impl FnOnce() -> T) -> T {
     let left = dropin::before_exec();
     let result = call();
     if left {
@@ -29,50 +31,91 @@ pub(crate) fn replacing<T>(call: impl FnOnce() -> T) -> T {
     result
 }
 
-/// `$name::real` with the program's arguments, as a closure.
-macro_rules! call {
-    ($name:ident($($arg:ident),*)) => {
-        // SAFETY: the program's call.
-        || unsafe { $name::real($($arg),*) }
-    };
+/// Makes a call that executes a program in the place of this one, with the environment that is for it.
+fn executing<T>(program: Executed, envp: Strings, call: impl FnOnce(Option<Strings>) -> T) -> T {
+    inheriting(program, envp, |changed| match active() {
+        true => replacing(|| call(changed)),
+        false => call(changed),
+    })
 }
 
-/// argv and envp, as C declares them.
-type Strings = *const *const c_char;
+/// What `execveat` with these arguments executes.
+fn named_at(directory: c_int, path: *const c_char, flags: c_int) -> Executed {
+    // SAFETY: just found to be there.
+    let is_empty = || !filtered() && kernel::readable(path as usize, 1) && unsafe { *path } == 0;
+    match flags & libc::AT_EMPTY_PATH != 0 && is_empty() {
+        true => Executed::Open(directory),
+        false => Executed::At(directory, path),
+    }
+}
 
-unsafe extern "C" {
-    #[link_name = "environ"]
-    static mut ENVIRONMENT: Strings;
+/// `execve` and `execveat` through `syscall`.
+pub(crate) fn by_number(number: c_long, arguments: [c_long; 6]) -> c_long {
+    let [a, b, c, d, e, _] = arguments;
+    let (program, envp) = match number {
+        libc::SYS_execve => (Executed::At(libc::AT_FDCWD, a as *const c_char), 2),
+        _ => (named_at(a as c_int, b as *const c_char, e as c_int), 3),
+    };
+    let given = if envp == 2 { c } else { d };
+    executing(program, given as Strings, |changed| {
+        let mut arguments = arguments.map(|argument| argument as usize);
+        if let Some(changed) = changed {
+            arguments[envp] = changed as usize;
+        }
+        // SAFETY: the program's call.
+        real::answer(unsafe { raw_call(number, &arguments) }) as c_long
+    })
 }
 
 interpose! {
     /// See execve(2).
     fn execve(path: *const c_char, argv: Strings, envp: Strings) -> c_int, until kernel(libc::SYS_execve);
-        if active() => replacing(call!(execve(path, argv, envp)));
+        => executing(Executed::At(libc::AT_FDCWD, path), envp, |changed| {
+            // SAFETY: the program's call, in this and what follows.
+            unsafe { execve::real(path, argv, changed.unwrap_or(envp)) }
+        });
 
     /// See execveat(2).
     fn execveat(directory: c_int, path: *const c_char, argv: Strings, envp: Strings, flags: c_int) -> c_int,
         until kernel(libc::SYS_execveat);
-        if active() => replacing(call!(execveat(directory, path, argv, envp, flags)));
+        => executing(named_at(directory, path, flags), envp, |changed| {
+            // SAFETY: as above.
+            unsafe { execveat::real(directory, path, argv, changed.unwrap_or(envp), flags) }
+        });
 
     /// See fexecve(3).
     fn fexecve(fd: c_int, argv: Strings, envp: Strings) -> c_int,
         until kernel(libc::SYS_execveat, fd, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH);
-        if active() => replacing(call!(fexecve(fd, argv, envp)));
+        => executing(Executed::Open(fd), envp, |changed| {
+            // SAFETY: as above.
+            unsafe { fexecve::real(fd, argv, changed.unwrap_or(envp)) }
+        });
 
     /// See execv(3).
     fn execv(path: *const c_char, argv: Strings) -> c_int,
-        // SAFETY: libc's variable, read as libc's function reads it.
-        until kernel(libc::SYS_execve, path, argv, ENVIRONMENT);
-        if active() => replacing(call!(execv(path, argv)));
+        until kernel(libc::SYS_execve, path, argv, environment());
+        => executing(Executed::At(libc::AT_FDCWD, path), environment(), |changed| match changed {
+            // SAFETY: as above.
+            None => unsafe { execv::real(path, argv) },
+            // SAFETY: as above; execv is this with libc's environment.
+            Some(envp) => unsafe { execve::real(path, argv, envp) },
+        });
 
     /// See execvp(3).
     fn execvp(file: *const c_char, argv: Strings) -> c_int, until early(-1);
-        if active() => replacing(call!(execvp(file, argv)));
+        => executing(Executed::Named(file), environment(), |changed| match changed {
+            // SAFETY: as above.
+            None => unsafe { execvp::real(file, argv) },
+            // SAFETY: as above; execvp is this with libc's environment.
+            Some(envp) => unsafe { execvpe::real(file, argv, envp) },
+        });
 
     /// See execvpe(3).
     fn execvpe(file: *const c_char, argv: Strings, envp: Strings) -> c_int, until early(-1);
-        if active() => replacing(call!(execvpe(file, argv, envp)));
+        => executing(Executed::Named(file), envp, |changed| {
+            // SAFETY: as above.
+            unsafe { execvpe::real(file, argv, changed.unwrap_or(envp)) }
+        });
 }
 
 /// Which of the functions that take a list.

@@ -8,16 +8,24 @@
 //! is one: before such a call everything is given memory of its own, the sidecar goes, and from then on every call
 //! passes straight through.
 
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use elision::dropin;
 
-use crate::{kernel, memory, ownership, process};
+use crate::{kernel, memory, ownership, process, rights};
 
 const AT_WORK: u8 = 0;
 const STOPPING: u8 = 1;
 const STOPPED: u8 = 2;
 static STATE: AtomicU8 = AtomicU8::new(AT_WORK);
+
+/// Has a seccomp filter been put on, or been about to be?
+static FILTERED: AtomicBool = AtomicBool::new(false);
+
+/// May any call besides the program's own be its last?
+pub(crate) fn filtered() -> bool {
+    FILTERED.load(Ordering::Relaxed)
+}
 
 /// Is it over?
 #[inline]
@@ -37,6 +45,9 @@ pub(crate) fn active() -> bool {
 pub(crate) fn stop(why: &str) {
     if !process::is_this() {
         return;
+    }
+    if why == rights::FILTER {
+        FILTERED.store(true, Ordering::Relaxed);
     }
     if STATE.compare_exchange(AT_WORK, STOPPING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
         // Another thread is at it; or this one was, when a signal came, so not for ever.

@@ -14,9 +14,8 @@ use crate::memory::map;
 use crate::ownership::{self, changing};
 use crate::process::{self, Sharing};
 use crate::real::To;
-use crate::replacing::replacing;
 use crate::stop::{active, stop, stopped, stopping};
-use crate::{changes, files, kernel, lending, notes, rights, vector, watching};
+use crate::{changes, files, kernel, lending, notes, replacing, rights, vector, watching};
 
 /// The arguments, as the registers have them.
 type Arguments = [c_long; 6];
@@ -36,13 +35,22 @@ interpose! {
     /// See syscall(2). Six arguments are declared, however few the program passes.
     fn syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long,
         until kernel(number, a, b, c, d, e, f);
-        if !stopped() => {
+        if !stopped() || executes(number) => {
             let arguments = [a, b, c, d, e, f];
             if let Some(why) = ends(number, arguments) {
                 stop(why);
             }
-            if active() { dispatch(number, arguments) } else { real(number, arguments) }
+            match number {
+                _ if executes(number) => replacing::by_number(number, arguments),
+                _ if active() => dispatch(number, arguments),
+                _ => real(number, arguments),
+            }
         };
+}
+
+/// These are looked at when deferral is over, too: the next program may be spared the drop-in.
+fn executes(number: c_long) -> bool {
+    matches!(number, libc::SYS_execve | libc::SYS_execveat)
 }
 
 /// Is deferral over with this call, and because of what? Also before the constructor.
@@ -186,7 +194,6 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         | libc::SYS_setfsuid
         | libc::SYS_setfsgid
         | libc::SYS_chroot => rights::changing(whole),
-        libc::SYS_execve | libc::SYS_execveat => replacing(whole),
         libc::SYS_exit_group => {
             process::ending();
             whole()

@@ -37,6 +37,8 @@ mod page_state;
 #[cfg(not(supported))]
 mod portable;
 pub mod probe;
+#[doc(hidden)]
+pub mod program;
 #[cfg(supported)]
 mod quick;
 #[cfg(supported)]

@@ -250,7 +250,13 @@ pub unsafe fn pread(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usi
     unsafe { syscall(libc::SYS_pread64, [fd as usize, addr, len, offset as usize, 0, 0]) }
 }
 
-/// The same, unless it would have to wait for a device (`EAGAIN`).
+/// pread(2) into bytes of the caller's.
+pub fn read_at(fd: i32, bytes: &mut [u8], offset: u64) -> Result<usize> {
+    // SAFETY: the slice is borrowed for writing.
+    unsafe { pread(fd, bytes.as_mut_ptr() as usize, bytes.len(), offset) }
+}
+
+/// The same as [`pread`], unless it would have to wait for a device (`EAGAIN`).
 ///
 /// # Safety
 /// As [`pread`].

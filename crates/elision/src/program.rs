@@ -1,0 +1,334 @@
+//! What kind of program a file holds, and so whether the drop-in can be loaded into it. For the drop-in and the command.
+//!
+//! It is asked between a fork and an exec, and in signal handlers: nothing allocates, and little of the stack is used. The formats are
+//! those of elf(5) and execve(2).
+
+/// What the kernel looks at of a file's beginning.
+const BEGINNING: usize = 256;
+
+/// A few bytes, at most as many as the kernel looks at.
+#[derive(Clone, Copy)]
+pub struct Text {
+    bytes: [u8; BEGINNING],
+    len: usize,
+}
+
+impl Text {
+    fn new(bytes: &[u8]) -> Text {
+        let mut text = Text { bytes: [0; BEGINNING], len: bytes.len().min(BEGINNING) };
+        text.bytes[..text.len].copy_from_slice(&bytes[..text.len]);
+        text
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// What a file holds that is to be executed.
+#[derive(Clone, Copy)]
+pub enum Program {
+    /// A script: its first line, without `#!`.
+    Script(Text),
+    /// Of 32 bits.
+    Narrow,
+    /// For another processor.
+    Foreign,
+    /// It asks for no loader: linked statically, or itself a loader.
+    Bare,
+    /// It asks for this loader. `first`: and needs a library that must be loaded before all others.
+    Loaded {
+        /// The path of the loader.
+        loader: Text,
+        /// The library.
+        first: Option<&'static str>,
+    },
+    /// None of these, or not a sound one.
+    Unknown,
+}
+
+/// What gcc's and clang's address sanitizers link with. (clang's is a part of the program unless it is told otherwise.)
+const FIRST: [&str; 2] = ["libasan", "libclang_rt.asan"];
+
+/// Does this library (a path or a name) end the program when it is not the first to be loaded?
+pub fn must_be_first(library: &[u8]) -> Option<&'static str> {
+    let name = library.rsplit(|&byte| byte == b'/').next()?;
+    FIRST.into_iter().find(|first| name.starts_with(first.as_bytes()))
+}
+
+/// Is that the name of a loader of glibc's?
+pub fn is_glibc_loader(path: &[u8]) -> bool {
+    path.rsplit(|&byte| byte == b'/').next().is_some_and(|name| name.starts_with(b"ld-linux"))
+}
+
+/// e_machine of this processor's programs.
+pub const MACHINE: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
+
+const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
+const PT_INTERP: u32 = 3;
+const DT_NULL: u64 = 0;
+const DT_NEEDED: u64 = 1;
+const DT_STRTAB: u64 = 5;
+
+/// The size of a program header. The kernel executes no file with others, nor with more of them than this.
+const SEGMENT: u16 = 56;
+const MOST_SEGMENTS: u16 = u16::MAX / SEGMENT;
+/// The size of an entry of the dynamic section, and more of them than any linker writes.
+const ENTRY: u64 = 16;
+const MOST_ENTRIES: u64 = 4096;
+
+/// How to get at a file: fills what it can from an offset on, and says how much that was.
+pub type Read<'a> = &'a dyn Fn(&mut [u8], u64) -> usize;
+
+/// A piece of a file, moved to where it is wanted.
+struct Window<'a> {
+    read: Read<'a>,
+    at: u64,
+    bytes: [u8; 512],
+    len: usize,
+}
+
+impl<'a> Window<'a> {
+    fn new(read: Read<'a>) -> Window<'a> {
+        Window { read, at: 0, bytes: [0; 512], len: 0 }
+    }
+
+    /// What is at `offset`: at least `wanted` bytes, unless the file ends before.
+    fn look(&mut self, offset: u64, wanted: usize) -> &[u8] {
+        let start = offset.wrapping_sub(self.at);
+        if start.checked_add(wanted as u64).is_some_and(|end| end <= self.len as u64) {
+            return &self.bytes[start as usize..self.len];
+        }
+        self.at = offset;
+        self.len = (self.read)(&mut self.bytes, offset);
+        &self.bytes[..self.len]
+    }
+
+    fn array<const N: usize>(&mut self, offset: u64) -> Option<[u8; N]> {
+        self.look(offset, N).first_chunk().copied()
+    }
+
+    fn long(&mut self, offset: u64) -> Option<u64> {
+        self.array(offset).map(u64::from_le_bytes)
+    }
+
+    fn short(&mut self, offset: u64) -> Option<u16> {
+        self.array(offset).map(u16::from_le_bytes)
+    }
+
+    /// Where the program headers are, and how many.
+    fn table(&mut self) -> Option<(u64, u16)> {
+        let (start, size, count) = (self.long(32)?, self.short(54)?, self.short(56)?);
+        (size == SEGMENT && count <= MOST_SEGMENTS).then_some((start, count))
+    }
+
+    /// The segment of this number; none behind the last.
+    fn segment(&mut self, (start, count): (u64, u16), number: u16) -> Option<Segment> {
+        if number >= count {
+            return None;
+        }
+        let at = start.checked_add(u64::from(number * SEGMENT))?;
+        let header: [u8; 40] = self.array(at)?;
+        let long = |at: usize| header[at..].first_chunk().copied().map(u64::from_le_bytes);
+        let kind = u32::from_le_bytes(*header.first_chunk()?);
+        Some(Segment { kind, offset: long(8)?, addr: long(16)?, len: long(32)? })
+    }
+
+    /// The entry of this number in the dynamic section: its tag and its value; none behind the last.
+    fn entry(&mut self, section: &Segment, number: u64) -> Option<(u64, u64)> {
+        if number >= (section.len / ENTRY).min(MOST_ENTRIES) {
+            return None;
+        }
+        let at = section.offset.checked_add(number * ENTRY)?;
+        Some((self.long(at)?, self.long(at.checked_add(8)?)?)).filter(|&(tag, _)| tag != DT_NULL)
+    }
+}
+
+/// A segment: its kind, and where it is in the file and in memory.
+struct Segment {
+    kind: u32,
+    offset: u64,
+    addr: u64,
+    len: u64,
+}
+
+/// Looks at a file.
+pub fn examine(read: Read<'_>) -> Program {
+    let window = &mut Window::new(read);
+    let beginning = window.look(0, BEGINNING);
+    if let Some(line) = beginning.strip_prefix(b"#!") {
+        let line = &line[..line.len().min(BEGINNING - 2)];
+        return Program::Script(Text::new(line.split(|&byte| byte == b'\n').next().unwrap_or_default()));
+    }
+    match beginning {
+        [0x7f, b'E', b'L', b'F', 1, ..] => Program::Narrow,
+        // Every processor that Elision knows is little-endian.
+        [0x7f, b'E', b'L', b'F', 2, 2, ..] => Program::Foreign,
+        [0x7f, b'E', b'L', b'F', 2, 1, ..] => elf(read, window).unwrap_or(Program::Unknown),
+        _ => Program::Unknown,
+    }
+}
+
+fn elf(read: Read<'_>, window: &mut Window<'_>) -> Option<Program> {
+    if window.short(18)? != MACHINE {
+        return Some(Program::Foreign);
+    }
+    let table = window.table()?;
+    let mut of_kind =
+        |kind| (0..).map_while(|number| window.segment(table, number)).find(|found| found.kind == kind);
+    let Some(name) = of_kind(PT_INTERP) else { return Some(Program::Bare) };
+    let dynamic = of_kind(PT_DYNAMIC);
+    let loader = window.look(name.offset, BEGINNING.min(name.len as usize));
+    let loader = Text::new(loader[..loader.len().min(name.len as usize)].split(|&byte| byte == 0).next()?);
+    let first = dynamic.and_then(|dynamic| library_that_must_be_first(read, window, &dynamic));
+    Some(Program::Loaded { loader, first })
+}
+
+/// Of those that the program itself names.
+fn library_that_must_be_first(
+    read: Read<'_>,
+    window: &mut Window<'_>,
+    section: &Segment,
+) -> Option<&'static str> {
+    let mut entries = (0..).map_while(|number| window.entry(section, number));
+    let (_, addr) = entries.find(|&(tag, _)| tag == DT_STRTAB)?;
+    let table = window.table()?;
+    let strings = (0..).map_while(|number| window.segment(table, number)).find_map(|segment| {
+        let inside = addr.checked_sub(segment.addr).filter(|&inside| inside < segment.len)?;
+        (segment.kind == PT_LOAD).then(|| segment.offset.checked_add(inside)).flatten()
+    })?;
+    let longest = FIRST.iter().map(|name| name.len()).max()?;
+    let names = &mut Window::new(read);
+    let needed = (0..).map_while(|number| window.entry(section, number)).filter(|&(tag, _)| tag == DT_NEEDED);
+    needed.map(|(_, name)| name).find_map(|name| {
+        let name = names.look(strings.checked_add(name)?, longest);
+        must_be_first(name.split(|&byte| byte == 0).next()?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::unix::fs::FileExt;
+
+    fn of(bytes: &[u8]) -> Program {
+        examine(&|room, offset| {
+            let rest = usize::try_from(offset).ok().and_then(|start| bytes.get(start..)).unwrap_or_default();
+            let len = rest.len().min(room.len());
+            room[..len].copy_from_slice(&rest[..len]);
+            len
+        })
+    }
+
+    /// A program that asks for a loader and needs libraries, as small as can be.
+    fn elf(loader: &str, libraries: &[&str]) -> Vec<u8> {
+        let mut strings = vec![0];
+        let mut dynamic = Vec::new();
+        for library in libraries {
+            dynamic.extend([DT_NEEDED, strings.len() as u64]);
+            strings.extend([library.as_bytes(), &[0]].concat());
+        }
+        // In memory everything is a mebibyte further up.
+        let (above, segments) = (1 << 20, 3);
+        let name_at = 64 + segments * 56;
+        let strings_at = name_at + loader.len() as u64 + 1;
+        let dynamic_at = strings_at + strings.len() as u64;
+        dynamic.extend([DT_STRTAB, above + strings_at, DT_NULL, 0]);
+        let dynamic: Vec<u8> = dynamic.into_iter().flat_map(u64::to_le_bytes).collect();
+        let end = dynamic_at + dynamic.len() as u64;
+
+        let mut file = vec![0; 64];
+        file[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
+        file[18..20].copy_from_slice(&MACHINE.to_le_bytes());
+        file[32] = 64;
+        file[54..58].copy_from_slice(&[56, 0, segments as u8, 0]);
+        let places = [
+            (PT_LOAD, 0, end),
+            (PT_INTERP, name_at, loader.len() as u64 + 1),
+            (PT_DYNAMIC, dynamic_at, dynamic.len() as u64),
+        ];
+        for (kind, offset, len) in places {
+            let words = [u64::from(kind), offset, above + offset, above + offset, len, len, 8];
+            file.extend(words.into_iter().flat_map(u64::to_le_bytes));
+        }
+        [&file, loader.as_bytes(), &[0], &strings, &dynamic].concat()
+    }
+
+    fn loaded(program: Program) -> Option<(String, Option<&'static str>)> {
+        match program {
+            Program::Loaded { loader, first } => {
+                Some((String::from_utf8_lossy(loader.as_bytes()).into(), first))
+            }
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn this_very_program_is_loaded_by_glibc() {
+        let file = std::fs::File::open("/proc/self/exe").expect("this test");
+        let (loader, first) =
+            loaded(examine(&|room, offset| file.read_at(room, offset).unwrap_or(0))).expect("dynamic");
+        assert!(is_glibc_loader(loader.as_bytes()), "{loader}");
+        assert_eq!(first, None);
+    }
+
+    #[test]
+    fn loaders_and_libraries_are_found() {
+        let glibc = "/lib64/ld-linux-x86-64.so.2";
+        assert_eq!(loaded(of(&elf(glibc, &["libm.so.6", "libc.so.6"]))), Some((glibc.into(), None)));
+        assert_eq!(
+            loaded(of(&elf(glibc, &["libm.so.6", "libasan.so.8"]))),
+            Some((glibc.into(), Some("libasan")))
+        );
+        let many: Vec<String> = (0..200).map(|number| format!("lib{number}.so")).collect();
+        let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
+        many.push("libclang_rt.asan-x86_64.so");
+        assert_eq!(loaded(of(&elf(glibc, &many))), Some((glibc.into(), Some("libclang_rt.asan"))));
+        let (loader, _) = loaded(of(&elf("/lib/ld-musl-x86_64.so.1", &[]))).expect("loaded");
+        assert!(!is_glibc_loader(loader.as_bytes()) && is_glibc_loader(glibc.as_bytes()));
+        assert_eq!(must_be_first(b"/usr/lib/libasan.so.8"), Some("libasan"));
+        assert_eq!(must_be_first(b"/libasan.so/libc.so.6"), None);
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let mut file = elf("/l", &[]);
+        file[4] = 1;
+        assert!(matches!(of(&file), Program::Narrow));
+        file[4..6].copy_from_slice(&[2, 2]);
+        assert!(matches!(of(&file), Program::Foreign));
+        file[5] = 1;
+        file[18] ^= 1;
+        assert!(matches!(of(&file), Program::Foreign));
+        file[18] ^= 1;
+        file[56] = 1; // the mapping alone
+        assert!(matches!(of(&file), Program::Bare));
+        assert!(matches!(of(b""), Program::Unknown));
+        assert!(matches!(of(b"echo"), Program::Unknown));
+        let Program::Script(line) = of(b"#! /bin/sh -e\ntrue\n") else { panic!("a script") };
+        assert_eq!(line.as_bytes(), b" /bin/sh -e");
+        let Program::Script(line) = of(&[b"#!".as_slice(), &[b'a'; 1000]].concat()) else {
+            panic!("a script")
+        };
+        assert_eq!(line.as_bytes().len(), BEGINNING - 2);
+    }
+
+    proptest! {
+        #[test]
+        fn spoiled_files_are_survived(
+            cut in 0usize..1000,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+        ) {
+            let mut file = elf("/lib64/ld-linux-x86-64.so.2", &["libasan.so.8"]);
+            for (at, byte) in changes {
+                let at = at.index(file.len());
+                file[at] = byte;
+            }
+            file.truncate(cut.max(7));
+            of(&file);
+        }
+    }
+}
