@@ -51,7 +51,8 @@ reasons! {
     Unavailable = "unavailable",
     /// The sidecar is gone or busy.
     Sidecar = "sidecar",
-    /// The file is open for writing, and nearly all of what was read of it before came to be altered.
+    /// Nearly all of what was read of this file before, or of others of about this size, came to be altered, or was wanted by
+    /// somebody else. Of a save: nearly all was altered since the one before, so this one is not tracked.
     MostlyAltered = "mostly_altered",
     /// The file changed, or moved under another thread, while the call was being prepared.
     Raced = "raced",
