@@ -139,10 +139,12 @@ impl Format {
             Binary::Unknown => None,
             Binary::Narrow => Some(Obstacle::Foreign("is a 32-bit program")),
             Binary::Foreign => Some(Obstacle::Foreign("is made for another processor")),
-            // glibc's loader asks for none, and loads what LD_PRELOAD says into the program it is given.
-            Binary::Bare => {
-                (!program::is_glibc_loader(path.as_os_str().as_bytes())).then_some(Obstacle::Static)
+            // A loader asks for none, and loads what LD_PRELOAD says into the program it is given.
+            Binary::Bare if program::is_named_like_a_loader(path.as_os_str().as_bytes()) => {
+                loaded(path.as_os_str().as_bytes(), None)
+                    .map(|_| Obstacle::Foreign("is the loader of another C library"))
             }
+            Binary::Bare => Some(Obstacle::Static),
             Binary::Loaded { loader, first } => loaded(loader.as_bytes(), first),
         }))
     }

@@ -220,8 +220,8 @@ fn file_of(directory: c_int, path: *const c_char) -> Option<FileKey> {
 }
 
 fn fits(program: Executed) -> bool {
-    // So many interpreters does the kernel follow.
     let mut found = look(program);
+    // So many interpreters does the kernel follow.
     for _ in 0..5 {
         match found {
             Program::Script(line) => {
@@ -232,18 +232,31 @@ fn fits(program: Executed) -> bool {
             }
             Program::Narrow | Program::Foreign => return false,
             Program::Loaded { loader, first } => return first.is_none() && is_our_loader(loader.as_bytes()),
-            Program::Bare | Program::Unknown => return true,
+            Program::Bare => return !is_another_loader(program),
+            Program::Unknown => return true,
         }
     }
     true
 }
 
+/// A loader may be given its program by name, and will load for it what it is told to.
+fn is_another_loader(program: Executed) -> bool {
+    let Executed::At(directory, path) = program else { return false };
+    // SAFETY: the kernel has opened this path.
+    let name = unsafe { CStr::from_ptr(path) }.to_bytes();
+    program::is_named_like_a_loader(name) && file_of(directory, path).is_some_and(|file| !is_loader(file))
+}
+
 /// Any other is another C library's, or of another version.
 fn is_our_loader(loader: &[u8]) -> bool {
-    let ours = FileKey { dev: LOADER[0].load(Relaxed), ino: LOADER[1].load(Relaxed) };
     let theirs = Path::of(loader).and_then(|path| file_of(libc::AT_FDCWD, path.as_ptr()));
-    program::is_glibc_loader(loader)
-        && (ours == FileKey::default() || theirs.is_none_or(|theirs| theirs == ours))
+    program::is_glibc_loader(loader) && theirs.is_none_or(is_loader)
+}
+
+/// Is it this program's loader? True where that is not known.
+fn is_loader(file: FileKey) -> bool {
+    let ours = FileKey { dev: LOADER[0].load(Relaxed), ino: LOADER[1].load(Relaxed) };
+    ours == FileKey::default() || ours == file
 }
 
 /// What the program is, as far as it can be read.

@@ -110,6 +110,18 @@ fn what_asks_for_another_loader_does_not() {
     let flag = format!("-Wl,--dynamic-linker={}", copy.display());
     let target = case.variant("other", &[&flag]);
     case.inherits(&target, None, &ours(), "none");
+    // Nor does what that loader is told to load.
+    for (loader, expected) in [(copy.as_path(), "none"), (Path::new("/lib64/ld-linux-x86-64.so.2"), &*ours())]
+    {
+        for way in ["execv", "posix_spawn"] {
+            let mut command = Command::new(&case.program);
+            command.args([way, loader.to_str().unwrap(), "0"]);
+            command.env("LD_PRELOAD", ours()).env("WORD", &case.program);
+            let said = command.output().unwrap().stdout;
+            let said = String::from_utf8_lossy(&said);
+            assert_eq!(said.split(' ').next(), Some(expected), "{way} {}", loader.display());
+        }
+    }
     // Scripts of it neither.
     let script = case.path("other/script");
     std::fs::write(&script, format!("#! {} say\n", target.display())).unwrap();

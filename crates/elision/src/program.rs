@@ -53,13 +53,22 @@ const FIRST: [&str; 2] = ["libasan", "libclang_rt.asan"];
 
 /// Does this library (a path or a name) end the program when it is not the first to be loaded?
 pub fn must_be_first(library: &[u8]) -> Option<&'static str> {
-    let name = library.rsplit(|&byte| byte == b'/').next()?;
+    let name = name_of(library);
     FIRST.into_iter().find(|first| name.starts_with(first.as_bytes()))
+}
+
+fn name_of(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
 }
 
 /// Is that the name of a loader of glibc's?
 pub fn is_glibc_loader(path: &[u8]) -> bool {
-    path.rsplit(|&byte| byte == b'/').next().is_some_and(|name| name.starts_with(b"ld-linux"))
+    name_of(path).starts_with(b"ld-linux")
+}
+
+/// Has a loader, of any C library, such a name?
+pub fn is_named_like_a_loader(path: &[u8]) -> bool {
+    [b"ld-".as_slice(), b"ld.so", b"libc."].iter().any(|start| name_of(path).starts_with(start))
 }
 
 /// e_machine of this processor's programs.
@@ -291,6 +300,15 @@ mod tests {
         assert!(!is_glibc_loader(loader.as_bytes()) && is_glibc_loader(glibc.as_bytes()));
         assert_eq!(must_be_first(b"/usr/lib/libasan.so.8"), Some("libasan"));
         assert_eq!(must_be_first(b"/libasan.so/libc.so.6"), None);
+        for (path, expected) in [
+            (glibc, true),
+            ("/lib/ld-2.31.so", true),
+            ("/lib/libc.so", true),
+            ("ld", false),
+            ("/ld-x/a", false),
+        ] {
+            assert_eq!(is_named_like_a_loader(path.as_bytes()), expected, "{path}");
+        }
     }
 
     #[test]

@@ -31,7 +31,9 @@ static int confine(void) {
 }
 
 static void execute(const char *way, char *path) {
-    char *words[] = {path, "say", NULL}, *name = basename(strdup(path));
+    // What a loader is to load, or what the program itself is to do.
+    char *word = getenv("WORD") ? getenv("WORD") : "say";
+    char *words[] = {path, word, NULL}, *name = basename(strdup(path));
     int directory = open(dirname(strdup(path)), O_PATH | O_CLOEXEC), file = open(path, O_RDONLY | O_CLOEXEC);
     pid_t child = 0;
     if (!strcmp(way, "execve"))
@@ -43,11 +45,11 @@ static void execute(const char *way, char *path) {
     else if (!strcmp(way, "execvpe"))
         execvpe(name, words, environ);
     else if (!strcmp(way, "execl"))
-        execl(path, path, "say", NULL);
+        execl(path, path, word, NULL);
     else if (!strcmp(way, "execle"))
-        execle(path, path, "say", NULL, environ);
+        execle(path, path, word, NULL, environ);
     else if (!strcmp(way, "execlp"))
-        execlp(name, path, "say", NULL);
+        execlp(name, path, word, NULL);
     else if (!strcmp(way, "execveat"))
         execveat(directory, name, words, environ, 0);
     else if (!strcmp(way, "execveat_empty"))
@@ -83,7 +85,7 @@ static void execute(const char *way, char *path) {
 }
 
 int main(int count, char **words) {
-    if (count > 1 && !strcmp(words[1], "say")) {
+    if (count == 1 || !strcmp(words[1], "say")) {
         const char *preload = getenv("LD_PRELOAD");
         int variables = 0;
         while (environ[variables])
@@ -91,21 +93,22 @@ int main(int count, char **words) {
         printf("%s %d\n", preload ? preload : "none", variables - !!preload);
         return 0;
     }
-    if (count > 1 && !strcmp(words[1], "refused")) {
+    if (!strcmp(words[1], "refused")) {
+        char **volatile nowhere = (char **)8;
         char *arguments[] = {"true", NULL}, *odd[] = {(char *)8, NULL}, *list[] = {"LD_PRELOAD=/x", (char *)8, NULL};
-        execve("/bin/true", arguments, (char **)8);
+        execve("/bin/true", arguments, nowhere);
         printf("%s\n", strerror(errno));
         execve("/bin/true", arguments, odd);
         printf("%s\n", strerror(errno));
         execve("/bin/true", arguments, list);
         printf("%s\n", strerror(errno));
-        execve((char *)8, arguments, environ);
+        execve((char *)nowhere, arguments, environ);
         printf("%s\n", strerror(errno));
         execve("/nonexistent", arguments, environ);
         printf("%s\n", strerror(errno));
         execvp("nonexistent", arguments);
         printf("%s\n", strerror(errno));
-        execveat(-1, (char *)8, arguments, environ, AT_EMPTY_PATH);
+        execveat(-1, (char *)nowhere, arguments, environ, AT_EMPTY_PATH);
         printf("%s\n", strerror(errno));
         fexecve(-1, arguments, environ);
         printf("%s\n", strerror(errno));
