@@ -137,6 +137,11 @@ pub fn at_work() -> bool {
     launch::alive()
 }
 
+/// Was there ever one, in this process or in one that it was forked from? Without, no mapping was ever made or divided by deferral.
+pub fn ever_at_work() -> bool {
+    launch::ever_started()
+}
+
 /// The whole pages inside a range, or, with `around`, all pages that it touches.
 fn pages_of(addr: usize, len: usize, around: bool) -> (usize, usize) {
     let page = crate::transfer::PAGE;

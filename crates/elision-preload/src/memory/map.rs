@@ -119,14 +119,17 @@ pub unsafe fn sys_mmap(
     }
     // SAFETY: the program's own arguments.
     let mapped = unsafe { pass!(to, MMAP, libc::SYS_mmap, (addr, len, prot, flags, fd, offset)) };
-    if active() && mapped != libc::MAP_FAILED && len >= dropin::min_bytes() && recordable(prot, flags) {
+    if active() && mapped != libc::MAP_FAILED && recordable(prot, flags) {
         record(mapped, len);
     }
     mapped
 }
 
+/// (What is smaller than any read that is looked at would only be in the way.)
 fn record(addr: *const c_void, len: usize) {
-    if let Some(pages) = span(addr, len) {
+    if len >= dropin::min_bytes()
+        && let Some(pages) = span(addr, len)
+    {
         RECORD.insert(pages.start, pages.end);
     }
 }
@@ -226,10 +229,10 @@ pub unsafe fn sys_mremap(
             Ok(addr) => {
                 record(core::ptr::without_provenance(addr), new_len);
                 if flags & libc::MREMAP_DONTUNMAP != 0 {
-                    RECORD.insert(from.start, from.end);
+                    record(old, from.len());
                 }
             }
-            Err(_) => RECORD.insert(from.start, from.end),
+            Err(_) => record(old, from.len()),
         }
     }
     core::ptr::with_exposed_provenance_mut(answer(moved) as usize)
@@ -320,86 +323,37 @@ fn unmap(addr: usize, len: usize) -> Result<usize> {
     unsafe { raw_call(libc::SYS_munmap, &[addr, len]) }
 }
 
-/// The mappings of a range, from /proc/self/maps.
+/// The mappings of a range, as the kernel knows them.
 mod pieces {
-    use super::raw_call;
+    use elision::sys::{file, pages};
 
-    /// Picks the two addresses at the start of each line out of the bytes as they come.
-    #[derive(Default)]
-    pub(super) struct Lines {
-        start: usize,
-        end: usize,
-        field: u8,
-    }
-
-    impl Lines {
-        /// The next byte; a mapping, when the byte ends its addresses.
-        pub(super) fn feed(&mut self, byte: u8) -> Option<(usize, usize)> {
-            let digit = (byte as char).to_digit(16).map(|digit| digit as usize);
-            match (self.field, byte, digit) {
-                (_, b'\n', _) => *self = Lines::default(),
-                (0, b'-', _) => self.field = 1,
-                (1, b' ', _) => {
-                    self.field = 2;
-                    return Some((self.start, self.end));
-                }
-                (0, _, Some(digit)) => self.start = self.start << 4 | digit,
-                (1, _, Some(digit)) => self.end = self.end << 4 | digit,
-                _ => {}
-            }
-            None
-        }
-    }
-
-    /// Is there more than one mapping in `from..to`?
+    /// Has deferral made several mappings of `from..to`, now or once?
     pub(super) fn several(from: usize, to: usize) -> bool {
         let mut count = 0;
-        each(from, to, |_, _| count += 1);
+        if elision::dropin::ever_at_work() {
+            each(from, to, |_, _| count += 1);
+        }
         count > 1
     }
 
     /// Calls `piece` for what each mapping has of `from..to`, in order. `piece` may unmap it. Ends early
-    /// where the list cannot be read.
+    /// where the kernel does not say.
     pub(super) fn each(from: usize, to: usize, mut piece: impl FnMut(usize, usize)) {
-        let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
-        let path = c"/proc/self/maps".as_ptr().addr();
-        // SAFETY: a C string.
-        let Ok(fd) = (unsafe { raw_call(libc::SYS_openat, &[libc::AT_FDCWD as usize, path, flags]) }) else {
-            return;
-        };
-        let mut lines = Lines::default();
-        let mut buffer = [0u8; 1024];
-        loop {
-            // SAFETY: reads into a buffer of ours.
-            let got = unsafe { raw_call(libc::SYS_read, &[fd, buffer.as_mut_ptr().addr(), buffer.len()]) };
-            match got {
-                Ok(0) | Err(_) => break,
-                Ok(got) => {
-                    for (start, end) in buffer.iter().take(got).filter_map(|byte| lines.feed(*byte)) {
-                        let (start, end) = (start.max(from), end.min(to));
-                        if start < end {
-                            piece(start, end);
-                        }
-                    }
-                }
-            }
+        let Ok(maps) = file::open(c"/proc/self/maps", libc::O_RDONLY | libc::O_CLOEXEC, 0) else { return };
+        let mut at = from;
+        while at < to
+            && let Ok(mapping) = pages::mapping(maps, at)
+            && mapping.start < to
+        {
+            piece(mapping.start.max(from), mapping.end.min(to));
+            at = mapping.end;
         }
-        // SAFETY: a descriptor opened above.
-        let _ = unsafe { raw_call(libc::SYS_close, &[fd]) };
+        file::close(maps);
     }
 
     #[cfg(test)]
     mod tests {
         use super::*;
-
-        #[test]
-        fn addresses_are_read_and_all_else_is_skipped() {
-            let text = b"00400000-00452000 r-xp 00000000 08:02 173521 /usr/bin/a-b c-d\n\
-                         7ffff7fc1000-7ffff7fc3000 rw-p 0 0:0 0\n";
-            let mut lines = Lines::default();
-            let found: Vec<_> = text.iter().filter_map(|byte| lines.feed(*byte)).collect();
-            assert_eq!(found, [(0x400000, 0x452000), (0x7ffff7fc1000, 0x7ffff7fc3000)]);
-        }
 
         #[test]
         fn the_pieces_of_a_range_cover_it() {

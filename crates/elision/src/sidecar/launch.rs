@@ -172,6 +172,11 @@ pub fn alive() -> bool {
     gate().is_some_and(|gate| gate.sidecar.load(Acquire) != 0 && gate.ready.load(Acquire) == 1)
 }
 
+/// Was one ever started, here or in a process that this one was forked from?
+pub fn ever_started() -> bool {
+    !STATE.load(Acquire).is_null()
+}
+
 /// Is the sidecar there, or could it be started? False where it was tried and this kernel or sandbox does not allow it.
 pub fn possible() -> bool {
     START.load(Acquire) != UNAVAILABLE
