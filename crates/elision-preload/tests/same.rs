@@ -2,6 +2,8 @@
 
 mod common;
 use common::{compile, same};
+use std::path::Path;
+use std::process::Command;
 
 fn c(name: &str, flags: &[&str]) -> String {
     let directory = tempfile::tempdir().unwrap();
@@ -65,6 +67,23 @@ fn reserved_address_space() {
         let said = common::same_with(&program, &[terabytes], &runs);
         assert!(said.ends_with("done\n"), "{said}");
     }
+}
+
+/// Valgrind ends a program that starts a process which shares its memory.
+#[test]
+fn simulated_by_valgrind() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "simulated", &["-O1"]);
+    let program = program.to_str().unwrap();
+    same(Path::new(program), &[]);
+    if !Command::new("valgrind")
+        .args(["-q", "--tool=none", "true"])
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        return eprintln!("skipped: valgrind does not work here");
+    }
+    same(Path::new("valgrind"), &["-q", "--tool=none", program]);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use crate::read::Terms;
 use crate::sidecar::channel::{self, Call, Op};
 use crate::sidecar::{files, forgotten, launch, state};
 use crate::stats::{self, Reason};
-use crate::sys::file;
 use crate::sys::raw::Errno;
+use crate::sys::{file, task};
 use crate::write::Track;
 use core::sync::atomic::Ordering::*;
 
@@ -256,6 +256,9 @@ pub fn start() {
     let verbose = get("ELISION_VERBOSE").is_some_and(|value| value != "0" && !value.is_empty());
     let least = least.unwrap_or(DEFAULT_MIN_BYTES).max(crate::transfer::PAGE);
     crate::set_verbose(verbose);
+    if task::on_valgrind() {
+        return crate::verbose::say_stopped("Valgrind");
+    }
     launch::register();
     GLANCE.min_bytes.store(least, Release);
     crate::say_active(least);

@@ -75,7 +75,7 @@ static PLACING: AtomicBool = AtomicBool::new(false);
 /// From the constructor: the search order is complete by now, so it can be asked who owns the heap.
 pub(super) fn init() {
     resolve();
-    if heap_is_ours() && !memory_is_limited() {
+    if super::active() && heap_is_ours() && !memory_is_limited() {
         PLACING.store(true, Ordering::Release);
         PLACING.store(calls_arrive(), Ordering::Release);
     }

@@ -287,7 +287,7 @@ fn start(predecessor: i32) -> bool {
 /// Prepares the memory, starts the process, waits until it is ready, or says that it cannot work here. `None`: it is gone
 /// without a word.
 fn start_once(predecessor: i32) -> Option<bool> {
-    if !prepare() {
+    if task::on_valgrind() || !prepare() {
         return Some(false);
     }
     let Some(gate) = gate() else { return Some(false) };
