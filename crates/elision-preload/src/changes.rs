@@ -9,7 +9,8 @@ use libc::{c_int, c_uint, off_t, size_t, ssize_t};
 use crate::export::interpose;
 use crate::ownership::{self, changing};
 use crate::process;
-use crate::stop::{stop, stopped};
+use crate::resuming::copying;
+use crate::stop::{active, stop, stopped};
 
 /// Must a change through `fd` be told?
 #[inline(always)]
@@ -17,9 +18,12 @@ pub(crate) fn matters(fd: c_int) -> bool {
     ownership::writable(fd) || dropin::write_leases()
 }
 
-/// Tells the library, and then makes the change.
+/// Tells the library, if it must be told, and then makes the change.
 #[inline]
 pub(crate) fn telling<T>(fd: c_int, change: impl FnOnce() -> T) -> T {
+    if !matters(fd) {
+        return change();
+    }
     changing(fd, || {
         // What a read has just mapped cannot be had again once it is cut off.
         ownership::wait_for_readers();
@@ -114,6 +118,22 @@ interpose! {
     fn ftruncate64(fd: c_int, len: off_t) -> c_int, until kernel(libc::SYS_ftruncate);
         if matters(fd) => told!(fd, ftruncate64(fd, len));
 
+    /// See truncate(2). The kernel has everybody's guards let go, and waits; so there must be somebody who does.
+    fn truncate(path: *const c_char, len: off_t) -> c_int, until kernel(libc::SYS_truncate);
+        if active() => {
+            dropin::look_after();
+            // SAFETY: the program's call.
+            unsafe { truncate::real(path, len) }
+        };
+
+    /// See truncate(2).
+    fn truncate64(path: *const c_char, len: off_t) -> c_int, until kernel(libc::SYS_truncate);
+        if active() => {
+            dropin::look_after();
+            // SAFETY: the program's call.
+            unsafe { truncate64::real(path, len) }
+        };
+
     /// See fallocate(2).
     fn fallocate(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int, until kernel(libc::SYS_fallocate);
         if reshapes(mode) && matters(fd) => told!(fd, fallocate(fd, mode, offset, len));
@@ -133,17 +153,26 @@ interpose! {
     /// See copy_file_range(2).
     fn copy_file_range(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, len: size_t, flags: c_uint)
         -> ssize_t, until kernel(libc::SYS_copy_file_range);
-        if matters(to) => told!(to, copy_file_range(from, from_at, to, to_at, len, flags));
+        if active() => telling(to, || copying(to, len, |len| {
+            // SAFETY: the program's call, or the rest of it.
+            unsafe { copy_file_range::real(from, from_at, to, to_at, len, flags) }
+        }));
 
     /// See sendfile(2).
     fn sendfile(to: c_int, from: c_int, from_at: *mut off_t, len: size_t) -> ssize_t,
         until kernel(libc::SYS_sendfile);
-        if matters(to) => told!(to, sendfile(to, from, from_at, len));
+        if active() => telling(to, || copying(to, len, |len| {
+            // SAFETY: as above.
+            unsafe { sendfile::real(to, from, from_at, len) }
+        }));
 
     /// See sendfile(2).
     fn sendfile64(to: c_int, from: c_int, from_at: *mut off_t, len: size_t) -> ssize_t,
         until kernel(libc::SYS_sendfile);
-        if matters(to) => told!(to, sendfile64(to, from, from_at, len));
+        if active() => telling(to, || copying(to, len, |len| {
+            // SAFETY: as above.
+            unsafe { sendfile64::real(to, from, from_at, len) }
+        }));
 
     /// See splice(2).
     fn splice(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, len: size_t, flags: c_uint)

@@ -43,6 +43,9 @@ pub(crate) fn truncates(flags: c_int) -> bool {
 fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn() -> c_int) -> c_int {
     let truncates = truncates(flags);
     let impatient = flags & (libc::O_NONBLOCK | libc::O_PATH) == libc::O_NONBLOCK;
+    if flags & libc::O_ACCMODE != libc::O_RDONLY || truncates {
+        dropin::look_after();
+    }
     if truncates && dropin::touched(0, usize::MAX) || impatient && dropin::at_work() {
         let_go(truncates || flags & libc::O_ACCMODE != libc::O_RDONLY, &look);
     }
@@ -164,6 +167,7 @@ pub(crate) fn closing_range(first: c_uint, last: c_uint, flags: c_int) {
 /// Runs a call of stdio's that opens a FILE and records its descriptor, if what stdio does with it is shown to us.
 fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
     let since = ownership::moment();
+    dropin::look_after();
     let file = open();
     if !file.is_null() && stdio::visible() {
         // SAFETY: a FILE that libc has just made.

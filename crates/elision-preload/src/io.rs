@@ -13,6 +13,7 @@ use libc::{c_int, c_void, iovec, off_t, size_t, ssize_t};
 
 use crate::export::interpose;
 use crate::ownership::{self, Unnoted, changing};
+use crate::resuming::{self, SHORT};
 use crate::{kernel, memory, notes, real, vector};
 
 unsafe extern "C-unwind" {
@@ -163,15 +164,18 @@ fn or(offered: Option<ssize_t>, traditional: impl FnOnce() -> ssize_t) -> ssize_
     }
 }
 
-/// A big read at a given or the current position.
+/// A read at a given or the current position that is large enough to be offered, or to be cut short.
 macro_rules! reading {
-    ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {
-        or(
-            $offset.and_then(|offset| offer_read($fd, $buf as usize, $len, offset, Cancel::Point)),
-            // SAFETY: the program's call.
-            || unsafe { $name::real($fd, $buf, $len $(, $rest)*) },
-        )
-    };
+    ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {{
+        let offered = match $len >= dropin::min_bytes() {
+            true => $offset.and_then(|offset| offer_read($fd, $buf as usize, $len, offset, Cancel::Point)),
+            false => None,
+        };
+        or(offered, || resuming::reading($fd, $buf, $len, |buf, len| {
+            // SAFETY: the program's call, or the rest of it.
+            unsafe { $name::real($fd, buf, len $(, $rest)*) }
+        }))
+    }};
 }
 
 /// The same for a write. One that is to be noted and no more, as most are, has but the note to keep while the kernel is at it.
@@ -208,39 +212,39 @@ const HERE: Option<Option<u64>> = Some(None);
 interpose! {
     /// See read(2).
     fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_read);
-        if len >= dropin::min_bytes() => reading!(read(fd, buf, len), HERE);
+        if len > SHORT => reading!(read(fd, buf, len), HERE);
 
     /// An old name of read.
     fn __read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_read);
-        if len >= dropin::min_bytes() => reading!(__read(fd, buf, len), HERE);
+        if len > SHORT => reading!(__read(fd, buf, len), HERE);
 
     /// See pread(2).
     fn pread(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t, until kernel(libc::SYS_pread64);
-        if len >= dropin::min_bytes() => reading!(pread(fd, buf, len, offset), at(offset));
+        if len > SHORT => reading!(pread(fd, buf, len, offset), at(offset));
 
     /// See pread(2).
     fn pread64(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t, until kernel(libc::SYS_pread64);
-        if len >= dropin::min_bytes() => reading!(pread64(fd, buf, len, offset), at(offset));
+        if len > SHORT => reading!(pread64(fd, buf, len, offset), at(offset));
 
     /// An old name of pread64.
     fn __pread64(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_pread64);
-        if len >= dropin::min_bytes() => reading!(__pread64(fd, buf, len, offset), at(offset));
+        if len > SHORT => reading!(__pread64(fd, buf, len, offset), at(offset));
 
     /// `read` as fortified programs call it. libc ends the program if `len` is more than there is room for.
     fn __read_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t) -> ssize_t,
         until kernel(libc::SYS_read, fd, buf, len.min(room));
-        if len >= dropin::min_bytes() && len <= room => reading!(__read_chk(fd, buf, len, room), HERE);
+        if len > SHORT && len <= room => reading!(__read_chk(fd, buf, len, room), HERE);
 
     /// `pread` as fortified programs call it.
     fn __pread_chk(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t, room: size_t) -> ssize_t,
         until kernel(libc::SYS_pread64, fd, buf, len.min(room), offset);
-        if len >= dropin::min_bytes() && len <= room => reading!(__pread_chk(fd, buf, len, offset, room), at(offset));
+        if len > SHORT && len <= room => reading!(__pread_chk(fd, buf, len, offset, room), at(offset));
 
     /// `pread64` as fortified programs call it.
     fn __pread64_chk(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t, room: size_t) -> ssize_t,
         until kernel(libc::SYS_pread64, fd, buf, len.min(room), offset);
-        if len >= dropin::min_bytes() && len <= room => reading!(__pread64_chk(fd, buf, len, offset, room), at(offset));
+        if len > SHORT && len <= room => reading!(__pread64_chk(fd, buf, len, offset, room), at(offset));
 
     /// See write(2).
     fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_write);

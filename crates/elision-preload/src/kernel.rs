@@ -33,6 +33,15 @@ pub(crate) fn regular(fd: i32) -> bool {
     elision::sys::file::stat(fd).is_ok_and(|stat| stat.is_regular())
 }
 
+/// Is it a device that always has more to give (/dev/zero, /dev/random, /dev/urandom)?
+pub(crate) fn is_endless(fd: i32) -> bool {
+    status(fd).is_some_and(|status| {
+        status.st_mode & libc::S_IFMT == libc::S_IFCHR
+            && libc::major(status.st_rdev) == 1
+            && matches!(libc::minor(status.st_rdev), 5 | 8 | 9)
+    })
+}
+
 /// Is a read of the file a whole to those who write to it?
 pub(crate) fn reads_are_atomic(fd: i32) -> bool {
     use elision::sys::file::{XFS, filesystem};

@@ -10,6 +10,7 @@
 //! | [`files`] | open, dup, close and their kin: which descriptors are ours alone |
 //! | [`notes`] | who is changing a file at this moment |
 //! | [`changes`] | what else changes a file: ftruncate, fallocate, copy_file_range… |
+//! | [`resuming`] | what a pause cuts short: sendfile, getrandom… |
 //! | [`hints`] | lseek and fstat, which tell where the next large block should start |
 //! | [`process`] | fork, spawn, exit, and descriptors sent away |
 //! | [`replacing`] | exec |
@@ -47,6 +48,7 @@ pub mod ownership;
 pub mod process;
 pub mod real;
 pub mod replacing;
+pub mod resuming;
 pub mod rights;
 pub mod stdio;
 pub mod stop;
@@ -73,6 +75,7 @@ fn set_up() {
     process::resolve();
     replacing::resolve();
     inheriting::init();
+    resuming::resolve();
     rights::resolve();
     foreign::resolve();
     lending::resolve();

@@ -15,7 +15,7 @@ use crate::ownership::{self, changing};
 use crate::process::{self, Sharing};
 use crate::real::To;
 use crate::stop::{active, stop, stopped, stopping};
-use crate::{changes, files, kernel, lending, notes, replacing, rights, vector, watching};
+use crate::{changes, files, kernel, lending, notes, replacing, resuming, rights, vector, watching};
 
 /// The arguments, as the registers have them.
 type Arguments = [c_long; 6];
@@ -134,12 +134,19 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         }
 
         libc::SYS_fallocate if !changes::reshapes(b as c_int) => whole(),
-        libc::SYS_ftruncate | libc::SYS_fallocate | libc::SYS_sendfile if changes::matters(fd) => {
-            changes::telling(fd, whole)
+        libc::SYS_truncate => {
+            dropin::look_after();
+            whole()
         }
-        libc::SYS_copy_file_range | libc::SYS_splice if changes::matters(c as c_int) => {
-            changes::telling(c as c_int, whole)
+        libc::SYS_ftruncate | libc::SYS_fallocate => changes::telling(fd, whole),
+        libc::SYS_splice => changes::telling(c as c_int, whole),
+        libc::SYS_sendfile | libc::SYS_copy_file_range => {
+            let to = if number == libc::SYS_sendfile { fd } else { c as c_int };
+            changes::telling(to, || {
+                resuming::by_number(number, arguments, |arguments| real(number, arguments))
+            })
         }
+        libc::SYS_getrandom => resuming::by_number(number, arguments, |arguments| real(number, arguments)),
         libc::SYS_ioctl if changes::kind_of(b as c_ulong) != changes::Request::Plain => {
             changes::controlling(fd, b as c_ulong, whole)
         }

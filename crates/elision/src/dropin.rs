@@ -137,9 +137,22 @@ pub fn at_work() -> bool {
     launch::alive()
 }
 
+/// Has another take the place of one that was killed, if anything depends on it: before this thread opens a file for writing, and would wait
+/// for an answer that nobody gives. Two loads else.
+#[inline]
+pub fn look_after() {
+    launch::look_after();
+}
+
 /// Was there ever one, in this process or in one that it was forked from? Without, no mapping was ever made or divided by deferral.
 pub fn ever_at_work() -> bool {
     launch::ever_started()
+}
+
+/// How often this program's threads were held still so far.
+#[inline(always)]
+pub fn pauses() -> u32 {
+    GLANCE.pauses.load(Acquire)
 }
 
 /// The whole pages inside a range, or, with `around`, all pages that it touches.

@@ -10,7 +10,10 @@ pub struct Glance {
     pub min_bytes: AtomicUsize,
     /// Files under write leases, or more than there are: published before a write lease is put to use.
     pub writers: AtomicU32,
+    /// How often all threads were held still, and let go again.
+    pub pauses: AtomicU32,
 }
 
 /// The one there is.
-pub static GLANCE: Glance = Glance { min_bytes: AtomicUsize::new(usize::MAX), writers: AtomicU32::new(0) };
+pub static GLANCE: Glance =
+    Glance { min_bytes: AtomicUsize::new(usize::MAX), writers: AtomicU32::new(0), pauses: AtomicU32::new(0) };

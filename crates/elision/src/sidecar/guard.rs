@@ -13,7 +13,7 @@ use crate::extent::{FileId, Kind};
 use crate::stats::Reason;
 use crate::sys::file::{self, FileKey, ProcPath};
 use crate::sys::raw::Errno;
-use crate::sys::task;
+use crate::sys::{pages, task};
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 /// File systems whose leases and page cache are known to keep the promise: ext2/3/4, XFS, btrfs, tmpfs.
@@ -227,8 +227,14 @@ impl State {
         }
         // Whoever waits goes on when the lease has ended. If that is to execute the file, nobody may have it open for writing by
         // then: if nobody does but us, closing ends both. Else that is not enough: a mapping that is left (pages that were
-        // copied in place) keeps the description, and with it the lease; and so does the program.
-        if !gone || known.guard != Guard::Write || known.closed == 0 || self.program_holds(known.fd) {
+        // copied in place, or one of the program's own) keeps the description, and with it the lease; and so does the program.
+        let ends_with_us = gone
+            && known.guard == Guard::Write
+            && known.closed != 0
+            && !self.program_holds(known.fd)
+            && self.maps >= 0
+            && !pages::is_mapped(self.maps, known.key.ino);
+        if !ends_with_us {
             give_up(&known);
         }
         file::close(known.fd);

@@ -206,10 +206,26 @@ pub fn ensure() -> bool {
 
 /// Is the sidecar there? If it was killed and something depends on it, another is now. Signals must be blocked.
 pub fn present() -> bool {
-    if !alive() && START.load(Acquire) == RUNNING && task::pid() == PROGRAM.load(Acquire) {
-        lost();
+    if !alive() && task::pid() == PROGRAM.load(Acquire) {
+        if START.load(Acquire) == RUNNING {
+            lost();
+        }
+        // Another thread may have noticed first. To go on as if nothing depended on anything would be wrong until its sidecar has been
+        // at work.
+        if super::state::any() {
+            wait_started();
+        }
     }
     alive()
+}
+
+/// The same for one who has nothing to say to it, but whom others may have to wait for, or who may wait himself.
+pub fn look_after() {
+    if super::state::any() && !alive() {
+        let mask = task::block_signals();
+        present();
+        task::restore_signals(mask);
+    }
 }
 
 /// The sidecar is gone though nobody told it to go: its leases are, too. A new one will give everything that is still
@@ -454,7 +470,7 @@ pub extern "C" fn before_fork() {
     MARK.store(MARKS, Release);
     wait_started();
     // Even if there is nothing that depends on a lease yet: another thread may be about to change that.
-    if alive() {
+    if present() {
         REST.store((FORKS.load(Relaxed) as u32).max(1), Release);
         match Call::new(Op::Fork, false) {
             Some(mut call) => drop(call.send()),

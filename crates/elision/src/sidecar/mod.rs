@@ -27,6 +27,7 @@
 //! | `spare` | a few mappings in reserve for that |
 //! | `processes` | what /proc says of the program's threads |
 //! | `pause` | holding the program's threads still for the last step of that |
+//! | `waits` | how long the calls go on to wait that this has interrupted |
 
 /// A sidecar's name in a process list.
 const NAME: &core::ffi::CStr = c"elision";
@@ -48,3 +49,4 @@ pub(crate) mod relocate;
 pub(crate) mod serve;
 pub(crate) mod spare;
 pub(crate) mod state;
+mod waits;

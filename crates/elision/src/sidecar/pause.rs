@@ -2,14 +2,18 @@
 //!
 //! ptrace is the only way that stops a thread in user code and in the kernel alike without a signal, an error or a trap
 //! that the program could see. What it can disturb is a system call that returns EINTR when its sleep is
-//! interrupted; [`task::trace_release`] hands such a call back to the kernel to go on.
+//! interrupted; [`task::trace_release`] hands such a call back to the kernel to go on. ([`super::waits`] says for how long. And one that had done
+//! a part returns that: the drop-in makes some such calls again.)
 //!
 //! A thread inside vfork cannot be stopped before its child has gone on to exec. The child shares the memory, and may be
 //! the very one that waits for the lease we are about to give up; so it is held in its parent's place.
 
 use super::processes::{each_child, each_thread, is_dead};
 use super::state::State;
+use super::waits::Waits;
+use crate::glance::GLANCE;
 use crate::sys::task::{self, Stop, Traced};
+use core::sync::atomic::Ordering::Release;
 
 /// Threads that can be held at a time.
 const THREADS: usize = 4096;
@@ -41,6 +45,7 @@ pub struct Pause {
     count: usize,
     /// In a forked child that has no sidecar: the only thread is the caller, and holds itself.
     pub alone: bool,
+    waits: Waits,
 }
 
 /// Could every thread be seized?
@@ -165,11 +170,18 @@ impl Pause {
     /// Lets all of them go. Those that have not stopped yet, or have been killed since they did, are remembered, and let go as
     /// soon as they stop or are dead: see [`Pause::release_late`]. (A thread in exec waits for its siblings to be reaped, and a
     /// dead thread that is traced is its tracer's to reap: left alone, it made the exec wait for ever.)
-    fn release_all(&mut self) {
+    fn release_all(&mut self, program: i32) {
+        // Before anybody goes on who could look.
+        if self.count > 0 {
+            GLANCE.pauses.fetch_add(1, Release);
+        }
         let mut kept = 0;
         for at in 0..self.count {
             let Some(&Held { tid, stopped, .. }) = self.threads.get(at) else { break };
-            if tid == 0 || stopped.is_some_and(|stop| task::trace_release(tid, stop)) {
+            let waits = &mut self.waits;
+            let release =
+                |stop| task::trace_release(tid, stop, |registers| waits.interrupted(program, tid, registers));
+            if tid == 0 || stopped.is_some_and(release) {
                 continue;
             }
             if let Some(slot) = self.threads.get_mut(kept) {
@@ -181,7 +193,7 @@ impl Pause {
     }
 
     /// Lets threads go that have stopped too late, and reaps those that were killed. True if there are others left.
-    pub(super) fn release_late(&mut self) -> bool {
+    pub(super) fn release_late(&mut self, program: i32) -> bool {
         for at in 0..self.count {
             if let Some(&Held { tid, stopped: None, .. }) = self.threads.get(at)
                 && tid != 0
@@ -189,7 +201,7 @@ impl Pause {
                 self.note(at, task::trace_poll(tid));
             }
         }
-        self.release_all();
+        self.release_all(program);
         self.count != 0
     }
 }
@@ -217,7 +229,7 @@ impl State {
             if seized == Seized::All {
                 return true;
             }
-            self.pause.release_all();
+            self.pause.release_all(self.program);
             if seized == Seized::Refused {
                 return false;
             }
@@ -228,6 +240,6 @@ impl State {
 
     /// Lets the program's threads go on.
     pub(super) fn resume(&mut self) {
-        self.pause.release_all();
+        self.pause.release_all(self.program);
     }
 }

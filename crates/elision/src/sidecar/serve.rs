@@ -274,7 +274,7 @@ impl State {
                 again |= self.answer_breaks();
             }
             self.look_at_closed();
-            let late = self.pause.release_late();
+            let late = self.pause.release_late(self.program);
             timed_out = false;
             if self.poll(rung) {
                 continue;

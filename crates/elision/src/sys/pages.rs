@@ -108,16 +108,31 @@ pub struct Mapping {
 
 /// The mapping that covers `addr`, or the next one above (PROCMAP_QUERY, Linux 6.11). `maps` is /proc/self/maps.
 pub fn mapping(maps: i32, addr: usize) -> Result<Mapping> {
-    query_mapping(maps, addr, &mut [])
+    query_mapping(maps, addr, COVERING_OR_NEXT, &mut [])
+}
+
+/// Is a file of this inode number mapped anywhere? True where that cannot be told.
+pub fn is_mapped(maps: i32, ino: u64) -> bool {
+    const OF_A_FILE: u64 = 0x20;
+    let mut at = 0;
+    loop {
+        match query_mapping(maps, at, COVERING_OR_NEXT | OF_A_FILE, &mut []) {
+            Ok(mapping) if mapping.ino == ino => return true,
+            Ok(mapping) => at = mapping.end,
+            Err(Errno(errno)) => return errno != libc::ENOENT,
+        }
+    }
 }
 
 /// The path of the file that is mapped at `addr`, ended by zero, as the kernel knows it now.
 pub fn mapped_path(maps: i32, addr: usize, path: &mut [u8]) -> Result<()> {
-    let mapping = query_mapping(maps, addr, path)?;
+    let mapping = query_mapping(maps, addr, COVERING_OR_NEXT, path)?;
     if mapping.start <= addr && path.first() == Some(&b'/') { Ok(()) } else { Err(Errno(libc::ENOENT)) }
 }
 
-fn query_mapping(maps: i32, addr: usize, path: &mut [u8]) -> Result<Mapping> {
+const COVERING_OR_NEXT: u64 = 0x10;
+
+fn query_mapping(maps: i32, addr: usize, flags: u64, path: &mut [u8]) -> Result<Mapping> {
     #[repr(C)]
     #[derive(Default)]
     struct Query {
@@ -138,10 +153,9 @@ fn query_mapping(maps: i32, addr: usize, path: &mut [u8]) -> Result<Mapping> {
         build_id_addr: u64,
     }
     const PROCMAP_QUERY: usize = 0xC068_6611;
-    const COVERING_OR_NEXT: u64 = 0x10;
     let mut query = Query {
         size: size_of::<Query>() as u64,
-        flags: COVERING_OR_NEXT,
+        flags,
         addr: addr as u64,
         name_size: path.len() as u32,
         name_addr: if path.is_empty() { 0 } else { path.as_mut_ptr() as u64 },

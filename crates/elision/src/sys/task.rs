@@ -385,6 +385,32 @@ pub fn take_descriptor(pid: i32, fd: i32) -> Result<i32> {
     }
 }
 
+/// How long a call on a socket of that process may wait, by SO_RCVTIMEO or SO_SNDTIMEO. None if that is no socket, or there is no limit.
+pub fn socket_timeout_ms(pid: i32, fd: i32, option: i32) -> Option<u64> {
+    let ours = take_descriptor(pid, fd).ok()?;
+    let mut time = [0i64; 2];
+    let mut len = size_of_val(&time) as u32;
+    let (level, value, len) =
+        (libc::SOL_SOCKET as usize, time.as_mut_ptr() as usize, (&raw mut len) as usize);
+    // SAFETY: the kernel fills the locals.
+    let got =
+        unsafe { syscall(libc::SYS_getsockopt, [ours as usize, level, option as usize, value, len, 0]) };
+    super::file::close(ours);
+    let ms = time[0] as u64 * 1000 + (time[1] as u64).div_ceil(1000);
+    (got.is_ok() && ms > 0).then_some(ms)
+}
+
+/// Two words at an address of the program's, if they are there.
+pub fn peek(addr: usize) -> Option<[i64; 2]> {
+    let mut words = [0i64; 2];
+    let len = size_of_val(&words);
+    let ours = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: len };
+    let theirs = libc::iovec { iov_base: core::ptr::without_provenance_mut(addr), iov_len: len };
+    let arguments = [pid() as usize, (&raw const ours) as usize, 1, (&raw const theirs) as usize, 1, 0];
+    // SAFETY: the kernel fills the local, or finds that it cannot read.
+    (unsafe { syscall(libc::SYS_process_vm_readv, arguments) } == Ok(len)).then_some(words)
+}
+
 /// Milliseconds on a clock that only moves forward.
 pub fn now_ms() -> u64 {
     let now = clock(libc::CLOCK_MONOTONIC);
@@ -476,23 +502,38 @@ pub fn trace_poll(tid: i32) -> Traced {
     }
 }
 
+/// A thread's registers.
+pub type Registers = libc::user_regs_struct;
+
+/// How a call goes on that our stop made return EINTR.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It is made again, as the registers say.
+    Again,
+    /// It is over, with this result.
+    Over(i64),
+}
+
 /// Lets a stopped thread go. A system call that our stop made return EINTR is handed back to the kernel's own
 /// restart logic: it goes on as if nothing had been, unless a handler of the program's runs first, in which
 /// case it fails with EINTR as it would have. (Tried with epoll_wait, with and without a signal.) Except close, which
 /// has closed by then: again, it might close another's descriptor. And except where `stop` says that the program was stopped
 /// before: then EINTR is what the call fails with when it goes on. False: it has been killed since it stopped, and is ours to be
-/// reaped.
+/// reaped. `interrupted` may change the registers with which the call is made again, or end it.
 #[must_use]
-pub fn trace_release(tid: i32, stop: Stop) -> bool {
+pub fn trace_release(tid: i32, stop: Stop, interrupted: impl FnOnce(&mut Registers) -> Then) -> bool {
     const ERESTARTNOHAND: i64 = 514;
-    let mut registers = MaybeUninit::<libc::user_regs_struct>::zeroed();
+    let mut registers = MaybeUninit::<Registers>::zeroed();
     let signal = if let Stop::Signal(signal) = stop { signal } else { 0 };
     if stop != Stop::Group && trace(libc::PTRACE_GETREGS, tid, registers.as_mut_ptr() as usize).is_ok() {
         // SAFETY: plain data, filled by the kernel.
         let mut registers = unsafe { registers.assume_init() };
         let call = registers.orig_rax as i64;
         if call >= 0 && call != libc::SYS_close && registers.rax as i64 == -i64::from(libc::EINTR) {
-            registers.rax = -ERESTARTNOHAND as u64;
+            registers.rax = match interrupted(&mut registers) {
+                Then::Again => -ERESTARTNOHAND as u64,
+                Then::Over(result) => result as u64,
+            };
             let _ = trace(libc::PTRACE_SETREGS, tid, (&raw const registers) as usize);
         }
     }

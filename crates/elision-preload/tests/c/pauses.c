@@ -1,0 +1,245 @@
+// What a program meets while its threads are held still again and again; and while its helper is gone.
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/sem.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LEN (1 << 20)
+
+static void need(int good, const char *what) {
+    if (!good) {
+        printf("%s: %s\n", what, strerror(errno));
+        exit(1);
+    }
+}
+
+static unsigned char *memory(size_t len) {
+    unsigned char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    need(p != MAP_FAILED, "mmap");
+    return p;
+}
+
+static void make(const char *path, size_t len) {
+    unsigned char *p = memory(len);
+    memset(p, 5, len);
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
+    need(write(fd, p, len) == (ssize_t)len, "write");
+    close(fd), munmap(p, len);
+}
+
+// Each turn gives pages memory of their own, for which all threads are held still.
+static atomic_int over, turns;
+static void *turn(void *unused) {
+    unsigned char *p = memory(LEN);
+    while (!over) {
+        int fd = open("turned", O_RDONLY);
+        need(pread(fd, p, LEN, 0) == LEN, "pread");
+        close(fd), close(open("turned", O_RDWR));
+        turns++;
+    }
+    return unused;
+}
+
+// Calls that end early when a signal is on its way.
+static void whole(void) {
+    const int size = 8 << 20, times = 40;
+    make("from", size);
+    unsigned char *p = memory(size);
+    int from = open("from", O_RDONLY), to = open("to", O_RDWR | O_CREAT, 0644);
+    int zero = open("/dev/zero", O_RDONLY), urandom = open("/dev/urandom", O_RDONLY);
+    int cut[7] = {0};
+    for (int i = 0; i < times; i++) {
+        off_t at = 0, into = 0;
+        lseek(to, 0, SEEK_SET), lseek(from, 0, SEEK_SET);
+        cut[0] += sendfile(to, from, &at, size) != size || at != size || lseek(to, 0, SEEK_CUR) != size;
+        at = 0;
+        cut[1] += copy_file_range(from, &at, to, &into, size, 0) != size || at != size || into != size;
+        cut[2] += syscall(SYS_copy_file_range, from, NULL, to, (into = 0, &into), size, 0) != size;
+        // Not more than there is.
+        at = size - 5000;
+        cut[3] += sendfile(to, from, &at, size) != 5000;
+        cut[4] += getrandom(p, size / 4, 0) != size / 4 || syscall(SYS_getrandom, p, size / 4, 0) != size / 4;
+        cut[5] += read(urandom, p, size / 4) != size / 4 || read(urandom, p, 64 << 10) != 64 << 10;
+        memset(p, 1, size);
+        cut[6] += read(zero, p, size) != size || memchr(p, 1, size);
+    }
+    for (int i = 0; i < 7; i++)
+        printf("%d: %d\n", i, cut[i]);
+}
+
+// Waits that come to an end though threads are held still more often than they would take.
+static void waits(void) {
+    struct epoll_event event;
+    struct timespec time = {0, 200000000};
+    struct timeval limit = {0, 200000};
+    struct sembuf take = {0, -1, 0};
+    sigset_t set;
+    sigemptyset(&set), sigaddset(&set, SIGUSR1), sigprocmask(SIG_BLOCK, &set, NULL);
+    int ends[2], semaphore = semget(IPC_PRIVATE, 1, 0600), queue = epoll_create1(0);
+    need(!socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
+    setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    for (int i = 0; i < 3; i++) {
+        printf("%d\n", epoll_wait(queue, &event, 1, 200));
+        printf("%d\n", epoll_pwait(queue, &event, 1, 200, NULL));
+        printf("%d\n", (int)syscall(SYS_epoll_pwait2, queue, &event, 1, &time, NULL, 0));
+        printf("%d %s\n", sigtimedwait(&set, NULL, &time), strerror(errno));
+        printf("%d %s\n", semtimedop(semaphore, &take, 1, &time), strerror(errno));
+        printf("%zd %s\n", recv(ends[0], &event, 1, 0), strerror(errno));
+        printf("%zd %s\n", read(ends[0], &event, 1), strerror(errno));
+        printf("%ld %ld\n", (long)time.tv_sec, time.tv_nsec);
+    }
+    // What does come, comes.
+    need(write(ends[1], "x", 1) == 1, "write");
+    struct epoll_event wanted = {.events = EPOLLIN};
+    epoll_ctl(queue, EPOLL_CTL_ADD, ends[0], &wanted);
+    printf("%d\n", epoll_wait(queue, &event, 1, 60000));
+    printf("%zd\n", recv(ends[0], &event, 1, 0));
+    raise(SIGUSR1);
+    printf("%d\n", sigtimedwait(&set, NULL, &time));
+    semctl(semaphore, 0, IPC_RMID);
+}
+
+// The helper, a child that no wait tells of; 0 if there is none.
+static pid_t helper(void) {
+    char path[300], text[512], parent[40];
+    pid_t found = 0;
+    sprintf(parent, "\nPPid:\t%d\n", getpid());
+    DIR *processes = opendir("/proc");
+    for (struct dirent *entry; !found && (entry = readdir(processes));) {
+        snprintf(path, sizeof path, "/proc/%s/status", entry->d_name);
+        FILE *file = atoi(entry->d_name) ? fopen(path, "r") : NULL;
+        if (!file)
+            continue;
+        text[fread(text, 1, sizeof text - 1, file)] = 0;
+        fclose(file);
+        if (!strncmp(text, "Name:\telision\n", 14) && strstr(text, parent) && !strstr(text, "(zombie)"))
+            found = atoi(entry->d_name);
+    }
+    closedir(processes);
+    return found;
+}
+
+static void *reads(void *unused) {
+    unsigned char *p = memory(64 << 10);
+    int fd = open("turned", O_RDONLY);
+    while (!over) {
+        need(pread(fd, p, 64 << 10, 0) == 64 << 10, "pread");
+        p[5] = 1;
+    }
+    return unused;
+}
+
+// The helper is killed, and while another thread has the next one started a file is cut off of which something was deferred.
+static void noticed(void) {
+    unsigned seed = 1;
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, reads, NULL);
+    for (int round = 0; round < 100; round++) {
+        make("cut", LEN);
+        int fd = open("cut", O_RDWR);
+        unsigned char *p = memory(LEN);
+        need(pread(fd, p, LEN, 0) == LEN, "pread");
+        pid_t killed = helper();
+        if (killed) {
+            kill(killed, SIGKILL);
+            // No event tells of the moments that matter: some are tried.
+            usleep(rand_r(&seed) % 400);
+        }
+        need(ftruncate(fd, 0) == 0, "ftruncate");
+        for (int at = 0; at < LEN; at += 4096)
+            need(p[at] == 5, "a byte");
+        munmap(p, LEN), close(fd);
+    }
+    over = 1;
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+}
+
+// Nobody is there to answer, and the program itself wants the file.
+static void wanted(const char *how) {
+    make("file", LEN);
+    int fd = open("file", strstr(how, "written") ? O_RDWR : O_RDONLY);
+    unsigned char *p = memory(LEN);
+    need(pread(fd, p, LEN, 0) == LEN, "pread");
+    pid_t killed = helper();
+    if (killed)
+        kill(killed, SIGKILL);
+    while (helper())
+        usleep(100);
+    if (!strcmp(how, "truncate"))
+        need(truncate("file", LEN / 2) == 0, how);
+    else if (!strcmp(how, "truncate by number"))
+        need(syscall(SYS_truncate, "file", LEN / 2) == 0, how);
+    else if (!strcmp(how, "stream"))
+        need(fclose(fopen("file", "r+")) == 0, how);
+    else if (!strcmp(how, "fork")) {
+        pid_t child = fork();
+        if (!child)
+            _exit(open("file", O_RDWR) < 0);
+        int status;
+        need(waitpid(child, &status, 0) == child && !status, how);
+    } else
+        need(close(open("file", O_RDWR)) == 0, how);
+    for (int at = 0; at < LEN; at += 4096)
+        need(p[at] == 5, "a byte");
+}
+
+// A mapping of the program's own keeps a description that was closed, and with it whatever lease there is.
+static void mapped(void) {
+    make("file", LEN);
+    int fd = open("file", O_RDWR);
+    unsigned char *p = memory(LEN);
+    need(pread(fd, p, LEN, 0) == LEN, "pread");
+    unsigned char *own = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 8192);
+    memset(p, 3, LEN);
+    close(fd);
+    need(close(open("file", O_RDWR)) == 0, "open");
+    printf("%d %d\n", own[0], p[0]);
+}
+
+int main(int count, char **words) {
+    // Whoever waits for a lease waits for 45 s.
+    alarm(30);
+    const char *row = count > 1 ? words[1] : "";
+    pthread_t turning;
+    int turned = !strcmp(row, "whole") || !strcmp(row, "waits");
+    if (turned) {
+        make("turned", LEN);
+        pthread_create(&turning, NULL, turn, NULL);
+        while (!turns)
+            usleep(100);
+    }
+    if (!strcmp(row, "whole"))
+        whole();
+    else if (!strcmp(row, "waits"))
+        waits();
+    else if (!strcmp(row, "noticed"))
+        make("turned", LEN), noticed();
+    else if (!strcmp(row, "mapped"))
+        mapped();
+    else
+        wanted(row);
+    if (turned) {
+        over = 1;
+        pthread_join(turning, NULL);
+    }
+    printf("done\n");
+    return 0;
+}
