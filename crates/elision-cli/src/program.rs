@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use elision::program::{self, Program as Binary};
+use elision::program::{self, Program as Binary, Room};
 use rustix::fs::{StatVfsMountFlags, getxattr_query, statvfs};
 use rustix::process::{getgid, getuid};
 use rustix::thread::no_new_privs;
@@ -113,7 +113,8 @@ pub fn runnable(path: &Path) -> bool {
     if !executable(path) {
         return false;
     }
-    File::open(path).is_ok_and(|file| is_elf(&file) || matches!(examine(&file), Binary::Script(_)))
+    File::open(path)
+        .is_ok_and(|file| is_elf(&file) || matches!(examine(&file, &mut Room::default()), Binary::Script(_)))
 }
 
 enum Format {
@@ -128,9 +129,9 @@ impl Format {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let file = File::open(path)?;
-        Ok(Format::Elf(match examine(&file) {
+        Ok(Format::Elf(match examine(&file, &mut Room::default()) {
             Binary::Script(line) => {
-                let found = interpreter(line.as_bytes()).ok_or(io::ErrorKind::InvalidData)?;
+                let found = interpreter(line).ok_or(io::ErrorKind::InvalidData)?;
                 return Ok(Format::Script(found));
             }
             // execvp gives what the kernel does not know to the shell.
@@ -145,13 +146,13 @@ impl Format {
                     .map(|_| Obstacle::Foreign("is the loader of another C library"))
             }
             Binary::Bare => Some(Obstacle::Static),
-            Binary::Loaded { loader, first } => loaded(loader.as_bytes(), first),
+            Binary::Loaded { loader, first } => loaded(loader, first),
         }))
     }
 }
 
-fn examine(file: &File) -> Binary {
-    program::examine(&|room, offset| file.read_at(room, offset).unwrap_or(0))
+fn examine<'a>(file: &File, room: &'a mut Room) -> Binary<'a> {
+    program::examine(&|room, offset| file.read_at(room, offset).unwrap_or(0), room)
 }
 
 fn is_elf(file: &File) -> bool {
@@ -172,10 +173,11 @@ fn loaded(loader: &[u8], first: Option<&'static str>) -> Option<Obstacle> {
 
 /// Another glibc may be too old for the drop-in, and then ends the program. True where that cannot be told.
 fn is_our_loader(loader: &Path) -> bool {
-    let ours = File::open("/proc/self/exe").map(|file| examine(&file));
+    let mut room = Room::default();
+    let ours = File::open("/proc/self/exe").map(|file| examine(&file, &mut room));
     let Ok(Binary::Loaded { loader: ours, .. }) = ours else { return true };
     let number = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-    let (ours, theirs) = (number(Path::new(OsStr::from_bytes(ours.as_bytes()))), number(loader));
+    let (ours, theirs) = (number(Path::new(OsStr::from_bytes(ours))), number(loader));
     ours.is_none() || theirs.is_none() || ours == theirs
 }
 

@@ -7,7 +7,7 @@
 //! that the drop-in makes. All of these run without it, as programs of their own that were started by themselves.
 //!
 //! exec is for signal handlers and children of vfork, too: nothing here allocates or takes a lock, `errno` stays as it is, and little
-//! of the stack is used.
+//! of the stack is used, which may be a small one. What room it takes to look at a file is mapped for that long.
 #![allow(unsafe_code)] // The program's strings, and what the loader calls things.
 
 use core::ffi::{CStr, c_char, c_void};
@@ -16,11 +16,11 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
 
 use elision::program::{self, Program};
-use elision::sys::file::{self, FileKey};
+use elision::sys::file::{self, FileKey, ProcPath};
 use libc::c_int;
 
 use crate::real::raw_call;
-use crate::{kernel, stop};
+use crate::{kernel, process, stop};
 
 /// argv and envp, as C declares them.
 pub(crate) type Strings = *const *const c_char;
@@ -219,19 +219,49 @@ fn file_of(directory: c_int, path: *const c_char) -> Option<FileKey> {
     stat.filter(|stat| stat.is_regular()).map(|stat| stat.id)
 }
 
+/// Room to look at programs.
+struct Scratch {
+    file: program::Room,
+    path: Path,
+}
+
+/// Fresh memory of the kernel's, all zeroes.
+fn map(bytes: usize) -> Option<usize> {
+    let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+    let kind = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
+    // SAFETY: fresh memory.
+    unsafe { raw_call(libc::SYS_mmap, &[0, bytes, protection, kind, usize::MAX, 0]) }.ok()
+}
+
+/// Gives back what [`map`] gave.
+fn unmap(addr: usize, bytes: usize) {
+    // SAFETY: memory of ours, of which nothing is used any more.
+    let _ = unsafe { raw_call(libc::SYS_munmap, &[addr, bytes]) };
+}
+
 fn fits(program: Executed) -> bool {
-    let mut found = look(program);
+    let Some(addr) = map(size_of::<Scratch>()) else { return true };
+    // SAFETY: fresh memory, large enough and nobody else's; all zeroes are a value of each part.
+    let fits = fits_looked_at(program, unsafe { &mut *(addr as *mut Scratch) });
+    unmap(addr, size_of::<Scratch>());
+    fits
+}
+
+fn fits_looked_at(mut program: Executed, Scratch { file, path }: &mut Scratch) -> bool {
     // So many interpreters does the kernel follow.
     for _ in 0..5 {
-        match found {
+        match look(program, file, path) {
             Program::Script(line) => {
-                let mut words =
-                    line.as_bytes().split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty());
-                let Some(path) = words.next().and_then(Path::of) else { return true };
-                found = look(Executed::At(libc::AT_FDCWD, path.as_ptr()));
+                let mut words = line.split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty());
+                if !words.next().is_some_and(|word| path.set(&[word])) {
+                    return true;
+                }
+                program = Executed::At(libc::AT_FDCWD, path.as_ptr());
             }
             Program::Narrow | Program::Foreign => return false,
-            Program::Loaded { loader, first } => return first.is_none() && is_our_loader(loader.as_bytes()),
+            Program::Loaded { loader, first } => {
+                return first.is_none() && is_our_loader(loader, path);
+            }
             Program::Bare => return !is_another_loader(program),
             Program::Unknown => return true,
         }
@@ -248,8 +278,8 @@ fn is_another_loader(program: Executed) -> bool {
 }
 
 /// Any other is another C library's, or of another version.
-fn is_our_loader(loader: &[u8]) -> bool {
-    let theirs = Path::of(loader).and_then(|path| file_of(libc::AT_FDCWD, path.as_ptr()));
+fn is_our_loader(loader: &[u8], path: &mut Path) -> bool {
+    let theirs = path.set(&[loader]).then(|| file_of(libc::AT_FDCWD, path.as_ptr())).flatten();
     program::is_glibc_loader(loader) && theirs.is_none_or(is_loader)
 }
 
@@ -260,48 +290,57 @@ fn is_loader(file: FileKey) -> bool {
 }
 
 /// What the program is, as far as it can be read.
-fn look(program: Executed) -> Program {
-    let at = |fd| program::examine(&|room, offset| file::read_at(fd, room, offset).unwrap_or(0));
-    match program {
-        Executed::Open(fd) => at(fd),
-        Executed::At(directory, path) => {
-            let readable = file_of(directory, path).and_then(|_| open(directory, path, libc::O_RDONLY).ok());
-            let Some(fd) = readable else { return Program::Unknown };
-            let found = at(fd);
-            kernel::close(fd);
-            found
+fn look<'a>(program: Executed, room: &'a mut program::Room, found: &mut Path) -> Program<'a> {
+    let (directory, path) = match program {
+        Executed::Open(fd) if file::flags(fd).is_ok_and(|flags| flags & libc::O_PATH == 0) => {
+            return examine(fd, room);
         }
+        // What was opened as a path alone can be opened anew.
+        Executed::Open(fd) => {
+            let path = ProcPath::new(kernel::process(), "fd", Some(fd));
+            return look_at(libc::AT_FDCWD, path.as_c_str().as_ptr(), room);
+        }
+        Executed::At(directory, path) => (directory, path),
         Executed::Named(name) => {
             // SAFETY: libc's function reads the name as well.
-            let name = unsafe { CStr::from_ptr(name) };
-            if name.to_bytes().contains(&b'/') {
-                return look(Executed::At(libc::AT_FDCWD, name.as_ptr()));
-            }
-            match search(name.to_bytes()) {
-                Some(path) => look(Executed::At(libc::AT_FDCWD, path.as_ptr())),
-                None => Program::Unknown,
+            let bytes = unsafe { CStr::from_ptr(name) }.to_bytes();
+            match bytes.contains(&b'/') {
+                true => (libc::AT_FDCWD, name),
+                false if search(bytes, found) => (libc::AT_FDCWD, found.as_ptr()),
+                false => return Program::Unknown,
             }
         }
-    }
+    };
+    look_at(directory, path, room)
+}
+
+fn look_at(directory: c_int, path: *const c_char, room: &mut program::Room) -> Program<'_> {
+    let readable = file_of(directory, path).and_then(|_| open(directory, path, libc::O_RDONLY).ok());
+    let Some(fd) = readable else { return Program::Unknown };
+    let found = examine(fd, room);
+    kernel::close(fd);
+    found
+}
+
+fn examine(fd: c_int, room: &mut program::Room) -> Program<'_> {
+    program::examine(&|room, offset| file::read_at(fd, room, offset).unwrap_or(0), room)
 }
 
 /// A path of moderate length, with its terminator.
 struct Path([u8; 512]);
 
 impl Path {
-    fn of(path: &[u8]) -> Option<Path> {
-        Path::joined(path, b"", b"")
-    }
-
-    fn joined(directory: &[u8], slash: &[u8], name: &[u8]) -> Option<Path> {
-        let mut path = Path([0; 512]);
+    /// Puts it together. False if it is too long.
+    fn set(&mut self, pieces: &[&[u8]]) -> bool {
         let mut at = 0;
-        for piece in [directory, slash, name] {
-            // The last byte stays zero.
-            path.0[..511].get_mut(at..at + piece.len())?.copy_from_slice(piece);
+        for piece in pieces {
+            // (One byte is left for the terminator.)
+            let Some(place) = self.0[..511].get_mut(at..at + piece.len()) else { return false };
+            place.copy_from_slice(piece);
             at += piece.len();
         }
-        Some(path)
+        self.0[at] = 0;
+        true
     }
 
     fn as_ptr(&self) -> *const c_char {
@@ -309,19 +348,22 @@ impl Path {
     }
 }
 
-/// Where libc's functions find a program of this name.
-fn search(name: &[u8]) -> Option<Path> {
+/// Where libc's functions find a program of this name. False if they do not.
+fn search(name: &[u8], found: &mut Path) -> bool {
     let mut looking = Looking::new();
     let mut all = Lists::of(environment());
     let path = core::iter::from_fn(|| all.string()).find(|&string| looking.starts_with(string, b"PATH="));
     let path = path.and_then(|string| looking.string(string.wrapping_add(5))).unwrap_or(b"/bin:/usr/bin");
-    path.split(|&byte| byte == b':').find_map(|directory| {
-        let slash = if directory.is_empty() { "" } else { "/" };
-        let path = Path::joined(directory, slash.as_bytes(), name)?;
-        let fd = open(libc::AT_FDCWD, path.as_ptr(), libc::O_PATH).ok()?;
+    path.split(|&byte| byte == b':').any(|directory| {
+        let slash: &[u8] = if directory.is_empty() { b"" } else { b"/" };
+        let opened = found.set(&[directory, slash, name]);
+        let Some(fd) = opened.then(|| open(libc::AT_FDCWD, found.as_ptr(), libc::O_PATH).ok()).flatten()
+        else {
+            return false;
+        };
         let stat = file::stat(fd).ok();
         kernel::close(fd);
-        stat.is_some_and(|stat| stat.is_regular() && stat.mode & 0o111 != 0).then_some(path)
+        stat.is_some_and(|stat| stat.is_regular() && stat.mode & 0o111 != 0)
     })
 }
 
@@ -332,11 +374,20 @@ fn without<T>(ours: &CStr, envp: Strings, call: impl FnOnce(Option<Strings>) -> 
     let strings = core::iter::from_fn(|| all.string()).count();
     let lists: usize = Lists::of(envp).map(|list| PRELOAD.len() + list.0.len() + 1).sum();
     let words = strings + 1 + lists.div_ceil(size_of::<usize>());
-    // A child of vfork leaves what it maps to its parent. So on the stack, if it is not too much; a handler may have a small one.
+    // A child of vfork leaves what it maps to its parent, whose stack it has: so it goes there. In a program of its own exec takes all,
+    // but the stack may be a handler's.
     match words {
-        0..=256 => on_stack::<256, T>(ours, envp, strings, call),
-        257..=4096 => on_stack::<4096, T>(ours, envp, strings, call),
-        _ => mapped(words, ours, envp, strings, call),
+        0..=128 => on_stack::<128, T>(ours, envp, strings, call),
+        129..=4096 if !process::is_this() => on_stack::<4096, T>(ours, envp, strings, call),
+        _ => {
+            let bytes = words * size_of::<usize>();
+            let Some(addr) = map(bytes) else { return call(None) };
+            // SAFETY: fresh memory, nobody else's, of zeroes.
+            fill(unsafe { core::slice::from_raw_parts_mut(addr as *mut usize, words) }, ours, envp, strings);
+            let result = call(Some(addr as Strings));
+            unmap(addr, bytes);
+            result
+        }
     }
 }
 
@@ -350,29 +401,6 @@ fn on_stack<const N: usize, T>(
     let mut room = [0; N];
     fill(&mut room, ours, envp, strings);
     call(Some(room.as_ptr().cast()))
-}
-
-#[inline(never)]
-fn mapped<T>(
-    words: usize,
-    ours: &CStr,
-    envp: Strings,
-    strings: usize,
-    call: impl FnOnce(Option<Strings>) -> T,
-) -> T {
-    let bytes = words * size_of::<usize>();
-    let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
-    let kind = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
-    // SAFETY: fresh memory.
-    let Ok(addr) = (unsafe { raw_call(libc::SYS_mmap, &[0, bytes, protection, kind, usize::MAX, 0]) }) else {
-        return call(None);
-    };
-    // SAFETY: fresh memory, nobody else's, of zeroes.
-    fill(unsafe { core::slice::from_raw_parts_mut(addr as *mut usize, words) }, ours, envp, strings);
-    let result = call(Some(addr as Strings));
-    // SAFETY: the memory mapped above, of which nothing is used any more.
-    let _ = unsafe { raw_call(libc::SYS_munmap, &[addr, bytes]) };
-    result
 }
 
 /// Writes the environment: the array, and behind it the lists without this library. One of which nothing is left is left out.

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const WAYS: [&str; 16] = [
+const WAYS: [&str; 18] = [
     "execve",
     "execv",
     "execvp",
@@ -17,6 +17,8 @@ const WAYS: [&str; 16] = [
     "execveat",
     "execveat_empty",
     "fexecve",
+    "fexecve_path",
+    "handler",
     "SYS_execve",
     "SYS_execveat",
     "confined",

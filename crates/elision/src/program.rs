@@ -1,36 +1,37 @@
 //! What kind of program a file holds, and so whether the drop-in can be loaded into it. For the drop-in and the command.
 //!
-//! It is asked between a fork and an exec, and in signal handlers: nothing allocates, and little of the stack is used. The formats are
+//! It is asked between a fork and an exec, and in signal handlers: nothing allocates, and next to nothing of the stack is used. The formats are
 //! those of elf(5) and execve(2).
 
 /// What the kernel looks at of a file's beginning.
 const BEGINNING: usize = 256;
 
-/// A few bytes, at most as many as the kernel looks at.
+/// Room to look at a file. (The drop-in has it elsewhere than on the stack, which may be a small one.)
 #[derive(Clone, Copy)]
-pub struct Text {
-    bytes: [u8; BEGINNING],
-    len: usize,
+pub struct Room {
+    /// Of the file; of its names.
+    pieces: [[u8; 512]; 2],
+    /// What is handed out.
+    text: [u8; BEGINNING],
 }
 
-impl Text {
-    fn new(bytes: &[u8]) -> Text {
-        let mut text = Text { bytes: [0; BEGINNING], len: bytes.len().min(BEGINNING) };
-        text.bytes[..text.len].copy_from_slice(&bytes[..text.len]);
-        text
+impl Default for Room {
+    fn default() -> Room {
+        Room { pieces: [[0; 512]; 2], text: [0; BEGINNING] }
     }
+}
 
-    /// The bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
+fn kept<'a>(text: &'a mut [u8; BEGINNING], bytes: &[u8]) -> &'a [u8] {
+    let len = bytes.len().min(BEGINNING);
+    text[..len].copy_from_slice(&bytes[..len]);
+    &text[..len]
 }
 
 /// What a file holds that is to be executed.
-#[derive(Clone, Copy)]
-pub enum Program {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Program<'a> {
     /// A script: its first line, without `#!`.
-    Script(Text),
+    Script(&'a [u8]),
     /// Of 32 bits.
     Narrow,
     /// For another processor.
@@ -40,7 +41,7 @@ pub enum Program {
     /// It asks for this loader. `first`: and needs a library that must be loaded before all others.
     Loaded {
         /// The path of the loader.
-        loader: Text,
+        loader: &'a [u8],
         /// The library.
         first: Option<&'static str>,
     },
@@ -95,13 +96,13 @@ pub type Read<'a> = &'a dyn Fn(&mut [u8], u64) -> usize;
 struct Window<'a> {
     read: Read<'a>,
     at: u64,
-    bytes: [u8; 512],
+    bytes: &'a mut [u8; 512],
     len: usize,
 }
 
 impl<'a> Window<'a> {
-    fn new(read: Read<'a>) -> Window<'a> {
-        Window { read, at: 0, bytes: [0; 512], len: 0 }
+    fn new(read: Read<'a>, bytes: &'a mut [u8; 512]) -> Window<'a> {
+        Window { read, at: 0, bytes, len: 0 }
     }
 
     /// What is at `offset`: at least `wanted` bytes, unless the file ends before.
@@ -111,7 +112,7 @@ impl<'a> Window<'a> {
             return &self.bytes[start as usize..self.len];
         }
         self.at = offset;
-        self.len = (self.read)(&mut self.bytes, offset);
+        self.len = (self.read)(self.bytes, offset);
         &self.bytes[..self.len]
     }
 
@@ -164,23 +165,30 @@ struct Segment {
 }
 
 /// Looks at a file.
-pub fn examine(read: Read<'_>) -> Program {
-    let window = &mut Window::new(read);
+pub fn examine<'a>(read: Read<'_>, room: &'a mut Room) -> Program<'a> {
+    let Room { pieces: [piece, names], text } = room;
+    let window = &mut Window::new(read, piece);
     let beginning = window.look(0, BEGINNING);
     if let Some(line) = beginning.strip_prefix(b"#!") {
         let line = &line[..line.len().min(BEGINNING - 2)];
-        return Program::Script(Text::new(line.split(|&byte| byte == b'\n').next().unwrap_or_default()));
+        return Program::Script(kept(text, line.split(|&byte| byte == b'\n').next().unwrap_or_default()));
     }
     match beginning {
         [0x7f, b'E', b'L', b'F', 1, ..] => Program::Narrow,
         // Every processor that Elision knows is little-endian.
         [0x7f, b'E', b'L', b'F', 2, 2, ..] => Program::Foreign,
-        [0x7f, b'E', b'L', b'F', 2, 1, ..] => elf(read, window).unwrap_or(Program::Unknown),
+        [0x7f, b'E', b'L', b'F', 2, 1, ..] => {
+            elf(window, &mut Window::new(read, names), text).unwrap_or(Program::Unknown)
+        }
         _ => Program::Unknown,
     }
 }
 
-fn elf(read: Read<'_>, window: &mut Window<'_>) -> Option<Program> {
+fn elf<'a>(
+    window: &mut Window<'_>,
+    names: &mut Window<'_>,
+    text: &'a mut [u8; BEGINNING],
+) -> Option<Program<'a>> {
     if window.short(18)? != MACHINE {
         return Some(Program::Foreign);
     }
@@ -190,15 +198,16 @@ fn elf(read: Read<'_>, window: &mut Window<'_>) -> Option<Program> {
     let Some(name) = of_kind(PT_INTERP) else { return Some(Program::Bare) };
     let dynamic = of_kind(PT_DYNAMIC);
     let loader = window.look(name.offset, BEGINNING.min(name.len as usize));
-    let loader = Text::new(loader[..loader.len().min(name.len as usize)].split(|&byte| byte == 0).next()?);
-    let first = dynamic.and_then(|dynamic| library_that_must_be_first(read, window, &dynamic));
+    let loader = loader[..loader.len().min(name.len as usize)].split(|&byte| byte == 0).next()?;
+    let loader = kept(text, loader);
+    let first = dynamic.and_then(|dynamic| library_that_must_be_first(window, names, &dynamic));
     Some(Program::Loaded { loader, first })
 }
 
 /// Of those that the program itself names.
 fn library_that_must_be_first(
-    read: Read<'_>,
     window: &mut Window<'_>,
+    names: &mut Window<'_>,
     section: &Segment,
 ) -> Option<&'static str> {
     let mut entries = (0..).map_while(|number| window.entry(section, number));
@@ -209,7 +218,6 @@ fn library_that_must_be_first(
         (segment.kind == PT_LOAD).then(|| segment.offset.checked_add(inside)).flatten()
     })?;
     let longest = FIRST.iter().map(|name| name.len()).max()?;
-    let names = &mut Window::new(read);
     let needed = (0..).map_while(|number| window.entry(section, number)).filter(|&(tag, _)| tag == DT_NEEDED);
     needed.map(|(_, name)| name).find_map(|name| {
         let name = names.look(strings.checked_add(name)?, longest);
@@ -223,13 +231,14 @@ mod tests {
     use proptest::prelude::*;
     use std::os::unix::fs::FileExt;
 
-    fn of(bytes: &[u8]) -> Program {
-        examine(&|room, offset| {
+    fn of(bytes: &[u8]) -> Program<'static> {
+        let read = |room: &mut [u8], offset| {
             let rest = usize::try_from(offset).ok().and_then(|start| bytes.get(start..)).unwrap_or_default();
             let len = rest.len().min(room.len());
             room[..len].copy_from_slice(&rest[..len]);
             len
-        })
+        };
+        examine(&read, Box::leak(Box::new(Room::default())))
     }
 
     /// A program that asks for a loader and needs libraries, as small as can be.
@@ -268,9 +277,7 @@ mod tests {
 
     fn loaded(program: Program) -> Option<(String, Option<&'static str>)> {
         match program {
-            Program::Loaded { loader, first } => {
-                Some((String::from_utf8_lossy(loader.as_bytes()).into(), first))
-            }
+            Program::Loaded { loader, first } => Some((String::from_utf8_lossy(loader).into(), first)),
             _ => None,
         }
     }
@@ -278,8 +285,9 @@ mod tests {
     #[test]
     fn this_very_program_is_loaded_by_glibc() {
         let file = std::fs::File::open("/proc/self/exe").expect("this test");
-        let (loader, first) =
-            loaded(examine(&|room, offset| file.read_at(room, offset).unwrap_or(0))).expect("dynamic");
+        let mut room = Room::default();
+        let found = examine(&|room, offset| file.read_at(room, offset).unwrap_or(0), &mut room);
+        let (loader, first) = loaded(found).expect("dynamic");
         assert!(is_glibc_loader(loader.as_bytes()), "{loader}");
         assert_eq!(first, None);
     }
@@ -327,11 +335,11 @@ mod tests {
         assert!(matches!(of(b""), Program::Unknown));
         assert!(matches!(of(b"echo"), Program::Unknown));
         let Program::Script(line) = of(b"#! /bin/sh -e\ntrue\n") else { panic!("a script") };
-        assert_eq!(line.as_bytes(), b" /bin/sh -e");
+        assert_eq!(line, b" /bin/sh -e");
         let Program::Script(line) = of(&[b"#!".as_slice(), &[b'a'; 1000]].concat()) else {
             panic!("a script")
         };
-        assert_eq!(line.as_bytes().len(), BEGINNING - 2);
+        assert_eq!(line.len(), BEGINNING - 2);
     }
 
     proptest! {
