@@ -18,6 +18,7 @@
 //! | [`rights`] | setuid, capset, prctl: what the sidecar must not keep |
 //! | [`foreign`] | io_uring and asynchronous I/O |
 //! | [`lending`] | memory that the kernel keeps hold of after a call |
+//! | [`limits`] | setrlimit |
 //! | [`loading`] | dlopen, where it leads past these names |
 //! | [`watching`] | inotify and fanotify, which would tell of the sidecar |
 //! | [`stop`] | what ends deferral for good |
@@ -41,6 +42,7 @@ pub mod inheriting;
 pub mod io;
 pub mod kernel;
 pub mod lending;
+pub mod limits;
 pub mod loading;
 pub mod memory;
 pub mod notes;
@@ -79,6 +81,7 @@ fn set_up() {
     rights::resolve();
     foreign::resolve();
     lending::resolve();
+    limits::resolve();
     loading::resolve();
     watching::resolve();
     syscall::resolve();

@@ -15,7 +15,7 @@ use crate::ownership::{self, changing};
 use crate::process::{self, Sharing};
 use crate::real::To;
 use crate::stop::{active, stop, stopped, stopping};
-use crate::{changes, files, kernel, lending, notes, replacing, resuming, rights, vector, watching};
+use crate::{changes, files, kernel, lending, limits, notes, replacing, resuming, rights, vector, watching};
 
 /// The arguments, as the registers have them.
 type Arguments = [c_long; 6];
@@ -201,6 +201,8 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         | libc::SYS_setfsuid
         | libc::SYS_setfsgid
         | libc::SYS_chroot => rights::changing(whole),
+        libc::SYS_setrlimit => limits::limiting(0, a as c_uint, b != 0, whole),
+        libc::SYS_prlimit64 => limits::limiting(a as libc::pid_t, b as c_uint, c != 0, whole),
         libc::SYS_exit_group => {
             process::ending();
             whole()

@@ -1,12 +1,16 @@
 //! What the heap says of itself: glibc's account, and our blocks as glibc would have entered them. Large requests are mappings of
-//! their own there, smaller ones part of the arena.
+//! their own there, smaller ones part of the arena. And what it is told.
 #![allow(unsafe_code)] // Exported names, whose contract is the program's.
 
-use super::block;
+use super::{block, malloc};
 use crate::real::Next;
+use core::ffi::c_int;
 
 static MALLINFO: Next<unsafe extern "C" fn() -> libc::mallinfo> = Next::new(c"mallinfo");
 static MALLINFO2: Next<unsafe extern "C" fn() -> libc::mallinfo2> = Next::new(c"mallinfo2");
+
+static TRIM: Next<unsafe extern "C" fn(usize) -> c_int> = Next::new(c"malloc_trim");
+static OPTION: Next<unsafe extern "C" fn(c_int, c_int) -> c_int> = Next::new(c"mallopt");
 
 /// From this size on a request is a mapping of its own (M_MMAP_THRESHOLD as it is unless it was set).
 const MAPPED_FROM: usize = 128 << 10;
@@ -23,10 +27,7 @@ fn ours() -> (usize, usize, usize) {
 
 /// The next definition's answer; all zeroes where there is none.
 fn next<T: Copy>(function: &Next<unsafe extern "C" fn() -> T>) -> T {
-    if function.get().is_none() {
-        function.resolve();
-    }
-    match function.get() {
+    match found(function) {
         // SAFETY: takes nothing, and gives numbers.
         Some(function) => unsafe { function() },
         // SAFETY: of zeroes: both structures are numbers.
@@ -73,4 +74,37 @@ pub unsafe extern "C" fn mallinfo() -> libc::mallinfo {
 pub unsafe extern "C" fn __libc_mallinfo() -> libc::mallinfo {
     // SAFETY: the same contract.
     unsafe { mallinfo() }
+}
+
+/// The next definition, looked up when it is first wanted.
+fn found<F: Copy>(function: &Next<F>) -> Option<F> {
+    if function.get().is_none() {
+        function.resolve();
+    }
+    function.get()
+}
+
+/// `malloc_trim(3)`.
+///
+/// # Safety
+/// None beyond C's.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn malloc_trim(pad: usize) -> c_int {
+    let ours = block::empty_cache();
+    // SAFETY: takes a number.
+    let theirs = found(&TRIM).map_or(0, |trim| unsafe { trim(pad) });
+    (theirs != 0 || ours).into()
+}
+
+/// `mallopt(3)`. What is to be filled with a certain byte is glibc's to give out.
+///
+/// # Safety
+/// None beyond C's.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn mallopt(option: c_int, value: c_int) -> c_int {
+    if option == libc::M_PERTURB && value != 0 {
+        malloc::place_no_more();
+    }
+    // SAFETY: takes numbers.
+    found(&OPTION).map_or(0, |next| unsafe { next(option, value) })
 }

@@ -391,6 +391,11 @@ fn move_pages(slot: Slot, block: Block, len: usize) -> Option<usize> {
     Some(to.base() + block.phase)
 }
 
+/// Gives back what is kept for later. False if nothing was.
+pub fn empty_cache() -> bool {
+    cache::empty()
+}
+
 /// Does the address lie in a block, live or kept?
 pub fn holds(addr: usize) -> bool {
     let Some(slot) = Slot::at(addr) else { return false };

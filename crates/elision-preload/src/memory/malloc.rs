@@ -23,6 +23,7 @@ use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use elision::dropin;
+use elision::sys::task;
 
 type Malloc = unsafe extern "C" fn(usize) -> *mut c_void;
 type Two = unsafe extern "C" fn(usize, usize) -> *mut c_void;
@@ -75,7 +76,7 @@ static PLACING: AtomicBool = AtomicBool::new(false);
 /// From the constructor: the search order is complete by now, so it can be asked who owns the heap.
 pub(super) fn init() {
     resolve();
-    if super::active() && heap_is_ours() && !memory_is_limited() {
+    if super::active() && heap_is_ours() && !task::memory_is_limited() && !is_perturbed() {
         PLACING.store(true, Ordering::Release);
         PLACING.store(calls_arrive(), Ordering::Release);
     }
@@ -188,12 +189,18 @@ fn library_of(addr: *const c_void) -> *mut c_void {
     if unsafe { libc::dladdr(addr, &mut info) } == 0 { ptr::null_mut() } else { info.dli_fbase }
 }
 
-fn memory_is_limited() -> bool {
-    [libc::RLIMIT_AS, libc::RLIMIT_DATA].into_iter().any(|which| {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: fills a structure that is ours.
-        unsafe { libc::getrlimit(which, &mut limit) != 0 || limit.rlim_cur != libc::RLIM_INFINITY }
-    })
+/// Has the environment glibc fill what it gives out? (mallopt(3); it is not known of ours what it should be filled with.)
+fn is_perturbed() -> bool {
+    let is = |name: &str, what: &str| {
+        std::env::var_os(name).is_some_and(|value| value.to_string_lossy().contains(what))
+    };
+    is("MALLOC_PERTURB_", "") || is("GLIBC_TUNABLES", "glibc.malloc.perturb")
+}
+
+/// From now on no block is placed, and none is kept for later.
+pub(crate) fn place_no_more() {
+    PLACING.store(false, Ordering::Release);
+    block::empty_cache();
 }
 
 /// A block for the request, if it is large enough and blocks are placed: the payload, and whether it is zero.

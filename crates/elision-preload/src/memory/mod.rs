@@ -45,6 +45,11 @@ pub fn init() {
     malloc::init();
 }
 
+/// No block is placed or kept from now on.
+pub(crate) fn place_no_more() {
+    malloc::place_no_more();
+}
+
 /// In a forked child, before it does anything else. Nothing can be held or half done (see above), so this
 /// has nothing to repair; it is the place for it, should that change.
 pub fn after_fork_child() {}

@@ -36,6 +36,7 @@
 #include <sys/ipc.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
@@ -1186,6 +1187,46 @@ static void accounts(void) {
     for (size_t size = 2000; size < 32 << 20; size *= 20)
         account(size);
 }
+/* Bytes that count as data (field 6), or that are resident (field 2). */
+static long pages_in_use(int field) {
+    FILE *file = fopen("/proc/self/statm", "r");
+    long value = 0;
+    for (int i = 0; i < field; i++)
+        fscanf(file, "%ld", &value);
+    fclose(file);
+    return value;
+}
+
+/* What was freed does not count, whatever is kept for later. */
+static void case_limited(void) {
+    const size_t mib = 1 << 20;
+    for (int way = 0; way < 6; way++) {
+        fflush(stdout);
+        pid_t child = fork();
+        if (child) {
+            int status;
+            SAY(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 0);
+            continue;
+        }
+        rlim_t most = pages_in_use(6) * PAGE + 20 * mib;
+        unsigned char *block = malloc(16 * mib);
+        memset(block, 7, 16 * mib);
+        free(block);
+        struct rlimit limit = {most, RLIM_INFINITY};
+        struct rlimit64 limit64 = {most, RLIM_INFINITY};
+        int result = way == 0   ? setrlimit(RLIMIT_DATA, &limit)
+                     : way == 1 ? setrlimit64(RLIMIT_DATA, &limit64)
+                     : way == 2 ? prlimit(0, RLIMIT_DATA, &limit, NULL)
+                     : way == 3 ? prlimit64(getpid(), RLIMIT_DATA, &limit64, NULL)
+                     : way == 4 ? syscall(SYS_setrlimit, RLIMIT_DATA, &limit)
+                                : syscall(SYS_prlimit64, 0l, RLIMIT_DATA, &limit, NULL);
+        int count = 0;
+        while (count < 30 && mmap(NULL, mib, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
+            count++;
+        _exit(result != 0 || count < 17 || count > 20);
+    }
+}
+
 static void case_heap(void) {
     unsigned char *block = malloc(SIZE);
     memset(block, 7, SIZE);
@@ -1201,8 +1242,16 @@ static void case_heap(void) {
             its_free(aligned_alloc(64, SIZE), 64, SIZE);
     }
     __libc_free(__libc_realloc(malloc(10), 20));
-    SAY(malloc_trim(0) >= 0);
     accounts();
+    block = malloc(24 << 20);
+    memset(block, 7, 24 << 20);
+    free(block);
+    malloc_trim(0);
+    SAY(pages_in_use(2) < (24 << 20) / PAGE);
+    SAY(mallopt(M_PERTURB, 0x5a));
+    block = malloc(SIZE);
+    SAY(block[SIZE / 2]);
+    free(block);
 }
 
 enum reshaping { MOVE, PROTECT, KEY, LOCK, LOCK2, SEGMENT, MAP, ADVISE, HOME, LOCK_ALL };
@@ -1530,6 +1579,7 @@ static const struct {
     {"reshaped_by_number", case_reshaped_by_number, 1},
     {"descriptors", case_descriptors, 1},
     {"heap", case_heap, 0},
+    {"limited", case_limited, 0},
     {"truncated_by_openat2", case_truncated_by_openat2, 1},
     {"truncated_by_handle", case_truncated_by_handle, 1},
     {"opened_without_waiting", case_opened_without_waiting, 1},

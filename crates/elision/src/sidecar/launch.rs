@@ -199,7 +199,8 @@ pub fn ensure() -> bool {
     if START.compare_exchange(IDLE, STARTING, AcqRel, Acquire).is_err() {
         return false;
     }
-    let ready = start(0);
+    // Some 40 MiB are what it takes.
+    let ready = !task::memory_is_limited() && start(0);
     START.store(if ready { RUNNING } else { UNAVAILABLE }, Release);
     ready
 }

@@ -34,6 +34,16 @@ pub fn on_valgrind() -> bool {
     answer != 0
 }
 
+/// Is there a limit on this process's address space or data? Whatever is mapped besides what the program maps counts against it.
+pub fn memory_is_limited() -> bool {
+    [libc::RLIMIT_AS, libc::RLIMIT_DATA].into_iter().any(|which| {
+        let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+        let arguments = [0, which as usize, 0, (&raw mut limit) as usize, 0, 0];
+        // SAFETY: the kernel fills the local.
+        unsafe { syscall(libc::SYS_prlimit64, arguments) }.is_err() || limit.rlim_cur != libc::RLIM64_INFINITY
+    })
+}
+
 /// gettid(2).
 pub fn tid() -> i32 {
     // SAFETY: no arguments.
