@@ -194,6 +194,7 @@ pub unsafe fn sys_mremap(
         // SAFETY: the program's own arguments.
         return unsafe { pass!(to, MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) };
     };
+    let errno = crate::real::errno();
     let plain = eligible(from.start, from.len());
     let touched = from.touched();
     from.dissolve();
@@ -214,12 +215,21 @@ pub unsafe fn sys_mremap(
             // the program may never hear of.
             match unsafe { raw_call(libc::SYS_mremap, &arguments) } {
                 // One mapping, as far as the program knows; deferral, now or once, made several of it.
-                Err(Errno(libc::EFAULT)) if plain => remap_pieces(from, new_len, flags, new.addr()),
+                Err(Errno(libc::EFAULT)) if plain || pieces::are_alike(from.start, from.end) => {
+                    remap_pieces(from, new_len, flags, new.addr())
+                }
                 result => result,
             }
         } else {
             // SAFETY: as above.
             match unsafe { pass!(to, MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) } {
+                // (The program has locked or protected a part meanwhile, perhaps, and so it is not known as plain any more.)
+                libc::MAP_FAILED
+                    if crate::real::errno() == libc::EFAULT && pieces::are_alike(from.start, from.end) =>
+                {
+                    crate::real::set_errno(errno);
+                    remap_pieces(from, new_len, flags, new.addr())
+                }
                 libc::MAP_FAILED => Err(Errno(crate::real::errno())),
                 addr => Ok(addr.addr()),
             }
@@ -336,16 +346,34 @@ mod pieces {
         count > 1
     }
 
+    /// Is all of `from..to` mapped, in several pieces that could be one: anonymous, private, readable and writable?
+    pub(super) fn are_alike(from: usize, to: usize) -> bool {
+        let (mut end, mut count) = (from, 0);
+        if elision::dropin::ever_at_work() {
+            each_mapping(from, to, |mapping| {
+                let plain = mapping.readable && mapping.writable && !mapping.shared && mapping.ino == 0;
+                if plain && mapping.start <= end {
+                    (end, count) = (mapping.end, count + 1);
+                }
+            });
+        }
+        end >= to && count > 1
+    }
+
     /// Calls `piece` for what each mapping has of `from..to`, in order. `piece` may unmap it. Ends early
     /// where the kernel does not say.
     pub(super) fn each(from: usize, to: usize, mut piece: impl FnMut(usize, usize)) {
+        each_mapping(from, to, |mapping| piece(mapping.start.max(from), mapping.end.min(to)));
+    }
+
+    fn each_mapping(from: usize, to: usize, mut act: impl FnMut(&pages::Mapping)) {
         let Ok(maps) = file::open(c"/proc/self/maps", libc::O_RDONLY | libc::O_CLOEXEC, 0) else { return };
         let mut at = from;
         while at < to
             && let Ok(mapping) = pages::mapping(maps, at)
             && mapping.start < to
         {
-            piece(mapping.start.max(from), mapping.end.min(to));
+            act(&mapping);
             at = mapping.end;
         }
         file::close(maps);

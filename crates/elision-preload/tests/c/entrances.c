@@ -1211,6 +1211,7 @@ static void case_limited(void) {
         rlim_t most = pages_in_use(6) * PAGE + 20 * mib;
         unsigned char *block = malloc(16 * mib);
         memset(block, 7, 16 * mib);
+        __asm__ volatile("" : : "r"(block) : "memory"); /* so that it is not left out */
         free(block);
         struct rlimit limit = {most, RLIM_INFINITY};
         struct rlimit64 limit64 = {most, RLIM_INFINITY};
@@ -1245,6 +1246,7 @@ static void case_heap(void) {
     accounts();
     block = malloc(24 << 20);
     memset(block, 7, 24 << 20);
+    __asm__ volatile("" : : "r"(block) : "memory");
     free(block);
     malloc_trim(0);
     SAY(pages_in_use(2) < (24 << 20) / PAGE);
@@ -1388,6 +1390,29 @@ static void case_moved_when_materialised(void) {
         close(fd);
         SAY(munmap(q, ALL));
         SAY(munmap(p, ALL));
+    }
+}
+/* What was protected or locked for a while is one mapping again to the program; and must not come to more than one where it was never. */
+static void case_moved_after_all(void) {
+    enum { AROUND = 2 * PAGE, ALL = SIZE + 2 * AROUND };
+    for (int way = 0; way < 4; way++) {
+        int fd = open(path, O_RDONLY);
+        unsigned char *p = mmap(NULL, ALL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        memset(p, 'p', ALL);
+        SAY(pread(fd, p + AROUND, SIZE, 0));
+        if (way % 2)
+            mlock(p, ALL / 2), munlock(p, ALL / 2);
+        else
+            mprotect(p, ALL, PROT_READ), mprotect(p, ALL, PROT_READ | PROT_WRITE);
+        void *to = way < 2 ? NULL : mmap(NULL, 2 * ALL, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        unsigned char *q = mremap(p, ALL, 2 * ALL, MREMAP_MAYMOVE | (to ? MREMAP_FIXED : 0), to);
+        SAY(q != MAP_FAILED);
+        bytes = q + AROUND;
+        kept("being moved");
+        SAY(q[0] == 'p' && q[ALL - 1] == 'p' && q[ALL] == 0 && q[2 * ALL - 1] == 0);
+        reset();
+        close(fd);
+        SAY(munmap(q, 2 * ALL));
     }
 }
 static void case_reshaped_by_number(void) { reshaped(1); }
@@ -1576,6 +1601,7 @@ static const struct {
     {"reshaped", case_reshaped, 1},
     {"moved_and_left", case_moved_and_left, 1},
     {"moved_when_materialised", case_moved_when_materialised, 1},
+    {"moved_after_all", case_moved_after_all, 1},
     {"reshaped_by_number", case_reshaped_by_number, 1},
     {"descriptors", case_descriptors, 1},
     {"heap", case_heap, 0},
