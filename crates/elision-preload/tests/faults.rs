@@ -5,7 +5,7 @@
 #[allow(dead_code)] // Of what the tests share, these use a part.
 mod common;
 
-use common::Dice;
+use common::{Dice, With};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -130,6 +130,23 @@ fn the_helper_is_killed_at_any_moment() {
     });
     assert_eq!(said, "done 1\n");
     assert!(killed >= 15, "only {killed} helpers were there to be killed");
+}
+
+/// After so many system calls and so many instructions of what it does for a request, each time others: a mapping made that it says
+/// nothing of yet, a list that says half of two things, a lease taken that is on no list.
+#[test]
+fn the_helper_is_killed_between_any_two_instructions() {
+    const ROUNDS: u32 = 108;
+    let made = tempfile::tempdir().unwrap();
+    let program = common::compile(made.path(), "killed", &["-O1", "-Wextra", "-Werror"]);
+    let (output, _) = common::run(With::Least(4096), &program, &[&ROUNDS.to_string()]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    if said.starts_with("skipped: ") {
+        return println!("{said}");
+    }
+    assert!(output.status.success(), "{}: {said}", output.status);
+    let killed: u32 = said.trim_end().strip_prefix("done ").unwrap().parse().unwrap();
+    assert!(killed > ROUNDS / 2, "only {killed} helpers were there to be killed");
 }
 
 fn others_go_on_after(row: &str) {

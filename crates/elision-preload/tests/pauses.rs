@@ -24,12 +24,12 @@ fn waits_come_to_an_end() {
     row("waits");
 }
 
-/// A hundred kills a run. Before it was mended it failed in every run; since then in one of some fifty, under load, for a reason that is not
-/// known yet.
+/// A hundred kills each. The first failed in every run before it was mended, the second (one who was killed before his starter saw that he
+/// was ready had not been at work, it was thought) in most.
 #[test]
-#[ignore = "fails in one of some fifty runs on a busy machine"]
 fn nothing_is_lost_while_another_thread_has_the_next_helper_started() {
     row("noticed");
+    row("first");
 }
 
 #[test]

@@ -5,11 +5,11 @@
 use crate::glance::GLANCE;
 use crate::history;
 use crate::read::Terms;
-use crate::sidecar::channel::{self, Call, Op};
+use crate::sidecar::channel::{self, Call, Op, Request};
 use crate::sidecar::{files, forgotten, launch, state};
 use crate::stats::{self, Reason};
 use crate::sys::raw::Errno;
-use crate::sys::{file, task};
+use crate::sys::{file, pages, task};
 use crate::write::Track;
 use core::sync::atomic::Ordering::*;
 
@@ -217,7 +217,14 @@ pub fn relocate(addr: usize, len: usize, to: usize) -> usize {
     let Some(mut call) = Call::new(Op::Relocate, false) else { return 0 };
     let request = call.request();
     (request.addr, request.len, request.offset) = (addr, len, to as u64);
-    if call.send().is_none() { call.request().handled } else { 0 }
+    let declined = call.send();
+    if !call.is_good() {
+        return 0;
+    }
+    let &mut Request { handled, tried, .. } = call.request();
+    // Killed on the way, it has moved what it was about to move if there is anything at all.
+    let more = declined.is_some() && tried > 0 && pages::any_in(to + handled, tried);
+    handled + if more { tried } else { 0 }
 }
 
 /// A write of this range was offered and done, and another write to the same file was under way at the same time: what

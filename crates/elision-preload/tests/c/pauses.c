@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -146,12 +147,11 @@ static void *reads(void *unused) {
 }
 
 // The helper is killed, and while another thread has the next one started a file is cut off of which something was deferred.
-static void noticed(void) {
-    unsigned seed = 1;
+static void noticed(unsigned seed, int rounds) {
     pthread_t threads[2];
     for (int i = 0; i < 2; i++)
         pthread_create(&threads[i], NULL, reads, NULL);
-    for (int round = 0; round < 100; round++) {
+    for (int round = 0; round < rounds; round++) {
         make("cut", LEN);
         int fd = open("cut", O_RDWR);
         unsigned char *p = memory(LEN);
@@ -170,6 +170,68 @@ static void noticed(void) {
     over = 1;
     for (int i = 0; i < 2; i++)
         pthread_join(threads[i], NULL);
+}
+
+static atomic_int starter, spinning;
+static void *starts(void *unused) {
+    starter = gettid();
+    return reads(unused);
+}
+static void *spins(void *unused) {
+    while (spinning)
+        ;
+    return unused;
+}
+
+static int is_mapped(const char *path) {
+    static char text[1 << 20];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    text[fread(text, 1, sizeof text - 1, maps)] = 0;
+    fclose(maps);
+    return strstr(text, path) != NULL;
+}
+
+// The same with the very first one, before whoever has started it sees that it is ready.
+static void first(void) {
+    make("cut", LEN);
+    int fd = open("cut", O_RDWR), elided = getenv("LD_PRELOAD") != NULL;
+    unsigned char *p = memory(LEN);
+    pthread_t starting, others[6];
+    pthread_create(&starting, NULL, starts, NULL);
+    pid_t killed = 0;
+    while (elided && !(killed = helper()))
+        ;
+    // He has to wait for a processor.
+    struct sched_param none = {0};
+    need(!elided || !sched_setscheduler(starter, SCHED_IDLE, &none), "sched_setscheduler");
+    spinning = 1;
+    for (int i = 0; i < 6; i++)
+        pthread_create(&others[i], NULL, spins, NULL);
+    do
+        need(pread(fd, p, LEN, 0) == LEN, "pread");
+    while (elided && !is_mapped("/cut"));
+    if (elided)
+        kill(killed, SIGKILL);
+    spinning = 0;
+    need(ftruncate(fd, 0) == 0, "ftruncate");
+    for (int at = 0; at < LEN; at += 4096)
+        need(p[at] == 5, "a byte");
+    over = 1;
+    pthread_join(starting, NULL);
+    for (int i = 0; i < 6; i++)
+        pthread_join(others[i], NULL);
+}
+
+static void each_first(void) {
+    for (int round = 0; round < 20; round++) {
+        pid_t child = fork();
+        int status;
+        if (!child) {
+            first();
+            _exit(0);
+        }
+        need(waitpid(child, &status, 0) == child && !status, "a child");
+    }
 }
 
 // Nobody is there to answer, and the program itself wants the file.
@@ -231,7 +293,9 @@ int main(int count, char **words) {
     else if (!strcmp(row, "waits"))
         waits();
     else if (!strcmp(row, "noticed"))
-        make("turned", LEN), noticed();
+        make("turned", LEN), noticed(1, 100);
+    else if (!strcmp(row, "first"))
+        make("turned", LEN), each_first();
     else if (!strcmp(row, "mapped"))
         mapped();
     else

@@ -77,8 +77,10 @@ pub enum With {
     Least(usize),
 }
 
-fn run(with: With, program: &Path, arguments: &[&str]) -> (Output, BTreeMap<String, Vec<u8>>) {
-    let directory = tempfile::tempdir().unwrap();
+#[allow(dead_code)] // As above.
+pub fn run(with: With, program: &Path, arguments: &[&str]) -> (Output, BTreeMap<String, Vec<u8>>) {
+    let place = std::env::var_os("ELISION_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let directory = tempfile::tempdir_in(place).unwrap();
     let mut command = Command::new(program);
     command.args(arguments).current_dir(&directory).env_remove("LD_PRELOAD").env_remove("ELISION");
     match with {

@@ -89,7 +89,8 @@ impl State {
         }
     }
 
-    fn is_plain(&self, addr: usize) -> bool {
+    /// Is it the program's own memory, private, and of no file?
+    pub(super) fn is_plain(&self, addr: usize) -> bool {
         self.maps >= 0
             && pages::mapping(self.maps, addr)
                 .is_ok_and(|m| m.start <= addr && m.readable && m.writable && !m.shared && m.ino == 0)

@@ -106,6 +106,21 @@ impl Files {
         }
     }
 
+    /// Forgets all of them, in whatever state a sidecar that was killed has left the table.
+    pub fn begin(&mut self) {
+        for entry in self.entries.iter_mut().take(self.top) {
+            *entry = NO_FILE;
+        }
+        (self.top, self.free, self.carried) = (0, 0, 0);
+        TOP.store(0, Release);
+        self.first.fill(0);
+        self.guarded.fill(0);
+        for held in &WRITE_GUARDED {
+            held.store(false, Release);
+        }
+        GLANCE.writers.store(0, Release);
+    }
+
     /// The numbers of all entries, used or not.
     pub fn ids(&self) -> core::ops::Range<FileId> {
         0..self.top as FileId
@@ -127,6 +142,17 @@ impl Files {
             link = file.next;
         }
         None
+    }
+
+    /// The guarded file whose mappings show this device and inode number, or may do so.
+    pub fn shown_as(&self, dev: u64, ino: u64) -> Option<FileId> {
+        let shows = |id: &FileId| {
+            let file = self.get(*id);
+            let same = if file.mapped == (0, 0) { file.key.ino == ino } else { file.mapped == (dev, ino) };
+            file.used && file.guard != Guard::None && same
+        };
+        // On most file systems they are what stat says.
+        self.find(FileKey { dev, ino }).filter(shows).or_else(|| self.ids().find(shows))
     }
 
     /// The file of that number.

@@ -124,6 +124,7 @@ impl State {
     /// Takes a write lease on the program's own description.
     pub(super) fn acquire_write(&mut self, request: &Request) -> Result<FileId, Reason> {
         let fd = task::take_descriptor(request.pid, request.fd).map_err(refused)?;
+        self.taking = request.key;
         let taken = (|| {
             take_lease(fd, request.key, libc::F_WRLCK)?;
             let entered = self.enter(request.key, Guard::Write, fd);
@@ -132,6 +133,7 @@ impl State {
             }
             entered
         })();
+        self.taking = FileKey::default();
         if taken.is_err() {
             file::close(fd);
         }
@@ -394,13 +396,16 @@ impl State {
     /// these files, for as long as the kernel waits or until the program closes it. (A read lease goes with the last
     /// mapping.) What depended on them has memory of its own by now.
     pub(super) fn give_up_orphaned_leases(&self) {
-        let guarded = || self.files.known().filter(|file| file.guard == Guard::Write);
+        let guarded = || {
+            let known = self.files.known().filter(|file| file.guard == Guard::Write);
+            known.map(|file| file.key).chain(Some(self.taking).filter(|&key| key != FileKey::default()))
+        };
         if guarded().next().is_none() {
             return;
         }
         processes::each_descriptor(self.program, |number| {
             if let Ok(fd) = task::take_descriptor(self.program, number) {
-                let ours = file::stat(fd).is_ok_and(|stat| guarded().any(|file| file.key == stat.id));
+                let ours = file::stat(fd).is_ok_and(|stat| guarded().any(|key| key == stat.id));
                 // A lease that the program has taken itself has the program for its owner.
                 if ours && file::fcntl(fd, libc::F_GETOWN, 0) != Ok(self.program) {
                     let _ = file::set_lease(fd, libc::F_UNLCK);

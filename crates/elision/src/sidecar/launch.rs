@@ -213,7 +213,7 @@ pub fn present() -> bool {
         }
         // Another thread may have noticed first. To go on as if nothing depended on anything would be wrong until its sidecar has been
         // at work.
-        if super::state::any() {
+        if super::state::any_or_leases() {
             wait_started();
         }
     }
@@ -222,7 +222,7 @@ pub fn present() -> bool {
 
 /// The same for one who has nothing to say to it, but whom others may have to wait for, or who may wait himself.
 pub fn look_after() {
-    if super::state::any() && !alive() {
+    if super::state::any_or_leases() && !alive() {
         let mask = task::block_signals();
         present();
         task::restore_signals(mask);
@@ -248,7 +248,7 @@ pub fn lost() {
 
 /// While START says that one is being started: starts a sidecar after one that has gone, if anything depends on it.
 fn start_again() {
-    let next = match super::state::any() {
+    let next = match super::state::any_or_leases() {
         false => IDLE,
         true if start(-1) => RUNNING,
         true => UNAVAILABLE,
@@ -288,15 +288,16 @@ fn find_end_word() {
 }
 
 /// Starts a sidecar and waits until it is ready. `predecessor`: pid of one to take over from, -1 if that one is lost, 0 for a
-/// first start. One that is killed before it is ready is followed by another: it may have been about to take over
-/// what nobody guards.
-fn start(predecessor: i32) -> bool {
+/// first start. One that is killed before it is seen to be ready is followed by another: it may have been about to take over
+/// what nobody guards, or have begun to; or it was ready, and at work for others, who were there first.
+fn start(mut predecessor: i32) -> bool {
     const TRIES: usize = 4;
     for _ in 0..TRIES {
         if let Some(ready) = start_once(predecessor) {
             return ready;
         }
         reap();
+        predecessor = -1;
     }
     false
 }

@@ -23,6 +23,7 @@ use crate::stats::{COUNTERS, Counters};
 use crate::sys::pages::{self, Wanted, category};
 use crate::sys::{file, memory};
 use crate::transfer::PAGE;
+use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
 /// Extents moved in one pause.
 const BATCH: usize = 128;
@@ -380,14 +381,39 @@ impl State {
             // before it goes on.
             unsafe {
                 core::ptr::copy_nonoverlapping(at as *const u8, spare, PAGE);
+                self.take_in_hand(at);
                 while memory::allocate_at(at, PAGE).is_err() {
                     if !self.spare.spend() {
-                        return;
+                        return self.take_in_hand(0);
                     }
                 }
                 core::ptr::copy_nonoverlapping(spare, at as *mut u8, PAGE);
             }
+            self.take_in_hand(0);
         }
+    }
+
+    /// From here on, or no more, the room for a page has what may be nowhere else.
+    fn take_in_hand(&mut self, at: usize) {
+        // A sidecar is killed between any two instructions.
+        compiler_fence(SeqCst);
+        self.in_hand = at;
+        compiler_fence(SeqCst);
+    }
+
+    /// The page that a sidecar had in hand when it was killed is put where it belongs. Its program went on in the meantime; what
+    /// it has stored there since, other than zeroes, stays.
+    pub(super) fn put_back_page(&mut self) {
+        let at = core::mem::take(&mut self.in_hand);
+        if at == 0 || !self.is_plain(at) || !self.pause() {
+            return;
+        }
+        // SAFETY: just seen to be memory that can be read and written, and nobody touches it now.
+        let there = unsafe { core::slice::from_raw_parts_mut(at as *mut u8, PAGE) };
+        for (byte, kept) in there.iter_mut().zip(self.page).filter(|(byte, _)| **byte == 0) {
+            *byte = kept;
+        }
+        self.resume();
     }
 
     /// Does the kernel agree that the extent is a private, readable and writable mapping of its file? The program may

@@ -9,7 +9,7 @@ use crate::sys::{memory, pages};
 
 impl State {
     /// Moves `[addr, addr + len)` to where the request says, mapping by mapping, and answers how much of it, from the
-    /// beginning on, was moved. Mapped extents stay associated; tracked ones do not, since the kernel does not move their
+    /// beginning on, was moved. (It says so all the while, and how much more it is about to move: it may be killed on the way.) Mapped extents stay associated; tracked ones do not, since the kernel does not move their
     /// protection.
     pub(super) fn relocate(&mut self, request: &mut Request) -> Option<Reason> {
         let (from, end, to) = (request.addr, request.addr + request.len, request.offset as usize);
@@ -22,6 +22,7 @@ impl State {
             let Ok(mapping) = pages::mapping(self.maps, at) else { break };
             let piece_end = mapping.end.min(end);
             let len = piece_end - at;
+            request.tried = len;
             // SAFETY: the caller owns both ranges, and waits; the target has nothing that he wants to keep. (Where the
             // kernel refuses, it has looked for room before it touched either.)
             if mapping.start > at || unsafe { memory::move_from(at, to + (at - from), len) }.is_err() {
@@ -31,8 +32,9 @@ impl State {
             // file must not stay mapped there.
             let _ = unsafe { memory::unreserve(at, len) };
             at = piece_end;
+            request.handled = at - from;
         }
-        request.handled = at - from;
+        request.tried = 0;
         let mut next = from;
         loop {
             let row = self.map().overlapping(next, at.saturating_sub(next)).next();

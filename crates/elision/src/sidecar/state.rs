@@ -8,7 +8,8 @@ use super::files::{self, FILES, File, Files, Guard};
 use super::pause::Pause;
 use super::spare::Spare;
 use crate::extent::{self, Chunk, ExtentMap, FileId, Kind, Share, Usage};
-use crate::sys::file::lease;
+use crate::glance::GLANCE;
+use crate::sys::file::{FileKey, lease};
 use crate::sys::pages::Run;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 
@@ -60,8 +61,12 @@ pub struct State {
     pub fork: u32,
     /// Mappings in reserve.
     pub spare: Spare,
-    /// Room to compare a page.
+    /// Room for a page: to compare it, or to have it while there is nothing in its place.
     pub page: [u8; crate::transfer::PAGE],
+    /// The address whose bytes that room has, and perhaps nobody else; or 0.
+    pub in_hand: usize,
+    /// The file on a description of which a write lease is being taken: there may be one already that no entry tells of.
+    pub taking: FileKey,
 }
 
 impl State {
@@ -133,6 +138,16 @@ impl State {
     }
 }
 
+/// There will soon be something, perhaps: a sidecar that is killed on the way is to have a successor.
+pub(super) fn expect(extents: usize) {
+    LIVE.store(extents + 1, Release);
+}
+
+/// There are so many.
+pub(super) fn expected(extents: usize) {
+    LIVE.store(extents, Release);
+}
+
 /// Extents that exist.
 pub static LIVE: AtomicUsize = AtomicUsize::new(0);
 
@@ -163,6 +178,12 @@ pub(super) fn marks_are_kept() -> bool {
 /// Is anything deferred or tracked, as far as is known?
 pub fn any() -> bool {
     LIVE.load(Acquire) != 0 || announced::pending() != 0 || marks_are_kept()
+}
+
+/// Does anything depend on there being a sidecar: what is deferred or tracked, or those who want a file of which it holds the write
+/// lease, on a description that would outlive it?
+pub fn any_or_leases() -> bool {
+    any() || GLANCE.writers.load(Acquire) != 0
 }
 
 /// Is there certain to be room for what is announced, and one more? Each may need an entry for a file and two for extents.

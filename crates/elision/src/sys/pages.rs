@@ -85,6 +85,17 @@ pub fn scan(
     Ok((count, argument.walk_end as usize))
 }
 
+/// Is any page of the range in memory or in swap? False where that cannot be told.
+pub fn any_in(addr: usize, len: usize) -> bool {
+    let wanted = Wanted { any: category::PRESENT | category::SWAPPED, ..Wanted::default() };
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    super::file::open(c"/proc/self/pagemap", flags, 0).is_ok_and(|pagemap| {
+        let found = scan(pagemap, addr, addr + len, wanted, &mut [Run::default()]);
+        super::file::close(pagemap);
+        found.is_ok_and(|(count, _)| count > 0)
+    })
+}
+
 /// One mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mapping {
@@ -111,9 +122,15 @@ pub fn mapping(maps: i32, addr: usize) -> Result<Mapping> {
     query_mapping(maps, addr, COVERING_OR_NEXT, &mut [])
 }
 
+/// The next mapping of a file above `addr`, or the one that covers it, that is readable and writable.
+pub fn mapping_like_ours(maps: i32, addr: usize) -> Result<Mapping> {
+    const READABLE: u64 = 0x1;
+    const WRITABLE: u64 = 0x2;
+    query_mapping(maps, addr, COVERING_OR_NEXT | OF_A_FILE | READABLE | WRITABLE, &mut [])
+}
+
 /// Is a file of this inode number mapped anywhere? True where that cannot be told.
 pub fn is_mapped(maps: i32, ino: u64) -> bool {
-    const OF_A_FILE: u64 = 0x20;
     let mut at = 0;
     loop {
         match query_mapping(maps, at, COVERING_OR_NEXT | OF_A_FILE, &mut []) {
@@ -131,6 +148,7 @@ pub fn mapped_path(maps: i32, addr: usize, path: &mut [u8]) -> Result<()> {
 }
 
 const COVERING_OR_NEXT: u64 = 0x10;
+const OF_A_FILE: u64 = 0x20;
 
 fn query_mapping(maps: i32, addr: usize, flags: u64, path: &mut [u8]) -> Result<Mapping> {
     #[repr(C)]
@@ -168,7 +186,7 @@ fn query_mapping(maps: i32, addr: usize, flags: u64, path: &mut [u8]) -> Result<
         readable: query.vma_flags & 1 != 0,
         writable: query.vma_flags & 2 != 0,
         shared: query.vma_flags & 8 != 0,
-        dev: u64::from(query.dev_major) << 32 | u64::from(query.dev_minor),
+        dev: libc::makedev(query.dev_major, query.dev_minor),
         ino: query.inode,
         offset: query.offset,
     })

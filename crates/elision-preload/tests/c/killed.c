@@ -1,0 +1,208 @@
+// The helper is killed at a point that is chosen: so many system calls and so many instructions after something is asked of it. A second
+// process, of which nothing is deferred, has it run as far as that.
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define LEN (64 << 10)
+
+static void need(int good, const char *what) {
+    if (!good) {
+        printf("%s: %s\n", what, strerror(errno));
+        exit(1);
+    }
+}
+
+static unsigned char *memory(void) {
+    unsigned char *p = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    need(p != MAP_FAILED, "mmap");
+    return p;
+}
+
+static void make(const char *path, int byte) {
+    unsigned char *p = memory();
+    memset(p, byte, LEN);
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
+    need(write(fd, p, LEN) == LEN, "write");
+    close(fd), munmap(p, LEN);
+}
+
+// The helper, a child that no wait tells of; 0 if there is none.
+static pid_t helper(void) {
+    char path[300], text[512], parent[40];
+    pid_t found = 0;
+    sprintf(parent, "\nPPid:\t%d\n", getpid());
+    DIR *processes = opendir("/proc");
+    for (struct dirent *entry; !found && (entry = readdir(processes));) {
+        snprintf(path, sizeof path, "/proc/%s/status", entry->d_name);
+        FILE *file = atoi(entry->d_name) ? fopen(path, "r") : NULL;
+        if (!file)
+            continue;
+        text[fread(text, 1, sizeof text - 1, file)] = 0;
+        fclose(file);
+        if (!strncmp(text, "Name:\telision\n", 14) && strstr(text, parent) && !strstr(text, "(zombie)"))
+            found = atoi(entry->d_name);
+    }
+    closedir(processes);
+    return found;
+}
+
+struct plan {
+    pid_t helper;
+    int calls, steps;
+};
+static int plans[2], answers[2];
+
+// Lets it go on until it stops again. False: it has died.
+static int on(int how, pid_t pid, int *status) {
+    int signal = WSTOPSIG(*status) & 0x7f;
+    if (signal == SIGTRAP || *status >> 16)
+        signal = 0;
+    return ptrace(how, pid, NULL, signal) == 0 && waitpid(pid, status, __WALL) == pid && WIFSTOPPED(*status);
+}
+
+static void killer(void) {
+    struct plan plan;
+    while (read(plans[0], &plan, sizeof plan) == sizeof plan) {
+        int status = 0;
+        char good = !ptrace(PTRACE_SEIZE, plan.helper, NULL, PTRACE_O_TRACESYSGOOD) &&
+                    !ptrace(PTRACE_INTERRUPT, plan.helper, NULL, NULL) &&
+                    waitpid(plan.helper, &status, __WALL) == plan.helper && WIFSTOPPED(status);
+        write(answers[1], &good, 1);
+        if (!good)
+            continue;
+        int alive = 1;
+        // Each call is two stops.
+        for (int i = 0; alive && i < 2 * plan.calls; i++)
+            alive = on(PTRACE_SYSCALL, plan.helper, &status);
+        for (int i = 0; alive && i < plan.steps; i++)
+            alive = on(PTRACE_SINGLESTEP, plan.helper, &status);
+        kill(plan.helper, SIGKILL);
+        while (alive && waitpid(plan.helper, &status, __WALL) == plan.helper && WIFSTOPPED(status))
+            ;
+        // Before the next plan is made.
+        write(answers[1], &good, 1);
+    }
+    _exit(0);
+}
+
+static void same(const unsigned char *p, int first, int byte, const char *what) {
+    for (int at = 0; at < LEN; at++)
+        if (p[at] != (at == 4096 ? first : byte)) {
+            printf("%s: %d is %d\n", what, at, p[at]);
+            exit(1);
+        }
+}
+
+int main(int count, char **words) {
+    int rounds = count > 1 ? atoi(words[1]) : 0;
+    unsigned seed = count > 2 ? atoi(words[2]) : 1;
+    int killed = 0;
+    need(!pipe(plans) && !pipe(answers), "pipe");
+    pid_t other = fork();
+    if (!other) {
+        close(plans[1]);
+        killer();
+    }
+    close(plans[0]);
+    make("other", 7);
+    int from = open("other", O_RDONLY), own = open("other", O_RDONLY);
+    unsigned char *always = memory();
+    for (int round = 0; round < rounds; round++) {
+        // Whoever waits for a lease waits for 45 s.
+        alarm(30);
+        int row = round % 9;
+        make("cut", 5);
+        int fd = open("cut", row == 1 ? O_RDONLY : O_RDWR);
+        unsigned char *p = memory();
+        if (row > 1)
+            need(pread(fd, p, LEN, 0) == LEN, "pread");
+        if (row > 2)
+            p[4096] = 9;
+        // (There is one.)
+        need(pread(from, always, LEN, 0) == LEN, "pread");
+        struct plan plan = {helper(), rand_r(&seed) % 24, 1 << rand_r(&seed) % 10};
+        plan.steps = rand_r(&seed) % plan.steps;
+        char good = 0;
+        if (plan.helper) {
+            write(plans[1], &plan, sizeof plan);
+            need(read(answers[0], &good, 1) == 1, "read");
+            if (!good) {
+                printf("skipped: this user may not trace what is not his child\n");
+                return 0;
+            }
+            killed++;
+        }
+        char what[100];
+        sprintf(what, "round %d, %d calls, %d steps", round, plan.calls, plan.steps);
+        switch (row) {
+        case 0:
+        case 1:
+            need(pread(fd, p, LEN, 0) == LEN, what);
+            break;
+        case 2:
+        case 3:
+            need(!ftruncate(fd, LEN / 2), what);
+            break;
+        case 4:
+            need(pwrite(fd, p, LEN, 0) == LEN, what);
+            break;
+        case 5:
+            need(!mprotect(p + 4096, 4096, PROT_READ), what);
+            break;
+        case 6: {
+            pid_t child = fork();
+            if (!child) {
+                close(plans[1]);
+                same(p, 9, 5, what);
+                _exit(0);
+            }
+            int status;
+            need(waitpid(child, &status, 0) == child && !status, what);
+            break;
+        }
+        case 7: {
+            unsigned char *place = memory();
+            p = mremap(p, LEN, LEN, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+            need(p == place, what);
+            break;
+        }
+        case 8:
+            close(fd), fd = -1;
+        }
+        if (plan.helper) {
+            // What was asked for may be done in fewer steps.
+            kill(plan.helper, SIGKILL);
+            need(read(answers[0], &good, 1) == 1, what);
+        }
+        same(p, row > 2 ? 9 : 5, 5, what);
+        if (row == 4) {
+            unsigned char *now = memory();
+            for (int at = 0; at < LEN; at += 1000)
+                pread(fd, now + at, at + 1000 > LEN ? LEN - at : 1000, at);
+            same(now, 9, 5, what);
+            munmap(now, LEN);
+        }
+        same(always, 7, 7, what);
+        need(!truncate("cut", 0), what);
+        same(p, row > 2 ? 9 : 5, 5, what);
+        need(pread(own, p, row == 5 ? 4096 : LEN, 0) > 0 && p[0] == 7, what);
+        munmap(p, LEN);
+        if (fd >= 0)
+            close(fd);
+    }
+    close(plans[1]);
+    need(waitpid(other, NULL, 0) == other, "wait");
+    printf("done %d\n", killed);
+    return 0;
+}
