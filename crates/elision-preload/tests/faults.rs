@@ -136,10 +136,10 @@ fn the_helper_is_killed_at_any_moment() {
 /// nothing of yet, a list that says half of two things, a lease taken that is on no list.
 #[test]
 fn the_helper_is_killed_between_any_two_instructions() {
-    const ROUNDS: u32 = 108;
+    const ROUNDS: u32 = 120;
     let made = tempfile::tempdir().unwrap();
     let program = common::compile(made.path(), "killed", &["-O1", "-Wextra", "-Werror"]);
-    let (output, _) = common::run(With::Least(4096), &program, &[&ROUNDS.to_string()]);
+    let (output, _) = common::run(With::Least(4096), &program, &[&ROUNDS.to_string(), "4"]);
     let said = String::from_utf8_lossy(&output.stdout);
     if said.starts_with("skipped: ") {
         return println!("{said}");

@@ -19,7 +19,9 @@ fn reads_and_writes() {
     {
         assert!(said.contains(error), "{error} never happened:\n{said}");
     }
-    assert!(!said.contains("errno changed"), "{said}");
+    // (tmpfs knows no reads that do not wait: these fail.)
+    let changed = said.lines().find(|line| line.contains("errno changed") && !line.contains("RWF_NOWAIT"));
+    assert_eq!(changed, None, "{said}");
 }
 
 #[test]
