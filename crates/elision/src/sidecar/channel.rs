@@ -12,7 +12,7 @@ use crate::sys::file::FileKey;
 use crate::sys::task;
 use core::cell::UnsafeCell;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
 
 /// What the sidecar is asked to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -167,7 +167,8 @@ const POSTED: u32 = 2;
 const TAKEN: u32 = 3;
 /// Answered: the thread's again.
 const DONE: u32 = 4;
-/// Given up by its thread while it may still be on the list; whoever finds it there frees it.
+/// Given up by its thread while it may still be on the list; whoever finds it there frees it, or, if a sidecar was killed that had taken
+/// the list, whoever looks for it ([`find_lost`]).
 const LOST: u32 = 5;
 const SLEEPS: u32 = 8;
 
@@ -195,6 +196,9 @@ static POOL: [Slot; SLOTS] = [const {
         request: UnsafeCell::new(BLANK),
     }
 }; SLOTS];
+
+/// Some were lost since anybody looked for them.
+static SOME_LOST: AtomicBool = AtomicBool::new(false);
 
 static HEAD: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 
@@ -297,6 +301,10 @@ impl Call {
             if (!launch::alive() || launch::epoch() != epoch) && self.give_up() {
                 launch::lost();
                 launch::wait_started();
+                if self.lost {
+                    // So that the slot is looked for.
+                    ring();
+                }
                 return Some(Reason::Sidecar);
             }
         }
@@ -316,6 +324,7 @@ impl Call {
                 TAKEN => return !launch::alive() || self.slot.taken_by.load(Acquire) != launch::epoch(),
                 _ if self.slot.status.compare_exchange(status, LOST, AcqRel, Acquire).is_ok() => {
                     self.lost = true;
+                    SOME_LOST.store(true, Release);
                     return true;
                 }
                 _ => (),
@@ -372,6 +381,7 @@ pub(super) fn answer_all<S>(
     answer: fn(&mut S, &mut Request) -> Answer,
     answered: fn(&mut S),
 ) -> bool {
+    let lost = find_lost();
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
     taken(state);
     let mut oldest: *mut Slot = ptr::null_mut();
@@ -399,7 +409,24 @@ pub(super) fn answer_all<S>(
             answered(state);
         }
     }
+    free_lost(lost);
     any
+}
+
+/// The slots that were given up, as bits. Those among them that are on the list are freed when they are taken from it.
+fn find_lost() -> u32 {
+    if !SOME_LOST.load(Relaxed) || !SOME_LOST.swap(false, Acquire) {
+        return 0;
+    }
+    let lost = |slot: &Slot| slot.status.load(Acquire) & !SLEEPS == LOST;
+    POOL.iter().zip(0..).filter(|(slot, _)| lost(slot)).fold(0, |bits, (_, at)| bits | 1 << at)
+}
+
+/// After the list has been gone through: those of them that were not on it. A sidecar had taken it that was killed.
+fn free_lost(lost: u32) {
+    for slot in POOL.iter().zip(0..).filter(|(_, at)| lost & 1 << at != 0).map(|(slot, _)| slot) {
+        let _ = slot.status.compare_exchange(LOST, FREE, AcqRel, Relaxed);
+    }
 }
 
 /// Puts what was held on the list again.
@@ -481,5 +508,41 @@ pub(super) fn reset() {
     HELD.store(ptr::null_mut(), Relaxed);
     for slot in &POOL {
         slot.status.store(FREE, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Thirty-two sidecars that were killed just after they had taken the list left nobody a slot to ask with.
+    #[test]
+    fn what_a_killed_sidecar_had_taken_from_the_list_can_be_used_again() {
+        let answer = |state: &mut u32, _: &mut Request| {
+            *state += 1;
+            Answer::Given
+        };
+        let claim = || {
+            let slot = POOL.iter().find(|slot| slot.status.load(Acquire) == FREE).unwrap();
+            slot.status.store(POSTED, Release);
+            post(slot);
+            Call { slot, mask: task::block_signals(), lost: false }
+        };
+        for killed in [true, false] {
+            for _ in 0..3 * SLOTS {
+                let (mut given_up, answered) = (claim(), claim());
+                if killed {
+                    HEAD.store(ptr::null_mut(), Release);
+                    post(answered.slot);
+                }
+                assert!(given_up.give_up());
+                drop(given_up);
+                let mut answers = 0;
+                assert!(answer_all(&mut answers, |_| (), answer, |_| ()));
+                assert_eq!((answers, answered.slot.status.load(Acquire)), (1, DONE));
+                drop(answered);
+                assert!(POOL.iter().all(|slot| slot.status.load(Acquire) == FREE));
+            }
+        }
     }
 }
