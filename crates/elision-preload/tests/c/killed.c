@@ -88,7 +88,8 @@ static void killer(void) {
         for (int i = 0; alive && i < plan.steps; i++)
             alive = on(PTRACE_SINGLESTEP, plan.helper, &status);
         kill(plan.helper, SIGKILL);
-        while (alive && waitpid(plan.helper, &status, __WALL) == plan.helper && WIFSTOPPED(status))
+        // Until it is no more: one who is about to die is not missed yet.
+        while (waitpid(plan.helper, &status, __WALL) == plan.helper && WIFSTOPPED(status))
             ;
         // Before the next plan is made.
         write(answers[1], &good, 1);
