@@ -185,6 +185,7 @@ fn ask_known(op: Op, addr: usize, len: usize) {
 pub fn forget(addr: usize, len: usize) {
     let (addr, len) = pages_of(addr, len, true);
     if len != 0 && touched(addr, len) {
+        state::let_go_of_page(addr, len);
         if history::is_curious(len) {
             return ask_known(Op::Forget, addr, len);
         }
@@ -235,6 +236,7 @@ pub fn untrack(addr: usize, len: usize) {
 
 /// Before MADV_DONTNEED: pages of the range that are deferred become fresh zero pages.
 pub fn zero(addr: usize, len: usize) {
+    state::let_go_of_page(addr, len);
     ask(Op::Zero, pages_of(addr, len, false));
 }
 

@@ -105,7 +105,22 @@ static void same(const unsigned char *p, int first, int byte, const char *what) 
         }
 }
 
+// Leaves no room for another mapping. Every second page has another protection, so each is one of its own.
+static size_t filler_len;
+static unsigned char *fill(void) {
+    long limit = 65530;
+    FILE *setting = fopen("/proc/sys/vm/max_map_count", "r");
+    fscanf(setting, "%ld", &limit);
+    fclose(setting);
+    filler_len = (limit + 2) * 4096;
+    unsigned char *filler = mmap(NULL, filler_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    for (size_t at = 0; at < filler_len && !mprotect(filler + at, 4096, PROT_READ); at += 8192)
+        ;
+    return filler;
+}
+
 int main(int count, char **words) {
+    int full = count > 3 && !strcmp(words[3], "full");
     int rounds = count > 1 ? atoi(words[1]) : 0;
     unsigned seed = count > 2 ? atoi(words[2]) : 1;
     int killed = 0;
@@ -122,7 +137,7 @@ int main(int count, char **words) {
     for (int round = 0; round < rounds; round++) {
         // Whoever waits for a lease waits for 45 s.
         alarm(30);
-        int row = round % 10, alone = round / 10 % 2;
+        int row = full ? 3 : round % 10, alone = round / 10 % 2;
         make("cut", 5);
         int fd = open("cut", row == 1 ? O_RDONLY : O_RDWR);
         unsigned char *p = memory();
@@ -136,6 +151,9 @@ int main(int count, char **words) {
             munmap(always, LEN);
         struct plan plan = {helper(), rand_r(&seed) % 24, 1 << rand_r(&seed) % 10};
         plan.steps = rand_r(&seed) % plan.steps;
+        unsigned char *filler = NULL;
+        if (full)
+            filler = fill(), plan.calls *= 3;
         char good = 0;
         if (plan.helper) {
             write(plans[1], &plan, sizeof plan);
@@ -192,6 +210,8 @@ int main(int count, char **words) {
             kill(plan.helper, SIGKILL);
             need(read(answers[0], &good, 1) == 1, what);
         }
+        if (full)
+            munmap(filler, filler_len);
         if (p)
             same(p, row > 2 ? 9 : 5, 5, what);
         if (row == 4) {

@@ -17,13 +17,13 @@
 #![allow(unsafe_code)] // Replaces the program's memory by equal memory.
 
 use super::plan::SOMEWHERE;
-use super::state::{self, State};
+use super::state::{self, IN_HAND, State};
 use crate::extent::{Extent, FileId, Kind};
 use crate::stats::{COUNTERS, Counters};
 use crate::sys::pages::{self, Wanted, category};
 use crate::sys::{file, memory};
 use crate::transfer::PAGE;
-use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
+use core::sync::atomic::{Ordering::*, compiler_fence};
 
 /// Extents moved in one pause.
 const BATCH: usize = 128;
@@ -381,30 +381,22 @@ impl State {
             // before it goes on.
             unsafe {
                 core::ptr::copy_nonoverlapping(at as *const u8, spare, PAGE);
-                self.take_in_hand(at);
+                take_in_hand(at);
                 while memory::allocate_at(at, PAGE).is_err() {
                     if !self.spare.spend() {
-                        return self.take_in_hand(0);
+                        return take_in_hand(0);
                     }
                 }
                 core::ptr::copy_nonoverlapping(spare, at as *mut u8, PAGE);
             }
-            self.take_in_hand(0);
+            take_in_hand(0);
         }
-    }
-
-    /// From here on, or no more, the room for a page has what may be nowhere else.
-    fn take_in_hand(&mut self, at: usize) {
-        // A sidecar is killed between any two instructions.
-        compiler_fence(SeqCst);
-        self.in_hand = at;
-        compiler_fence(SeqCst);
     }
 
     /// The page that a sidecar had in hand when it was killed is put where it belongs. Its program went on in the meantime; what
     /// it has stored there since, other than zeroes, stays.
     pub(super) fn put_back_page(&mut self) {
-        let at = core::mem::take(&mut self.in_hand);
+        let at = IN_HAND.swap(0, AcqRel);
         if at == 0 || !self.is_plain(at) || !self.pause() {
             return;
         }
@@ -479,6 +471,13 @@ impl State {
             && (known.mapped == (0, 0) || (mapping.dev, mapping.ino) == known.mapped);
         (mapping.end.min(extent.end()), ours)
     }
+}
+
+/// From here on, or no more, the room for a page has what may be nowhere else. (A sidecar is killed between any two instructions.)
+fn take_in_hand(at: usize) {
+    compiler_fence(SeqCst);
+    IN_HAND.store(at, Release);
+    compiler_fence(SeqCst);
 }
 
 /// Bytes that the kernel reads ahead when it is told what will be needed, or less.

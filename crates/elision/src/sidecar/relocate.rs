@@ -9,8 +9,8 @@ use crate::sys::{memory, pages};
 
 impl State {
     /// Moves `[addr, addr + len)` to where the request says, mapping by mapping, and answers how much of it, from the
-    /// beginning on, was moved. (It says so all the while, and how much more it is about to move: it may be killed on the way.) Mapped extents stay associated; tracked ones do not, since the kernel does not move their
-    /// protection.
+    /// beginning on, was moved; all the while it says how far it has come, and how much it is about to move, since it may be killed
+    /// on the way. Mapped extents stay associated; tracked ones do not, since the kernel does not move their protection.
     pub(super) fn relocate(&mut self, request: &mut Request) -> Option<Reason> {
         let (from, end, to) = (request.addr, request.addr + request.len, request.offset as usize);
         let rows = self.map().overlapping(from, request.len).count();

@@ -11,7 +11,7 @@ use super::processes;
 use super::state::{self, State};
 use crate::extent::{Extent, FileId, Kind};
 use crate::stats::Reason;
-use crate::sys::file::{self, ProcPath};
+use crate::sys::file::{self, FileKey, ProcPath};
 use crate::sys::task::SignalInfo;
 use crate::sys::{pages, task};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
@@ -198,9 +198,8 @@ impl State {
         self.publish();
     }
 
-    /// After a sidecar was killed: its leases are gone, so nothing may stay mapped. It may have been in the middle of anything, a map of
-    /// extents that said half of two things among them, or a mapping made of which it says nothing yet. So what
-    /// is mapped is asked of the kernel. (When it was not, one page in some hundred million was lost.)
+    /// After a sidecar was killed: its leases are gone, so nothing may stay mapped. It was in the middle of anything: its map may say
+    /// half of two things, or nothing yet of a mapping that is there. So what is mapped is asked of the kernel.
     fn take_over_from_nobody(&mut self) {
         self.map().clear();
         self.put_back_page();
@@ -214,6 +213,7 @@ impl State {
             }
         }
         self.give_up_orphaned_leases();
+        self.taking = FileKey::default();
         self.map().clear();
         self.files.begin();
         self.publish();

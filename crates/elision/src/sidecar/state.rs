@@ -63,8 +63,6 @@ pub struct State {
     pub spare: Spare,
     /// Room for a page: to compare it, or to have it while there is nothing in its place.
     pub page: [u8; crate::transfer::PAGE],
-    /// The address whose bytes that room has, and perhaps nobody else; or 0.
-    pub in_hand: usize,
     /// The file on a description of which a write lease is being taken: there may be one already that no entry tells of.
     pub taking: FileKey,
 }
@@ -146,6 +144,18 @@ pub(super) fn expect(extents: usize) {
 /// There are so many.
 pub(super) fn expected(extents: usize) {
     LIVE.store(extents, Release);
+}
+
+/// The address whose bytes [`State::page`] has, and perhaps nobody else; or 0.
+pub(super) static IN_HAND: AtomicUsize = AtomicUsize::new(0);
+
+/// The program is about to have something else in this range: if the bytes of a page of it are in the hand of a sidecar that was killed,
+/// nobody wants them any more.
+pub fn let_go_of_page(addr: usize, len: usize) {
+    let at = IN_HAND.load(Acquire);
+    if at != 0 && (addr..addr + len).contains(&at) {
+        let _ = IN_HAND.compare_exchange(at, 0, AcqRel, Relaxed);
+    }
 }
 
 /// Extents that exist.
