@@ -55,6 +55,10 @@ fn plan(fd: i32, addr: usize, len: usize, terms: Terms) -> Result<(Transfer, i32
     if flags & (libc::O_DIRECT | libc::O_PATH) != 0 || flags & libc::O_ACCMODE == libc::O_WRONLY {
         return Err(Reason::OpenFlags);
     }
+    let writes = flags & libc::O_ACCMODE == libc::O_RDWR;
+    if writes && !terms.owned {
+        return Err(Reason::OwnWriter);
+    }
     let offset = match terms.offset {
         Some(offset) => offset,
         None => file::seek(fd, 0, libc::SEEK_CUR).map_err(|_| Reason::NotRegular)?,
@@ -69,7 +73,7 @@ fn plan(fd: i32, addr: usize, len: usize, terms: Terms) -> Result<(Transfer, i32
         return Err(Reason::Phase);
     }
     let number = files::number(stat.id);
-    let declines = match terms.owned && flags & libc::O_ACCMODE == libc::O_RDWR {
+    let declines = match writes {
         true => history::declines(number, len),
         false => history::declines_large(number, len),
     };
