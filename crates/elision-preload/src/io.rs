@@ -71,9 +71,12 @@ pub(crate) fn offer_read(
     let outcome = if owned {
         let before = ownership::begun(fd);
         let undisturbed = || ownership::quiet_since(fd, before);
-        ownership::reading(fd, since, || dropin::read(fd, addr, len, offset, true, undisturbed))?
+        // SAFETY: what the program passed to read(2); `ownership` has seen the description opened, and every use of it since.
+        let read = || unsafe { dropin::read(fd, addr, len, offset, true, undisturbed) };
+        ownership::reading(fd, since, read)?
     } else {
-        dropin::read(fd, addr, len, offset, false, || true)
+        // SAFETY: what the program passed to read(2). Nothing is vouched for.
+        unsafe { dropin::read(fd, addr, len, offset, false, || true) }
     };
     if outcome != Outcome::PassThrough && !memory::eligible(addr, len) {
         // Another thread has done something since that does not go with deferral, and found nothing to undo then.
@@ -133,10 +136,12 @@ pub(crate) fn offer_write(
     let since = ownership::moment();
     let owned = ownership::owned(fd);
     if !(big && owned) {
-        return settle(dropin::write(fd, addr, len, offset, owned, || false));
+        // SAFETY: what the program passed to write(2); what is vouched for, as in `offer_read`.
+        return settle(unsafe { dropin::write(fd, addr, len, offset, owned, || false) });
     }
     let before = ownership::activity(fd);
-    let outcome = dropin::write(fd, addr, len, offset, true, || ownership::alone(fd));
+    // SAFETY: as above.
+    let outcome = unsafe { dropin::write(fd, addr, len, offset, true, || ownership::alone(fd)) };
     if since != ownership::moment() {
         // The description may be shared by now, and a lease have been taken all the same.
         dropin::before_change(fd);

@@ -69,6 +69,7 @@ extern "C" fn constructor() {
     real::set_errno(errno);
 }
 
+#[allow(unsafe_code)] // The library has to be told that this is the constructor.
 fn set_up() {
     io::resolve();
     files::resolve();
@@ -86,7 +87,8 @@ fn set_up() {
     watching::resolve();
     syscall::resolve();
     vector::resolve();
-    dropin::start();
+    // SAFETY: called by the constructor alone.
+    unsafe { dropin::start() };
     real::init();
     if stop::stopped() {
         // By a library whose constructor came before.

@@ -67,7 +67,8 @@ pub(crate) fn is_this() -> bool {
 /// The process is about to end.
 pub(crate) fn ending() {
     if active() && is_this() {
-        dropin::finish();
+        // SAFETY: the end is next.
+        unsafe { dropin::finish() };
     }
 }
 
@@ -97,7 +98,8 @@ pub(crate) fn forking<T: From<i32> + Into<i64> + PartialEq + Copy>(fork: impl Fn
     before_bare_fork();
     let child = fork();
     if child == T::from(0) {
-        dropin::after_fork_child();
+        // SAFETY: this is the child.
+        unsafe { dropin::after_fork_child() };
         after_fork_child();
     } else {
         after_bare_fork(child.into() as i32);
@@ -108,12 +110,16 @@ pub(crate) fn forking<T: From<i32> + Into<i64> + PartialEq + Copy>(fork: impl Fn
 /// Before a fork that runs no handlers: the library's are run by hand, in the order they would have had.
 fn before_bare_fork() {
     ownership::begin_sharing();
-    dropin::before_fork();
+    // SAFETY: the callers fork next.
+    unsafe { dropin::before_fork() };
 }
 
 fn after_bare_fork(child: i32) {
-    dropin::after_fork_parent();
-    dropin::forked(child);
+    // SAFETY: the fork that was prepared above has been.
+    unsafe {
+        dropin::after_fork_parent();
+        dropin::forked(child);
+    }
     ownership::end_sharing();
 }
 
@@ -121,7 +127,8 @@ fn after_bare_fork(child: i32) {
 fn with_handlers(fork: impl FnOnce() -> pid_t) -> pid_t {
     let child = fork();
     if child != 0 {
-        dropin::forked(child);
+        // SAFETY: what the fork has said.
+        unsafe { dropin::forked(child) };
     }
     child
 }
@@ -193,7 +200,8 @@ struct Start {
 unsafe extern "C-unwind" fn start_child(start: *mut c_void) -> c_int {
     // SAFETY: `cloning` passes its own structure, which was copied with the rest of the memory.
     let Start { function, argument } = unsafe { start.cast::<Start>().read() };
-    dropin::after_fork_child();
+    // SAFETY: this is the child.
+    unsafe { dropin::after_fork_child() };
     after_fork_child();
     // SAFETY: the program's function with its argument, as clone would have called it.
     unsafe { function(argument) }

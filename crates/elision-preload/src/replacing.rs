@@ -23,10 +23,12 @@ use crate::stop::{active, filtered};
 
 /// Makes a call that returns only if it fails.
 fn replacing<T>(call: impl FnOnce() -> T) -> T {
-    let left = dropin::before_exec();
+    // SAFETY: exec is next, or the other of the two.
+    let left = unsafe { dropin::before_exec() };
     let result = call();
     if left {
-        dropin::after_exec();
+        // SAFETY: as above.
+        unsafe { dropin::after_exec() };
     }
     result
 }

@@ -15,7 +15,8 @@ pub(crate) fn changing<T>(call: impl FnOnce() -> T) -> T {
     let gone = dropin::before_rights();
     let result = call();
     if gone {
-        dropin::after_rights();
+        // SAFETY: it said true.
+        unsafe { dropin::after_rights() };
     }
     result
 }

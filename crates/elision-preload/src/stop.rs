@@ -64,9 +64,7 @@ pub(crate) fn stop(why: &str) {
         dropin::stop(why);
         memory::stop();
         ownership::share_for_good();
-        if dropin::before_rights() {
-            dropin::after_rights();
-        }
+        crate::rights::changing(|| ());
     }
     STATE.store(STOPPED, Ordering::SeqCst);
 }

@@ -99,7 +99,9 @@ impl Buffer {
 
     /// Moves page by page, so that nothing is loaded, and what is deferred stays so.
     fn move_to(&mut self, mut moved: Buffer) -> io::Result<()> {
-        let rest = dropin::relocate(self.addr, self.room, moved.addr).min(self.len)..self.len;
+        // SAFETY: both are ours, and exclusively borrowed; neither is used below before it is what it should be.
+        let done = unsafe { dropin::relocate(self.addr, self.room, moved.addr) };
+        let rest = done.min(self.len)..self.len;
         moved[rest.clone()].copy_from_slice(&self[rest]);
         moved.origin = self.origin.take();
         *self = moved;
@@ -274,7 +276,8 @@ impl Drop for Buffer {
             quick::forget(self.addr, self.room);
         } else if self.segment.is_sole() {
             // The segment ends with its only buffer: unmapped once, as a whole.
-            dropin::forget(self.addr, self.room);
+            // SAFETY: the memory is ours, and goes.
+            unsafe { dropin::forget(self.addr, self.room) };
         } else {
             self.segment.give(self.addr, self.room);
         }

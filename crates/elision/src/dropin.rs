@@ -1,6 +1,11 @@
 //! What the drop-in (`elision-preload`) needs of the library beyond its public face. Not for other users.
 //!
 //! Every function is async-signal-safe, takes no lock, allocates nothing and leaves `errno` alone.
+//!
+//! Whoever interposes on libc's names sees what a program does to its memory and its descriptors, and says so here. What is said
+//! wrongly would take bytes away from a [`Buffer`](crate::Buffer) that knows nothing of it; so what could is `unsafe`. What is not
+//! can only have more loaded, copied or written than need be, whatever it is given.
+#![allow(unsafe_code)] // What is promised at these functions is passed on.
 
 use crate::glance::GLANCE;
 use crate::history;
@@ -37,8 +42,10 @@ fn terms(offset: Option<u64>, owned: bool) -> Terms {
 /// `owned`: the caller vouches that every write through this open file description will be shown to
 /// [`write`] or [`before_change`] first, and that no other process shares the description. `undisturbed`, asked in the end: has none of
 /// these begun since before this call?
-#[allow(unsafe_code)]
-pub fn read(
+///
+/// # Safety
+/// What the program passed to read(2): memory that it means to be overwritten. And what is vouched for must be so.
+pub unsafe fn read(
     fd: i32,
     addr: usize,
     len: usize,
@@ -46,13 +53,16 @@ pub fn read(
     owned: bool,
     undisturbed: impl Fn() -> bool,
 ) -> Outcome {
-    // SAFETY: the drop-in offers what the program passed to read(2): memory that it means to be overwritten.
+    // SAFETY: the caller's promise.
     unsafe { crate::read::read(fd, addr, len, terms(offset, owned), undisturbed) }
 }
 
 /// Offers a write of `len` bytes from `addr`, as [`read`] does. Call it for big writes, and for writes of
 /// every size while [`write_leases`] says true. `alone`, asked once whoever comes later is kept out: is nobody else changing the file?
-pub fn write(
+///
+/// # Safety
+/// What the program passed to write(2). And what is vouched for must be so: deferred reads rest on it.
+pub unsafe fn write(
     fd: i32,
     addr: usize,
     len: usize,
@@ -182,7 +192,10 @@ fn ask_known(op: Op, addr: usize, len: usize) {
 
 /// The range is about to be unmapped, or mapped over: every record of it is dropped. The memory is untouched.
 /// Does not wait for the sidecar, but where it is to be learnt what became of what was deferred.
-pub fn forget(addr: usize, len: usize) {
+///
+/// # Safety
+/// Nobody may rely on the contents of the range any more: the file may change now.
+pub unsafe fn forget(addr: usize, len: usize) {
     let (addr, len) = pages_of(addr, len, true);
     if len != 0 && touched(addr, len) {
         state::let_go_of_page(addr, len);
@@ -211,7 +224,10 @@ pub fn dissolve(addr: usize, len: usize) {
 
 /// Moves whole pages that nobody else uses from `addr` to `to`, over what is there; what is deferred stays so. Says how many
 /// bytes, from the beginning on. Where they were, addresses stay reserved, and nothing else.
-pub fn relocate(addr: usize, len: usize, to: usize) -> usize {
+///
+/// # Safety
+/// Both ranges must be the caller's alone: nobody else may touch the first, or rely on the contents of the second.
+pub unsafe fn relocate(addr: usize, len: usize, to: usize) -> usize {
     if !touched(addr, len) {
         return 0;
     }
@@ -235,7 +251,10 @@ pub fn untrack(addr: usize, len: usize) {
 }
 
 /// Before MADV_DONTNEED: pages of the range that are deferred become fresh zero pages.
-pub fn zero(addr: usize, len: usize) {
+///
+/// # Safety
+/// The range must be the caller's to overwrite.
+pub unsafe fn zero(addr: usize, len: usize) {
     state::let_go_of_page(addr, len);
     ask(Op::Zero, pages_of(addr, len, false));
 }
@@ -264,8 +283,11 @@ pub fn stop(why: &str) {
     crate::verbose::say_stopped(why);
 }
 
-/// Sets up from the environment; once, from the drop-in's constructor, in the main thread.
-pub fn start() {
+/// Sets up from the environment.
+///
+/// # Safety
+/// Once, from the drop-in's constructor, in the main thread, while there is no other.
+pub unsafe fn start() {
     let get = |name: &str| std::env::var_os(name);
     if get("ELISION").is_some_and(|value| value == "off" || value == "0") {
         return;
@@ -291,8 +313,11 @@ pub fn declined(reason: Reason, len: usize) {
     crate::decline(reason, len);
 }
 
-/// The process is about to end in an orderly way: statistics are written.
-pub fn finish() {
+/// The process is about to end in an orderly way: statistics are written, and the sidecar goes.
+///
+/// # Safety
+/// It must be so: nobody guards what is deferred any more.
+pub unsafe fn finish() {
     launch::finish();
 }
 
@@ -304,38 +329,59 @@ pub fn before_rights() -> bool {
 }
 
 /// See [`before_rights`].
-pub fn after_rights() {
+///
+/// # Safety
+/// Only after that said true, and once.
+pub unsafe fn after_rights() {
     launch::retired();
 }
 
 /// Another program is about to take the place of this one: has the statistics written, and the sidecar go, though what is deferred
 /// stays so. True: call [`after_exec`] if this is still the program.
-pub fn before_exec() -> bool {
+///
+/// # Safety
+/// It must be so: until then nobody guards what is deferred.
+pub unsafe fn before_exec() -> bool {
     launch::leave()
 }
 
 /// See [`before_exec`]. `errno` stays what it is.
-pub fn after_exec() {
+///
+/// # Safety
+/// Only after that said true, and once.
+pub unsafe fn after_exec() {
     launch::retired();
 }
 
 /// Before a fork that runs no pthread_atfork handlers (`_Fork`, clone); then exactly one of the other two.
-pub fn before_fork() {
+///
+/// # Safety
+/// A fork must be next, by this thread.
+pub unsafe fn before_fork() {
     launch::before_fork();
 }
 
 /// After such a fork, in the parent.
-pub fn after_fork_parent() {
+///
+/// # Safety
+/// After [`before_fork`], by the same thread.
+pub unsafe fn after_fork_parent() {
     launch::after_fork_parent();
 }
 
 /// After a fork, in the parent, once handlers have run: the child's number, or a negative one if there is no child. `errno` stays
 /// what it is.
-pub fn forked(child: i32) {
+///
+/// # Safety
+/// It must be what became of the last fork of this thread: for a child that is taken not to exist no guard is kept.
+pub unsafe fn forked(child: i32) {
     launch::forked(child);
 }
 
 /// After such a fork, in the child.
-pub fn after_fork_child() {
+///
+/// # Safety
+/// Only there: the guards that the process has count as its parent's from then on.
+pub unsafe fn after_fork_child() {
     launch::after_fork_child();
 }

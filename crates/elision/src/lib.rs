@@ -18,6 +18,10 @@
 //! # Platform
 //! Linux on x86-64, from 6.11 on, for local files on ext4, XFS, btrfs or tmpfs that the process owns. Everywhere else,
 //! and whenever in doubt, the same calls read and write the traditional way. [`stats::snapshot`] says how often and why.
+//!
+//! # What is promised
+//! What is in this documentation follows semantic versioning. Modules that are not in it (`#[doc(hidden)]`) are for the project's own drop-in
+//! and command alone, and may change with any version. To them the rule applies as well that no safe function may break a [`Buffer`].
 
 #[cfg(supported)]
 mod buffer;

@@ -92,10 +92,13 @@ impl Segment {
 
     /// Gives a stretch back. Its contents and their associations end here.
     pub(crate) fn give(&self, addr: usize, len: usize) {
-        dropin::forget(addr, len);
         // SAFETY: the stretch was taken from this segment and its buffer is gone: nobody uses it. If the kernel is out
         // of map entries the pages stay, unused, until the segment ends.
-        if unsafe { memory::unreserve(addr, len) }.is_err() {
+        let given = unsafe {
+            dropin::forget(addr, len);
+            memory::unreserve(addr, len)
+        };
+        if given.is_err() {
             return;
         }
         self.free().give(addr, len);

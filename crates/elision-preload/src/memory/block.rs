@@ -313,7 +313,8 @@ pub fn free(payload: usize) -> bool {
 fn retire(slot: Slot, block: Block) {
     let touched = dropin::touched(slot.base(), block.len);
     if touched {
-        dropin::forget(slot.base(), block.len);
+        // SAFETY: the block was freed.
+        unsafe { dropin::forget(slot.base(), block.len) };
     } else if !block.reshaped && cache::put(slot, block.len) {
         return;
     }
@@ -362,7 +363,8 @@ fn shrink(slot: Slot, block: Block, len: usize) {
     // The word first: whatever becomes of the tail, it is not the block's.
     slot.set(Block { len, ..block });
     if dropin::touched(tail, excess) {
-        dropin::forget(tail, excess);
+        // SAFETY: the tail is nobody's any more.
+        unsafe { dropin::forget(tail, excess) };
     }
     unmap(tail, excess);
 }
@@ -567,7 +569,8 @@ mod cache {
     fn give_back(entry: u64) -> bool {
         let Some((slot, len)) = (entry != 0).then(|| take_out(entry)).flatten() else { return false };
         if dropin::touched(slot.base(), len) {
-            dropin::forget(slot.base(), len);
+            // SAFETY: nobody has the slot.
+            unsafe { dropin::forget(slot.base(), len) };
         }
         unmap(slot.base(), len);
         slot.release();

@@ -61,7 +61,8 @@ impl Span {
 
     fn forget(self) {
         if self.touched() {
-            dropin::forget(self.start, self.len());
+            // SAFETY: the program gives the range up, or nothing in it is deferred any more.
+            unsafe { dropin::forget(self.start, self.len()) };
         }
     }
 
@@ -335,6 +336,7 @@ fn unmap(addr: usize, len: usize) -> Result<usize> {
 
 /// The mappings of a range, as the kernel knows them.
 mod pieces {
+    use crate::kernel;
     use elision::sys::{file, pages};
 
     /// Has deferral made several mappings of `from..to`, now or once?
@@ -376,7 +378,7 @@ mod pieces {
             act(&mapping);
             at = mapping.end;
         }
-        file::close(maps);
+        kernel::close(maps);
     }
 
     #[cfg(test)]
@@ -459,7 +461,8 @@ pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) 
         match advice {
             libc::MADV_DONTNEED | MADV_DONTNEED_LOCKED | libc::MADV_FREE => {
                 if pages.touched() {
-                    dropin::zero(pages.start, pages.len());
+                    // SAFETY: the program discards it.
+                    unsafe { dropin::zero(pages.start, pages.len()) };
                 }
             }
             _ if harmless(advice) => {}

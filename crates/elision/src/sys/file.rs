@@ -88,20 +88,20 @@ impl From<libc::statx> for Stat {
 }
 
 /// The same, and the number of the mount, which is never given to another (Linux 6.8).
-pub fn stat_and_mount(fd: i32) -> Result<(Stat, Option<u64>)> {
+pub(crate) fn stat_and_mount(fd: i32) -> Result<(Stat, Option<u64>)> {
     const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
     let answer = statx(fd, STAT_MASK | STATX_MNT_ID_UNIQUE)?;
     Ok((answer.into(), (answer.stx_mask & STATX_MNT_ID_UNIQUE != 0).then_some(answer.stx_mnt_id)))
 }
 
 /// When the inode last changed: seconds, nanoseconds. Asking makes the next change tell itself from this one.
-pub fn ctime(fd: i32) -> Result<(i64, u32)> {
+pub(crate) fn ctime(fd: i32) -> Result<(i64, u32)> {
     let time = statx(fd, libc::STATX_CTIME)?.stx_ctime;
     Ok((time.tv_sec, time.tv_nsec))
 }
 
 /// Would a read through the descriptor move the file's access time? `true` where it cannot be told.
-pub fn shows_access(fd: i32) -> bool {
+pub(crate) fn shows_access(fd: i32) -> bool {
     const DAY: i64 = 24 * 60 * 60;
     let (Ok(flags), Ok((_, mount)), Ok(times)) =
         (flags(fd), statfs(fd), statx(fd, libc::STATX_ATIME | libc::STATX_MTIME | libc::STATX_CTIME))
@@ -146,7 +146,7 @@ pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<i32> {
 }
 
 /// Opens a file for reading by its path from the root, if every part of the path is known already: nothing is waited for.
-pub fn open_known(path: &CStr) -> Result<i32> {
+pub(crate) fn open_known(path: &CStr) -> Result<i32> {
     const RESOLVE_CACHED: u64 = 0x20;
     #[repr(C)]
     struct How {
@@ -174,13 +174,13 @@ pub fn open_known(path: &CStr) -> Result<i32> {
 }
 
 /// close(2).
-pub fn close(fd: i32) {
+pub(crate) fn close(fd: i32) {
     // SAFETY: no memory is involved. An error leaves nothing to do.
     let _ = unsafe { syscall(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
 }
 
 /// close_range(2) from `first` up, in a descriptor table of the caller's own.
-pub fn unshare_and_close_all() -> Result<()> {
+pub(crate) fn unshare_and_close_all() -> Result<()> {
     const CLOSE_RANGE_UNSHARE: usize = 2;
     // SAFETY: no memory is involved.
     unsafe { syscall(libc::SYS_close_range, [0, u32::MAX as usize, CLOSE_RANGE_UNSHARE, 0, 0, 0])? };
@@ -188,7 +188,7 @@ pub fn unshare_and_close_all() -> Result<()> {
 }
 
 /// fcntl(2) with an integer argument.
-pub fn fcntl(fd: i32, command: i32, argument: usize) -> Result<i32> {
+pub(crate) fn fcntl(fd: i32, command: i32, argument: usize) -> Result<i32> {
     // SAFETY: only commands that take an integer are used with this function.
     Ok(unsafe { syscall(libc::SYS_fcntl, [fd as usize, command as usize, argument, 0, 0, 0])? } as i32)
 }
@@ -199,7 +199,7 @@ pub fn flags(fd: i32) -> Result<i32> {
 }
 
 /// Takes (`F_RDLCK`, `F_WRLCK`) or gives up (`F_UNLCK`) a lease. Refused as well for files that are [`nameless`].
-pub fn set_lease(fd: i32, lease: i32) -> Result<()> {
+pub(crate) fn set_lease(fd: i32, lease: i32) -> Result<()> {
     if lease != libc::F_UNLCK && nameless(filesystem(fd)?, &stat(fd)?) {
         return Err(Errno(libc::EAGAIN));
     }
@@ -208,18 +208,18 @@ pub fn set_lease(fd: i32, lease: i32) -> Result<()> {
 
 /// Is it a file of tmpfs that has no name? memfd_create makes descriptions that can write and that the kernel does not
 /// count as open for writing, so it would grant a lease that they never break.
-pub fn nameless(filesystem: i64, stat: &Stat) -> bool {
+pub(crate) fn nameless(filesystem: i64, stat: &Stat) -> bool {
     filesystem == TMPFS && stat.links == 0
 }
 
 /// The same for a file that is known to have a name, or not to be on tmpfs.
-pub fn set_lease_of_named(fd: i32, lease: i32) -> Result<()> {
+pub(crate) fn set_lease_of_named(fd: i32, lease: i32) -> Result<()> {
     fcntl(fd, libc::F_SETLEASE, lease as usize).map(drop)
 }
 
 /// Has the breaking of a lease on this description announced by that real-time signal, which names the descriptor that the
 /// lease was taken with; and by SIGIO only if it cannot be queued.
-pub fn set_lease_signal(fd: i32, signal: i32) -> Result<()> {
+pub(crate) fn set_lease_signal(fd: i32, signal: i32) -> Result<()> {
     const F_SETSIG: i32 = 10;
     fcntl(fd, F_SETSIG, signal as usize).map(drop)
 }
@@ -231,12 +231,12 @@ pub const TMPFS: i64 = 0x0102_1994;
 pub const XFS: i64 = 0x5846_5342;
 
 /// The lease that is held, or, while it is being broken, the one it has to become.
-pub fn lease(fd: i32) -> Result<i32> {
+pub(crate) fn lease(fd: i32) -> Result<i32> {
     fcntl(fd, libc::F_GETLEASE, 0)
 }
 
 /// lseek(2).
-pub fn seek(fd: i32, offset: i64, whence: i32) -> Result<u64> {
+pub(crate) fn seek(fd: i32, offset: i64, whence: i32) -> Result<u64> {
     // SAFETY: no memory is involved.
     Ok(unsafe { syscall(libc::SYS_lseek, [fd as usize, offset as usize, whence as usize, 0, 0, 0])? } as u64)
 }
@@ -245,7 +245,7 @@ pub fn seek(fd: i32, offset: i64, whence: i32) -> Result<u64> {
 ///
 /// # Safety
 /// `[addr, addr + len)` must be memory that may be overwritten: the program's own buffer, or memory of ours.
-pub unsafe fn pread(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
+pub(crate) unsafe fn pread(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
     // SAFETY: the caller's promise; memory that is not there gives EFAULT.
     unsafe { syscall(libc::SYS_pread64, [fd as usize, addr, len, offset as usize, 0, 0]) }
 }
@@ -260,7 +260,7 @@ pub fn read_at(fd: i32, bytes: &mut [u8], offset: u64) -> Result<usize> {
 ///
 /// # Safety
 /// As [`pread`].
-pub unsafe fn pread_at_once(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
+pub(crate) unsafe fn pread_at_once(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
     if len == 0 {
         return Ok(0);
     }
@@ -277,25 +277,25 @@ pub unsafe fn pread_at_once(fd: i32, addr: usize, len: usize, offset: u64) -> Re
 }
 
 /// pwrite(2) from an address. The kernel checks the range, so no promise is needed.
-pub fn pwrite(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
+pub(crate) fn pwrite(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
     // SAFETY: the kernel only reads, and answers EFAULT where there is nothing to read.
     unsafe { syscall(libc::SYS_pwrite64, [fd as usize, addr, len, offset as usize, 0, 0]) }
 }
 
 /// write(2).
-pub fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
+pub(crate) fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
     // SAFETY: the slice is borrowed for the call.
     unsafe { syscall(libc::SYS_write, [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]) }
 }
 
 /// read(2) into a slice.
-pub fn read(fd: i32, bytes: &mut [u8]) -> Result<usize> {
+pub(crate) fn read(fd: i32, bytes: &mut [u8]) -> Result<usize> {
     // SAFETY: the slice is borrowed for the call.
     unsafe { syscall(libc::SYS_read, [fd as usize, bytes.as_mut_ptr() as usize, bytes.len(), 0, 0, 0]) }
 }
 
 /// fdatasync(2), or fsync(2) where metadata counts.
-pub fn sync(fd: i32, metadata: bool) -> Result<()> {
+pub(crate) fn sync(fd: i32, metadata: bool) -> Result<()> {
     let call = if metadata { libc::SYS_fsync } else { libc::SYS_fdatasync };
     // SAFETY: no memory is involved.
     unsafe { syscall(call, [fd as usize, 0, 0, 0, 0, 0])? };
@@ -303,14 +303,14 @@ pub fn sync(fd: i32, metadata: bool) -> Result<()> {
 }
 
 /// flock(2).
-pub fn flock(fd: i32, operation: i32) -> Result<()> {
+pub(crate) fn flock(fd: i32, operation: i32) -> Result<()> {
     // SAFETY: no memory is involved.
     unsafe { syscall(libc::SYS_flock, [fd as usize, operation as usize, 0, 0, 0, 0])? };
     Ok(())
 }
 
 /// Entries of a directory, in the kernel's form, into `buffer`; 0 at the end.
-pub fn directory_entries(fd: i32, buffer: &mut [u8]) -> Result<usize> {
+pub(crate) fn directory_entries(fd: i32, buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: the slice is borrowed for the call.
     unsafe {
         syscall(libc::SYS_getdents64, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
@@ -319,7 +319,7 @@ pub fn directory_entries(fd: i32, buffer: &mut [u8]) -> Result<usize> {
 
 /// Does the file have a hole in `[start, end)`, or room that was set aside and never written? Moves nothing: asks for extents
 /// instead of seeking, since the position may be the program's. `None` where the file system does not say.
-pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
+pub(crate) fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
     const FS_IOC_FIEMAP: usize = 0xC020_660B;
     const LAST: u32 = 1;
     const UNWRITTEN: u32 = 0x800;
@@ -401,7 +401,7 @@ fn being_written(fd: i32, start: u64, end: u64) -> bool {
 }
 
 /// What the symbolic link `name` below `directory` says.
-pub fn read_link_at<'a>(directory: i32, name: &CStr, room: &'a mut [u8]) -> Result<&'a [u8]> {
+pub(crate) fn read_link_at<'a>(directory: i32, name: &CStr, room: &'a mut [u8]) -> Result<&'a [u8]> {
     // SAFETY: a C string, and a buffer of that length.
     let length = unsafe {
         let (name, to) = (name.as_ptr() as usize, room.as_mut_ptr() as usize);
@@ -411,7 +411,7 @@ pub fn read_link_at<'a>(directory: i32, name: &CStr, room: &'a mut [u8]) -> Resu
 }
 
 /// openat(2) of what is there.
-pub fn open_at(directory: i32, name: &CStr, flags: i32) -> Result<i32> {
+pub(crate) fn open_at(directory: i32, name: &CStr, flags: i32) -> Result<i32> {
     // SAFETY: a C string.
     let fd = unsafe {
         syscall(libc::SYS_openat, [directory as usize, name.as_ptr() as usize, flags as usize, 0, 0, 0])
@@ -474,7 +474,7 @@ impl ProcPath {
 }
 
 /// Writes `number` in decimal into the end of `buffer`; without the formatting machinery, which may panic.
-pub fn decimal(mut number: u64, buffer: &mut [u8]) -> &[u8] {
+pub(crate) fn decimal(mut number: u64, buffer: &mut [u8]) -> &[u8] {
     let mut at = buffer.len();
     while let Some(slot) = at.checked_sub(1).and_then(|i| buffer.get_mut(i)) {
         *slot = b'0' + (number % 10) as u8;
@@ -488,7 +488,7 @@ pub fn decimal(mut number: u64, buffer: &mut [u8]) -> &[u8] {
 }
 
 /// Soft limit on file size (RLIMIT_FSIZE) of the calling process.
-pub fn size_limit() -> u64 {
+pub(crate) fn size_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills the local struct.
     let got = unsafe {

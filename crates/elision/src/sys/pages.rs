@@ -44,7 +44,7 @@ pub struct Wanted {
 }
 
 /// PAGEMAP_SCAN over `[start, end)`: fills `runs`, says how many, and where it stopped for want of room.
-pub fn scan(
+pub(crate) fn scan(
     pagemap: i32,
     start: usize,
     end: usize,
@@ -86,7 +86,7 @@ pub fn scan(
 }
 
 /// Is any page of the range in memory or in swap? False where that cannot be told.
-pub fn any_in(addr: usize, len: usize) -> bool {
+pub(crate) fn any_in(addr: usize, len: usize) -> bool {
     let wanted = Wanted { any: category::PRESENT | category::SWAPPED, ..Wanted::default() };
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
     super::file::open(c"/proc/self/pagemap", flags, 0).is_ok_and(|pagemap| {
@@ -123,14 +123,14 @@ pub fn mapping(maps: i32, addr: usize) -> Result<Mapping> {
 }
 
 /// The next mapping of a file above `addr`, or the one that covers it, that is readable and writable.
-pub fn mapping_like_ours(maps: i32, addr: usize) -> Result<Mapping> {
+pub(crate) fn mapping_like_ours(maps: i32, addr: usize) -> Result<Mapping> {
     const READABLE: u64 = 0x1;
     const WRITABLE: u64 = 0x2;
     query_mapping(maps, addr, COVERING_OR_NEXT | OF_A_FILE | READABLE | WRITABLE, &mut [])
 }
 
 /// Is a file of this inode number mapped anywhere? True where that cannot be told.
-pub fn is_mapped(maps: i32, ino: u64) -> bool {
+pub(crate) fn is_mapped(maps: i32, ino: u64) -> bool {
     let mut at = 0;
     loop {
         match query_mapping(maps, at, COVERING_OR_NEXT | OF_A_FILE, &mut []) {
@@ -142,7 +142,7 @@ pub fn is_mapped(maps: i32, ino: u64) -> bool {
 }
 
 /// The path of the file that is mapped at `addr`, ended by zero, as the kernel knows it now.
-pub fn mapped_path(maps: i32, addr: usize, path: &mut [u8]) -> Result<()> {
+pub(crate) fn mapped_path(maps: i32, addr: usize, path: &mut [u8]) -> Result<()> {
     let mapping = query_mapping(maps, addr, COVERING_OR_NEXT, path)?;
     if mapping.start <= addr && path.first() == Some(&b'/') { Ok(()) } else { Err(Errno(libc::ENOENT)) }
 }
@@ -193,7 +193,7 @@ fn query_mapping(maps: i32, addr: usize, flags: u64, path: &mut [u8]) -> Result<
 }
 
 /// A userfaultfd that only write-protects, and resolves its faults in the kernel: no handler, no privilege.
-pub fn tracker() -> Result<i32> {
+pub(crate) fn tracker() -> Result<i32> {
     #[repr(C)]
     struct Api {
         api: u64,
@@ -223,7 +223,7 @@ pub fn tracker() -> Result<i32> {
 }
 
 /// Puts `[addr, addr + len)` under the tracker; nothing is protected yet.
-pub fn track(tracker: i32, addr: usize, len: usize) -> Result<()> {
+pub(crate) fn track(tracker: i32, addr: usize, len: usize) -> Result<()> {
     #[repr(C)]
     struct Register {
         start: u64,
@@ -238,7 +238,7 @@ pub fn track(tracker: i32, addr: usize, len: usize) -> Result<()> {
 }
 
 /// Lifts the protection from `[addr, addr + len)`: its pages count as written again.
-pub fn unprotect(tracker: i32, addr: usize, len: usize) -> Result<()> {
+pub(crate) fn unprotect(tracker: i32, addr: usize, len: usize) -> Result<()> {
     #[repr(C)]
     struct Protect {
         start: u64,

@@ -6,14 +6,14 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU32;
 
 /// getpid(2), always asked: a forked child must not see its parent's answer.
-pub fn pid() -> i32 {
+pub(crate) fn pid() -> i32 {
     // SAFETY: no arguments.
     unsafe { syscall(libc::SYS_getpid, [0; 6]) }.unwrap_or(0) as i32
 }
 
 /// Is this program run by Valgrind? It simulates one address space, knows of no process that shares it, and ends a program that makes one.
 /// The question is that of its "client request mechanism": instructions that do nothing, and an answer where they are simulated.
-pub fn on_valgrind() -> bool {
+pub(crate) fn on_valgrind() -> bool {
     const RUNNING_ON_VALGRIND: usize = 0x1001;
     let request = [RUNNING_ON_VALGRIND, 0, 0, 0, 0, 0];
     let mut answer = 0usize;
@@ -45,25 +45,25 @@ pub fn memory_is_limited() -> bool {
 }
 
 /// gettid(2).
-pub fn tid() -> i32 {
+pub(crate) fn tid() -> i32 {
     // SAFETY: no arguments.
     unsafe { syscall(libc::SYS_gettid, [0; 6]) }.unwrap_or(0) as i32
 }
 
 /// getuid(2).
-pub fn real_user() -> u32 {
+pub(crate) fn real_user() -> u32 {
     // SAFETY: no arguments.
     unsafe { syscall(libc::SYS_getuid, [0; 6]) }.unwrap_or(0) as u32
 }
 
 /// geteuid(2).
-pub fn effective_user() -> u32 {
+pub(crate) fn effective_user() -> u32 {
     // SAFETY: no arguments.
     unsafe { syscall(libc::SYS_geteuid, [0; 6]) }.unwrap_or(0) as u32
 }
 
 /// Waits until `word` is no longer `value`, somebody wakes it, or the time is over. Wakes spuriously.
-pub fn futex_wait(word: &AtomicU32, value: u32, timeout_ms: u64) {
+pub(crate) fn futex_wait(word: &AtomicU32, value: u32, timeout_ms: u64) {
     let timeout = libc::timespec {
         tv_sec: (timeout_ms / 1000) as i64,
         tv_nsec: (timeout_ms % 1000) as i64 * 1_000_000,
@@ -79,7 +79,7 @@ pub fn futex_wait(word: &AtomicU32, value: u32, timeout_ms: u64) {
 }
 
 /// Wakes whoever waits on `word` within this memory.
-pub fn futex_wake(word: &AtomicU32) {
+pub(crate) fn futex_wake(word: &AtomicU32) {
     let operation = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
     // SAFETY: only the address counts.
     let _ = unsafe {
@@ -88,7 +88,7 @@ pub fn futex_wake(word: &AtomicU32) {
 }
 
 /// Wakes everybody on a word that is not ours by its address, as the kernel does for an exiting thread.
-pub fn futex_wake_shared(address: usize) {
+pub(crate) fn futex_wake_shared(address: usize) {
     // SAFETY: only the address counts; one that is not mapped gives EFAULT.
     let _ =
         unsafe { syscall(libc::SYS_futex, [address, libc::FUTEX_WAKE as usize, i32::MAX as usize, 0, 0, 0]) };
@@ -96,7 +96,13 @@ pub fn futex_wake_shared(address: usize) {
 
 /// Waits for either of two words: one of ours, and one (at an address, shared form) that the kernel clears when a
 /// thread is gone. Falls back on waiting for ours alone where the kernel lacks futex_waitv (5.16).
-pub fn futex_wait_either(ours: &AtomicU32, value: u32, other: usize, other_value: u32, timeout_ms: u64) {
+pub(crate) fn futex_wait_either(
+    ours: &AtomicU32,
+    value: u32,
+    other: usize,
+    other_value: u32,
+    timeout_ms: u64,
+) {
     #[repr(C)]
     struct Waiter {
         value: u64,
@@ -150,13 +156,13 @@ pub fn restore_signals(mask: Mask) {
 }
 
 /// Blocks everything but these.
-pub fn block_all_but(signals: &[i32]) {
+pub(crate) fn block_all_but(signals: &[i32]) {
     let open = signals.iter().fold(0, |open, signal| open | 1u64 << (signal - 1));
     set_mask(libc::SIG_SETMASK, &!open, None);
 }
 
 /// Has SIGALRM sent every so many milliseconds; 0 ends it.
-pub fn ring_every_ms(ms: u64) {
+pub(crate) fn ring_every_ms(ms: u64) {
     let interval = libc::timeval { tv_sec: 0, tv_usec: ms as i64 * 1000 };
     let timer = libc::itimerval { it_interval: interval, it_value: interval };
     // SAFETY: a local struct.
@@ -197,7 +203,7 @@ impl SignalInfo {
 ///
 /// # Safety
 /// `handler` must do only what is safe at any point of the sidecar.
-pub unsafe fn handle_signal(signal: i32, handler: extern "C" fn(i32, &SignalInfo)) -> Result<()> {
+pub(crate) unsafe fn handle_signal(signal: i32, handler: extern "C" fn(i32, &SignalInfo)) -> Result<()> {
     #[repr(C)]
     struct Action {
         handler: usize,
@@ -257,7 +263,7 @@ core::arch::global_asm!(
 /// # Safety
 /// `stack` must be the top of a stack that nobody else uses, `area` a zeroed area with room below it that serves
 /// as thread-local storage; `entry` must not return and must stay clear of libc.
-pub unsafe fn clone_sidecar(
+pub(crate) unsafe fn clone_sidecar(
     stack: usize,
     area: usize,
     word: &AtomicU32,
@@ -286,7 +292,7 @@ pub unsafe fn clone_sidecar(
 }
 
 /// Ends the calling process, at once.
-pub fn exit() -> ! {
+pub(crate) fn exit() -> ! {
     loop {
         // SAFETY: does not return.
         let _ = unsafe { syscall(libc::SYS_exit_group, [0; 6]) };
@@ -294,34 +300,34 @@ pub fn exit() -> ! {
 }
 
 /// A session of our own: no terminal, no signals to our group.
-pub fn new_session() {
+pub(crate) fn new_session() {
     // SAFETY: no memory is involved.
     let _ = unsafe { syscall(libc::SYS_setsid, [0; 6]) };
 }
 
 /// chdir("/"), so that no directory of the program's is kept busy.
-pub fn leave_directory() {
+pub(crate) fn leave_directory() {
     // SAFETY: a constant C string.
     let _ = unsafe { syscall(libc::SYS_chdir, [c"/".as_ptr() as usize, 0, 0, 0, 0, 0]) };
 }
 
 /// Has `signal` sent to the calling process whenever the thread that it is the child of ends. (Its next parent is another thread of
 /// the same process while there is one, and so on.)
-pub fn signal_at_parents_end(signal: i32) {
+pub(crate) fn signal_at_parents_end(signal: i32) {
     // SAFETY: no memory is involved.
     let _ =
         unsafe { syscall(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, signal as usize, 0, 0, 0, 0]) };
 }
 
 /// Names the calling task, as `ps` shows it.
-pub fn set_name(name: &core::ffi::CStr) {
+pub(crate) fn set_name(name: &core::ffi::CStr) {
     // SAFETY: the kernel reads at most 16 bytes of a C string.
     let _ =
         unsafe { syscall(libc::SYS_prctl, [libc::PR_SET_NAME as usize, name.as_ptr() as usize, 0, 0, 0, 0]) };
 }
 
 /// Raises the soft limit on descriptors to the hard one.
-pub fn raise_descriptor_limit() -> u64 {
+pub(crate) fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let resource = libc::RLIMIT_NOFILE as usize;
     // SAFETY: the structs are local; the limits are those of the calling process alone.
@@ -337,13 +343,13 @@ pub fn raise_descriptor_limit() -> u64 {
 }
 
 /// Lets `tracer` attach to this process where Yama would allow only ancestors.
-pub fn allow_tracer(tracer: i32) {
+pub(crate) fn allow_tracer(tracer: i32) {
     // SAFETY: no memory is involved. Without Yama it fails, and is not needed.
     let _ = unsafe { syscall(libc::SYS_prctl, [libc::PR_SET_PTRACER as usize, tracer as usize, 0, 0, 0, 0]) };
 }
 
 /// Where the kernel will write zero when the calling thread is gone (`set_tid_address`), or 0 if it does not tell.
-pub fn thread_end_word() -> usize {
+pub(crate) fn thread_end_word() -> usize {
     let mut address = 0usize;
     const PR_GET_TID_ADDRESS: usize = 40;
     // SAFETY: the kernel fills the local.
@@ -354,7 +360,7 @@ pub fn thread_end_word() -> usize {
 }
 
 /// Does process `pid` still use the caller's memory? (It does not after exec.) `None`: the kernel does not say.
-pub fn shares_memory(pid: i32) -> Option<bool> {
+pub(crate) fn shares_memory(pid: i32) -> Option<bool> {
     const KCMP_VM: usize = 1;
     // SAFETY: no memory is involved.
     match unsafe { syscall(libc::SYS_kcmp, [pid as usize, self::pid() as usize, KCMP_VM, 0, 0, 0]) } {
@@ -365,14 +371,14 @@ pub fn shares_memory(pid: i32) -> Option<bool> {
 }
 
 /// Is there a process of that number?
-pub fn exists(pid: i32) -> bool {
+pub(crate) fn exists(pid: i32) -> bool {
     // SAFETY: no memory is involved; signal 0 is none.
     let asked = unsafe { syscall(libc::SYS_kill, [pid as usize, 0, 0, 0, 0, 0]) };
     asked != Err(Errno(libc::ESRCH))
 }
 
 /// Are descriptor `theirs` of `pid` and `ours` of the caller the same open file description?
-pub fn same_description(pid: i32, theirs: i32, ours: i32) -> bool {
+pub(crate) fn same_description(pid: i32, theirs: i32, ours: i32) -> bool {
     const KCMP_FILE: usize = 0;
     // SAFETY: no memory is involved.
     let order = unsafe {
@@ -385,7 +391,7 @@ pub fn same_description(pid: i32, theirs: i32, ours: i32) -> bool {
 }
 
 /// A descriptor of our own for the open file description behind descriptor `fd` of `pid`.
-pub fn take_descriptor(pid: i32, fd: i32) -> Result<i32> {
+pub(crate) fn take_descriptor(pid: i32, fd: i32) -> Result<i32> {
     // SAFETY: no memory is involved.
     unsafe {
         let pidfd = syscall(libc::SYS_pidfd_open, [pid as usize, 0, 0, 0, 0, 0])?;
@@ -396,7 +402,7 @@ pub fn take_descriptor(pid: i32, fd: i32) -> Result<i32> {
 }
 
 /// How long a call on a socket of that process may wait, by SO_RCVTIMEO or SO_SNDTIMEO. None if that is no socket, or there is no limit.
-pub fn socket_timeout_ms(pid: i32, fd: i32, option: i32) -> Option<u64> {
+pub(crate) fn socket_timeout_ms(pid: i32, fd: i32, option: i32) -> Option<u64> {
     let ours = take_descriptor(pid, fd).ok()?;
     let mut time = [0i64; 2];
     let mut len = size_of_val(&time) as u32;
@@ -411,7 +417,7 @@ pub fn socket_timeout_ms(pid: i32, fd: i32, option: i32) -> Option<u64> {
 }
 
 /// Two words at an address of the program's, if they are there.
-pub fn peek(addr: usize) -> Option<[i64; 2]> {
+pub(crate) fn peek(addr: usize) -> Option<[i64; 2]> {
     let mut words = [0i64; 2];
     let len = size_of_val(&words);
     let ours = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: len };
@@ -422,13 +428,13 @@ pub fn peek(addr: usize) -> Option<[i64; 2]> {
 }
 
 /// Milliseconds on a clock that only moves forward.
-pub fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let now = clock(libc::CLOCK_MONOTONIC);
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
 /// The time of day, as files have it, in seconds.
-pub fn seconds() -> i64 {
+pub(crate) fn seconds() -> i64 {
     clock(libc::CLOCK_REALTIME).tv_sec
 }
 
@@ -441,13 +447,13 @@ fn clock(which: i32) -> libc::timespec {
 }
 
 /// sched_yield(2).
-pub fn yield_now() {
+pub(crate) fn yield_now() {
     // SAFETY: no arguments.
     let _ = unsafe { syscall(libc::SYS_sched_yield, [0; 6]) };
 }
 
 /// Sleeps for some microseconds: for waits on the state of another task, which offers no event.
-pub fn nap_us(us: u64) {
+pub(crate) fn nap_us(us: u64) {
     let time = libc::timespec { tv_sec: 0, tv_nsec: us as i64 * 1000 };
     // SAFETY: a local struct.
     let _ = unsafe { syscall(libc::SYS_nanosleep, [(&raw const time) as usize, 0, 0, 0, 0, 0]) };
@@ -476,24 +482,24 @@ pub enum Traced {
 }
 
 /// Attaches to a thread without stopping it.
-pub fn trace_seize(tid: i32) -> Result<()> {
+pub(crate) fn trace_seize(tid: i32) -> Result<()> {
     trace(libc::PTRACE_SEIZE, tid, 0).map(drop)
 }
 
 /// Asks a seized thread to stop.
-pub fn trace_interrupt(tid: i32) -> Result<()> {
+pub(crate) fn trace_interrupt(tid: i32) -> Result<()> {
     trace(libc::PTRACE_INTERRUPT, tid, 0).map(drop)
 }
 
 /// Takes away what is left of a child that has ended, if it was made by clone and without SIGCHLD at its end: no other.
-pub fn reap_clone(child: i32) {
+pub(crate) fn reap_clone(child: i32) {
     let options = libc::WNOHANG | libc::__WCLONE;
     // SAFETY: no memory is involved.
     let _ = unsafe { syscall(libc::SYS_wait4, [child as usize, 0, options as usize, 0, 0, 0]) };
 }
 
 /// Has the seized thread stopped?
-pub fn trace_poll(tid: i32) -> Traced {
+pub(crate) fn trace_poll(tid: i32) -> Traced {
     let mut status = 0i32;
     let options = libc::WNOHANG | libc::__WALL;
     // SAFETY: the kernel fills the local.
@@ -531,7 +537,7 @@ pub enum Then {
 /// before: then EINTR is what the call fails with when it goes on. False: it has been killed since it stopped, and is ours to be
 /// reaped. `interrupted` may change the registers with which the call is made again, or end it.
 #[must_use]
-pub fn trace_release(tid: i32, stop: Stop, interrupted: impl FnOnce(&mut Registers) -> Then) -> bool {
+pub(crate) fn trace_release(tid: i32, stop: Stop, interrupted: impl FnOnce(&mut Registers) -> Then) -> bool {
     const ERESTARTNOHAND: i64 = 514;
     let mut registers = MaybeUninit::<Registers>::zeroed();
     let signal = if let Stop::Signal(signal) = stop { signal } else { 0 };
