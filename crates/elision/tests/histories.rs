@@ -6,6 +6,8 @@
 //! at a file breaks its write lease) everything is compared.
 //!
 //! `PROPTEST_CASES` says how many; [`CASES`] otherwise.
+//!
+//! The same are played by several threads at once while somebody kills their helper again and again ([`while_the_helper_is_killed`]).
 #![allow(unsafe_code)] // fork, and pipes to the children: there is no safe way to have them.
 
 mod common;
@@ -17,6 +19,8 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestR
 use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 crate::roles!(play);
 
@@ -26,6 +30,10 @@ fn play(_: &str, _: &[String]) {
 
 /// Histories in a normal run, in each place.
 const CASES: u32 = 1600;
+
+/// The same of each of [`THREADS`] while the helper is killed.
+const CASES_WITH_KILLS: u32 = 24;
+const THREADS: usize = 3;
 
 const FILES: usize = 3;
 const BUFFERS: usize = 4;
@@ -182,6 +190,8 @@ enum Step {
         soon: bool,
     },
     Reap,
+    /// Starts another program.
+    Spawn,
     /// Compare a file with the model, by our own `std::fs::read` or by the other process.
     Look {
         file: usize,
@@ -221,6 +231,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (f(), change(), seed()).prop_map(|(file, change, seed)| Step::Other { file, change, seed }),
         1 => (place(8), seed(), any::<bool>()).prop_map(|(store, seed, soon)| Step::Fork { store, seed, soon }),
         1 => Just(Step::Reap),
+        1 => Just(Step::Spawn),
         2 => (f(), any::<bool>()).prop_map(|(file, other)| Step::Look { file, other }),
     ]
 }
@@ -365,8 +376,11 @@ struct Kid {
 impl Kid {
     fn reap(self) -> Result {
         let mut status = 0;
+        // (Not by closing the pipe alone: the child of another thread may have it, too.)
+        let byte = 0u8;
         // SAFETY: a child and a descriptor of ours.
         unsafe {
+            libc::write(self.go, (&raw const byte).cast(), 1);
             libc::close(self.go);
             while libc::waitpid(self.pid, &mut status, 0) < 0 {}
         }
@@ -400,6 +414,8 @@ struct World<'a> {
     /// Bytes offered to writes in all.
     offered: &'a RefCell<u64>,
     dir: tempfile::TempDir,
+    /// No other history is played at the same time.
+    alone: bool,
 }
 
 fn io<T>(what: &str, result: std::io::Result<T>) -> Result<T> {
@@ -588,6 +604,12 @@ impl World<'_> {
             Step::Reap => {
                 for kid in self.kids.drain(..) {
                     kid.reap()?;
+                }
+            }
+            Step::Spawn => {
+                let status = io("spawn", std::process::Command::new("true").status())?;
+                if !status.success() {
+                    return Err(format!("another program ended with {status}"));
                 }
             }
             Step::Look { file, other } => self.look(file, other)?,
@@ -790,8 +812,10 @@ impl World<'_> {
         self.check()?;
         self.change(0, &Change::LetGo, 0)?;
         let dir = self.dir.path().to_owned();
+        let alone = self.alone;
         drop(self);
         match elision::dropin::validate()? {
+            _ if !alone => (),
             0 => (),
             left => return Err(format!("{left} extents of buffers that are gone")),
         }
@@ -805,6 +829,7 @@ fn play_history(
     offered: &RefCell<u64>,
     files: &[(usize, u64)],
     steps: &[Checked],
+    alone: bool,
 ) -> Result {
     let dir = directory();
     let paths: Vec<PathBuf> = (0..FILES).map(|i| dir.path().join(format!("file{i}"))).collect();
@@ -826,6 +851,7 @@ fn play_history(
         kids: Vec::new(),
         offered,
         dir,
+        alone,
     };
     for (i, (step, contents, states)) in steps.iter().enumerate() {
         let after = |how| format!("after step {i}, {step:?}: {how}");
@@ -840,11 +866,16 @@ fn play_history(
     world.end().map_err(|how| format!("at the end: {how}"))
 }
 
+/// How many, for one who says nothing.
+fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
 #[test]
 fn random_histories_agree_with_plain_read_and_write() {
     elision::set_min_bytes(PAGE);
     // How many is for PROPTEST_CASES to say, and no file is looked for that is not there.
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(CASES);
+    let cases = cases(CASES);
     let config = Config {
         cases,
         max_shrink_iters: 4000,
@@ -857,7 +888,7 @@ fn random_histories_agree_with_plain_read_and_write() {
     let offered = RefCell::new(0);
     let before = common::descriptors();
     let failed = TestRunner::new(config).run(&history(), |(files, steps)| {
-        play_history(&other, &offered, &files, &steps).map_err(TestCaseError::fail)
+        play_history(&other, &offered, &files, &steps, true).map_err(TestCaseError::fail)
     });
     if let Err(error) = failed {
         // After a failure the other process may hold a file still.
@@ -877,6 +908,86 @@ fn random_histories_agree_with_plain_read_and_write() {
         assert!(stats.materialised_bytes > 0, "{stats:?}");
     }
     other.into_inner().finish();
+}
+
+/// Who waits longer waits for a lease that nobody gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The helper of this process, if there is one.
+fn helper() -> Option<i32> {
+    // A child of whichever thread has started it.
+    let of_thread = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).ok();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let children: String = tasks.filter_map(of_thread).collect();
+    let name = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    // The last one, if there are remains of others.
+    children.split_whitespace().rfind(|pid| name(pid).trim_end() == "elision")?.parse().ok()
+}
+
+/// Whatever the helper was at when it was killed, nobody notices: neither who asked it for something, nor another thread, nor a forked
+/// child, nor who waits for the file. (Somebody has to look whether it is still there. A program's next call would do.)
+#[test]
+fn while_the_helper_is_killed() {
+    elision::set_min_bytes(PAGE);
+    if !common::defers(directory().path()) {
+        return;
+    }
+    let cases = cases(CASES_WITH_KILLS);
+    let done = AtomicBool::new(false);
+    let kills = std::thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            let (mut kills, mut early, mut word) = (0, 0, 0x2545_F491_4F6C_DD1Du64);
+            while !done.load(Relaxed) {
+                word ^= word << 13;
+                word ^= word >> 7;
+                word ^= word << 17;
+                // Often so soon that the next one has not yet seen to what the last one has left.
+                std::thread::sleep(Duration::from_micros(
+                    word % if word >> 62 == 0 { 1_000 } else { 30_000 },
+                ));
+                // (Four that are killed while they start, one after the other, are the last.)
+                let starting = !elision::dropin::at_work();
+                early = if starting { early + 1 } else { 0 };
+                if let Some(pid) = helper().filter(|_| early <= 2) {
+                    // SAFETY: a child of this process; nobody else waits for it.
+                    kills += i32::from(unsafe { libc::kill(pid, libc::SIGKILL) } == 0);
+                }
+                let begun = Instant::now();
+                while begun.elapsed() < Duration::from_millis(2) {
+                    elision::dropin::look_after();
+                    std::thread::yield_now();
+                }
+            }
+            kills
+        });
+        let play = || {
+            let config =
+                Config { cases, max_shrink_iters: 0, failure_persistence: None, ..Config::default() };
+            let other = RefCell::new(Part::start("other", &[]));
+            let offered = RefCell::new(0);
+            let played = TestRunner::new(config).run(&history(), |(files, steps)| {
+                let begun = Instant::now();
+                let played = play_history(&other, &offered, &files, &steps, false);
+                played.map_err(TestCaseError::fail)?;
+                let took = begun.elapsed();
+                prop_assert!(took < PATIENCE, "somebody waited: {took:?} for {files:?} {steps:?}");
+                Ok(())
+            });
+            other.into_inner().finish();
+            played.map_err(|error| error.to_string())
+        };
+        let players: Vec<_> = (0..THREADS).map(|_| scope.spawn(play)).collect();
+        let played: Vec<_> = players.into_iter().map(|player| player.join()).collect();
+        done.store(true, Relaxed);
+        for result in played {
+            if let Err(how) = result.expect("a thread panicked") {
+                panic!("{how}");
+            }
+        }
+        killer.join().unwrap()
+    });
+    println!("{} histories, {kills} kills", cases as usize * THREADS);
+    assert!(kills > 0);
 }
 
 /// Two reads that meet anywhere inside a page make one extent of it, in either order.

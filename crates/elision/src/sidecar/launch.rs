@@ -256,13 +256,13 @@ fn start_again() {
     START.store(next, Release);
 }
 
-/// The remains of the last sidecar, which has left this memory; no wait() of the program sees them.
+/// The remains of the last sidecar, which has left this memory; no wait() of the program sees them. Until it can be waited for it may still
+/// be closing its files, and the tracer of threads that it held still: the next one could not hold them, and would take that for a
+/// debugger's being there. (When it was not waited for long enough, mappings stayed whose leases nobody gave up.)
 fn reap() {
     if task::pid() == PROGRAM.load(Acquire) {
-        for _ in 0..100 {
-            if task::trace_poll(LAST.load(Acquire)) == task::Traced::Gone {
-                break;
-            }
+        let begun = task::now_ms();
+        while task::trace_poll(LAST.load(Acquire)) != task::Traced::Gone && task::now_ms() - begun < 5_000 {
             task::nap_us(100);
         }
     }

@@ -143,6 +143,7 @@ impl State {
                 self.give_up_orphaned_leases();
                 self.map().clear();
                 self.files.clear();
+                self.unsurveyed = false;
                 self.publish();
                 held
             }
@@ -201,6 +202,10 @@ impl State {
     /// After a sidecar was killed: its leases are gone, so nothing may stay mapped. It was in the middle of anything: its map may say
     /// half of two things, or nothing yet of a mapping that is there. So what is mapped is asked of the kernel.
     fn take_over_from_nobody(&mut self) {
+        // Until all of it is done there is something that depends on us, or on a successor, whatever the map says meanwhile. (When news
+        // alone were published first, and it was killed then, nobody saw the need of another.)
+        self.unsurveyed = true;
+        self.publish();
         self.map().clear();
         self.put_back_page();
         self.take_news();
@@ -216,6 +221,7 @@ impl State {
         self.taking = FileKey::default();
         self.map().clear();
         self.files.begin();
+        self.unsurveyed = false;
         self.publish();
     }
 

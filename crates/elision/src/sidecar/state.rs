@@ -59,6 +59,8 @@ pub struct State {
     pub closed: u64,
     /// The fork that was just answered, and has to be rested for; or 0.
     pub fork: u32,
+    /// What is mapped has still to be asked of the kernel: there may be more than there are extents.
+    pub unsurveyed: bool,
     /// Mappings in reserve.
     pub spare: Spare,
     /// Room for a page: to compare it, or to have it while there is nothing in its place.
@@ -127,7 +129,7 @@ impl State {
 
     /// Tells the program's threads how much there is. To be called after extents changed.
     pub fn publish(&mut self) {
-        LIVE.store(self.usage.extents, Release);
+        LIVE.store(self.usage.extents + usize::from(self.unsurveyed), Release);
         if !any() {
             for word in &TOUCHED {
                 word.store(0, Relaxed);
