@@ -51,6 +51,7 @@ mod read;
 mod segment;
 #[cfg(supported)]
 mod sidecar;
+mod slice;
 pub mod stats;
 #[cfg(supported)]
 mod stretches;

@@ -188,6 +188,18 @@ fn ordinary(dir: &Path) {
     }
 }
 
+#[test]
+fn a_buffer_is_compared_and_walked_as_bytes() {
+    let mut buffer = Buffer::try_from(b"some".as_slice()).unwrap();
+    for byte in &mut buffer {
+        *byte += 1;
+    }
+    assert!(buffer == *b"tpnf" && buffer == b"tpnf" && buffer == b"tpnf"[..] && buffer == b"tpnf".to_vec());
+    assert!(*b"tpnf" == buffer && b"tpnf".as_slice() == buffer && buffer != b"some");
+    assert!(buffer == Buffer::try_from(&buffer[..]).unwrap());
+    assert_eq!((&buffer).into_iter().count(), 4);
+}
+
 /// A buffer that was read holds what was there then; a read takes in what a growing file has at some one time.
 #[test]
 fn a_file_that_grows() {
