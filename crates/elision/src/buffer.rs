@@ -6,7 +6,7 @@ use crate::file::File;
 use crate::page_state::PageState;
 use crate::quick;
 use crate::read::{self, Terms};
-use crate::segment::Segment;
+use crate::segment::{self, Segment};
 use crate::sidecar::channel::{Call, Op, RUNS};
 use crate::stats::Reason;
 use crate::sys;
@@ -24,8 +24,16 @@ use std::ops::{Deref, DerefMut, Range};
 /// every page that still depends on it has memory of its own. So the bytes of a buffer change only through
 /// `&mut`, as Rust demands.
 ///
-/// Three things escape the lease, all in the kernel: `open(O_RDONLY | O_TRUNC)` and direct changes of the block device
-/// break none, and a sidecar that is killed (`kill -9` of the helper itself) loses its own.
+/// What escapes the lease, all of it in the kernel (the README's limits say more):
+///
+/// - `open(O_RDONLY | O_TRUNC)` breaks none, in whichever process. It can be said in safe Rust
+///   (`OpenOptions::new().read(true).custom_flags(libc::O_TRUNC)`), and takes all pages that depend on the file, altered ones
+///   included: SIGBUS. Truncating by `write(true).truncate(true)`, or `set_len`, is no harm.
+/// - Nor do changes of the block device below the file system, nor `truncate(2)` by way of an overlayfs of a file in a lower layer.
+/// - Nobody answers for longer than the kernel waits (`fs.lease-break-time`, 45 seconds): the helper was killed (`kill -9`) and the program
+///   makes no big call meanwhile, which would start another; or the cgroup is frozen.
+/// - A debugger is attached to the program later on: then a truncation takes even the copies.
+///
 /// A page that cannot be read from its device raises SIGBUS when it is touched; [`Buffer::load`] returns that as an
 /// error instead.
 pub struct Buffer {
@@ -58,7 +66,7 @@ impl Buffer {
     }
 
     pub(crate) fn place(segment: Segment, len: usize) -> io::Result<Buffer> {
-        let room = len.max(1).checked_next_multiple_of(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let room = len.max(1).checked_next_multiple_of(PAGE).ok_or_else(segment::no_room)?;
         let addr = segment.take(room)?;
         Ok(Buffer { segment, addr, len, room, announced: false, origin: None })
     }
@@ -73,7 +81,7 @@ impl Buffer {
     /// # Errors
     /// `ENOMEM` if there is no address space for it; the buffer is unchanged then.
     pub fn resize(&mut self, len: usize) -> io::Result<()> {
-        let room = len.max(1).checked_next_multiple_of(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let room = len.max(1).checked_next_multiple_of(PAGE).ok_or_else(segment::no_room)?;
         if room > self.room {
             if !self.segment.extend(self.addr + self.room, room - self.room) {
                 return self.move_to(Buffer::new(len)?);

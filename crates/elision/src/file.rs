@@ -1,7 +1,7 @@
 //! An open file whose every change goes through this crate.
 
 use crate::buffer::Buffer;
-use crate::sidecar::launch;
+use crate::sidecar::{guard, launch};
 use crate::sys;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -94,16 +94,42 @@ impl File {
     /// Reads up to `len` bytes from `offset` (fewer only at the end of file) into a new buffer.
     ///
     /// # Errors
-    /// As reading traditionally; `ENOMEM` if there is no address space.
+    /// As reading traditionally (`EINVAL` if there can be no such offset); `ENOMEM` if there is no address space.
     pub fn read(&self, offset: u64, len: usize) -> io::Result<Buffer> {
+        if i64::try_from(offset).is_err() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
         let available = self.file.metadata()?.len().saturating_sub(offset);
-        let len = usize::try_from(available).unwrap_or(usize::MAX).min(len);
-        let mut buffer = Buffer::new(len)?;
-        let got = buffer.read_with(0, len, self, offset, crate::min_bytes(false))?;
-        if got < len {
+        let there = usize::try_from(available).unwrap_or(usize::MAX).min(len);
+        let mut buffer = Buffer::new(there)?;
+        let got = buffer.read_with(0, there, self, offset, crate::min_bytes(false))?;
+        if got < there {
             buffer.resize(got)?;
+        } else if got < len && !self.size_is_true() {
+            self.read_on(&mut buffer, offset, len)?;
         }
         Ok(buffer)
+    }
+
+    /// Does the size say how much there is to be read? In /proc it is 0, and elsewhere it may be of some time ago.
+    fn size_is_true(&self) -> bool {
+        sys::file::filesystem(self.raw()).is_ok_and(guard::file_system_allowed)
+    }
+
+    /// Reads on traditionally, from where the file should have ended, until it has `len` bytes or does end.
+    fn read_on(&self, buffer: &mut Buffer, offset: u64, len: usize) -> io::Result<()> {
+        let mut room = vec![0; 1 << 16];
+        while buffer.len() < len {
+            let end = buffer.len();
+            let wanted = room.len().min(len - end);
+            let got = self.read_traditionally(&mut room[..wanted], offset + end as u64)?;
+            if got == 0 {
+                break;
+            }
+            buffer.resize(end + got)?;
+            buffer[end..].copy_from_slice(&room[..got]);
+        }
+        Ok(())
     }
 
     /// Writes a whole buffer at `offset`: only what the file does not have already.
@@ -144,6 +170,11 @@ impl File {
     pub fn into_std(self) -> fs::File {
         self.release();
         self.file
+    }
+
+    /// Could the file, which is known to be the one at `path`, be opened now to be written anew?
+    pub(crate) fn may_be_replaced(&self, path: &Path) -> bool {
+        sys::file::may_be_written(path) && sys::file::is_append_only(self.raw()) == Ok(false)
     }
 
     /// Is every change through this handle one of this process? Not once it has forked: the child has the handle, too.

@@ -125,10 +125,10 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<Buffer> {
         Ok(buffer) => return Ok(buffer),
         Err(file) => file,
     };
-    read_all(file)
+    read_all(&file)
 }
 
-fn read_all(file: File) -> io::Result<Buffer> {
+fn read_all(file: &File) -> io::Result<Buffer> {
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() == 0 {
         return file.read_to_end();
@@ -146,15 +146,18 @@ fn read_all(file: File) -> io::Result<Buffer> {
 pub fn edit(path: impl AsRef<Path>) -> io::Result<Buffer> {
     let path = path.as_ref();
     let file = File::open_with(OpenOptions::new().read(true).write(true), path)?;
-    let mut buffer = file.read(0, usize::MAX)?;
+    let mut buffer = read_all(&file)?;
     buffer.origin = Some(file);
     Ok(buffer)
 }
 
 /// Makes the file at `path` consist of the buffer's bytes: `std::fs::write`, without writing what it has already.
 ///
-/// Unlike `std::fs::write` it does not truncate first, so at no time is the file empty.
-/// The file stays open with the buffer, for the next save; [`Buffer::close`] lets it go.
+/// Unlike `std::fs::write` it does not truncate first, so at no time is the file empty, unless the file system is full.
+///
+/// The file stays open with the buffer, for the next save, until [`Buffer::close`] or the end of the buffer lets it go. That can be told from
+/// outside: an open file cannot be executed (ETXTBSY), whoever watches it is told only then that it was closed (IN_CLOSE_WRITE),
+/// and its file system cannot be remounted read-only.
 ///
 /// # Errors
 /// As `std::fs::write`.
@@ -168,7 +171,9 @@ pub fn write(path: impl AsRef<Path>, buffer: &mut Buffer) -> io::Result<()> {
         (Ok(ours), Some(there)) => file.owned() && same_file(&ours, there),
         _ => false,
     };
-    let file = match buffer.origin.take().filter(same) {
+    // What may not be written to any more is opened anew, which says so.
+    let writable = |file: &File| file.may_be_replaced(path);
+    let file = match buffer.origin.take().filter(same).filter(writable) {
         Some(file) => file,
         None => {
             let mut options = OpenOptions::new();
@@ -183,8 +188,14 @@ pub fn write(path: impl AsRef<Path>, buffer: &mut Buffer) -> io::Result<()> {
         }
     };
     let len = buffer.len();
-    file.write(0, buffer)?;
-    if file.metadata()?.len() != len as u64 {
+    if file.write(0, buffer).is_err() {
+        // Room that the file had and does not need would have been given back first; or it ends where the room does; or it is one of those
+        // in /proc that are written to in order alone.
+        drop(file);
+        return std::fs::write(path, buffer);
+    }
+    // (To cut an empty file moves its times, too.)
+    if len == 0 || file.metadata()?.len() != len as u64 {
         file.set_len(len as u64)?;
     }
     buffer.origin = Some(file);

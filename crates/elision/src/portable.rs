@@ -235,6 +235,11 @@ impl File {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// It is opened again for each save.
+    pub(crate) fn may_be_replaced(&self, _: &Path) -> bool {
+        false
+    }
+
     /// Nothing depends on who else could write to it.
     pub(crate) fn owned(&self) -> bool {
         true

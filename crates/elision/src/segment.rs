@@ -36,7 +36,7 @@ impl Segment {
     /// # Errors
     /// `ENOMEM` if there is no such stretch of address space, or RLIMIT_AS forbids it.
     pub fn reserve(bytes: usize) -> io::Result<Segment> {
-        let len = bytes.max(1).checked_next_multiple_of(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let len = bytes.max(1).checked_next_multiple_of(PAGE).ok_or_else(no_room)?;
         let base = memory::reserve(len)?;
         let mut free = Stretches::default();
         free.give(base, len);
@@ -74,7 +74,7 @@ impl Segment {
     /// Takes a stretch of `len` bytes (whole pages) out of the segment and makes it usable.
     pub(crate) fn take(&self, len: usize) -> io::Result<usize> {
         let mut free = self.free();
-        let addr = free.fitting(len).ok_or(io::ErrorKind::OutOfMemory)?;
+        let addr = free.fitting(len).ok_or_else(no_room)?;
         make_usable(addr, len)?;
         free.take(addr, len);
         Ok(addr)
@@ -103,6 +103,11 @@ impl Segment {
         }
         self.free().give(addr, len);
     }
+}
+
+/// What the kernel would say.
+pub(crate) fn no_room() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOMEM)
 }
 
 fn make_usable(addr: usize, len: usize) -> io::Result<()> {

@@ -186,6 +186,67 @@ fn ordinary(dir: &Path) {
     for path in ["/etc/passwd", "/etc/shadow", "/root/x"] {
         reads_alike(Path::new(path));
     }
+    // What was opened before may be written to no longer.
+    let path = dir.join("closed");
+    fs::write(&path, bytes(7, LEN)).unwrap();
+    let mut buffer = elision::edit(&path).unwrap();
+    for mode in [0o444, 0o644, 0o000] {
+        buffer[5 * PAGE] ^= 1;
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let opened = OpenOptions::new().write(true).open(&path).map(drop);
+        let written = elision::write(&path, &mut buffer);
+        assert_eq!(outcome(written.map(|()| [])), outcome(opened.map(|()| [])), "{mode:o}");
+    }
+}
+
+/// Files whose size says nothing, opened to be edited or in part; and back to where they came from.
+#[test]
+fn files_that_are_longer_than_they_say() {
+    let expected = |path: &str| fs::read(path).unwrap();
+    let name = "/proc/self/comm";
+    for path in [name, "/proc/self/oom_score_adj", "/sys/kernel/mm/transparent_hugepage/enabled"] {
+        if OpenOptions::new().write(true).open(path).is_ok() {
+            assert_eq!(elision::edit(path).unwrap(), expected(path), "{path}");
+        }
+    }
+    let file = File::open("/proc/cpuinfo").unwrap();
+    let whole = file.read(0, usize::MAX).unwrap();
+    assert!(whole.starts_with(b"processor") && whole.len() > 100);
+    assert_eq!(file.read(3, 40).unwrap(), whole[3..43]);
+    assert_eq!(file.read(1 << 40, 40).unwrap().len(), 0);
+    // (The kernel adds an end of line.)
+    elision::write(name, &mut buffer(b"another name")).unwrap();
+    assert_eq!(expected(name), b"another name\n");
+}
+
+#[test]
+fn offsets_that_no_file_has() {
+    let dir = directory();
+    let path = dir.path().join("data");
+    fs::write(&path, b"some").unwrap();
+    let file = File::open(&path).unwrap();
+    for offset in [i64::MAX as u64 + 1, u64::MAX] {
+        assert_eq!(file.read(offset, 1).unwrap_err().raw_os_error(), Some(libc::EINVAL), "{offset}");
+    }
+    assert_eq!(file.read(i64::MAX as u64, 1).unwrap().len(), 0);
+}
+
+#[test]
+fn want_of_room_has_the_kernels_number() {
+    let segment = elision::Segment::reserve(PAGE).unwrap();
+    let mut buffer = Buffer::new(10).unwrap();
+    let refused = [
+        Buffer::new(usize::MAX).map(drop),
+        Buffer::new(1 << 60).map(drop),
+        elision::Segment::reserve(usize::MAX).map(drop),
+        segment.buffer(2 * PAGE).map(drop),
+        buffer.resize(usize::MAX),
+        buffer.resize(1 << 60),
+    ];
+    for (i, refused) in refused.into_iter().enumerate() {
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::ENOMEM), "{i}");
+    }
+    assert_eq!(buffer, [0; 10]);
 }
 
 #[test]
@@ -298,6 +359,11 @@ fn times_move_and_set_uid_falls() {
     fs::write(&other, bytes(1, LEN)).unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().mode();
     assert_eq!(mode(&one), mode(&other), "{:o} instead of {:o}", mode(&one), mode(&other));
+    // Nothing in place of nothing is a change as well.
+    fs::write(&one, b"").unwrap();
+    set(&one);
+    elision::write(&one, &mut Buffer::new(0).unwrap()).unwrap();
+    assert!(fs::metadata(&one).unwrap().modified().unwrap() > long_ago);
 }
 
 /// Bytes beyond the end of file in the last page stay what they were, and reads stop there.
@@ -338,10 +404,51 @@ fn errors_are_those_of_the_calls() {
     assert_eq!(buffer.read_at(0, LEN, &write_only, 0).unwrap_err().raw_os_error(), Some(libc::EBADF));
     assert_same(&buffer[1..], &content[1..]);
     assert_same(&fs::read(&path).unwrap(), &content);
-    // More than RLIMIT_FSIZE allows, in a process of its own: what fits is written, then EFBIG.
-    let mut part = Part::start("limited", &[path.to_str().unwrap()]);
-    assert_eq!(part.hear(), format!("{} {}", libc::EFBIG, 50 * PAGE));
-    part.finish();
+    // More than RLIMIT_FSIZE allows, in a process of its own: what fits is written, then EFBIG. Nothing is left of a file that was longer.
+    for pages in [40, 100] {
+        fs::write(&path, bytes(12, pages * PAGE)).unwrap();
+        let mut part = Part::start("limited", &[path.to_str().unwrap()]);
+        assert_eq!(part.hear(), format!("{} {}", libc::EFBIG, 50 * PAGE));
+        part.finish();
+    }
+}
+
+/// Where there is no room the same is left as by `std::fs::write`, which gives back first what the old file had.
+#[test]
+fn a_full_file_system() {
+    const MIB: usize = 1 << 20;
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let target = std::ffi::CString::new(dir.path().as_os_str().as_encoded_bytes()).unwrap();
+    // SAFETY: C strings.
+    let mounted = unsafe {
+        let options = c"size=16m".as_ptr().cast();
+        libc::mount(c"tmpfs".as_ptr(), target.as_ptr(), c"tmpfs".as_ptr(), 0, options)
+    };
+    if mounted != 0 {
+        return println!("skipped: no file system can be mounted");
+    }
+    let (path, rest) = (dir.path().join("file"), dir.path().join("rest"));
+    let played = std::panic::catch_unwind(|| {
+        // How long the old file is, how much of that at its end is no hole, and how long the new one is.
+        for (long, solid, new) in [(10, 10, 14), (6, 6, 20), (20, 6, 12), (12, 6, 4), (12, 6, 5)] {
+            let left = [false, true].map(|ours| {
+                let old = fs::File::create(&path).unwrap();
+                old.write_all_at(&bytes(1, solid * MIB), ((long - solid) * MIB) as u64).unwrap();
+                let all_but_one = fs::File::create(&rest).unwrap();
+                all_but_one.write_all_at(&vec![1; (15 - solid) * MIB], 0).unwrap();
+                let mut buffer = buffer(&bytes(2, new * MIB));
+                let result =
+                    if ours { elision::write(&path, &mut buffer) } else { fs::write(&path, &buffer) };
+                (outcome(result.map(|()| [])), fs::read(&path).unwrap())
+            });
+            assert_eq!(left[1].0, left[0].0, "{new} MiB over {long}");
+            assert!(left[1].1 == left[0].1, "{new} MiB over {long}: {}", left[1].1.len());
+        }
+    });
+    // SAFETY: a C string.
+    unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
+    played.unwrap();
 }
 
 fn limited(path: &Path) {

@@ -4,6 +4,9 @@
 use super::raw::{Errno, Result, syscall};
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// What of a file's status anybody here asks on every call. Not its times: asking for ctime or mtime makes the kernel
 /// give the next change a fine-grained one, which a journal then has to keep.
@@ -92,6 +95,22 @@ pub(crate) fn stat_and_mount(fd: i32) -> Result<(Stat, Option<u64>)> {
     const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
     let answer = statx(fd, STAT_MASK | STATX_MNT_ID_UNIQUE)?;
     Ok((answer.into(), (answer.stx_mask & STATX_MNT_ID_UNIQUE != 0).then_some(answer.stx_mnt_id)))
+}
+
+/// May only be appended to, whoever writes (`chattr +a`).
+pub(crate) fn is_append_only(fd: i32) -> Result<bool> {
+    statx(fd, 0).map(|answer| answer.stx_attributes & libc::STATX_ATTR_APPEND as u64 != 0)
+}
+
+/// Would the file at `path` be opened for writing, by its permissions, its attributes and its mount? False where the kernel cannot say.
+pub(crate) fn may_be_written(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: the path is a C string that lives for the call.
+    let asked = unsafe {
+        let (directory, path) = (libc::AT_FDCWD as usize, path.as_ptr() as usize);
+        syscall(libc::SYS_faccessat2, [directory, path, libc::W_OK as usize, libc::AT_EACCESS as usize, 0, 0])
+    };
+    asked.is_ok()
 }
 
 /// When the inode last changed: seconds, nanoseconds. Asking makes the next change tell itself from this one.
