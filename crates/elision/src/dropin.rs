@@ -109,12 +109,22 @@ pub fn before_change(fd: i32) {
 
 /// A descriptor is about to be closed. Cheap while [`write_leases`] is false.
 pub fn closing(fd: i32) {
+    say_closing(fd, false);
+}
+
+/// The same for one that nobody else ever had: how long the file is needed is what its buffers say.
+pub(crate) fn closing_own(fd: i32) {
+    say_closing(fd, true);
+}
+
+fn say_closing(fd: i32, owned: bool) {
     if write_leases()
         && let Ok(stat) = file::stat(fd)
         && files::write_guarded(stat.id)
         && let Some(mut call) = Call::new(Op::Closing, false)
     {
-        call.request().key = stat.id;
+        let request = call.request();
+        (request.key, request.owned) = (stat.id, owned);
         call.send();
     }
 }

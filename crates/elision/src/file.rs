@@ -1,6 +1,7 @@
 //! An open file whose every change goes through this crate.
 
 use crate::buffer::Buffer;
+use crate::dropin;
 use crate::sidecar::{guard, launch};
 use crate::sys;
 use std::fs::{self, OpenOptions};
@@ -29,6 +30,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 /// ```
 #[derive(Debug)]
 pub struct File {
+    /// Before the file itself, so that it goes first.
+    _ending: Ending,
     file: fs::File,
     /// Forks of this process when it was opened; see [`File::owned`].
     born: u64,
@@ -37,6 +40,16 @@ pub struct File {
     /// Reads under way that may be deferred; in the process that opened the file.
     deferrals: AtomicU32,
     process: i32,
+}
+
+/// Says that a descriptor is about to be closed.
+#[derive(Debug)]
+struct Ending(i32);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        dropin::closing_own(self.0);
+    }
 }
 
 /// Stands for [`File::born`] where others may have the file: there are never so many forks.
@@ -88,7 +101,8 @@ impl File {
 
     fn of(file: fs::File, born: u64) -> File {
         let (changes, deferrals) = (AtomicU64::new(0), AtomicU32::new(0));
-        File { file, born, changes, deferrals, process: sys::task::pid() }
+        let ending = Ending(file.as_raw_fd());
+        File { _ending: ending, file, born, changes, deferrals, process: sys::task::pid() }
     }
 
     /// Reads up to `len` bytes from `offset` (fewer only at the end of file) into a new buffer.

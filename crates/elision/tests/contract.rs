@@ -219,6 +219,36 @@ fn files_that_are_longer_than_they_say() {
     assert_eq!(expected(name), b"another name\n");
 }
 
+/// Nobody has a file open for writing any more when its buffer is gone, or has let go of it and needs nothing of it.
+#[test]
+fn a_program_that_was_written_can_be_executed() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let path = dir.path().join("program");
+    let Ok(program) = fs::read("/bin/true") else { return println!("skipped: no /bin/true") };
+    fs::write(&path, &program).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    let execute = || std::process::Command::new(&path).status();
+    if execute().is_err() {
+        return println!("skipped: nothing can be executed here");
+    }
+    for round in 0..120 {
+        let mut buffer = match round % 3 {
+            0 => elision::edit(&path).unwrap(),
+            _ => Buffer::try_from(&program[..]).unwrap(),
+        };
+        buffer[program.len() - 1] ^= 0;
+        elision::write(&path, &mut buffer).unwrap();
+        assert_eq!(execute().unwrap_err().raw_os_error(), Some(libc::ETXTBSY));
+        if round % 3 == 1 {
+            buffer.close();
+        } else {
+            drop(buffer);
+        }
+        execute().unwrap_or_else(|error| panic!("round {round}: {error}"));
+    }
+}
+
 #[test]
 fn offsets_that_no_file_has() {
     let dir = directory();

@@ -26,6 +26,9 @@ pub fn file_system_allowed(magic: i64) -> bool {
 const FIRST_LOOK_MS: u64 = 100;
 const LAST_LOOK_MS: u64 = 1600;
 
+/// It is closed, and there is no need to look.
+const NEVER: u64 = u64::MAX >> 1;
+
 fn refused(error: Errno) -> Reason {
     match error {
         Errno(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOLCK) => Reason::Limit,
@@ -305,8 +308,10 @@ impl State {
         }
         if self.map().share(id).mapped == 0 || holds_locks(known.fd) {
             self.release(id);
-        } else {
+        } else if !request.owned {
             self.put_off_closing(id, FIRST_LOOK_MS);
+        } else if let Some(entry) = self.files.get_mut(id) {
+            entry.closed = NEVER;
         }
     }
 
