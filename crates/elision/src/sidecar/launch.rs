@@ -200,9 +200,9 @@ pub fn ensure() -> bool {
         return false;
     }
     // Some 40 MiB are what it takes.
-    let ready = !task::memory_is_limited() && start(0);
-    START.store(if ready { RUNNING } else { UNAVAILABLE }, Release);
-    ready
+    let started = if task::memory_is_limited() { Some(false) } else { start(0) };
+    START.store(next_start(started), Release);
+    started == Some(true)
 }
 
 /// Is the sidecar there? If it was killed and something depends on it, another is now. Signals must be blocked.
@@ -235,7 +235,9 @@ pub fn lost() {
     // Others may have noticed as well. Whoever comes first looks again when nobody else can start one: another may be at
     // work by now, and two that share one memory and one list of what they hold would destroy each other. (They did,
     // when a thread that had slept through it all took a new sidecar for the dead one.)
-    if START.compare_exchange(RUNNING, STARTING, SeqCst, Acquire).is_err() {
+    if task::now_ms() < AGAIN_MS.load(Acquire)
+        || START.compare_exchange(RUNNING, STARTING, SeqCst, Acquire).is_err()
+    {
         return;
     }
     if alive() {
@@ -248,12 +250,23 @@ pub fn lost() {
 
 /// While START says that one is being started: starts a sidecar after one that has gone, if anything depends on it.
 fn start_again() {
-    let next = match super::state::any_or_leases() {
-        false => IDLE,
-        true if start(-1) => RUNNING,
-        true => UNAVAILABLE,
-    };
+    let next = if super::state::any_or_leases() { next_start(start(-1)) } else { IDLE };
     START.store(next, Release);
+}
+
+/// When one may be started that could not be before.
+static AGAIN_MS: AtomicU64 = AtomicU64::new(0);
+
+/// What START is to say after it was tried. While something depends on there being a sidecar, that one runs, even if it is not so: whoever
+/// finds that out tries again, though not at every call if it was not somebody who killed it.
+fn next_start(started: Option<bool>) -> u32 {
+    match started {
+        Some(true) => return RUNNING,
+        _ if !super::state::any_or_leases() => return UNAVAILABLE,
+        Some(false) => AGAIN_MS.store(task::now_ms() + 100, Release),
+        None => (),
+    }
+    RUNNING
 }
 
 /// The remains of the last sidecar, which has left this memory; no wait() of the program sees them. Until it can be waited for it may still
@@ -290,16 +303,18 @@ fn find_end_word() {
 /// Starts a sidecar and waits until it is ready. `predecessor`: pid of one to take over from, -1 if that one is lost, 0 for a
 /// first start. One that is killed before it is seen to be ready is followed by another: it may have been about to take over
 /// what nobody guards, or have begun to; or it was ready, and at work for others, who were there first.
-fn start(mut predecessor: i32) -> bool {
-    const TRIES: usize = 4;
+/// False: it cannot work here. `None`: somebody kills them all.
+fn start(mut predecessor: i32) -> Option<bool> {
+    const TRIES: usize = 40;
     for _ in 0..TRIES {
-        if let Some(ready) = start_once(predecessor) {
-            return ready;
+        let started = start_once(predecessor);
+        if started.is_some() {
+            return started;
         }
         reap();
         predecessor = -1;
     }
-    false
+    None
 }
 
 /// Prepares the memory, starts the process, waits until it is ready, or says that it cannot work here. `None`: it is gone
@@ -330,7 +345,8 @@ fn start_once(predecessor: i32) -> Option<bool> {
     task::futex_wake(&gate.go);
     let begun = task::now_ms();
     while gate.ready.load(Acquire) == 0 {
-        task::futex_wait(&gate.ready, 0, 100);
+        // The kernel clears the other one when it is gone.
+        task::futex_wait_either(&gate.ready, 0, gate.sidecar.as_ptr() as usize, pid as u32, 100);
         if gate.sidecar.load(Acquire) == 0 {
             // Unless it said so last.
             return (gate.ready.load(Acquire) == 2).then_some(false);
@@ -528,7 +544,7 @@ pub extern "C" fn after_fork_child() {
     START.store(IDLE, Release);
     if super::state::LIVE.load(Acquire) > 0 {
         START.store(STARTING, Release);
-        let covered = start(LAST.load(Acquire));
+        let covered = start(LAST.load(Acquire)) == Some(true);
         START.store(if covered { RUNNING } else { UNAVAILABLE }, Release);
         if !covered {
             // SAFETY: there is no sidecar, and this is the only thread.
