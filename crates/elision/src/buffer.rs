@@ -9,7 +9,6 @@ use crate::read::{self, Terms};
 use crate::segment::{self, Segment};
 use crate::sidecar::channel::{Call, Op, RUNS};
 use crate::stats::Reason;
-use crate::sys;
 use crate::transfer::PAGE;
 use std::fmt;
 use std::io;
@@ -210,25 +209,15 @@ impl Buffer {
     /// stay. Says how many bytes were given back.
     ///
     /// # Errors
-    /// What madvise(2) may give.
+    /// None so far: what cannot be given back stays.
     ///
     /// # Panics
     /// If the range is beyond the buffer.
     pub fn unload(&mut self, range: Range<usize>) -> io::Result<usize> {
-        let mut given = 0;
-        let base = self.addr;
         let _ = &self[range.clone()];
-        for (run, state) in self.ranges() {
-            let start = run.start.max(range.start).next_multiple_of(PAGE);
-            let end = run.end.min(range.end) / PAGE * PAGE;
-            if state == PageState::Loaded && start < end {
-                // SAFETY: these pages have no memory of their own: what is dropped is a view of the page cache, and
-                // `&mut self` keeps everybody from altering them in between.
-                unsafe { sys::memory::advise(base + start, end - start, libc::MADV_DONTNEED)? };
-                given += end - start;
-            }
-        }
-        Ok(given)
+        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+        // SAFETY: `&mut self` keeps everybody from altering these pages meanwhile.
+        Ok(if start < end { unsafe { dropin::unload(self.addr + start, end - start) } } else { 0 })
     }
 
     /// What each run of bytes is: in order, from 0 to the length of the buffer.

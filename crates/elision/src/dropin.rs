@@ -269,6 +269,19 @@ pub unsafe fn zero(addr: usize, len: usize) {
     ask(Op::Zero, pages_of(addr, len, false));
 }
 
+/// Whole pages of the range that are loaded, and have no memory of their own, are loaded again when they are touched. Says how many bytes.
+///
+/// # Safety
+/// Nobody may store into the range meanwhile.
+pub(crate) unsafe fn unload(addr: usize, len: usize) -> usize {
+    if !touched(addr, len) {
+        return 0;
+    }
+    let Some(mut call) = Call::new(Op::Unload, false) else { return 0 };
+    (call.request().addr, call.request().len) = (addr, len);
+    if call.send().is_none() { call.request().handled } else { 0 }
+}
+
 /// Does everything that the sidecar knows hold together? For tests. How many extents there are, or what does not hold.
 pub fn validate() -> Result<usize, &'static str> {
     let Some(mut call) = Call::new(Op::Validate, false) else { return Ok(0) };

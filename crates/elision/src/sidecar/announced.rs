@@ -143,13 +143,18 @@ pub(super) fn untake() {
     }
 }
 
-/// In a forked child: what another thread was leaving stays lost with it. (Nothing else can be here: the sidecar has taken it
-/// before the fork.)
+/// In a forked child: what another thread was leaving stays lost with it. (Anything else can be here only if no sidecar was there to take
+/// it before the fork, and is this one's, too.)
 pub(super) fn reset() {
+    let mut pending = 0;
     for entry in &RING {
-        entry.state.store(FREE, Relaxed);
+        match entry.state.load(Relaxed) {
+            FREE => (),
+            FILLING => entry.state.store(FREE, Relaxed),
+            _ => pending += 1,
+        }
     }
-    PENDING.store(0, Relaxed);
+    PENDING.store(pending, Relaxed);
 }
 
 #[cfg(test)]

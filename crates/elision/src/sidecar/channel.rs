@@ -44,6 +44,8 @@ pub enum Op {
     Relocate,
     /// Make deferred pages of a range zero.
     Zero,
+    /// Give the memory of loaded pages of the range back; they stay associated. `handled`: how many bytes.
+    Unload,
     /// What is the state of the pages of a range?
     Query,
     /// Does everything that is known hold together? Says how many extents there are.

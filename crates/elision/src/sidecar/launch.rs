@@ -11,7 +11,7 @@ use super::channel::{self, Call, Op};
 use super::processes::{self, each_child, each_thread, is_sidecar};
 use super::serve;
 use super::state::State;
-use crate::stats::{self, COUNTERS};
+use crate::stats::{self, COUNTERS, Reason};
 use crate::sys::file;
 use crate::sys::memory;
 use crate::sys::task::{self, Mask};
@@ -73,6 +73,8 @@ static BOARD: AtomicPtr<Board> = AtomicPtr::new(ptr::null_mut());
 static MARK: AtomicUsize = AtomicUsize::new(MARKS);
 /// The fork for which the sidecar has to rest, by number; 0 for none.
 static REST: AtomicU32 = AtomicU32::new(0);
+/// The sidecar that has answered for the fork under way and rests, by its number; 0 if there is none.
+static RESTING: AtomicU32 = AtomicU32::new(0);
 /// A child that has not covered itself by then was killed on the way.
 const UNCOVERED_MS: u64 = 5_000;
 
@@ -486,14 +488,21 @@ pub extern "C" fn before_fork() {
     // SAFETY: FORKING is held.
     unsafe { *FORK_MASK.0.get() = Some(mask) };
     MARK.store(MARKS, Release);
+    RESTING.store(0, Release);
     wait_started();
     // Even if there is nothing that depends on a lease yet: another thread may be about to change that.
-    if present() {
+    while present() {
+        let epoch = epoch();
         REST.store((FORKS.load(Relaxed) as u32).max(1), Release);
-        match Call::new(Op::Fork, false) {
-            Some(mut call) => drop(call.send()),
-            None => REST.store(0, Release),
+        let answered =
+            Call::new(Op::Fork, false).is_some_and(|mut call| call.send() != Some(Reason::Sidecar));
+        if answered {
+            RESTING.store(epoch, Release);
+            break;
         }
+        // It was killed; the next one has to be asked, who needs no mark that the last one may have set.
+        REST.store(0, Release);
+        remove_mark();
     }
     let Some(board) = board() else { return };
     // This thread's earlier forks are none of those that may yet turn out to have failed.
@@ -532,6 +541,8 @@ pub extern "C" fn after_fork_parent() {
 
 /// After a fork, in the child.
 pub extern "C" fn after_fork_child() {
+    // Else there was none, or it was killed while it rested; and what this is a copy of may have been changed by another in the middle of it.
+    let rested = RESTING.load(Acquire) == epoch() && START.load(Acquire) == RUNNING;
     REST.store(0, Release);
     PROGRAM.store(task::pid(), Release);
     find_end_word();
@@ -542,14 +553,14 @@ pub extern "C" fn after_fork_child() {
     PASSING.store(0, Release);
     COUNTERS.reset();
     START.store(IDLE, Release);
-    if super::state::LIVE.load(Acquire) > 0 {
+    if super::state::LIVE.load(Acquire) > 0 || super::announced::pending() > 0 {
         START.store(STARTING, Release);
-        let covered = start(LAST.load(Acquire)) == Some(true);
+        let covered = start(if rested { LAST.load(Acquire) } else { -1 }) == Some(true);
         START.store(if covered { RUNNING } else { UNAVAILABLE }, Release);
         if !covered {
             // SAFETY: there is no sidecar, and this is the only thread.
             if let Some(state) = unsafe { state() } {
-                state.materialise_alone();
+                state.materialise_alone(rested);
             }
         }
     } else {

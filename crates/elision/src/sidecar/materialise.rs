@@ -41,6 +41,10 @@ const OWN_MEMORY: Wanted = Wanted {
     protect: false,
 };
 
+/// Pages without, that are in memory.
+const LOADED: Wanted =
+    Wanted { all: category::FILE | category::PRESENT, inverted: 0, any: category::PRESENT, protect: false };
+
 /// An extent and the memory that is to take its place.
 #[derive(Clone, Copy)]
 struct Shadow {
@@ -106,6 +110,30 @@ impl State {
         }
         self.find_again(addr, len);
         self.forget(addr, len);
+    }
+
+    /// Has the loaded pages of a range loaded again when they are touched. Says how many bytes. (Here and not in the thread that wants it: what
+    /// it was told is loaded may have been given memory of its own by the time it acts on that, and would be zeroes. Seen once in some
+    /// 50,000 histories.)
+    pub(super) fn unload(&mut self, addr: usize, len: usize) -> usize {
+        let mut given = 0;
+        let mut at = addr;
+        loop {
+            let next = self.map().overlapping(at, (addr + len).saturating_sub(at)).next();
+            let Some(row) = next else { return given };
+            at = row.end();
+            if row.kind != Kind::Mapped || !self.is_still_mapped(row) {
+                continue;
+            }
+            self.scan_each(row.addr, row.end(), LOADED, |run| {
+                let (from, len) = (run.start as usize, (run.end - run.start) as usize);
+                // SAFETY: these pages have no memory of their own: what is dropped is a view of the page cache, and whoever could
+                // alter them waits for the answer.
+                if unsafe { memory::advise(from, len, libc::MADV_DONTNEED) }.is_ok() {
+                    given += len;
+                }
+            });
+        }
     }
 
     /// Drops what was recorded of a range.

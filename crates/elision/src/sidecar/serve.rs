@@ -245,14 +245,20 @@ impl State {
         self.files.remove(id);
     }
 
-    /// In a forked child that could not start a sidecar, by its only thread.
-    pub(super) fn materialise_alone(&mut self) {
+    /// In a forked child that could not start a sidecar, by its only thread. `whole`: what is recorded was not being changed when it was
+    /// copied.
+    pub(super) fn materialise_alone(&mut self, whole: bool) {
         self.pause.alone = true;
         // Its own descriptors went with its parent's sidecar; these two it may open itself for a moment.
         let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
         self.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
         self.maps = file::open(c"/proc/self/maps", read_only, 0).unwrap_or(-1);
         self.tracker = -1;
+        if !whole {
+            self.map().clear();
+            self.take_news();
+            self.survey();
+        }
         for id in self.files.ids() {
             self.materialise_file(id);
             self.drop_file(id);
@@ -433,6 +439,10 @@ impl State {
                 None
             }
             Op::Relocate => self.relocate(request),
+            Op::Unload => {
+                request.handled = self.unload(request.addr, request.len);
+                None
+            }
             Op::Zero => {
                 self.zero(request.addr, request.len);
                 None
