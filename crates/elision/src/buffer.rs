@@ -89,6 +89,8 @@ impl Buffer {
         } else if room < self.room {
             if self.announced {
                 quick::settle();
+                // SAFETY: our own pages, which are exclusively borrowed, and cut off.
+                unsafe { quick::let_go(self.addr + room, self.room - room) };
             }
             self.segment.give(self.addr + room, self.room - room);
             self.room = room;
@@ -270,7 +272,8 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.announced {
-            quick::forget(self.addr, self.room);
+            // SAFETY: the memory is ours, and goes.
+            unsafe { quick::forget(self.addr, self.room) };
         } else if self.segment.is_sole() {
             // The segment ends with its only buffer: unmapped once, as a whole.
             // SAFETY: the memory is ours, and goes.

@@ -142,10 +142,28 @@ pub(crate) fn settle() {
 }
 
 /// The memory of a buffer that [`read`] made is about to go.
-pub(crate) fn forget(addr: usize, len: usize) {
-    // Whoever wants to know how much was loaded has the sidecar look at the page tables first. Nobody else has to tell it of
-    // what it has never heard.
-    if crate::stats::exact() || !announced::withdraw(addr, launch::alive) {
+///
+/// # Safety
+/// The range is the caller's, and nobody uses it any more.
+pub(crate) unsafe fn forget(addr: usize, len: usize) {
+    // Whoever wants to know how much was loaded has the sidecar look at the page tables first.
+    if crate::stats::exact() {
+        return crate::dropin::forget_known(addr, len);
+    }
+    // SAFETY: the caller's promise. The addresses stay taken, so that nobody else's word of them can be taken for this one.
+    unsafe { let_go(addr, len) };
+    // Nobody has to tell the sidecar of what it has never heard.
+    if !announced::withdraw(addr, launch::alive) {
         crate::dropin::forget_known(addr, len);
     }
+}
+
+/// The mapping goes before the word of it does: a child that another thread forks in between would have a copy, and with it the lease, of
+/// which nobody knows.
+///
+/// # Safety
+/// As [`forget`].
+pub(crate) unsafe fn let_go(addr: usize, len: usize) {
+    // SAFETY: the caller's promise. If there is no room for it the mapping goes a moment later.
+    let _ = unsafe { memory::unreserve(addr, len) };
 }
