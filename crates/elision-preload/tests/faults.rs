@@ -136,7 +136,7 @@ fn the_helper_is_killed_at_any_moment() {
 /// nothing of yet, a list that says half of two things, a lease taken that is on no list.
 #[test]
 fn the_helper_is_killed_between_any_two_instructions() {
-    killed_in(120, &["4"]);
+    killed_in(60, &["4"]);
 }
 
 /// Pages are exchanged one by one then, and each is in nobody's memory but the helper's for a moment.
