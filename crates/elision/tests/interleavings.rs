@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, say};
+use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, say, sidecars};
 use elision::{Buffer, File, PageState, Segment};
 use std::ffi::{CStr, CString};
 use std::fs::{self, OpenOptions};
@@ -221,7 +221,7 @@ fn the_sidecar_is_killed_while_several_threads_wait() {
         .collect();
     for round in 0..8 {
         std::thread::sleep(Duration::from_millis(20 + 3 * round));
-        for pid in sidecars() {
+        for pid in sidecars(std::process::id() as i32) {
             // SAFETY: a child of this process; nobody else waits for it.
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
@@ -449,23 +449,6 @@ fn on_tmpfs() -> Option<tempfile::TempDir> {
         return Some(dir);
     }
     if is_tmpfs(c"/dev/shm") { tempfile::tempdir_in("/dev/shm").ok() } else { None }
-}
-
-/// The sidecars of this process.
-fn sidecars() -> Vec<i32> {
-    let mut found = Vec::new();
-    let me = std::process::id().to_string();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
-        let mut fields = rest.split_whitespace();
-        let (state, parent) = (fields.next(), fields.next());
-        if name.ends_with("(elision") && state != Some("Z") && parent == Some(&me) {
-            found.push(pid);
-        }
-    }
-    found
 }
 
 fn play(role: &str, arguments: &[String]) {

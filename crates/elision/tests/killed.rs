@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Part, bytes, difference, directory, hear, say};
+use common::{PAGE, Part, bytes, difference, directory, hear, say, sidecars};
 use elision::{Buffer, File};
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -13,7 +13,6 @@ use std::ptr;
 crate::roles!(play);
 
 const LEN: usize = (64 << 10) + 5;
-const PAGE: usize = 4096;
 const ROUNDS: u64 = 64;
 
 fn play(role: &str, _: &[String]) {
@@ -79,16 +78,6 @@ impl Traced {
     }
 }
 
-/// The sidecar of this process, if there is one.
-fn sidecar() -> Option<i32> {
-    let parent = format!("\nPPid:\t{}\n", std::process::id());
-    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let status = fs::read_to_string(entry.path().join("status")).ok()?;
-        let ours = status.starts_with("Name:\telision\n") && status.contains(&parent);
-        (ours && !status.contains("(zombie)")).then(|| entry.file_name().to_str()?.parse().ok())?
-    })
-}
-
 fn assert_same(got: &[u8], expected: &[u8], what: &str) {
     if let Some(how) = difference(got, expected) {
         panic!("{what}: {how}");
@@ -135,7 +124,7 @@ fn between_any_two_instructions() {
         let (calls, steps) = (below(24), below(10));
         let steps = below(1 << steps);
         let what = format!("round {round}, {calls} calls, {steps} steps");
-        let found = sidecar();
+        let found = sidecars(std::process::id() as i32).first().copied();
         if let Some(pid) = found {
             killer.say(&format!("{pid} {calls} {steps}"));
             if killer.hear() == "refused" {

@@ -7,7 +7,7 @@ mod common;
 #[path = "../../elision-preload/tests/common/image.rs"]
 mod image;
 
-use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, say};
+use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, say, sidecars};
 use elision::{Buffer, File, PageState, Segment};
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -49,22 +49,6 @@ fn assert_same(got: &[u8], expected: &[u8]) {
     if let Some(how) = difference(got, expected) {
         panic!("{how}");
     }
-}
-
-/// The sidecars of a process: its children that go by that name.
-fn sidecars(pid: i32) -> Vec<i32> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(candidate) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
-        let mut fields = rest.split_whitespace();
-        let (state, parent) = (fields.next(), fields.next());
-        if name.ends_with("(elision") && state != Some("Z") && parent == Some(&pid.to_string()) {
-            found.push(candidate);
-        }
-    }
-    found
 }
 
 /// Is the process gone, or dead and only waiting for its parent to notice?

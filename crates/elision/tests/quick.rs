@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually};
+use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, sidecars};
 use elision::{Buffer, PageState};
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
@@ -47,17 +47,7 @@ fn place(len: usize) -> Option<Place> {
 
 /// The helper of this process.
 fn helper() -> i32 {
-    let own = std::process::id().to_string();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
-        let mut fields = rest.split_whitespace();
-        let (state, parent) = (fields.next(), fields.next());
-        if name.ends_with("(elision") && state != Some("Z") && parent == Some(&own) {
-            return entry.file_name().to_str().unwrap().parse().unwrap();
-        }
-    }
-    panic!("no helper was started");
+    *sidecars(std::process::id() as i32).first().expect("no helper was started")
 }
 
 fn state_of(pid: i32) -> char {

@@ -1,63 +1,15 @@
 // The helper is killed at a point that is chosen: so many system calls and so many instructions after something is asked of it. A second
 // process, of which nothing is deferred, has it run as far as that.
 #define _GNU_SOURCE
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
+
+#include "helper.h"
 
 #define LEN (64 << 10)
-
-static void need(int good, const char *what) {
-    if (!good) {
-        printf("%s: %s\n", what, strerror(errno));
-        exit(1);
-    }
-}
-
-static unsigned char *memory(void) {
-    unsigned char *p = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    need(p != MAP_FAILED, "mmap");
-    return p;
-}
-
-static void make(const char *path, int byte) {
-    unsigned char *p = memory();
-    memset(p, byte, LEN);
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
-    need(write(fd, p, LEN) == LEN, "write");
-    close(fd), munmap(p, LEN);
-}
-
-// The helper of a program, a child that no wait tells of; 0 if there is none but one.
-static pid_t helper(pid_t program, pid_t but) {
-    char path[300], text[512], parent[40];
-    pid_t found = 0;
-    sprintf(parent, "\nPPid:\t%d\n", program);
-    DIR *processes = opendir("/proc");
-    for (struct dirent *entry; !found && (entry = readdir(processes));) {
-        snprintf(path, sizeof path, "/proc/%s/status", entry->d_name);
-        FILE *file = atoi(entry->d_name) ? fopen(path, "r") : NULL;
-        if (!file)
-            continue;
-        text[fread(text, 1, sizeof text - 1, file)] = 0;
-        fclose(file);
-        if (!strncmp(text, "Name:\telision\n", 14) && strstr(text, parent) && !strstr(text, "(zombie)") &&
-            atoi(entry->d_name) != but)
-            found = atoi(entry->d_name);
-    }
-    closedir(processes);
-    return found;
-}
 
 // Its youngest child.
 static pid_t child(pid_t program) {
@@ -178,16 +130,16 @@ int main(int count, char **words) {
         killer();
     }
     close(plans[0]);
-    make("other", 7);
+    make("other", LEN, 7);
     int from = open("other", O_RDONLY), own = open("other", O_RDONLY);
-    unsigned char *always = memory();
+    unsigned char *always = memory(LEN);
     for (int round = 0; round < rounds; round++) {
         // Whoever waits for a lease waits for 45 s.
         alarm(30);
         int row = full ? 3 : round % 10, alone = round / 10 % 2;
-        make("cut", 5);
+        make("cut", LEN, 5);
         int fd = open("cut", row == 1 ? O_RDONLY : O_RDWR);
-        unsigned char *p = memory();
+        unsigned char *p = memory(LEN);
         if (row > 1)
             need(pread(fd, p, LEN, 0) == LEN, "pread");
         if (row > 2)
@@ -243,7 +195,7 @@ int main(int count, char **words) {
             break;
         }
         case 7: {
-            unsigned char *place = memory();
+            unsigned char *place = memory(LEN);
             p = mremap(p, LEN, LEN, MREMAP_MAYMOVE | MREMAP_FIXED, place);
             need(p == place, what);
             break;
@@ -265,21 +217,21 @@ int main(int count, char **words) {
         if (p)
             same(p, row > 2 ? 9 : 5, 5, what);
         if (row == 4) {
-            unsigned char *now = memory();
+            unsigned char *now = memory(LEN);
             for (int at = 0; at < LEN; at += 1000)
                 pread(fd, now + at, at + 1000 > LEN ? LEN - at : 1000, at);
             same(now, 9, 5, what);
             munmap(now, LEN);
         }
         if (alone)
-            always = memory();
+            always = memory(LEN);
         else
             same(always, 7, 7, what);
         need(!truncate("cut", 0), what);
         if (p)
             same(p, row > 2 ? 9 : 5, 5, what);
         else
-            p = memory();
+            p = memory(LEN);
         need(pread(own, p, row == 5 ? 4096 : LEN, 0) > 0 && p[0] == 7, what);
         munmap(p, LEN);
         if (fd >= 0)

@@ -1,17 +1,10 @@
 // What a program meets while its threads are held still again and again; and while its helper is gone.
 #define _GNU_SOURCE
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/sem.h>
 #include <sys/sendfile.h>
@@ -19,30 +12,10 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
+
+#include "helper.h"
 
 #define LEN (1 << 20)
-
-static void need(int good, const char *what) {
-    if (!good) {
-        printf("%s: %s\n", what, strerror(errno));
-        exit(1);
-    }
-}
-
-static unsigned char *memory(size_t len) {
-    unsigned char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    need(p != MAP_FAILED, "mmap");
-    return p;
-}
-
-static void make(const char *path, size_t len) {
-    unsigned char *p = memory(len);
-    memset(p, 5, len);
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
-    need(write(fd, p, len) == (ssize_t)len, "write");
-    close(fd), munmap(p, len);
-}
 
 // Each turn gives pages memory of their own, for which all threads are held still.
 static atomic_int over, turns;
@@ -60,7 +33,7 @@ static void *turn(void *unused) {
 // Calls that end early when a signal is on its way.
 static void whole(void) {
     const int size = 8 << 20, times = 40;
-    make("from", size);
+    make("from", size, 5);
     unsigned char *p = memory(size);
     int from = open("from", O_RDONLY), to = open("to", O_RDWR | O_CREAT, 0644);
     int zero = open("/dev/zero", O_RDONLY), urandom = open("/dev/urandom", O_RDONLY);
@@ -116,26 +89,6 @@ static void waits(void) {
     semctl(semaphore, 0, IPC_RMID);
 }
 
-// The helper, a child that no wait tells of; 0 if there is none.
-static pid_t helper(void) {
-    char path[300], text[512], parent[40];
-    pid_t found = 0;
-    sprintf(parent, "\nPPid:\t%d\n", getpid());
-    DIR *processes = opendir("/proc");
-    for (struct dirent *entry; !found && (entry = readdir(processes));) {
-        snprintf(path, sizeof path, "/proc/%s/status", entry->d_name);
-        FILE *file = atoi(entry->d_name) ? fopen(path, "r") : NULL;
-        if (!file)
-            continue;
-        text[fread(text, 1, sizeof text - 1, file)] = 0;
-        fclose(file);
-        if (!strncmp(text, "Name:\telision\n", 14) && strstr(text, parent) && !strstr(text, "(zombie)"))
-            found = atoi(entry->d_name);
-    }
-    closedir(processes);
-    return found;
-}
-
 static void *reads(void *unused) {
     unsigned char *p = memory(64 << 10);
     int fd = open("turned", O_RDONLY);
@@ -152,11 +105,11 @@ static void noticed(unsigned seed, int rounds) {
     for (int i = 0; i < 2; i++)
         pthread_create(&threads[i], NULL, reads, NULL);
     for (int round = 0; round < rounds; round++) {
-        make("cut", LEN);
+        make("cut", LEN, 5);
         int fd = open("cut", O_RDWR);
         unsigned char *p = memory(LEN);
         need(pread(fd, p, LEN, 0) == LEN, "pread");
-        pid_t killed = helper();
+        pid_t killed = helper(getpid(), 0);
         if (killed) {
             kill(killed, SIGKILL);
             // No event tells of the moments that matter: some are tried.
@@ -193,13 +146,13 @@ static int is_mapped(const char *path) {
 
 // The same with the very first one, before whoever has started it sees that it is ready.
 static void first(void) {
-    make("cut", LEN);
+    make("cut", LEN, 5);
     int fd = open("cut", O_RDWR), elided = getenv("LD_PRELOAD") != NULL;
     unsigned char *p = memory(LEN);
     pthread_t starting, others[6];
     pthread_create(&starting, NULL, starts, NULL);
     pid_t killed = 0;
-    while (elided && !(killed = helper()))
+    while (elided && !(killed = helper(getpid(), 0)))
         ;
     // He has to wait for a processor.
     struct sched_param none = {0};
@@ -236,14 +189,14 @@ static void each_first(void) {
 
 // Nobody is there to answer, and the program itself wants the file.
 static void wanted(const char *how) {
-    make("file", LEN);
+    make("file", LEN, 5);
     int fd = open("file", strstr(how, "written") ? O_RDWR : O_RDONLY);
     unsigned char *p = memory(LEN);
     need(pread(fd, p, LEN, 0) == LEN, "pread");
-    pid_t killed = helper();
+    pid_t killed = helper(getpid(), 0);
     if (killed)
         kill(killed, SIGKILL);
-    while (helper())
+    while (helper(getpid(), 0))
         usleep(100);
     if (!strcmp(how, "truncate"))
         need(truncate("file", LEN / 2) == 0, how);
@@ -265,7 +218,7 @@ static void wanted(const char *how) {
 
 // A mapping of the program's own keeps a description that was closed, and with it whatever lease there is.
 static void mapped(void) {
-    make("file", LEN);
+    make("file", LEN, 5);
     int fd = open("file", O_RDWR);
     unsigned char *p = memory(LEN);
     need(pread(fd, p, LEN, 0) == LEN, "pread");
@@ -283,7 +236,7 @@ int main(int count, char **words) {
     pthread_t turning;
     int turned = !strcmp(row, "whole") || !strcmp(row, "waits");
     if (turned) {
-        make("turned", LEN);
+        make("turned", LEN, 5);
         pthread_create(&turning, NULL, turn, NULL);
         while (!turns)
             usleep(100);
@@ -293,9 +246,9 @@ int main(int count, char **words) {
     else if (!strcmp(row, "waits"))
         waits();
     else if (!strcmp(row, "noticed"))
-        make("turned", LEN), noticed(1, 100);
+        make("turned", LEN, 5), noticed(1, 100);
     else if (!strcmp(row, "first"))
-        make("turned", LEN), each_first();
+        make("turned", LEN, 5), each_first();
     else if (!strcmp(row, "mapped"))
         mapped();
     else

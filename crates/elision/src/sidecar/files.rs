@@ -97,17 +97,8 @@ pub struct Files {
 }
 
 impl Files {
-    /// Forgets all of them.
-    pub fn clear(&mut self) {
-        for id in self.ids() {
-            if self.get(id).used {
-                self.remove(id);
-            }
-        }
-    }
-
     /// Forgets all of them, in whatever state a sidecar that was killed has left the table.
-    pub fn begin(&mut self) {
+    pub fn clear(&mut self) {
         for entry in self.entries.iter_mut().take(self.top) {
             *entry = NO_FILE;
         }

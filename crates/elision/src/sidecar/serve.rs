@@ -140,11 +140,7 @@ impl State {
         match PREDECESSOR.load(Acquire) {
             0 => {
                 // What is recorded is a parent's or a dead sidecar's: its descriptors are not ours.
-                self.give_up_orphaned_leases();
-                self.map().clear();
-                self.files.clear();
-                self.unsurveyed = false;
-                self.publish();
+                self.begin_anew();
                 held
             }
             // Whether or not it can be held: these extents exist, and somebody has to look after them.
@@ -217,10 +213,15 @@ impl State {
                 self.materialise_orphan(id);
             }
         }
+        self.begin_anew();
+    }
+
+    /// Nothing is recorded any more, and no lease is left of those that another sidecar has taken on descriptions of the program's.
+    fn begin_anew(&mut self) {
         self.give_up_orphaned_leases();
         self.taking = FileKey::default();
         self.map().clear();
-        self.files.begin();
+        self.files.clear();
         self.unsurveyed = false;
         self.publish();
     }

@@ -134,6 +134,22 @@ pub fn descriptors() -> Vec<i32> {
     numbers
 }
 
+/// The sidecars of a process: its children that go by that name.
+pub fn sidecars(pid: i32) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(candidate) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
+        let mut fields = rest.split_whitespace();
+        let (state, parent) = (fields.next(), fields.next());
+        if name.ends_with("(elision") && state != Some("Z") && parent == Some(&pid.to_string()) {
+            found.push(candidate);
+        }
+    }
+    found
+}
+
 /// A process that plays a part, and lines to and from it.
 pub struct Part {
     pub child: Child,
