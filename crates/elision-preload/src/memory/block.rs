@@ -671,12 +671,14 @@ mod tests {
             [33 << 20, (33 << 20) + 1, (34 << 20) - 32, (34 << 20) - 24, (34 << 20) - 16, (34 << 20) - 1]
         {
             // SAFETY: nobody else's, and given back.
-            let theirs = unsafe {
+            let usable = unsafe {
                 let memory = libc::malloc(request);
                 let usable = libc::malloc_usable_size(memory);
                 libc::free(memory);
                 usable
             };
+            // Up to the end of its mapping: glibc 2.43 maps as much as ever, and keeps the last word of it to itself.
+            let theirs = whole_pages(usable + 16).unwrap() - 16;
             for phase in [0, 16, 32, 2048, 4080] {
                 assert!(len_for(request, phase).unwrap() - phase >= theirs, "{request} {phase}");
             }
