@@ -472,15 +472,16 @@ fn a_program_that_gives_up_its_rights_leaves_none_with_the_sidecar() {
     let script = r#"
 import os, sys
 def sidecars():
-    found = []
+    all = {}
     for pid in filter(str.isdigit, os.listdir('/proc')):
         try:
             status = dict(line.split(':', 1) for line in open(f'/proc/{pid}/status') if ':' in line)
         except OSError:
             continue
-        if status['Name'].strip() == 'elision' and int(status['PPid']) == os.getpid() and 'Z' not in status['State']:
-            found.append(status['Uid'].split()[0])
-    return found
+        if 'Z' not in status['State']:
+            all[int(pid)] = (status['Name'].strip(), int(status['PPid']), status['Uid'].split()[0])
+    watching = {pid for pid in all if all[pid][:2] == ('elision-watch', os.getpid())}
+    return [user for name, parent, user in all.values() if name == 'elision' and parent in watching]
 path = sys.argv[1]
 before = open(path, 'rb', buffering=0)
 size = os.fstat(before.fileno()).st_size

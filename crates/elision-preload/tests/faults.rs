@@ -59,9 +59,15 @@ impl Program {
         Program { child, output, made }
     }
 
+    /// The parent of this program's helper.
+    fn supervisor(&self) -> Option<i32> {
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).ok()?;
+        let name = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        children.split_whitespace().rfind(|pid| name(pid) == "elision-watch\n")?.parse().ok()
+    }
+
     /// Until a helper of this program guards its file.
     fn helper(&mut self) -> Option<i32> {
-        let parent = format!("PPid:\t{}\n", self.child.id());
         let file = self.made.path().join("file");
         let guards = |process: &Path| {
             let descriptors = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
@@ -69,6 +75,7 @@ impl Program {
         };
         let deadline = Instant::now() + Duration::from_secs(5);
         while Instant::now() < deadline && self.child.try_wait().unwrap().is_none() {
+            let parent = format!("PPid:\t{}\n", self.supervisor().unwrap_or(0));
             let found = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
                 let entry = entry.ok()?;
                 let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
@@ -163,11 +170,39 @@ fn killed_in(rounds: u32, more: &[&str]) {
     assert!(killed > rounds / 2, "only {killed} helpers were there to be killed");
 }
 
+/// Who wants to change the file waits no longer than for any helper, and nothing of what has been read is lost, though it may be hours
+/// before the program makes its next call.
+#[test]
+fn the_helper_is_killed_and_the_program_makes_no_call() {
+    let mut dice = Dice(3);
+    for row in ["orphaned_reader", "orphaned_writer"] {
+        for round in 0..6 {
+            let mut program = Program::start(row);
+            let helper = program.helper().unwrap();
+            // SAFETY: the helper of a program of ours.
+            assert_eq!(unsafe { libc::kill(helper, libc::SIGKILL) }, 0);
+            if round > 0 {
+                some_time(&mut dice, 2_000);
+            }
+            let begun = Instant::now();
+            let file = std::fs::OpenOptions::new().write(true).open(program.made.path().join("file")).unwrap();
+            file.set_len(4096 * (round % 2)).unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(15), "a lease had nobody to answer for it");
+            drop(file);
+            let (said, _made) = program.finish();
+            assert!(said.ends_with(": yes\n"), "{said}");
+        }
+    }
+}
+
+/// Both at once, as by their name: the program's next call starts another helper, with another parent.
 fn others_go_on_after(row: &str) {
     let mut program = Program::start(row);
     let helper = program.helper().unwrap();
-    // SAFETY: the helper of a program of ours.
-    assert_eq!(unsafe { libc::kill(helper, libc::SIGKILL) }, 0);
+    for pid in [program.supervisor().unwrap(), helper] {
+        // SAFETY: the helper of a program of ours, and its parent.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    }
     let begun = Instant::now();
     let (said, _made) = program.finish();
     assert!(said.ends_with(": yes\n"), "{said}");
@@ -192,7 +227,7 @@ fn the_next_helper_is_killed_while_it_starts() {
     for row in ["orphaned_reader", "orphaned_writer"] {
         let mut program = Program::start(row);
         let helper = program.helper().unwrap();
-        let list = format!("/proc/{0}/task/{0}/children", program.child.id());
+        let list = format!("/proc/{0}/task/{0}/children", program.supervisor().unwrap());
         let children = || -> Option<Vec<i32>> {
             Some(std::fs::read_to_string(&list).ok()?.split_whitespace().flat_map(str::parse).collect())
         };
@@ -204,7 +239,7 @@ fn the_next_helper_is_killed_while_it_starts() {
             unsafe { libc::kill(pid, libc::SIGKILL) }
         };
         assert_eq!(kill(helper), 0);
-        // Its next big call starts another, which is killed at sight.
+        // Its parent starts another, which is killed at sight.
         program.child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
         let begun = Instant::now();
         let next = loop {

@@ -915,13 +915,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The helper of this process, if there is one.
 fn helper() -> Option<i32> {
-    // A child of whichever thread has started it.
+    child("self", "elision-watch").and_then(|pid| child(&pid, "elision"))?.parse().ok()
+}
+
+/// The last child of this name of any thread of the process. (There may be remains of others.)
+fn child(process: &str, name: &str) -> Option<String> {
     let of_thread = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).ok();
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).ok()?.flatten();
     let children: String = tasks.filter_map(of_thread).collect();
-    let name = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    // The last one, if there are remains of others.
-    children.split_whitespace().rfind(|pid| name(pid).trim_end() == "elision")?.parse().ok()
+    let called = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(children.split_whitespace().rfind(|pid| called(pid).trim_end() == name)?.to_owned())
 }
 
 /// Whatever the helper was at when it was killed, nobody notices: neither who asked it for something, nor another thread, nor a forked

@@ -7,7 +7,7 @@ mod common;
 #[path = "../../elision-preload/tests/common/image.rs"]
 mod image;
 
-use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, say, sidecars};
+use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, say, sidecars, supervisors};
 use elision::{Buffer, File, PageState, Segment};
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -229,6 +229,40 @@ fn a_killed_sidecar_is_replaced() {
     assert!(begun.elapsed() < Duration::from_secs(20), "a lease was left: {:?}", begun.elapsed());
     assert_same(&first, &expected);
     assert_same(&again, &expected_second);
+    other.finish();
+}
+
+/// If it is its parent that is killed, it goes on; and when it is killed, too, the next call has both started anew.
+#[test]
+fn who_starts_it_is_killed() {
+    let dir = directory();
+    let paths = ["data", "second", "third"].map(|name| dir.path().join(name));
+    let expected = paths.each_ref().map(|path| file(path, 8 * MIB));
+    if !common::defers(dir.path()) {
+        return;
+    }
+    let me = std::process::id() as i32;
+    let mut other = Part::start("other", &[]);
+    let first = elision::read(&paths[0]).unwrap();
+    let second = elision::read(&paths[1]).unwrap();
+    let (killed, left) = (supervisors(me)[0], sidecars(me)[0]);
+    signal(killed, libc::SIGKILL);
+    eventually("it is gone", || gone(killed));
+    let begun = Instant::now();
+    other.ask(&changes(&paths[0])[1]).unwrap();
+    let third = File::open(&paths[2]).unwrap().read(0, 8 * MIB).unwrap();
+    assert!(!gone(left));
+    signal(left, libc::SIGKILL);
+    eventually("it is gone", || gone(left));
+    drop(File::open(&paths[1]).unwrap().read(0, 8 * MIB).unwrap());
+    assert_eq!((supervisors(me).len(), sidecars(me).len()), (1, 1));
+    for path in &paths[1..] {
+        other.ask(&changes(path)[1]).unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "a lease was left: {:?}", begun.elapsed());
+    for (buffer, expected) in [first, second, third].iter().zip(&expected) {
+        assert_same(buffer, expected);
+    }
     other.finish();
 }
 

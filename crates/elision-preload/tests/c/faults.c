@@ -270,14 +270,13 @@ static void *reads_and_frees(void *unused) {
     return unused;
 }
 
-/* Has the helper, if there is one, this effective group? It is a child of the thread that needed it first. Counts in `helpers` how
- * many there are, dead ones included. */
-static int helpers;
-static int helper_has_group(gid_t group) {
+/* Have all children of the name in /proc/PROCESS/task, and of their children those that are helpers, this effective group? */
+static int children_have_group(const char *process, const char *called, gid_t group, int *helpers) {
     glob_t lists = {0};
     int good = 1;
-    helpers = 0;
-    glob("/proc/self/task/*/children", 0, NULL, &lists);
+    char pattern[64];
+    snprintf(pattern, sizeof pattern, "/proc/%s/task/*/children", process);
+    glob(pattern, 0, NULL, &lists);
     for (size_t i = 0; i < lists.gl_pathc; i++) {
         FILE *children = fopen(lists.gl_pathv[i], "r");
         for (int pid; children && fscanf(children, "%d", &pid) == 1;) {
@@ -287,17 +286,29 @@ static int helper_has_group(gid_t group) {
             unsigned real, effective;
             while (status && fgets(line, sizeof line, status)) {
                 sscanf(line, "Name: %31s", name);
-                if (sscanf(line, "Gid: %u %u", &real, &effective) == 2 && !strcmp(name, "elision"))
-                    good &= effective == group, helpers++;
+                if (sscanf(line, "Gid: %u %u", &real, &effective) == 2 && !strcmp(name, called))
+                    good &= effective == group, ++*helpers;
             }
             if (status)
                 fclose(status);
+            int below = 0;
+            snprintf(path, sizeof path, "%d", pid);
+            if (!strcmp(name, "elision-watch"))
+                good &= children_have_group(path, "elision", group, &below);
         }
         if (children)
             fclose(children);
     }
     globfree(&lists);
     return good;
+}
+
+/* Has the helper, if there is one, this effective group? Its parent is a child of the thread that needed it first. Counts in `helpers`
+ * how many there are, dead ones included. */
+static int helpers;
+static int helper_has_group(gid_t group) {
+    helpers = 0;
+    return children_have_group("self", "elision-watch", group, &helpers);
 }
 
 /* Rights change again and again, in two threads, while others need a helper. */

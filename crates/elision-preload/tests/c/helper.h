@@ -29,23 +29,31 @@ static void make(const char *path, size_t len, int byte) {
     close(fd), munmap(p, len);
 }
 
-// The helper of a program, a child that no wait tells of; 0 if there is none but one.
-static pid_t helper(pid_t program, pid_t but) {
-    char path[300], text[512], parent[40];
+// The youngest child of a process with this name, not counting this one; 0 if there is none.
+static pid_t child(pid_t process, const char *name, pid_t but) {
+    char path[300], text[512], parent[40], first[40];
     pid_t found = 0;
-    sprintf(parent, "\nPPid:\t%d\n", program);
+    sprintf(first, "Name:\t%s\n", name);
+    sprintf(parent, "\nPPid:\t%d\n", process);
     DIR *processes = opendir("/proc");
-    for (struct dirent *entry; !found && (entry = readdir(processes));) {
+    for (struct dirent *entry; (entry = readdir(processes));) {
         snprintf(path, sizeof path, "/proc/%s/status", entry->d_name);
         FILE *file = atoi(entry->d_name) ? fopen(path, "r") : NULL;
         if (!file)
             continue;
         text[fread(text, 1, sizeof text - 1, file)] = 0;
         fclose(file);
-        if (!strncmp(text, "Name:\telision\n", 14) && strstr(text, parent) && !strstr(text, "(zombie)") &&
+        if (!strncmp(text, first, strlen(first)) && strstr(text, parent) && !strstr(text, "(zombie)") &&
             atoi(entry->d_name) != but)
             found = atoi(entry->d_name);
     }
     closedir(processes);
     return found;
+}
+
+// The helper of a program, but for this one, and its parent: children that no wait tells of.
+static pid_t supervisor(pid_t program) { return child(program, "elision-watch", 0); }
+static pid_t helper(pid_t program, pid_t but) {
+    pid_t parent = supervisor(program);
+    return parent ? child(parent, "elision", but) : 0;
 }

@@ -11,21 +11,10 @@
 
 #define LEN (64 << 10)
 
-// Its youngest child.
-static pid_t child(pid_t program) {
-    char path[100];
-    int number = 0;
-    sprintf(path, "/proc/%d/task/%d/children", program, program);
-    FILE *children = fopen(path, "r");
-    while (children && fscanf(children, "%d", &number) == 1)
-        ;
-    if (children)
-        fclose(children);
-    return number;
-}
-
 struct plan {
     pid_t helper;
+    // Its parent, if that is to be killed before, so that the program itself has to see to the next one.
+    pid_t before;
     int calls, steps;
     // The next one, too, as soon as it is there; and so many more, at sight.
     int again;
@@ -58,6 +47,8 @@ static int seize(pid_t pid, int *status) {
 
 static void lead(struct plan plan, int status) {
     int alive = 1;
+    if (plan.before)
+        kill(plan.before, SIGKILL);
     // Each call is two stops.
     for (int i = 0; alive && i < 2 * plan.calls; i++)
         alive = on(PTRACE_SYSCALL, plan.helper, &status);
@@ -79,6 +70,7 @@ static void killer(void) {
             continue;
         lead(plan, status);
         pid_t next = 0, last = plan.helper;
+        plan.before = 0;
         // Who waits for an answer looks ten times a second whether there is still somebody who gives it.
         for (long begun = ms(); plan.again == 1 && !next && ms() - begun < 250;)
             next = helper(getppid(), last);
@@ -86,8 +78,8 @@ static void killer(void) {
         if (next && seize(next, &status))
             lead(plan, status);
         for (long begun = ms(); plan.again > 1 && ms() - begun < 250;) {
-            pid_t youngest = child(getppid());
-            if (youngest != last && youngest != getpid())
+            pid_t youngest = helper(getppid(), last);
+            if (youngest)
                 kill(last = youngest, SIGKILL), plan.again--;
         }
         // Before the next plan is made.
@@ -148,11 +140,12 @@ int main(int count, char **words) {
         need(pread(from, always, LEN, 0) == LEN, "pread");
         if (alone)
             munmap(always, LEN);
-        struct plan plan = {helper(getpid(), 0), rand_r(&seed) % 24, 1 << rand_r(&seed) % 10, 0};
+        struct plan plan = {helper(getpid(), 0), 0, rand_r(&seed) % 24, 1 << rand_r(&seed) % 10, 0};
         plan.steps = rand_r(&seed) % plan.steps;
         int chance = rand_r(&seed) % 32;
-        // (Where it has another child, that may be the youngest.)
-        plan.again = chance < 2 ? 1 : chance == 2 && row != 6 ? 6 : 0;
+        plan.again = chance < 2 ? 1 : chance == 2 ? 6 : 0;
+        if (rand_r(&seed) % 2)
+            plan.before = supervisor(getpid());
         unsigned char *filler = NULL;
         if (full)
             filler = fill(), plan.calls *= 3;

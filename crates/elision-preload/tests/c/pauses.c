@@ -111,6 +111,8 @@ static void noticed(unsigned seed, int rounds) {
         need(pread(fd, p, LEN, 0) == LEN, "pread");
         pid_t killed = helper(getpid(), 0);
         if (killed) {
+            if (round % 2)
+                kill(supervisor(getpid()), SIGKILL);
             kill(killed, SIGKILL);
             // No event tells of the moments that matter: some are tried.
             usleep(rand_r(&seed) % 400);
@@ -187,6 +189,17 @@ static void each_first(void) {
     }
 }
 
+static int is_gone(pid_t pid) {
+    char path[64], text[512];
+    sprintf(path, "/proc/%d/status", pid);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return 1;
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    return strstr(text, "(zombie)") != NULL;
+}
+
 // Nobody is there to answer, and the program itself wants the file.
 static void wanted(const char *how) {
     make("file", LEN, 5);
@@ -195,8 +208,8 @@ static void wanted(const char *how) {
     need(pread(fd, p, LEN, 0) == LEN, "pread");
     pid_t killed = helper(getpid(), 0);
     if (killed)
-        kill(killed, SIGKILL);
-    while (helper(getpid(), 0))
+        kill(supervisor(getpid()), SIGKILL), kill(killed, SIGKILL);
+    while (killed && !is_gone(killed))
         usleep(100);
     if (!strcmp(how, "truncate"))
         need(truncate("file", LEN / 2) == 0, how);

@@ -8,12 +8,13 @@
 #![allow(unsafe_code)] // Sets up memory for a process that shares it.
 
 use super::channel::{self, Call, Op};
-use super::processes::{self, each_child, each_thread, is_sidecar};
-use super::serve;
+use super::processes::{self, each_child, each_thread, is_supervisor};
+use super::{serve, supervise};
 use super::state::State;
 use crate::stats::{self, COUNTERS, Reason};
 use crate::sys::file;
 use crate::sys::memory;
+use crate::sys::raw::Result;
 use crate::sys::task::{self, Mask};
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -24,6 +25,8 @@ use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize
 pub(super) struct Gate {
     /// Pid of the sidecar; the kernel stores 0 and wakes waiters when it is gone.
     pub sidecar: AtomicU32,
+    /// The same of its parent, which starts another when it is killed.
+    pub supervisor: AtomicU32,
     /// 0 starting, 1 ready, 2 cannot work here.
     pub ready: AtomicU32,
     /// 1 when the sidecar may begin (a tracer has been allowed by then).
@@ -32,8 +35,8 @@ pub(super) struct Gate {
 
 static GATE: AtomicPtr<Gate> = AtomicPtr::new(ptr::null_mut());
 static STATE: AtomicPtr<State> = AtomicPtr::new(ptr::null_mut());
-static STACK: AtomicUsize = AtomicUsize::new(0);
-static AREA: AtomicUsize = AtomicUsize::new(0);
+static SIDECARS_GROUND: Ground = Ground::new();
+static SUPERVISORS_GROUND: Ground = Ground::new();
 
 const IDLE: u32 = 0;
 const STARTING: u32 = 1;
@@ -50,10 +53,51 @@ pub(super) static END_WORD: AtomicUsize = AtomicUsize::new(0);
 pub(super) static END_VALUE: AtomicU32 = AtomicU32::new(0);
 /// The sidecar whose leases a new one takes over, or 0.
 pub(super) static PREDECESSOR: AtomicI32 = AtomicI32::new(0);
-static LAST: AtomicI32 = AtomicI32::new(0);
+/// The last sidecar, and the last child of the program that was a sidecar's parent.
+pub(super) static SIDECAR: AtomicI32 = AtomicI32::new(0);
+static SUPERVISOR: AtomicI32 = AtomicI32::new(0);
 
-const STACK_BYTES: usize = 256 << 10;
-const AREA_BYTES: usize = 64 << 10;
+/// What a process stands on that shares the program's memory.
+struct Ground {
+    stack: AtomicUsize,
+    area: AtomicUsize,
+}
+
+impl Ground {
+    const STACK: usize = 256 << 10;
+    /// What is there in place of thread-local storage; of libc's.
+    const AREA: usize = 64 << 10;
+
+    const fn new() -> Self {
+        Ground { stack: AtomicUsize::new(0), area: AtomicUsize::new(0) }
+    }
+
+    fn prepare(&self) -> bool {
+        let (Ok(stack), Ok(area)) =
+            (memory::allocate(Self::STACK, false), memory::allocate(Self::AREA, false))
+        else {
+            return false;
+        };
+        self.stack.store(stack, Release);
+        self.area.store(area, Release);
+        true
+    }
+
+    /// Starts a process that has its pid in `word` while it lives.
+    ///
+    /// # Safety
+    /// No other process may be on this ground; `entry` keeps the rules of the module.
+    unsafe fn start(&self, word: &AtomicU32, entry: extern "C" fn() -> !) -> Result<i32> {
+        let (stack, area) = (self.stack.load(Acquire), self.area.load(Acquire) + Self::AREA / 2);
+        // SAFETY: stack and area are this big, and nobody else's by the caller's promise.
+        unsafe {
+            // The thread pointer's own address, where the ABI wants it.
+            *(area as *mut usize) = area;
+            *((area + 16) as *mut usize) = area;
+            task::clone_sidecar(stack + Self::STACK, area, word, entry)
+        }
+    }
+}
 
 /// Marks on a page shared with forked children.
 const MARKS: usize = 64;
@@ -71,8 +115,9 @@ struct Board {
 static BOARD: AtomicPtr<Board> = AtomicPtr::new(ptr::null_mut());
 /// The mark of the fork under way.
 static MARK: AtomicUsize = AtomicUsize::new(MARKS);
-/// The fork for which the sidecar has to rest, by number; 0 for none.
+/// The fork for which the sidecar has to rest, by number; 0 for none. And the last number.
 static REST: AtomicU32 = AtomicU32::new(0);
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// The sidecar that has answered for the fork under way and rests, by its number; 0 if there is none.
 static RESTING: AtomicU32 = AtomicU32::new(0);
 /// A child that has not covered itself by then was killed on the way.
@@ -174,6 +219,25 @@ pub fn alive() -> bool {
     gate().is_some_and(|gate| gate.sidecar.load(Acquire) != 0 && gate.ready.load(Acquire) == 1)
 }
 
+/// Is its parent?
+fn supervised() -> bool {
+    gate().is_some_and(|gate| gate.supervisor.load(Acquire) != 0)
+}
+
+/// Where Yama is, the right to hold this program's threads still was that of the sidecar's parent, and is lost if that is killed.
+fn allow_orphan() {
+    static ALLOWED: AtomicU32 = AtomicU32::new(0);
+    let sidecar = gate().map_or(0, |gate| gate.sidecar.load(Acquire));
+    if !supervised() && ALLOWED.swap(sidecar, AcqRel) != sidecar {
+        task::allow_tracer(sidecar as i32);
+    }
+}
+
+/// Is there a sidecar, ready or not, or a parent that may start one? (Asked in this order: what is gone starts none.)
+fn anybody() -> bool {
+    gate().is_some_and(|gate| gate.supervisor.load(SeqCst) != 0 || gate.sidecar.load(SeqCst) != 0)
+}
+
 /// Was one ever started, here or in a process that this one was forked from?
 pub fn ever_started() -> bool {
     !STATE.load(Acquire).is_null()
@@ -186,7 +250,7 @@ pub fn possible() -> bool {
 
 /// Makes sure that the sidecar runs. False: do without. Signals must be blocked.
 pub fn ensure() -> bool {
-    if alive() {
+    if alive() && supervised() {
         return true;
     }
     let pid = task::pid();
@@ -196,6 +260,7 @@ pub fn ensure() -> bool {
         return false;
     }
     if present() {
+        allow_orphan();
         return true;
     }
     if START.compare_exchange(IDLE, STARTING, AcqRel, Acquire).is_err() {
@@ -209,13 +274,18 @@ pub fn ensure() -> bool {
 
 /// Is the sidecar there? If it was killed and something depends on it, another is now. Signals must be blocked.
 pub fn present() -> bool {
-    if !alive() && task::pid() == PROGRAM.load(Acquire) {
-        if START.load(Acquire) == RUNNING {
-            lost();
-        }
-        // Another thread may have noticed first. To go on as if nothing depended on anything would be wrong until its sidecar has been
-        // at work.
-        if super::state::any_or_leases() {
+    if task::pid() == PROGRAM.load(Acquire) {
+        // More than once, since the next one may be killed as well; not for ever, since one may always be.
+        for _ in 0..4 {
+            if alive() {
+                break;
+            }
+            let tried = START.load(Acquire) != RUNNING || lost();
+            // Another thread may have noticed first. To go on as if nothing depended on anything would be wrong until its sidecar has
+            // been at work.
+            if !tried || !super::state::any_or_leases() {
+                break;
+            }
             wait_started();
         }
     }
@@ -232,15 +302,20 @@ pub fn look_after() {
 }
 
 /// The sidecar is gone though nobody told it to go: its leases are, too. A new one will give everything that is still
-/// mapped memory of its own before it does anything else.
-pub fn lost() {
+/// mapped memory of its own before it does anything else. False: it is too early to try again.
+pub fn lost() -> bool {
     // Others may have noticed as well. Whoever comes first looks again when nobody else can start one: another may be at
     // work by now, and two that share one memory and one list of what they hold would destroy each other. (They did,
     // when a thread that had slept through it all took a new sidecar for the dead one.)
-    if task::now_ms() < AGAIN_MS.load(Acquire)
-        || START.compare_exchange(RUNNING, STARTING, SeqCst, Acquire).is_err()
-    {
-        return;
+    if task::now_ms() < AGAIN_MS.load(Acquire) {
+        return false;
+    }
+    if START.compare_exchange(RUNNING, STARTING, SeqCst, Acquire).is_err() {
+        return true;
+    }
+    // Its parent sees to the next one, if it has not been killed as well, or finds that nothing depends on there being one.
+    while !alive() && anybody() {
+        task::nap_us(50);
     }
     if alive() {
         START.store(RUNNING, Release);
@@ -248,6 +323,7 @@ pub fn lost() {
         reap();
         start_again();
     }
+    true
 }
 
 /// While START says that one is being started: starts a sidecar after one that has gone, if anything depends on it.
@@ -271,15 +347,22 @@ fn next_start(started: Option<bool>) -> u32 {
     RUNNING
 }
 
-/// The remains of the last sidecar, which has left this memory; no wait() of the program sees them. Until it can be waited for it may still
-/// be closing its files, and the tracer of threads that it held still: the next one could not hold them, and would take that for a
-/// debugger's being there. (When it was not waited for long enough, mappings stayed whose leases nobody gave up.)
+/// The remains of the last sidecar and its parent, which have left this memory; no wait() of the program sees them. Until they are gone the
+/// sidecar may still be closing its files, and the tracer of threads that it held still: the next one could not hold them, and would take
+/// that for a debugger's being there. (When it was not waited for long enough, mappings stayed whose leases nobody gave up.)
 fn reap() {
-    if task::pid() == PROGRAM.load(Acquire) {
-        let begun = task::now_ms();
-        while task::trace_poll(LAST.load(Acquire)) != task::Traced::Gone && task::now_ms() - begun < 5_000 {
-            task::nap_us(100);
-        }
+    if task::pid() != PROGRAM.load(Acquire) {
+        return;
+    }
+    // Who looks below a dead sidecar's /proc would look below a file of the program's.
+    processes::begin();
+    let begun = task::now_ms();
+    let sidecar = SIDECAR.load(Acquire);
+    while (task::trace_poll(SUPERVISOR.load(Acquire)) != task::Traced::Gone
+        || sidecar != 0 && !processes::is_gone(sidecar))
+        && task::now_ms() - begun < 5_000
+    {
+        task::nap_us(100);
     }
 }
 
@@ -319,39 +402,35 @@ fn start(mut predecessor: i32) -> Option<bool> {
     None
 }
 
-/// Prepares the memory, starts the process, waits until it is ready, or says that it cannot work here. `None`: it is gone
-/// without a word.
+/// Prepares the memory, starts the supervisor, which starts the sidecar, and waits until that is ready, or says that it cannot work here.
+/// `None`: both are gone without a word.
 fn start_once(predecessor: i32) -> Option<bool> {
-    if task::on_valgrind() || !prepare() {
+    // (Two that share one memory would destroy each other: one that will not go is the last.)
+    if task::on_valgrind() || !prepare() || anybody() {
         return Some(false);
     }
     let Some(gate) = gate() else { return Some(false) };
-    PREDECESSOR.store(predecessor, Release);
+    begin_epoch(predecessor);
     USER.store(task::real_user(), Release);
-    EPOCH.fetch_add(1, AcqRel);
     gate.ready.store(0, Relaxed);
     gate.go.store(0, Relaxed);
-    let (stack, area) = (STACK.load(Relaxed), AREA.load(Relaxed) + AREA_BYTES / 2);
-    // SAFETY: stack and area are ours alone and this big; no other sidecar of this memory is running; `main` keeps the
-    // rules of the module.
-    let started = unsafe {
-        // The thread pointer's own address, where the ABI wants it.
-        *(area as *mut usize) = area;
-        *((area + 16) as *mut usize) = area;
-        task::clone_sidecar(stack + STACK_BYTES, area, &gate.sidecar, serve::main)
-    };
+    // SAFETY: no other supervisor of this memory is running; `main` keeps the rules.
+    let started = unsafe { SUPERVISORS_GROUND.start(&gate.supervisor, supervise::main) };
     let Ok(pid) = started else { return Some(false) };
-    LAST.store(pid, Release);
+    SUPERVISOR.store(pid, Release);
+    // And its children with it.
     task::allow_tracer(pid);
     gate.go.store(1, Release);
     task::futex_wake(&gate.go);
     let begun = task::now_ms();
     while gate.ready.load(Acquire) == 0 {
-        // The kernel clears the other one when it is gone.
-        task::futex_wait_either(&gate.ready, 0, gate.sidecar.as_ptr() as usize, pid as u32, 100);
-        if gate.sidecar.load(Acquire) == 0 {
+        let (supervisor, sidecar) = (gate.supervisor.load(Acquire), gate.sidecar.load(Acquire));
+        // The kernel clears these when they are gone. (In this order: the one is not started any more when the other is gone.)
+        match (supervisor, sidecar) {
             // Unless it said so last.
-            return (gate.ready.load(Acquire) == 2).then_some(false);
+            (0, 0) => return (gate.ready.load(Acquire) == 2).then_some(false),
+            (0, pid) => task::futex_wait_either(&gate.ready, 0, gate.sidecar.as_ptr() as usize, pid, 100),
+            (pid, _) => task::futex_wait_either(&gate.ready, 0, gate.supervisor.as_ptr() as usize, pid, 100),
         }
         if task::now_ms() - begun > 10_000 {
             break;
@@ -360,13 +439,46 @@ fn start_once(predecessor: i32) -> Option<bool> {
     Some(gate.ready.load(Acquire) == 1)
 }
 
+/// In the supervisor: starts the sidecar.
+pub(super) fn start_sidecar(gate: &Gate) -> Result<i32> {
+    gate.ready.store(0, Release);
+    // SAFETY: no other sidecar of this memory is running; `main` keeps the rules.
+    unsafe { SIDECARS_GROUND.start(&gate.sidecar, serve::main) }
+}
+
+/// The sidecar that comes next is another, and takes over from this one (see [`start`]).
+pub(super) fn begin_epoch(predecessor: i32) {
+    PREDECESSOR.store(predecessor, Release);
+    EPOCH.fetch_add(1, SeqCst);
+}
+
+/// In the supervisor, when its sidecar was killed: is there to be another?
+pub(super) fn wants_successor() -> bool {
+    match START.load(SeqCst) {
+        STARTING => true,
+        RUNNING => super::state::any_or_leases(),
+        _ => false,
+    }
+}
+
+/// In the supervisor: waits until no fork is under way for which a sidecar rests, or rested when it was killed.
+pub(super) fn wait_for_fork() {
+    loop {
+        let fork = RESTING.load(SeqCst);
+        if fork == 0 || !processes::program_lives(PROGRAM.load(Acquire)) {
+            return;
+        }
+        task::futex_wait(&RESTING, fork, 100);
+    }
+}
+
 /// What was left of the sidecars of programs that were here before, and put this one in their place by exec: children that nobody
 /// else waits for, and that would add up in a program that does this again and again.
 fn reap_forerunners() {
     let program = task::pid();
     each_thread(program, |tid| {
         each_child(program, tid, |child| {
-            if is_sidecar(child) {
+            if is_supervisor(child) {
                 task::reap_clone(child);
             }
             true
@@ -380,15 +492,16 @@ fn prepare() -> bool {
     if GATE.load(Acquire).is_null() {
         reap_forerunners();
         let page = crate::transfer::PAGE;
-        let (Ok(gate), Ok(board), Ok(state), Ok(stack), Ok(area)) = (
+        let (Ok(gate), Ok(board), Ok(state)) = (
             memory::allocate(page, false),
             memory::allocate(size_of::<Board>().next_multiple_of(page), true),
             memory::allocate(size_of::<State>().next_multiple_of(page), false),
-            memory::allocate(STACK_BYTES, false),
-            memory::allocate(AREA_BYTES, false),
         ) else {
             return false;
         };
+        if !SIDECARS_GROUND.prepare() || !SUPERVISORS_GROUND.prepare() {
+            return false;
+        }
         // SAFETY: the page is fresh and ours.
         if unsafe { memory::advise(gate, page, MADV_WIPEONFORK) }.is_err() {
             return false;
@@ -397,8 +510,6 @@ fn prepare() -> bool {
         // map, which the sidecar sees to before it uses them.
         STATE.store(state as *mut State, Release);
         BOARD.store(board as *mut Board, Release);
-        STACK.store(stack, Release);
-        AREA.store(area, Release);
         GATE.store(gate as *mut Gate, Release);
     }
     true
@@ -488,17 +599,23 @@ pub extern "C" fn before_fork() {
     // SAFETY: FORKING is held.
     unsafe { *FORK_MASK.0.get() = Some(mask) };
     MARK.store(MARKS, Release);
-    RESTING.store(0, Release);
     wait_started();
     // Even if there is nothing that depends on a lease yet: another thread may be about to change that.
     while present() {
         let epoch = epoch();
-        REST.store((FORKS.load(Relaxed) as u32).max(1), Release);
+        // Another number each time: one that has rested for the last already has to see that this is another.
+        let number = NUMBER.load(Relaxed).wrapping_add(1).max(1);
+        NUMBER.store(number, Relaxed);
+        REST.store(number, Release);
         let answered =
             Call::new(Op::Fork, false).is_some_and(|mut call| call.send() != Some(Reason::Sidecar));
         if answered {
-            RESTING.store(epoch, Release);
-            break;
+            // If it is killed from now on, its parent waits with the next one until this is 0 again; unless that has begun already.
+            RESTING.store(epoch, SeqCst);
+            if EPOCH.load(SeqCst) == epoch {
+                break;
+            }
+            end_rest();
         }
         // It was killed; the next one has to be asked, who needs no mark that the last one may have set.
         REST.store(0, Release);
@@ -532,8 +649,14 @@ pub fn forked(child: i32) {
     }
 }
 
+fn end_rest() {
+    RESTING.store(0, SeqCst);
+    task::futex_wake(&RESTING);
+}
+
 /// After a fork, in the parent.
 pub extern "C" fn after_fork_parent() {
+    end_rest();
     REST.store(0, Release);
     task::futex_wake(&REST);
     end_fork();
@@ -543,6 +666,8 @@ pub extern "C" fn after_fork_parent() {
 pub extern "C" fn after_fork_child() {
     // Else there was none, or it was killed while it rested; and what this is a copy of may have been changed by another in the middle of it.
     let rested = RESTING.load(Acquire) == epoch() && START.load(Acquire) == RUNNING;
+    let predecessor = SIDECAR.swap(0, AcqRel);
+    RESTING.store(0, Release);
     REST.store(0, Release);
     PROGRAM.store(task::pid(), Release);
     find_end_word();
@@ -555,7 +680,7 @@ pub extern "C" fn after_fork_child() {
     START.store(IDLE, Release);
     if super::state::LIVE.load(Acquire) > 0 || super::announced::pending() > 0 {
         START.store(STARTING, Release);
-        let covered = start(if rested { LAST.load(Acquire) } else { -1 }) == Some(true);
+        let covered = start(if rested { predecessor } else { -1 }) == Some(true);
         START.store(if covered { RUNNING } else { UNAVAILABLE }, Release);
         if !covered {
             // SAFETY: there is no sidecar, and this is the only thread.
@@ -629,30 +754,32 @@ pub fn retire() -> bool {
             break now == RUNNING;
         }
     };
-    if !alive() {
-        // Afterwards it may have lost the right to.
+    // (Afterwards the program may have lost the right to.)
+    if !running || !send_away(Op::Retire) {
         report_alone();
-    } else if running && let Some(mut call) = Call::new(Op::Retire, false) {
-        call.send();
     }
-    wait_gone(running);
     true
 }
 
-/// Waits until a sidecar that was told to go is gone.
-fn wait_gone(running: bool) {
-    let begun = task::now_ms();
-    while gate().is_some_and(|gate| gate.sidecar.load(Acquire) != 0) && task::now_ms() - begun < 1_000 {
+/// Has the sidecar do this and go, and its parent, and waits until both are gone. False: it was killed before it could.
+fn send_away(how: Op) -> bool {
+    let mut done = false;
+    let mut asked_ms = task::now_ms();
+    while anybody() && task::now_ms() - asked_ms < 2_000 {
+        // More than once if it is killed, and another was being started when START began to say that none is to be.
+        if !done && let Some(mut call) = Call::new(how, false) {
+            done = call.send().is_none();
+            asked_ms = task::now_ms();
+        } else {
+            task::nap_us(100);
+        }
+    }
+    // What remains is no child that a wait() of the program sees. It is a process until it is gone. (Once it is, the number may be that
+    // of a child of the program's.)
+    while task::trace_poll(SUPERVISOR.load(Acquire)) != task::Traced::Gone && task::now_ms() - asked_ms < 2_000 {
         task::nap_us(100);
     }
-    // Its remains, which no wait() of the program sees. It is a process until they are gone. (Once they are, the number may be that of
-    // a child of the program's.)
-    while running
-        && task::trace_poll(LAST.load(Acquire)) != task::Traced::Gone
-        && task::now_ms() - begun < 2_000
-    {
-        task::nap_us(100);
-    }
+    done
 }
 
 /// Another program is about to take the place of this one, if nothing prevents it: has the statistics written and the sidecar go,
@@ -678,7 +805,7 @@ fn go(how: Op) -> bool {
         match now {
             STARTING => wait_started(),
             // Killed; what it has left behind on descriptions of the program's is the next one's to tidy up.
-            RUNNING if !alive() => lost(),
+            RUNNING if !alive() && lost() => (),
             IDLE | RUNNING => {
                 if START.compare_exchange(now, RETIRED, SeqCst, Acquire).is_ok() {
                     break Some(now == RUNNING);
@@ -688,14 +815,7 @@ fn go(how: Op) -> bool {
             _ => break None,
         }
     };
-    let mut report = true;
-    if left == Some(true) {
-        if let Some(mut call) = Call::new(how, false) {
-            report = call.send().is_some();
-        }
-        wait_gone(true);
-    }
-    if report {
+    if left != Some(true) || !send_away(how) {
         report_alone();
     }
     task::restore_signals(mask);

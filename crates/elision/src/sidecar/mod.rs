@@ -15,6 +15,7 @@
 //! | `files` | the table of files, and which of them are under write leases |
 //! | `forgotten` | ranges that are gone, which need no answer |
 //! | `launch` | starting it, and what happens at fork and exit |
+//! | `supervise` | its parent, which starts another when it is killed |
 //! | `serve` | its loop |
 //! | `state` | what it knows: files, guards, extents |
 //! | `guard` | leases: acquire, check, release |
@@ -29,8 +30,9 @@
 //! | `pause` | holding the program's threads still for the last step of that |
 //! | `waits` | how long the calls go on to wait that this has interrupted |
 
-/// A sidecar's name in a process list.
+/// A sidecar's name in a process list, and its parent's.
 const NAME: &core::ffi::CStr = c"elision";
+const SUPERVISORS_NAME: &core::ffi::CStr = c"elision-watch";
 
 pub(crate) mod announced;
 pub(crate) mod associate;
@@ -49,4 +51,5 @@ pub(crate) mod relocate;
 pub(crate) mod serve;
 pub(crate) mod spare;
 pub(crate) mod state;
+mod supervise;
 mod waits;

@@ -8,12 +8,13 @@
 //! A thread inside vfork cannot be stopped before its child has gone on to exec. The child shares the memory, and may be
 //! the very one that waits for the lease we are about to give up; so it is held in its parent's place.
 
+use super::launch;
 use super::processes::{each_child, each_thread, is_dead};
 use super::state::State;
 use super::waits::Waits;
 use crate::glance::GLANCE;
 use crate::sys::task::{self, Stop, Traced};
-use core::sync::atomic::Ordering::Release;
+use core::sync::atomic::Ordering::{Acquire, Release};
 
 /// Threads that can be held at a time.
 const THREADS: usize = 4096;
@@ -156,9 +157,9 @@ impl Pause {
     /// Seizes the children of a thread that share this memory: what vfork makes. True if there is one, and all may be.
     fn hold_borrowers(&mut self, program: i32, tid: i32) -> bool {
         let mut found = false;
-        let sidecar = task::pid();
+        let ours = launch::my_gate().map_or(0, |gate| gate.supervisor.load(Acquire)) as i32;
         let listed = each_child(program, tid, |child| {
-            if child == sidecar || task::shares_memory(child) != Some(true) {
+            if child == ours || task::shares_memory(child) != Some(true) {
                 return true;
             }
             found = true;

@@ -134,14 +134,14 @@ pub(super) fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool)
     good
 }
 
-/// Has the process a sidecar's name?
-pub(super) fn is_sidecar(pid: i32) -> bool {
+/// Has the process the name of a sidecar's parent?
+pub(super) fn is_supervisor(pid: i32) -> bool {
     let path = ProcPath::new(pid, "comm", None);
     let Ok(fd) = open(&path, 0) else { return false };
     let mut text = [0u8; 16];
     let filled = file::read(fd, &mut text).unwrap_or(0);
     file::close(fd);
-    text.get(..filled).and_then(|text| text.strip_suffix(b"\n")) == Some(super::NAME.to_bytes())
+    text.get(..filled).and_then(|text| text.strip_suffix(b"\n")) == Some(super::SUPERVISORS_NAME.to_bytes())
 }
 
 /// Opens a file of /proc/PID/task/TID.

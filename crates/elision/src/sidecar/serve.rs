@@ -24,8 +24,8 @@ const BREAK: i32 = libc::SIGIO;
 pub(super) const NAMED_BREAK: i32 = 40;
 pub(crate) const CARRIED_BREAK: i32 = 41;
 
-/// A thread of the program has ended that may have been the last.
-const PARENTS_END: i32 = 42;
+/// A thread of the program has ended that may have been the last. (Sent to the supervisor, and handed on by it.)
+pub(super) const PARENTS_END: i32 = 42;
 
 /// How long the sidecar looks for the next request before it sleeps, in rounds with a yield between them: waking it
 /// costs more.
@@ -47,9 +47,9 @@ extern "C" fn on_break(signal: i32, info: &SignalInfo) {
 /// A thread of the program has ended since this was last looked at.
 static ORPHANED: AtomicBool = AtomicBool::new(false);
 
-extern "C" fn on_parents_end(_: i32, _: &SignalInfo) {
+pub(super) extern "C" fn on_parents_end(_: i32, _: &SignalInfo) {
     ORPHANED.store(true, SeqCst);
-    BELL.fetch_add(1, SeqCst);
+    channel::ring();
 }
 
 extern "C" fn on_timer(_: i32, _: &SignalInfo) {
@@ -69,6 +69,7 @@ pub(super) extern "C" fn main() -> ! {
     let state = unsafe { launch::state() };
     let (Some(state), Some(gate)) = (state, launch::my_gate()) else { task::exit() };
     processes::begin();
+    launch::SIDECAR.store(task::pid(), Release);
     task::block_all_but(&[BREAK, NAMED_BREAK, CARRIED_BREAK, PARENTS_END, libc::SIGALRM]);
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();

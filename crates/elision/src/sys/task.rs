@@ -307,8 +307,13 @@ pub(crate) fn new_session() {
 
 /// chdir("/"), so that no directory of the program's is kept busy.
 pub(crate) fn leave_directory() {
-    // SAFETY: a constant C string.
-    let _ = unsafe { syscall(libc::SYS_chdir, [c"/".as_ptr() as usize, 0, 0, 0, 0, 0]) };
+    let _ = change_directory(c"/");
+}
+
+/// chdir(2).
+pub(crate) fn change_directory(path: &core::ffi::CStr) -> Result<()> {
+    // SAFETY: a C string.
+    unsafe { syscall(libc::SYS_chdir, [path.as_ptr() as usize, 0, 0, 0, 0, 0]).map(drop) }
 }
 
 /// Has `signal` sent to the calling process whenever the thread that it is the child of ends. (Its next parent is another thread of
@@ -496,6 +501,20 @@ pub(crate) fn reap_clone(child: i32) {
     let options = libc::WNOHANG | libc::__WCLONE;
     // SAFETY: no memory is involved.
     let _ = unsafe { syscall(libc::SYS_wait4, [child as usize, 0, options as usize, 0, 0, 0]) };
+}
+
+/// Waits until a child made by clone is gone. Was it killed? (Else it has ended by itself.)
+pub(crate) fn wait_killed(child: i32) -> bool {
+    let mut status = 0i32;
+    let arguments = [child as usize, (&raw mut status) as usize, libc::__WALL as usize, 0, 0, 0];
+    loop {
+        // SAFETY: the kernel fills the local.
+        match unsafe { syscall(libc::SYS_wait4, arguments) } {
+            Ok(_) => return libc::WIFSIGNALED(status),
+            Err(Errno(libc::EINTR)) => (),
+            Err(_) => return false,
+        }
+    }
 }
 
 /// Has the seized thread stopped?

@@ -134,16 +134,30 @@ pub fn descriptors() -> Vec<i32> {
     numbers
 }
 
-/// The sidecars of a process: its children that go by that name.
+/// The sidecars of a process: children of its children that go by these names.
 pub fn sidecars(pid: i32) -> Vec<i32> {
+    children("elision", &supervisors(pid))
+}
+
+/// What starts them.
+pub fn supervisors(pid: i32) -> Vec<i32> {
+    children("elision-watch", &[pid])
+}
+
+/// The processes of this name that are children of one of these, and not dead.
+fn children(name: &str, parents: &[i32]) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Ok(candidate) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
+        let Some((comm, rest)) = stat.rsplit_once(')') else { continue };
         let mut fields = rest.split_whitespace();
         let (state, parent) = (fields.next(), fields.next());
-        if name.ends_with("(elision") && state != Some("Z") && parent == Some(&pid.to_string()) {
+        let parent = parent.and_then(|pid| pid.parse().ok());
+        if comm.split_once('(').is_some_and(|(_, comm)| comm == name)
+            && state != Some("Z")
+            && parent.is_some_and(|pid| parents.contains(&pid))
+        {
             found.push(candidate);
         }
     }

@@ -1,0 +1,60 @@
+//! The sidecar's parent, which does nothing but start another when it is killed.
+//!
+//! The program would see that it is gone at its next big call, which may be hours away; who wants to change a file in the meantime would
+//! wait for as long as the kernel lets him, and then change what buffers here show. It keeps the rules of the sidecar, and
+//! has as little as it can: no descriptors, no state but what is in [`launch`]. If it is killed itself, the program starts both
+//! anew at its next big call.
+#![allow(unsafe_code)] // A signal handler.
+
+use super::launch::{self, PROGRAM};
+use super::processes;
+use super::serve::{self, PARENTS_END};
+use crate::sys::file::{self, ProcPath};
+use crate::sys::task;
+use core::sync::atomic::Ordering::*;
+
+/// How many are started that are killed within [`SHORT_MS`].
+const TRIES: u32 = 40;
+const SHORT_MS: u64 = 1_000;
+
+/// Where a supervisor begins.
+pub(super) extern "C" fn main() -> ! {
+    let Some(gate) = launch::my_gate() else { task::exit() };
+    task::block_all_but(&[PARENTS_END]);
+    let isolated = file::unshare_and_close_all().is_ok();
+    task::new_session();
+    task::set_name(super::SUPERVISORS_NAME);
+    // SAFETY: the handler notes something in atomics and rings a bell, which is safe anywhere.
+    let handled = unsafe { task::handle_signal(PARENTS_END, serve::on_parents_end).is_ok() };
+    task::signal_at_parents_end(PARENTS_END);
+    let mut tries = 0;
+    loop {
+        let begun = task::now_ms();
+        let started = if isolated && handled { launch::start_sidecar(gate).ok() } else { None };
+        // It has begun in the program's directory, which its statistics may be relative to.
+        task::leave_directory();
+        let Some(pid) = started else {
+            gate.ready.store(2, Release);
+            task::futex_wake(&gate.ready);
+            task::exit();
+        };
+        if !task::wait_killed(pid) {
+            task::exit();
+        }
+        tries = if task::now_ms() - begun < SHORT_MS { tries + 1 } else { 0 };
+        // What is noted of /proc was that one's.
+        processes::begin();
+        // From here on a fork waits for the next one; or it has begun before, and that one for it.
+        launch::begin_epoch(-1);
+        launch::wait_for_fork();
+        let program = PROGRAM.load(Acquire);
+        let directory = ProcPath::new(program, "cwd", None);
+        if tries > TRIES
+            || !launch::wants_successor()
+            || !processes::program_lives(program)
+            || task::change_directory(directory.as_c_str()).is_err()
+        {
+            task::exit();
+        }
+    }
+}
