@@ -61,7 +61,8 @@ impl Program {
 
     /// The parent of this program's helper.
     fn supervisor(&self) -> Option<i32> {
-        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).ok()?;
+        let children =
+            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).ok()?;
         let name = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         children.split_whitespace().rfind(|pid| name(pid) == "elision-watch\n")?.parse().ok()
     }
@@ -185,7 +186,8 @@ fn the_helper_is_killed_and_the_program_makes_no_call() {
                 some_time(&mut dice, 2_000);
             }
             let begun = Instant::now();
-            let file = std::fs::OpenOptions::new().write(true).open(program.made.path().join("file")).unwrap();
+            let file =
+                std::fs::OpenOptions::new().write(true).open(program.made.path().join("file")).unwrap();
             file.set_len(4096 * (round % 2)).unwrap();
             assert!(begun.elapsed() < Duration::from_secs(15), "a lease had nobody to answer for it");
             drop(file);

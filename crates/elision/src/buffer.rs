@@ -29,8 +29,8 @@ use std::ops::{Deref, DerefMut, Range};
 ///   (`OpenOptions::new().read(true).custom_flags(libc::O_TRUNC)`), and takes all pages that depend on the file, altered ones
 ///   included: SIGBUS. Truncating by `write(true).truncate(true)`, or `set_len`, is no harm.
 /// - Nor do changes of the block device below the file system, nor `truncate(2)` by way of an overlayfs of a file in a lower layer.
-/// - Nobody answers for longer than the kernel waits (`fs.lease-break-time`, 45 seconds): the helper was killed (`kill -9`) and the program
-///   makes no big call meanwhile, which would start another; or the cgroup is frozen.
+/// - Nobody answers for longer than the kernel waits (`fs.lease-break-time`, 45 seconds): the helper and its parent were both killed (`kill -9`)
+///   and the program makes no big call meanwhile, which would start them anew; or the cgroup is frozen.
 /// - A debugger is attached to the program later on: then a truncation takes even the copies.
 ///
 /// A page that cannot be read from its device raises SIGBUS when it is touched; [`Buffer::load`] returns that as an

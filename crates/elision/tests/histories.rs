@@ -913,9 +913,10 @@ fn random_histories_agree_with_plain_read_and_write() {
 /// Who waits longer waits for a lease that nobody gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The helper of this process, if there is one.
-fn helper() -> Option<i32> {
-    child("self", "elision-watch").and_then(|pid| child(&pid, "elision"))?.parse().ok()
+/// The helper of this process, if there is one, and its parent.
+fn helper() -> Option<(i32, i32)> {
+    let parent = child("self", "elision-watch")?;
+    Some((child(&parent, "elision")?.parse().ok()?, parent.parse().ok()?))
 }
 
 /// The last child of this name of any thread of the process. (There may be remains of others.)
@@ -951,12 +952,18 @@ fn while_the_helper_is_killed() {
                 // (Four that are killed while they start, one after the other, are the last.)
                 let starting = !elision::dropin::at_work();
                 early = if starting { early + 1 } else { 0 };
-                if let Some(pid) = helper().filter(|_| early <= 2) {
-                    // SAFETY: a child of this process; nobody else waits for it.
-                    kills += i32::from(unsafe { libc::kill(pid, libc::SIGKILL) } == 0);
+                let both = word & 1 << 40 != 0;
+                if let Some((pid, parent)) = helper().filter(|_| early <= 2) {
+                    // SAFETY: a child of this process, and its child.
+                    unsafe {
+                        if both {
+                            libc::kill(parent, libc::SIGKILL);
+                        }
+                        kills += i32::from(libc::kill(pid, libc::SIGKILL) == 0);
+                    }
                 }
                 let begun = Instant::now();
-                while begun.elapsed() < Duration::from_millis(2) {
+                while both && begun.elapsed() < Duration::from_millis(2) {
                     elision::dropin::look_after();
                     std::thread::yield_now();
                 }

@@ -7,7 +7,9 @@ mod common;
 #[path = "../../elision-preload/tests/common/image.rs"]
 mod image;
 
-use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, say, sidecars, supervisors};
+use common::{
+    Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, say, sidecars, supervisors,
+};
 use elision::{Buffer, File, PageState, Segment};
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};

@@ -9,8 +9,8 @@
 
 use super::channel::{self, Call, Op};
 use super::processes::{self, each_child, each_thread, is_supervisor};
-use super::{serve, supervise};
 use super::state::State;
+use super::{serve, supervise};
 use crate::stats::{self, COUNTERS, Reason};
 use crate::sys::file;
 use crate::sys::memory;
@@ -452,23 +452,24 @@ pub(super) fn begin_epoch(predecessor: i32) {
     EPOCH.fetch_add(1, SeqCst);
 }
 
-/// In the supervisor, when its sidecar was killed: is there to be another?
+/// In the supervisor, when its sidecar was killed: is there to be another? (If a thread is about to start one, that waits until both are
+/// gone. It may be the first one that was killed, or have been killed for what it does.)
 pub(super) fn wants_successor() -> bool {
-    match START.load(SeqCst) {
-        STARTING => true,
-        RUNNING => super::state::any_or_leases(),
-        _ => false,
-    }
+    START.load(SeqCst) == RUNNING && super::state::any_or_leases()
 }
 
-/// In the supervisor: waits until no fork is under way for which a sidecar rests, or rested when it was killed.
+/// In the supervisor: waits until no fork is under way for which a sidecar rests, or rested when it was killed. Not for ever: the forking
+/// thread may wait for a lock of stdio's, whose holder waits for the next sidecar. (Then the child sees by the epoch that what it has
+/// copies of was not at rest.)
 pub(super) fn wait_for_fork() {
+    let begun = task::now_ms();
     loop {
         let fork = RESTING.load(SeqCst);
-        if fork == 0 || !processes::program_lives(PROGRAM.load(Acquire)) {
+        let waited = task::now_ms() - begun;
+        if fork == 0 || waited >= 1_000 {
             return;
         }
-        task::futex_wait(&RESTING, fork, 100);
+        task::futex_wait(&RESTING, fork, 1_000 - waited);
     }
 }
 
@@ -776,7 +777,9 @@ fn send_away(how: Op) -> bool {
     }
     // What remains is no child that a wait() of the program sees. It is a process until it is gone. (Once it is, the number may be that
     // of a child of the program's.)
-    while task::trace_poll(SUPERVISOR.load(Acquire)) != task::Traced::Gone && task::now_ms() - asked_ms < 2_000 {
+    while task::trace_poll(SUPERVISOR.load(Acquire)) != task::Traced::Gone
+        && task::now_ms() - asked_ms < 2_000
+    {
         task::nap_us(100);
     }
     done
