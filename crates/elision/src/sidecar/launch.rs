@@ -274,7 +274,7 @@ pub fn ensure() -> bool {
 
 /// Is the sidecar there? If it was killed and something depends on it, another is now. Signals must be blocked.
 pub fn present() -> bool {
-    if task::pid() == PROGRAM.load(Acquire) {
+    if !alive() && task::pid() == PROGRAM.load(Acquire) {
         // More than once, since the next one may be killed as well; not for ever, since one may always be.
         for _ in 0..4 {
             if alive() {
@@ -315,7 +315,7 @@ pub fn lost() -> bool {
     }
     // Its parent sees to the next one, if it has not been killed as well, or finds that nothing depends on there being one.
     while !alive() && anybody() {
-        task::nap_us(50);
+        task::nap_us(100);
     }
     if alive() {
         START.store(RUNNING, Release);
@@ -358,12 +358,22 @@ fn reap() {
     processes::begin();
     let begun = task::now_ms();
     let sidecar = SIDECAR.load(Acquire);
-    while (task::trace_poll(SUPERVISOR.load(Acquire)) != task::Traced::Gone
-        || sidecar != 0 && !processes::is_gone(sidecar))
-        && task::now_ms() - begun < 5_000
-    {
+    while !supervisor_is_reaped() || sidecar != 0 && !processes::is_gone(sidecar) {
+        if task::now_ms() - begun > 5_000 {
+            return;
+        }
         task::nap_us(100);
     }
+}
+
+/// Is nothing left of the last supervisor? Asked for once only: after that the number may be that of another child.
+fn supervisor_is_reaped() -> bool {
+    let pid = SUPERVISOR.load(Acquire);
+    let gone = pid == 0 || task::trace_poll(pid) == task::Traced::Gone;
+    if gone {
+        let _ = SUPERVISOR.compare_exchange(pid, 0, AcqRel, Relaxed);
+    }
+    gone
 }
 
 /// Registers what has to happen around fork. Once, outside signal handlers.
@@ -755,11 +765,22 @@ pub fn retire() -> bool {
             break now == RUNNING;
         }
     };
-    // (Afterwards the program may have lost the right to.)
-    if !running || !send_away(Op::Retire) {
+    let reported = if running { send_away(Op::Retire) } else { wait_gone() };
+    if !reported {
+        // Afterwards the program may have lost the right to.
         report_alone();
     }
     true
+}
+
+/// Waits until the sidecar and its parent are gone, whom another thread has told to go. False: there was none.
+fn wait_gone() -> bool {
+    let begun = task::now_ms();
+    let there = anybody();
+    while anybody() && task::now_ms() - begun < 2_000 {
+        task::nap_us(100);
+    }
+    there
 }
 
 /// Has the sidecar do this and go, and its parent, and waits until both are gone. False: it was killed before it could.
@@ -775,11 +796,8 @@ fn send_away(how: Op) -> bool {
             task::nap_us(100);
         }
     }
-    // What remains is no child that a wait() of the program sees. It is a process until it is gone. (Once it is, the number may be that
-    // of a child of the program's.)
-    while task::trace_poll(SUPERVISOR.load(Acquire)) != task::Traced::Gone
-        && task::now_ms() - asked_ms < 2_000
-    {
+    // What remains is no child that a wait() of the program sees. It is a process until it is gone.
+    while !supervisor_is_reaped() && task::now_ms() - asked_ms < 2_000 {
         task::nap_us(100);
     }
     done
