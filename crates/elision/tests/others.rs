@@ -270,6 +270,59 @@ fn who_starts_it_is_killed() {
 
 // ------------------------------------------------------------------------------------------------- threads
 
+/// One that waits for a device cannot be held still. To go on without it was to lose what somebody cut off.
+#[test]
+fn a_thread_waits_for_a_device_while_another_wants_the_file() {
+    if std::env::var_os("ELISION_TEST_DIR").is_some() {
+        return println!("skipped: has a file system of its own");
+    }
+    if !image::mounts_of_our_own() {
+        return;
+    }
+    let Some(image) = image::Image::btrfs("noatime") else { return };
+    let dir = directory();
+    let path = dir.path().join("data");
+    let expected = file(&path, 8 * MIB);
+    if !common::defers(dir.path()) {
+        return;
+    }
+    let mut other = Part::start("other", &[]);
+    let mut buffer = elision::read(&path).unwrap();
+    buffer[PAGE] ^= 0xff;
+    let frozen = fs::File::open(&image.root).unwrap();
+    const FIFREEZE: libc::Ioctl = 0xc004_5877_u32 as _;
+    const FITHAW: libc::Ioctl = 0xc004_5878_u32 as _;
+    // SAFETY: no memory is involved.
+    let freeze = |how| assert_eq!(unsafe { libc::ioctl(frozen.as_raw_fd(), how, 0) }, 0);
+    let thread = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        freeze(FIFREEZE);
+        scope.spawn(|| {
+            // SAFETY: no arguments.
+            thread.store(unsafe { libc::gettid() } as usize, Relaxed);
+            fs::write(image.root.join("written"), b"something").unwrap();
+        });
+        let state = || {
+            let stat = format!("/proc/self/task/{}/stat", thread.load(Relaxed));
+            fs::read_to_string(stat)
+                .unwrap_or_default()
+                .rsplit_once(") ")
+                .and_then(|(_, rest)| rest.chars().next())
+        };
+        eventually("it waits for the device", || state() == Some('D'));
+        scope.spawn(|| {
+            // Longer than is waited for any other thread. No event tells when that is over.
+            std::thread::sleep(Duration::from_secs(3));
+            freeze(FITHAW);
+        });
+        other.ask(&changes(&path)[1]).unwrap();
+    });
+    assert_eq!(buffer[PAGE], expected[PAGE] ^ 0xff);
+    buffer[PAGE] ^= 0xff;
+    assert_same(&buffer, &expected);
+    other.finish();
+}
+
 /// Threads count in pages of their own while the file is being changed under them; no count may be lost.
 /// (Between the copy of a page and the exchange of the mapping nobody may store.)
 #[test]

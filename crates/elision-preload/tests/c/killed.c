@@ -88,10 +88,21 @@ static void killer(void) {
     _exit(0);
 }
 
-static void same(const unsigned char *p, int first, int byte, const char *what) {
-    for (int at = 0; at < LEN; at++)
-        if (p[at] != (at == 4096 ? first : byte)) {
-            printf("%s: %d is %d\n", what, at, p[at]);
+// The round, and what is done in it.
+static char what[200];
+static const char *at;
+
+static void ended(int signal) {
+    char text[300];
+    int len = snprintf(text, sizeof text, "%s, %s: signal %d\n", what, at, signal);
+    write(1, text, len);
+    _exit(1);
+}
+
+static void same(const unsigned char *p, int first, int byte) {
+    for (int i = 0; i < LEN; i++)
+        if (p[i] != (i == 4096 ? first : byte)) {
+            printf("%s, %s: %d is %d\n", what, at, i, p[i]);
             exit(1);
         }
 }
@@ -115,6 +126,7 @@ int main(int count, char **words) {
     int rounds = count > 1 ? atoi(words[1]) : 0;
     unsigned seed = count > 2 ? atoi(words[2]) : 1;
     int killed = 0;
+    signal(SIGBUS, ended), signal(SIGSEGV, ended), signal(SIGALRM, ended);
     need(!pipe(plans) && !pipe(answers), "pipe");
     pid_t other = fork();
     if (!other) {
@@ -128,6 +140,7 @@ int main(int count, char **words) {
     for (int round = 0; round < rounds; round++) {
         // Whoever waits for a lease waits for 45 s.
         alarm(30);
+        at = "begun";
         int row = full ? 3 : round % 10, alone = round / 10 % 2;
         make("cut", LEN, 5);
         int fd = open("cut", row == 1 ? O_RDONLY : O_RDWR);
@@ -146,6 +159,9 @@ int main(int count, char **words) {
         plan.again = chance < 2 ? 1 : chance == 2 ? 6 : 0;
         if (rand_r(&seed) % 2)
             plan.before = supervisor(getpid());
+        sprintf(what, "round %d, %d calls, %d steps, again %d, %s", round, plan.calls, plan.steps, plan.again,
+                plan.before ? "both" : "one");
+        at = "asked";
         unsigned char *filler = NULL;
         if (full)
             filler = fill(), plan.calls *= 3;
@@ -159,8 +175,6 @@ int main(int count, char **words) {
             }
             killed++;
         }
-        char what[100];
-        sprintf(what, "round %d, %d calls, %d steps", round, plan.calls, plan.steps);
         switch (row) {
         case 0:
         case 1:
@@ -180,7 +194,7 @@ int main(int count, char **words) {
             pid_t child = fork();
             if (!child) {
                 close(plans[1]);
-                same(p, 9, 5, what);
+                same(p, 9, 5);
                 _exit(0);
             }
             int status;
@@ -200,6 +214,7 @@ int main(int count, char **words) {
             munmap(p, LEN);
             p = NULL;
         }
+        at = "answered";
         if (plan.helper) {
             // What was asked for may be done in fewer steps.
             kill(plan.helper, SIGKILL);
@@ -208,21 +223,22 @@ int main(int count, char **words) {
         if (full)
             munmap(filler, filler_len);
         if (p)
-            same(p, row > 2 ? 9 : 5, 5, what);
+            same(p, row > 2 ? 9 : 5, 5);
         if (row == 4) {
             unsigned char *now = memory(LEN);
-            for (int at = 0; at < LEN; at += 1000)
-                pread(fd, now + at, at + 1000 > LEN ? LEN - at : 1000, at);
-            same(now, 9, 5, what);
+            for (int i = 0; i < LEN; i += 1000)
+                pread(fd, now + i, i + 1000 > LEN ? LEN - i : 1000, i);
+            same(now, 9, 5);
             munmap(now, LEN);
         }
         if (alone)
             always = memory(LEN);
         else
-            same(always, 7, 7, what);
+            same(always, 7, 7);
+        at = "cut";
         need(!truncate("cut", 0), what);
         if (p)
-            same(p, row > 2 ? 9 : 5, 5, what);
+            same(p, row > 2 ? 9 : 5, 5);
         else
             p = memory(LEN);
         need(pread(own, p, row == 5 ? 4096 : LEN, 0) > 0 && p[0] == 7, what);

@@ -129,6 +129,9 @@ static FORKING: AtomicU32 = AtomicU32::new(0);
 /// Forks of this process and of those it was forked from, since [`register`].
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
+/// How many are started that are killed, one after the other, before it is given up for now.
+pub(super) const TRIES: u32 = 40;
+
 /// How often descriptors have come to be shared with a forked process.
 pub fn forks() -> u64 {
     register();
@@ -276,7 +279,7 @@ pub fn ensure() -> bool {
 pub fn present() -> bool {
     if !alive() && task::pid() == PROGRAM.load(Acquire) {
         // More than once, since the next one may be killed as well; not for ever, since one may always be.
-        for _ in 0..4 {
+        for _ in 0..TRIES {
             if alive() {
                 break;
             }
@@ -400,7 +403,6 @@ fn find_end_word() {
 /// what nobody guards, or have begun to; or it was ready, and at work for others, who were there first.
 /// False: it cannot work here. `None`: somebody kills them all.
 fn start(mut predecessor: i32) -> Option<bool> {
-    const TRIES: usize = 40;
     for _ in 0..TRIES {
         let started = start_once(predecessor);
         if started.is_some() {

@@ -9,7 +9,7 @@
 //! the very one that waits for the lease we are about to give up; so it is held in its parent's place.
 
 use super::launch;
-use super::processes::{each_child, each_thread, is_dead};
+use super::processes::{each_child, each_thread, is_dead, waits_for_device};
 use super::state::State;
 use super::waits::Waits;
 use crate::glance::GLANCE;
@@ -25,6 +25,10 @@ const PATIENCE_US: u64 = 20_000;
 /// How often it is tried before giving up: about a second. Somebody waits for the file meanwhile, and it may be the very
 /// child of a vfork that the program waits for.
 const TRIES: u32 = 30;
+
+/// For how long a thread is waited for that cannot be stopped because the kernel waits for a device in its name. To give up is to
+/// copy pages in place, and who truncates the file would take them away. But meanwhile no other request is answered.
+const STUCK_MS: u64 = 10_000;
 
 /// Every so often, while threads are being seized, those that died are reaped (see [`reap`]).
 const REAP_MS: u64 = 20;
@@ -46,6 +50,8 @@ pub struct Pause {
     count: usize,
     /// In a forked child that has no sidecar: the only thread is the caller, and holds itself.
     pub alone: bool,
+    /// The thread that did not stop, when one did not, if it waits for a device.
+    stuck: Option<i32>,
     waits: Waits,
 }
 
@@ -64,7 +70,7 @@ impl Pause {
     /// them. Taken for ours, they would pass for held while they run: seen as SIGSEGV, and as threads that stayed
     /// stopped for good.)
     pub(super) fn begin(&mut self) {
-        (self.count, self.alone) = (0, false);
+        (self.count, self.alone, self.stuck) = (0, false, None);
     }
 
     fn held(&mut self) -> &mut [Held] {
@@ -131,6 +137,7 @@ impl Pause {
                 }
                 Traced::Running => {
                     if !self.hold_borrowers(program, tid) {
+                        self.stuck = Some(tid).filter(|&tid| waits_for_device(program, tid));
                         return false;
                     }
                     if let Some(held) = self.held().get_mut(at) {
@@ -222,9 +229,15 @@ pub(super) fn reap(state: &mut State) {
 impl State {
     /// Stops all of the program's threads, wherever they are. True: they are held, until [`State::resume`].
     pub(super) fn pause(&mut self) -> bool {
+        self.pause_within(STUCK_MS)
+    }
+
+    /// The same, with less patience for threads that wait for a device.
+    pub(super) fn pause_within(&mut self, stuck_ms: u64) -> bool {
         if self.pause.alone {
             return true;
         }
+        let begun = task::now_ms();
         for _ in 0..TRIES {
             let seized = self.pause.seize_all(self.program);
             if seized == Seized::All {
@@ -235,6 +248,14 @@ impl State {
                 return false;
             }
             task::nap_us(10_000);
+            let stuck = self.pause.stuck.take();
+            while stuck.is_some_and(|tid| waits_for_device(self.program, tid))
+                && task::now_ms() - begun < stuck_ms
+            {
+                // The others go on meanwhile.
+                self.pause.release_late(self.program);
+                task::nap_us(10_000);
+            }
         }
         false
     }

@@ -134,7 +134,7 @@ impl State {
             return false;
         }
         // Extents would be at the mercy of a truncation if the program could not be held still; try it now.
-        let held = self.pause();
+        let held = self.pause_within(0);
         if held {
             self.resume();
         }

@@ -6,15 +6,14 @@
 //! anew at its next big call.
 #![allow(unsafe_code)] // A signal handler.
 
-use super::launch::{self, PROGRAM};
+use super::launch::{self, PROGRAM, TRIES};
 use super::processes;
 use super::serve::{self, PARENTS_END};
 use crate::sys::file::{self, ProcPath};
 use crate::sys::task;
 use core::sync::atomic::Ordering::*;
 
-/// How many are started that are killed within [`SHORT_MS`].
-const TRIES: u32 = 40;
+/// One that is killed sooner is one of [`TRIES`].
 const SHORT_MS: u64 = 1_000;
 
 /// Where a supervisor begins.
