@@ -11,7 +11,7 @@ use crate::glance::GLANCE;
 use crate::history;
 use crate::read::Terms;
 use crate::sidecar::channel::{self, Call, Op, Request};
-use crate::sidecar::{files, forgotten, launch, state};
+use crate::sidecar::{files, forgotten, fork, launch, report, state};
 use crate::stats::{self, Reason};
 use crate::sys::raw::Errno;
 use crate::sys::{file, pages, task};
@@ -317,7 +317,7 @@ pub unsafe fn start() {
     }
     let least = get("ELISION_MIN_BYTES").and_then(|value| value.to_str()?.parse::<usize>().ok());
     if let Some(path) = get("ELISION_STATS") {
-        launch::set_stats_path(path.as_encoded_bytes());
+        report::set_stats_path(path.as_encoded_bytes());
         stats::count_exactly(true);
     }
     let verbose = get("ELISION_VERBOSE").is_some_and(|value| value != "0" && !value.is_empty());
@@ -381,7 +381,7 @@ pub unsafe fn after_exec() {
 /// # Safety
 /// A fork must be next, by this thread.
 pub unsafe fn before_fork() {
-    launch::before_fork();
+    fork::before_fork();
 }
 
 /// After such a fork, in the parent.
@@ -389,7 +389,7 @@ pub unsafe fn before_fork() {
 /// # Safety
 /// After [`before_fork`], by the same thread.
 pub unsafe fn after_fork_parent() {
-    launch::after_fork_parent();
+    fork::after_fork_parent();
 }
 
 /// After a fork, in the parent, once handlers have run: the child's number, or a negative one if there is no child. `errno` stays
@@ -398,7 +398,7 @@ pub unsafe fn after_fork_parent() {
 /// # Safety
 /// It must be what became of the last fork of this thread: for a child that is taken not to exist no guard is kept.
 pub unsafe fn forked(child: i32) {
-    launch::forked(child);
+    fork::forked(child);
 }
 
 /// After such a fork, in the child.
@@ -406,5 +406,5 @@ pub unsafe fn forked(child: i32) {
 /// # Safety
 /// Only there: the guards that the process has count as its parent's from then on.
 pub unsafe fn after_fork_child() {
-    launch::after_fork_child();
+    fork::after_fork_child();
 }

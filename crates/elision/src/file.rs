@@ -2,7 +2,7 @@
 
 use crate::buffer::Buffer;
 use crate::dropin;
-use crate::sidecar::{guard, launch};
+use crate::sidecar::{fork, guard};
 use crate::sys;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -83,7 +83,7 @@ impl File {
     /// # Errors
     /// As `std::fs::File::open`.
     pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
-        let born = launch::forks();
+        let born = fork::forks();
         Ok(File::of(fs::File::open(path)?, born))
     }
 
@@ -95,7 +95,7 @@ impl File {
         // The open itself would wait for whatever this process still has mapped of the file; ask for it first, so that
         // what is known of its pages survives.
         settle(path.as_ref());
-        let born = launch::forks();
+        let born = fork::forks();
         Ok(File::of(options.open(path)?, born))
     }
 
@@ -193,7 +193,7 @@ impl File {
 
     /// Is every change through this handle one of this process? Not once it has forked: the child has the handle, too.
     pub(crate) fn owned(&self) -> bool {
-        self.born == launch::forks()
+        self.born == fork::forks()
     }
 
     /// Marks the beginning of a read that may be deferred, and its end; `None` if it must not be, while a change is under

@@ -22,7 +22,7 @@ use crate::file::File;
 use crate::segment::Segment;
 use crate::sidecar::announced::{self, Word};
 use crate::sidecar::channel::{Call, Op};
-use crate::sidecar::{guard, launch, serve, state};
+use crate::sidecar::{fork, guard, launch, serve, state};
 use crate::stats::{COUNTERS, Counters};
 use crate::sys::{file, memory};
 use crate::transfer::PAGE;
@@ -37,7 +37,7 @@ pub(crate) fn read(file: File) -> Result<Buffer, File> {
     if !stat.is_regular() || !allowed(fd, stat, mount) || !state::room_for_another() {
         return Err(file);
     }
-    let Some(passage) = launch::Passage::enter() else { return Err(file) };
+    let Some(passage) = fork::Passage::enter() else { return Err(file) };
     if !file.owned() {
         return Err(file);
     }
@@ -77,7 +77,7 @@ fn allowed(fd: i32, stat: file::Stat, mount: Option<u64>) -> bool {
 }
 
 /// Takes the lease and maps the whole pages; the rest is copied.
-fn map(fd: i32, len: usize, key: file::FileKey, passage: &launch::Passage) -> Option<Buffer> {
+fn map(fd: i32, len: usize, key: file::FileKey, passage: &fork::Passage) -> Option<Buffer> {
     // Before the lease, which would otherwise name this process.
     file::fcntl(fd, libc::F_SETOWN, passage.sidecar() as usize).ok()?;
     // If that cannot be set, it is SIGIO.

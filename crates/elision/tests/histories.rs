@@ -929,7 +929,8 @@ fn child(process: &str, name: &str) -> Option<String> {
 }
 
 /// Whatever the helper was at when it was killed, nobody notices: neither who asked it for something, nor another thread, nor a forked
-/// child, nor who waits for the file. (Somebody has to look whether it is still there. A program's next call would do.)
+/// child, nor who waits for the file. (If its parent is killed as well, somebody has to look whether it is still there. A program's next
+/// call would do.)
 #[test]
 fn while_the_helper_is_killed() {
     elision::set_min_bytes(PAGE);
@@ -949,7 +950,6 @@ fn while_the_helper_is_killed() {
                 std::thread::sleep(Duration::from_micros(
                     word % if word >> 62 == 0 { 1_000 } else { 30_000 },
                 ));
-                // (Four that are killed while they start, one after the other, are the last.)
                 let starting = !elision::dropin::at_work();
                 early = if starting { early + 1 } else { 0 };
                 let both = word & 1 << 40 != 0;

@@ -227,7 +227,7 @@ impl State {
         state::count_change();
         let gone = self.materialise_file(id);
         // A write lease was given up before any fork, so no child depends on this one. Nor on a carried one.
-        if known.guard == Guard::Read && super::launch::children_uncovered() {
+        if known.guard == Guard::Read && super::fork::children_uncovered() {
             return false;
         }
         // Whoever waits goes on when the lease has ended. If that is to execute the file, nobody may have it open for writing by

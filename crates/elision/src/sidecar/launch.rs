@@ -1,22 +1,15 @@
-//! Starting the sidecar, and what happens to it at fork and exit.
-//!
-//! Fork: the child gets copies of the mappings, but leases that only its parent's sidecar holds. So before a fork the
-//! sidecar is brought to rest (its memory is copied in a consistent state) and puts a mark on a page that parent and
-//! child share: *uncovered*. While any mark stands, it materialises for breaks as ever, but lets no guard go. The child
-//! starts a sidecar of its own, which opens the files through the first one's descriptors, takes leases of
-//! its own (or materialises, where one is refused) and removes the mark.
+//! Starting the sidecar, and sending it away.
 #![allow(unsafe_code)] // Sets up memory for a process that shares it.
 
-use super::channel::{self, Call, Op};
+use super::channel::{Call, Op};
+use super::fork;
 use super::processes::{self, each_child, each_thread, is_supervisor};
+use super::report::report_alone;
 use super::state::State;
 use super::{serve, supervise};
-use crate::stats::{self, COUNTERS, Reason};
-use crate::sys::file;
 use crate::sys::memory;
 use crate::sys::raw::Result;
-use crate::sys::task::{self, Mask};
-use core::cell::UnsafeCell;
+use crate::sys::task;
 use core::ptr;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
@@ -99,106 +92,15 @@ impl Ground {
     }
 }
 
-/// Marks on a page shared with forked children.
-const MARKS: usize = 64;
-
-#[repr(C)]
-struct Board {
-    uncovered: [AtomicU32; MARKS],
-    /// The thread whose last fork has set the mark.
-    forker: [AtomicU32; MARKS],
-    /// The process that came of it, if that is known.
-    child: [AtomicI32; MARKS],
-    since_ms: [AtomicU64; MARKS],
-}
-
-static BOARD: AtomicPtr<Board> = AtomicPtr::new(ptr::null_mut());
-/// The mark of the fork under way.
-static MARK: AtomicUsize = AtomicUsize::new(MARKS);
-/// The fork for which the sidecar has to rest, by number; 0 for none. And the last number.
-static REST: AtomicU32 = AtomicU32::new(0);
-static NUMBER: AtomicU32 = AtomicU32::new(0);
-/// The sidecar that has answered for the fork under way and rests, by its number; 0 if there is none.
-static RESTING: AtomicU32 = AtomicU32::new(0);
-/// A child that has not covered itself by then was killed on the way.
-const UNCOVERED_MS: u64 = 5_000;
-
-/// Held across one fork; forks of several threads take turns.
-static FORKING: AtomicU32 = AtomicU32::new(0);
-
-/// Forks of this process and of those it was forked from, since [`register`].
-static FORKS: AtomicU64 = AtomicU64::new(0);
-
 /// How many are started that are killed, one after the other, before it is given up for now.
 pub(super) const TRIES: u32 = 40;
-
-/// How often descriptors have come to be shared with a forked process.
-pub fn forks() -> u64 {
-    register();
-    FORKS.load(Acquire)
-}
-
-/// Threads that hold a descriptor which must not come to be shared; see [`Passage`].
-static PASSING: AtomicU32 = AtomicU32::new(0);
 
 /// The user whom signals to the sidecar must come from: who started it.
 static USER: AtomicU32 = AtomicU32::new(u32::MAX);
 
-/// A time in which no fork happens, and signals are blocked. Short, and without waiting for anything.
-pub struct Passage {
-    mask: Mask,
-    sidecar: u32,
-}
-
-impl Passage {
-    /// `None` while a fork is under way, and where there is no sidecar that the kernel may signal in this process's name.
-    pub fn enter() -> Option<Passage> {
-        let mask = task::block_signals();
-        PASSING.fetch_add(1, SeqCst);
-        // From here on leaving is what dropping does.
-        let passage = Passage { mask, sidecar: gate().map_or(0, |gate| gate.sidecar.load(Acquire)) };
-        let good = FORKING.load(SeqCst) == 0
-            && passage.still_holds()
-            && task::pid() == PROGRAM.load(Acquire)
-            && task::effective_user() == USER.load(Acquire);
-        good.then_some(passage)
-    }
-
-    /// Pid of the sidecar.
-    pub fn sidecar(&self) -> u32 {
-        self.sidecar
-    }
-
-    /// Is it there still, and not about to go?
-    pub fn still_holds(&self) -> bool {
-        self.sidecar != 0
-            && START.load(SeqCst) == RUNNING
-            && gate().is_some_and(|gate| {
-                gate.ready.load(Acquire) == 1 && gate.sidecar.load(SeqCst) == self.sidecar
-            })
-    }
-}
-
-impl Drop for Passage {
-    fn drop(&mut self) {
-        PASSING.fetch_sub(1, SeqCst);
-        task::restore_signals(self.mask);
-    }
-}
-
-struct ForkMask(UnsafeCell<Option<Mask>>);
-// SAFETY: only touched by the thread that holds FORKING.
-unsafe impl Sync for ForkMask {}
-static FORK_MASK: ForkMask = ForkMask(UnsafeCell::new(None));
-
 fn gate() -> Option<&'static Gate> {
     // SAFETY: null, or a page that is never unmapped; it holds atomics only.
     unsafe { GATE.load(Acquire).as_ref() }
-}
-
-fn board() -> Option<&'static Board> {
-    // SAFETY: as in `gate`.
-    unsafe { BOARD.load(Acquire).as_ref() }
 }
 
 /// Counts sidecars.
@@ -206,7 +108,7 @@ static EPOCH: AtomicU32 = AtomicU32::new(0);
 
 /// Which sidecar it is, now.
 pub(super) fn epoch() -> u32 {
-    EPOCH.load(Acquire)
+    EPOCH.load(SeqCst)
 }
 
 /// Waits while a sidecar is being started. (Not for a change of rights to be over: libc has every thread take part in that, by a
@@ -222,6 +124,26 @@ pub fn alive() -> bool {
     gate().is_some_and(|gate| gate.sidecar.load(Acquire) != 0 && gate.ready.load(Acquire) == 1)
 }
 
+/// Its pid, or 0.
+pub(super) fn sidecar() -> u32 {
+    gate().map_or(0, |gate| gate.sidecar.load(SeqCst))
+}
+
+/// Is it neither about to come nor to go?
+pub(super) fn running() -> bool {
+    START.load(SeqCst) == RUNNING
+}
+
+/// Was one ever asked for?
+pub(super) fn begun() -> bool {
+    START.load(Acquire) != IDLE
+}
+
+/// May the kernel signal it in the name of the calling process?
+pub(super) fn may_be_signalled() -> bool {
+    task::pid() == PROGRAM.load(Acquire) && task::effective_user() == USER.load(Acquire)
+}
+
 /// Is its parent?
 fn supervised() -> bool {
     gate().is_some_and(|gate| gate.supervisor.load(Acquire) != 0)
@@ -230,7 +152,7 @@ fn supervised() -> bool {
 /// Where Yama is, the right to hold this program's threads still was that of the sidecar's parent, and is lost if that is killed.
 fn allow_orphan() {
     static ALLOWED: AtomicU32 = AtomicU32::new(0);
-    let sidecar = gate().map_or(0, |gate| gate.sidecar.load(Acquire));
+    let sidecar = sidecar();
     if !supervised() && ALLOWED.swap(sidecar, AcqRel) != sidecar {
         task::allow_tracer(sidecar as i32);
     }
@@ -388,8 +310,30 @@ pub fn register() {
             find_end_word();
         }
         // SAFETY: the handlers are safe to call around any fork.
-        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
+        unsafe {
+            libc::pthread_atfork(
+                Some(fork::before_fork),
+                Some(fork::after_fork_parent),
+                Some(fork::after_fork_child),
+            )
+        };
     }
+}
+
+/// In a forked child, which is the program now and has no sidecar yet. The pid of its parent's.
+pub(super) fn begin_in_child() -> i32 {
+    PROGRAM.store(task::pid(), Release);
+    find_end_word();
+    START.store(IDLE, Release);
+    SIDECAR.swap(0, AcqRel)
+}
+
+/// The same child starts one; see [`start`].
+pub(super) fn start_in_child(predecessor: i32) -> bool {
+    START.store(STARTING, Release);
+    let started = start(predecessor) == Some(true);
+    START.store(if started { RUNNING } else { UNAVAILABLE }, Release);
+    started
 }
 
 fn find_end_word() {
@@ -467,22 +411,7 @@ pub(super) fn begin_epoch(predecessor: i32) {
 /// In the supervisor, when its sidecar was killed: is there to be another? (If a thread is about to start one, that waits until both are
 /// gone. It may be the first one that was killed, or have been killed for what it does.)
 pub(super) fn wants_successor() -> bool {
-    START.load(SeqCst) == RUNNING && super::state::any_or_leases()
-}
-
-/// In the supervisor: waits until no fork is under way for which a sidecar rests, or rested when it was killed. Not for ever: the forking
-/// thread may wait for a lock of stdio's, whose holder waits for the next sidecar. (Then the child sees by the epoch that what it has
-/// copies of was not at rest.)
-pub(super) fn wait_for_fork() {
-    let begun = task::now_ms();
-    loop {
-        let fork = RESTING.load(SeqCst);
-        let waited = task::now_ms() - begun;
-        if fork == 0 || waited >= 1_000 {
-            return;
-        }
-        task::futex_wait(&RESTING, fork, 1_000 - waited);
-    }
+    running() && super::state::any_or_leases()
 }
 
 /// What was left of the sidecars of programs that were here before, and put this one in their place by exec: children that nobody
@@ -505,14 +434,13 @@ fn prepare() -> bool {
     if GATE.load(Acquire).is_null() {
         reap_forerunners();
         let page = crate::transfer::PAGE;
-        let (Ok(gate), Ok(board), Ok(state)) = (
+        let (Ok(gate), Ok(state)) = (
             memory::allocate(page, false),
-            memory::allocate(size_of::<Board>().next_multiple_of(page), true),
             memory::allocate(size_of::<State>().next_multiple_of(page), false),
         ) else {
             return false;
         };
-        if !SIDECARS_GROUND.prepare() || !SUPERVISORS_GROUND.prepare() {
+        if !fork::prepare() || !SIDECARS_GROUND.prepare() || !SUPERVISORS_GROUND.prepare() {
             return false;
         }
         // SAFETY: the page is fresh and ours.
@@ -522,7 +450,6 @@ fn prepare() -> bool {
         // Fresh zeroed memory of the right size; all zeroes is a valid State but for the descriptors, and the order of the
         // map, which the sidecar sees to before it uses them.
         STATE.store(state as *mut State, Release);
-        BOARD.store(board as *mut Board, Release);
         GATE.store(gate as *mut Gate, Release);
     }
     true
@@ -540,205 +467,6 @@ pub(super) fn my_gate() -> Option<&'static Gate> {
 pub(super) unsafe fn state() -> Option<&'static mut State> {
     // SAFETY: null or set up by `prepare`; exclusive by the caller's promise.
     unsafe { STATE.load(Acquire).as_mut() }
-}
-
-/// In the sidecar: is there a forked child that does not hold its own leases yet?
-pub(super) fn children_uncovered() -> bool {
-    let Some(board) = board() else { return false };
-    let now = task::now_ms();
-    let marks = board.uncovered.iter().zip(&board.since_ms).zip(&board.child);
-    marks.into_iter().any(|((mark, since), child)| {
-        let child = child.load(Acquire);
-        mark.load(Acquire) != 0
-            && now.saturating_sub(since.load(Acquire)) < UNCOVERED_MS
-            && (child == 0 || !processes::is_gone(child))
-    })
-}
-
-/// In the sidecar: sets a mark for the fork that is about to happen. False: there is none left.
-pub(super) fn set_mark() -> bool {
-    let Some(board) = board() else { return false };
-    let now = task::now_ms();
-    let free = board.uncovered.iter().zip(&board.since_ms).position(|(mark, since)| {
-        mark.load(Acquire) == 0 || now.saturating_sub(since.load(Acquire)) >= UNCOVERED_MS
-    });
-    MARK.store(free.unwrap_or(MARKS), Release);
-    let Some((mark, since)) = free.and_then(|i| Some((board.uncovered.get(i)?, board.since_ms.get(i)?)))
-    else {
-        return false;
-    };
-    if let Some(child) = free.and_then(|i| board.child.get(i)) {
-        child.store(0, Release);
-    }
-    since.store(now, Release);
-    mark.store(1, Release);
-    true
-}
-
-/// In the sidecar: the fork that is being prepared.
-pub(super) fn fork_under_way() -> u32 {
-    REST.load(Acquire)
-}
-
-/// In the sidecar, after it answered [`Op::Fork`]: touches nothing until that fork is over. (The next one is another,
-/// and still has to be answered.)
-pub(super) fn rest(fork: u32) {
-    while REST.load(Acquire) == fork {
-        task::futex_wait(&REST, fork, 5);
-        channel::answer_at_rest();
-        if !processes::program_lives(PROGRAM.load(Acquire)) {
-            return;
-        }
-    }
-}
-
-fn remove_mark() {
-    if let Some(mark) = board().and_then(|board| board.uncovered.get(MARK.load(Acquire))) {
-        mark.store(0, Release);
-    }
-}
-
-/// Before a fork.
-pub extern "C" fn before_fork() {
-    let mask = task::block_signals();
-    while FORKING.compare_exchange(0, 1, SeqCst, Acquire).is_err() {
-        task::futex_wait(&FORKING, 1, 100);
-    }
-    // Whoever comes now is turned away.
-    while PASSING.load(SeqCst) != 0 {
-        task::yield_now();
-    }
-    FORKS.fetch_add(1, AcqRel);
-    // SAFETY: FORKING is held.
-    unsafe { *FORK_MASK.0.get() = Some(mask) };
-    MARK.store(MARKS, Release);
-    wait_started();
-    // Even if there is nothing that depends on a lease yet: another thread may be about to change that.
-    while present() {
-        let epoch = epoch();
-        // Another number each time: one that has rested for the last already has to see that this is another.
-        let number = NUMBER.load(Relaxed).wrapping_add(1).max(1);
-        NUMBER.store(number, Relaxed);
-        REST.store(number, Release);
-        let answered =
-            Call::new(Op::Fork, false).is_some_and(|mut call| call.send() != Some(Reason::Sidecar));
-        if answered {
-            // If it is killed from now on, its parent waits with the next one until this is 0 again; unless that has begun already.
-            RESTING.store(epoch, SeqCst);
-            if EPOCH.load(SeqCst) == epoch {
-                break;
-            }
-            end_rest();
-        }
-        // It was killed; the next one has to be asked, who needs no mark that the last one may have set.
-        REST.store(0, Release);
-        remove_mark();
-    }
-    let Some(board) = board() else { return };
-    // This thread's earlier forks are none of those that may yet turn out to have failed.
-    let forker = task::tid() as u32;
-    for slot in &board.forker {
-        let _ = slot.compare_exchange(forker, 0, AcqRel, Relaxed);
-    }
-    if let Some(slot) = board.forker.get(MARK.load(Acquire)) {
-        slot.store(forker, Release);
-    }
-}
-
-/// After [`after_fork_parent`]: what the calling thread's fork came to. The mark would be removed by the child alone, and whoever wanted a
-/// file had to wait for [`UNCOVERED_MS`] if there was none, or it was killed before it could.
-pub fn forked(child: i32) {
-    let (Some(board), forker) = (board(), task::tid() as u32) else { return };
-    for (at, slot) in board.forker.iter().enumerate() {
-        let (Some(mark), Some(known)) = (board.uncovered.get(at), board.child.get(at)) else { break };
-        if slot.load(Acquire) != forker {
-            continue;
-        }
-        known.store(child.max(0), Release);
-        if slot.compare_exchange(forker, 0, AcqRel, Relaxed).is_ok() && child < 0 {
-            mark.store(0, Release);
-            channel::ring();
-        }
-    }
-}
-
-fn end_rest() {
-    RESTING.store(0, SeqCst);
-    task::futex_wake(&RESTING);
-}
-
-/// After a fork, in the parent.
-pub extern "C" fn after_fork_parent() {
-    end_rest();
-    REST.store(0, Release);
-    task::futex_wake(&REST);
-    end_fork();
-}
-
-/// After a fork, in the child.
-pub extern "C" fn after_fork_child() {
-    // Else there was none, or it was killed while it rested; and what this is a copy of may have been changed by another in the middle of it.
-    let rested = RESTING.load(Acquire) == epoch() && START.load(Acquire) == RUNNING;
-    let predecessor = SIDECAR.swap(0, AcqRel);
-    RESTING.store(0, Release);
-    REST.store(0, Release);
-    PROGRAM.store(task::pid(), Release);
-    find_end_word();
-    channel::reset();
-    super::forgotten::reset();
-    super::announced::reset();
-    processes::begin();
-    PASSING.store(0, Release);
-    COUNTERS.reset();
-    START.store(IDLE, Release);
-    if super::state::LIVE.load(Acquire) > 0 || super::announced::pending() > 0 {
-        START.store(STARTING, Release);
-        let covered = start(if rested { predecessor } else { -1 }) == Some(true);
-        START.store(if covered { RUNNING } else { UNAVAILABLE }, Release);
-        if !covered {
-            // SAFETY: there is no sidecar, and this is the only thread.
-            if let Some(state) = unsafe { state() } {
-                state.materialise_alone(rested);
-            }
-        }
-    } else {
-        crate::glance::GLANCE.writers.store(0, Release);
-    }
-    remove_mark();
-    end_fork();
-}
-
-fn end_fork() {
-    // SAFETY: FORKING is held, by this thread or by the one it was copied from.
-    let mask = unsafe { (*FORK_MASK.0.get()).take() };
-    FORKING.store(0, Release);
-    task::futex_wake(&FORKING);
-    if let Some(mask) = mask {
-        task::restore_signals(mask);
-    }
-}
-
-/// Writes the statistics of a process that has no sidecar: mostly one that declined everything before it needed one. None
-/// is started for that, and nothing is waited for.
-fn report_alone() {
-    // A limit would end the program with SIGXFSZ where it has none to fear.
-    if !COUNTERS.any() || !stats_wanted() || file::size_limit() != libc::RLIM_INFINITY {
-        return;
-    }
-    let mask = task::block_signals();
-    let fd = open_stats();
-    if fd >= 0 {
-        write_stats(fd, task::pid());
-        file::close(fd);
-    }
-    task::restore_signals(mask);
-}
-
-/// Writes the line of statistics.
-pub(super) fn write_stats(fd: i32, pid: i32) {
-    let mut line = [0; stats::LINE];
-    let length = stats::take_line(pid, &mut line);
-    let _ = file::write(fd, line.get(..length).unwrap_or(&[]));
 }
 
 /// Has the sidecar, if there is one, give everything memory of its own, and go; none is started until [`retired`], which is
@@ -854,42 +582,4 @@ pub fn retired() {
         start_again();
     }
     task::restore_signals(mask);
-}
-
-/// Where statistics go: a path, ended by zero, empty for nowhere.
-pub(super) struct StatsPath(UnsafeCell<[u8; 4096]>);
-// SAFETY: written once by `set_stats_path` before any sidecar exists, read by sidecars.
-unsafe impl Sync for StatsPath {}
-static STATS_PATH: StatsPath = StatsPath(UnsafeCell::new([0; 4096]));
-
-/// Sets where statistics go. Before the first transfer.
-pub fn set_stats_path(path: &[u8]) {
-    if path.len() < 4096 && START.load(Acquire) == IDLE {
-        // SAFETY: no sidecar is there to read it yet, and the drop-in's constructor is the only caller.
-        unsafe {
-            if let Some(room) = (*STATS_PATH.0.get()).get_mut(..path.len()) {
-                room.copy_from_slice(path);
-            }
-        }
-    }
-}
-
-fn stats_path() -> Option<&'static core::ffi::CStr> {
-    // SAFETY: nobody writes it any more.
-    let path = unsafe { &*STATS_PATH.0.get() };
-    core::ffi::CStr::from_bytes_until_nul(path).ok().filter(|path| !path.is_empty())
-}
-
-fn stats_wanted() -> bool {
-    stats_path().is_some()
-}
-
-/// Opens the statistics file, and holds it locked so that a reader can tell when the last sidecar is done. Waits for nobody: not
-/// for a reader who has begun, who will do without, nor for the other end of a pipe.
-pub(super) fn open_stats() -> i32 {
-    let Some(path) = stats_path() else { return -1 };
-    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NONBLOCK;
-    let Ok(fd) = file::open(path, flags, 0o644) else { return -1 };
-    let _ = file::flock(fd, libc::LOCK_SH | libc::LOCK_NB);
-    fd
 }

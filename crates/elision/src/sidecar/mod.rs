@@ -14,7 +14,9 @@
 //! | `channel` | requests and answers between program and sidecar |
 //! | `files` | the table of files, and which of them are under write leases |
 //! | `forgotten` | ranges that are gone, which need no answer |
-//! | `launch` | starting it, and what happens at fork and exit |
+//! | `launch` | starting it, and sending it away |
+//! | `fork` | what happens to it at a fork |
+//! | `report` | where statistics go, and who writes them |
 //! | `supervise` | its parent, which starts another when it is killed |
 //! | `serve` | its loop |
 //! | `state` | what it knows: files, guards, extents |
@@ -41,6 +43,7 @@ pub(crate) mod carried;
 pub(crate) mod channel;
 pub(crate) mod files;
 pub(crate) mod forgotten;
+pub(crate) mod fork;
 pub(crate) mod guard;
 pub(crate) mod launch;
 pub(crate) mod materialise;
@@ -48,6 +51,7 @@ pub(crate) mod pause;
 pub(crate) mod plan;
 mod processes;
 pub(crate) mod relocate;
+pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod spare;
 pub(crate) mod state;

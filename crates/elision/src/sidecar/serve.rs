@@ -6,8 +6,10 @@ use super::broken;
 use super::channel::{self, ASLEEP, Answer, BELL, Op, Request};
 use super::files::Guard;
 use super::forgotten;
+use super::fork;
 use super::launch::{self, END_VALUE, END_WORD, PREDECESSOR, PROGRAM};
 use super::processes;
+use super::report;
 use super::state::{self, State};
 use crate::extent::{Extent, FileId, Kind};
 use crate::stats::Reason;
@@ -118,7 +120,7 @@ impl State {
         self.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
         self.maps = file::open(c"/proc/self/maps", read_only, 0).unwrap_or(-1);
         self.tracker = pages::tracker().unwrap_or(-1);
-        self.stats = launch::open_stats();
+        self.stats = report::open_stats();
         self.fine_ctime = kernel_at_least(6, 13);
         self.map_limit = number_in(c"/proc/sys/vm/max_map_count").unwrap_or(65_530).saturating_sub(2_000) / 4;
         let here = self as *const State as usize;
@@ -366,7 +368,7 @@ impl State {
         }
         let fork = core::mem::take(&mut self.fork);
         if fork != 0 {
-            launch::rest(fork);
+            fork::rest(fork);
         }
     }
 
@@ -463,8 +465,8 @@ impl State {
                 self.surrender();
                 // The child's copies of these mappings will hold their leases, too, and only we would be told.
                 self.settle_carried();
-                self.fork = launch::fork_under_way();
-                if !launch::set_mark() {
+                self.fork = fork::fork_under_way();
+                if !fork::set_mark() {
                     for id in self.files.ids() {
                         self.release(id);
                     }
@@ -513,7 +515,7 @@ impl State {
             self.count_loaded(row.addr, row.len);
             at = row.end();
         }
-        launch::write_stats(self.stats, self.program);
+        report::write_stats(self.stats, self.program);
         file::close(self.stats);
         self.stats = -1;
     }

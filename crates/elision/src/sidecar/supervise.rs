@@ -6,6 +6,7 @@
 //! anew at its next big call.
 #![allow(unsafe_code)] // A signal handler.
 
+use super::fork;
 use super::launch::{self, PROGRAM, TRIES};
 use super::processes;
 use super::serve::{self, PARENTS_END};
@@ -45,7 +46,7 @@ pub(super) extern "C" fn main() -> ! {
         processes::begin();
         // From here on a fork waits for the next one; or it has begun before, and that one for it.
         launch::begin_epoch(-1);
-        launch::wait_for_fork();
+        fork::wait_for_fork();
         let program = PROGRAM.load(Acquire);
         let directory = ProcPath::new(program, "cwd", None);
         if tries > TRIES
