@@ -141,7 +141,8 @@ impl Buffer {
     ) -> io::Result<usize> {
         let target = &mut self[at..at + len];
         let addr = target.as_mut_ptr() as usize;
-        let terms = Terms { offset: Some(offset), owned: file.owned(), exclusive: true, least };
+        let (owned, forks) = file.owned_until();
+        let terms = Terms { offset: Some(offset), owned, forks, exclusive: true, least };
         let deferral = file.defer();
         let since = file.moment();
         let outcome = match deferral {
@@ -170,12 +171,9 @@ impl Buffer {
     /// If `at + len` is beyond the buffer.
     pub fn write_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<()> {
         let addr = self[at..at + len].as_ptr() as usize;
-        let terms = Terms {
-            offset: Some(offset),
-            owned: file.owned(),
-            exclusive: true,
-            least: crate::min_bytes(false),
-        };
+        let (owned, forks) = file.owned_until();
+        let least = crate::min_bytes(false);
+        let terms = Terms { offset: Some(offset), owned, forks, exclusive: true, least };
         let _change = file.change();
         let since = file.moment();
         let alone = || file.undisturbed(since, 1);

@@ -35,7 +35,7 @@ pub enum Outcome {
 pub const DEFAULT_MIN_BYTES: usize = 4 << 20;
 
 fn terms(offset: Option<u64>, owned: bool) -> Terms {
-    Terms { offset, owned, exclusive: false, least: min_bytes() }
+    Terms { offset, owned, forks: fork::forks(), exclusive: false, least: min_bytes() }
 }
 
 /// Offers a read of `len` bytes to `addr`: at `offset` (pread), or at the file position, which is then moved.

@@ -196,6 +196,11 @@ impl File {
         self.born == fork::forks()
     }
 
+    /// The same, and the count of forks after which it is so no longer: one may come before the sidecar is asked.
+    pub(crate) fn owned_until(&self) -> (bool, u64) {
+        (self.owned(), self.born)
+    }
+
     /// Marks the beginning of a read that may be deferred, and its end; `None` if it must not be, while a change is under
     /// way: what it would map, the change may not know of any more, and what a cut has taken could not be had again.
     pub(crate) fn defer(&self) -> Option<Deferral<'_>> {

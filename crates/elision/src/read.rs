@@ -16,6 +16,8 @@ pub struct Terms {
     pub offset: Option<u64>,
     /// Every change through this description will be shown first, and no other process shares it.
     pub owned: bool,
+    /// The [count of forks](crate::sidecar::fork::forks) up to which that holds.
+    pub forks: u64,
     /// Nobody else can store into the pages around the buffer.
     pub exclusive: bool,
     /// Transfers below this many bytes are left alone.
@@ -114,7 +116,7 @@ unsafe fn carry_out(
         let request = call.request();
         (request.fd, request.flags, request.key) = (fd, flags, stat.id);
         (request.addr, request.len, request.offset) = (pages.addr, pages.len, pages.offset);
-        (request.owned, request.exclusive) = (terms.owned, terms.exclusive);
+        (request.owned, request.forks, request.exclusive) = (terms.owned, terms.forks, terms.exclusive);
         (request.head, request.tail) = (head.len, tail.len);
         let declined = call.send();
         let answer = call.request();

@@ -171,7 +171,7 @@ impl Job {
             (request.op, request.more) = (Op::Plan, at > 0);
             (request.fd, request.flags, request.key) = (self.fd, self.flags, self.stat.id);
             (request.addr, request.len, request.offset) = (rest.addr, rest.len, rest.offset);
-            (request.owned, request.track) = (self.terms.owned, self.follow);
+            (request.owned, request.forks, request.track) = (self.terms.owned, self.terms.forks, self.follow);
             (request.head, request.tail) = (if at == 0 { head.len } else { 0 }, tail.len);
             let declined = call.send();
             let answer = call.request();

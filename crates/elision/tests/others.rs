@@ -270,6 +270,57 @@ fn who_starts_it_is_killed() {
 
 // ------------------------------------------------------------------------------------------------- threads
 
+/// What happens in the middle of a fork, when its handlers have been called and nothing has been copied yet.
+static IN_FORK: std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>> = std::sync::Mutex::new(None);
+
+extern "C" fn in_fork() {
+    if let Some(what) = IN_FORK.lock().unwrap().take() {
+        what();
+    }
+}
+
+/// It was taken for nobody else's, and what the child wrote was seen in what had been read before.
+#[test]
+fn a_file_that_is_opened_during_a_fork_is_shared() {
+    // Before the library does: what is registered first is called last.
+    // SAFETY: a function that may be called at any fork.
+    assert_eq!(unsafe { libc::pthread_atfork(Some(in_fork), None, None) }, 0);
+    let dir = directory();
+    let path = dir.path().join("data");
+    let expected = file(&path, 8 * MIB);
+    drop(File::open(&path).unwrap());
+    let (opened, file) = std::sync::mpsc::channel();
+    let place = path.clone();
+    *IN_FORK.lock().unwrap() = Some(Box::new(move || {
+        let file = File::open_with(OpenOptions::new().read(true).write(true), &place).unwrap();
+        let all = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let fd = all.into_iter().find(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == place)).unwrap();
+        opened.send((file, fd.file_name().to_str().unwrap().parse::<i32>().unwrap())).unwrap();
+    }));
+    let (wait, mut go) = std::io::pipe().unwrap();
+    // SAFETY: the child makes system calls only.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    let (file, fd) = file.recv().unwrap();
+    if child == 0 {
+        let mut byte = [0];
+        // SAFETY: pointers to locals.
+        unsafe {
+            libc::read(wait.as_raw_fd(), byte.as_mut_ptr().cast(), 1);
+            libc::pwrite(fd, c"changed".as_ptr().cast(), 7, 4096);
+            libc::_exit(0);
+        }
+    }
+    let buffer = file.read(0, 8 * MIB).unwrap();
+    go.write_all(b"x").unwrap();
+    let mut status = 0;
+    // SAFETY: a local.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0);
+    assert_eq!(&fs::read(&path).unwrap()[4096..4103], b"changed");
+    assert_same(&buffer, &expected);
+}
+
 /// One that waits for a device cannot be held still. To go on without it was to lose what somebody cut off.
 #[test]
 fn a_thread_waits_for_a_device_while_another_wants_the_file() {

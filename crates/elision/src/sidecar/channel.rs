@@ -96,6 +96,8 @@ pub struct Request {
     pub offset: u64,
     /// The caller vouches that every change through this description is shown first.
     pub owned: bool,
+    /// The count of forks up to which that holds.
+    pub forks: u64,
     /// Nobody else can store into the pages around the buffer: fragments may be associated too.
     pub exclusive: bool,
     /// Begin to track what is written.
@@ -137,6 +139,7 @@ const BLANK: Request = Request {
     len: 0,
     offset: 0,
     owned: false,
+    forks: 0,
     exclusive: false,
     track: false,
     head: 0,

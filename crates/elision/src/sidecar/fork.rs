@@ -44,13 +44,18 @@ const UNCOVERED_MS: u64 = 5_000;
 /// Held across one fork; forks of several threads take turns.
 static FORKING: AtomicU32 = AtomicU32::new(0);
 
-/// Forks of this process and of those it was forked from, since [`register`].
+/// Beginnings and ends of forks of this process and of those it was forked from. (Both: what is opened between the two may have been copied.)
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// How often descriptors have come to be shared with a forked process.
+/// Counts forks: what was opened when it was another may be shared with a forked process.
 pub fn forks() -> u64 {
     launch::register();
-    FORKS.load(Acquire)
+    count()
+}
+
+/// In the sidecar: the same.
+pub(super) fn count() -> u64 {
+    FORKS.load(SeqCst)
 }
 
 /// Threads that hold a descriptor which must not come to be shared; see [`Passage`].
@@ -189,7 +194,7 @@ pub extern "C" fn before_fork() {
     while PASSING.load(SeqCst) != 0 {
         task::yield_now();
     }
-    FORKS.fetch_add(1, AcqRel);
+    FORKS.fetch_add(1, SeqCst);
     // SAFETY: FORKING is held.
     unsafe { *FORK_MASK.0.get() = Some(mask) };
     MARK.store(MARKS, Release);
@@ -286,6 +291,7 @@ pub extern "C" fn after_fork_child() {
 fn end_fork() {
     // SAFETY: FORKING is held, by this thread or by the one it was copied from.
     let mask = unsafe { (*FORK_MASK.0.get()).take() };
+    FORKS.fetch_add(1, SeqCst);
     FORKING.store(0, Release);
     task::futex_wake(&FORKING);
     if let Some(mask) = mask {

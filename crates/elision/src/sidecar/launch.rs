@@ -163,6 +163,18 @@ fn anybody() -> bool {
     gate().is_some_and(|gate| gate.supervisor.load(SeqCst) != 0 || gate.sidecar.load(SeqCst) != 0)
 }
 
+/// Waits until the last of them is gone, or the sidecar is ready; or for a little while.
+fn wait_for_either() {
+    let Some(gate) = gate() else { return };
+    let ready = gate.ready.load(Acquire);
+    // The kernel clears these.
+    let there = |word: &&AtomicU32| word.load(Acquire) != 0;
+    if let Some(word) = [&gate.supervisor, &gate.sidecar].into_iter().find(there) {
+        let pid = word.load(Acquire);
+        task::futex_wait_either(&gate.ready, ready, word.as_ptr() as usize, pid, 100);
+    }
+}
+
 /// Was one ever started, here or in a process that this one was forked from?
 pub fn ever_started() -> bool {
     !STATE.load(Acquire).is_null()
@@ -240,7 +252,7 @@ pub fn lost() -> bool {
     }
     // Its parent sees to the next one, if it has not been killed as well, or finds that nothing depends on there being one.
     while !alive() && anybody() {
-        task::nap_us(100);
+        wait_for_either();
     }
     if alive() {
         START.store(RUNNING, Release);
@@ -380,14 +392,11 @@ fn start_once(predecessor: i32) -> Option<bool> {
     task::futex_wake(&gate.go);
     let begun = task::now_ms();
     while gate.ready.load(Acquire) == 0 {
-        let (supervisor, sidecar) = (gate.supervisor.load(Acquire), gate.sidecar.load(Acquire));
-        // The kernel clears these when they are gone. (In this order: the one is not started any more when the other is gone.)
-        match (supervisor, sidecar) {
+        if !anybody() {
             // Unless it said so last.
-            (0, 0) => return (gate.ready.load(Acquire) == 2).then_some(false),
-            (0, pid) => task::futex_wait_either(&gate.ready, 0, gate.sidecar.as_ptr() as usize, pid, 100),
-            (pid, _) => task::futex_wait_either(&gate.ready, 0, gate.supervisor.as_ptr() as usize, pid, 100),
+            return (gate.ready.load(Acquire) == 2).then_some(false);
         }
+        wait_for_either();
         if task::now_ms() - begun > 10_000 {
             break;
         }
@@ -508,7 +517,7 @@ fn wait_gone() -> bool {
     let begun = task::now_ms();
     let there = anybody();
     while anybody() && task::now_ms() - begun < 2_000 {
-        task::nap_us(100);
+        wait_for_either();
     }
     there
 }
@@ -523,12 +532,12 @@ fn send_away(how: Op) -> bool {
             done = call.send().is_none();
             asked_ms = task::now_ms();
         } else {
-            task::nap_us(100);
+            wait_for_either();
         }
     }
-    // What remains is no child that a wait() of the program sees. It is a process until it is gone.
+    // What remains is no child that a wait() of the program sees. It is a process until it is gone; it has little left to do.
     while !supervisor_is_reaped() && task::now_ms() - asked_ms < 2_000 {
-        task::nap_us(100);
+        task::yield_now();
     }
     done
 }

@@ -404,6 +404,8 @@ impl State {
         let takes = matches!(request.op, Op::Associate | Op::Plan);
         if takes {
             state::expect(self.usage.extents);
+            // No other can come before the answer is given: it would wait for that.
+            request.owned &= request.forks == fork::count();
         }
         request.declined = match request.op {
             Op::Ping => None,

@@ -21,23 +21,22 @@ const SHORT_MS: u64 = 1_000;
 pub(super) extern "C" fn main() -> ! {
     let Some(gate) = launch::my_gate() else { task::exit() };
     task::block_all_but(&[PARENTS_END]);
-    let isolated = file::unshare_and_close_all().is_ok();
-    task::new_session();
     task::set_name(super::SUPERVISORS_NAME);
-    // SAFETY: the handler notes something in atomics and rings a bell, which is safe anywhere.
-    let handled = unsafe { task::handle_signal(PARENTS_END, serve::on_parents_end).is_ok() };
-    task::signal_at_parents_end(PARENTS_END);
-    let mut tries = 0;
+    let (mut tries, mut settled) = (0, false);
     loop {
         let begun = task::now_ms();
-        let started = if isolated && handled { launch::start_sidecar(gate).ok() } else { None };
-        // It has begun in the program's directory, which its statistics may be relative to.
-        task::leave_directory();
-        let Some(pid) = started else {
+        let Ok(pid) = launch::start_sidecar(gate) else {
             gate.ready.store(2, Release);
             task::futex_wake(&gate.ready);
             task::exit();
         };
+        // It has begun in the program's directory, which its statistics may be relative to.
+        task::leave_directory();
+        // (Not before: somebody waits for the sidecar.)
+        if !settled && !settle() {
+            task::exit();
+        }
+        settled = true;
         if !task::wait_killed(pid) {
             task::exit();
         }
@@ -57,4 +56,16 @@ pub(super) extern "C" fn main() -> ! {
             task::exit();
         }
     }
+}
+
+/// Leaves to the program what is the program's alone. False: that cannot be, and the sidecar has to do without a parent.
+fn settle() -> bool {
+    let isolated = file::unshare_and_close_all().is_ok();
+    task::new_session();
+    // SAFETY: the handler notes something in atomics and rings a bell, which is safe anywhere.
+    let handled = unsafe { task::handle_signal(PARENTS_END, serve::on_parents_end).is_ok() };
+    if handled {
+        task::signal_at_parents_end(PARENTS_END);
+    }
+    isolated && handled
 }
