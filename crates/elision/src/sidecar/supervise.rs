@@ -47,14 +47,11 @@ pub(super) extern "C" fn main() -> ! {
         launch::begin_epoch(-1);
         fork::wait_for_fork();
         let program = PROGRAM.load(Acquire);
-        let directory = ProcPath::new(program, "cwd", None);
-        if tries > TRIES
-            || !launch::wants_successor()
-            || !processes::program_lives(program)
-            || task::change_directory(directory.as_c_str()).is_err()
-        {
+        if tries > TRIES || !launch::wants_successor() || !processes::program_lives(program) {
             task::exit();
         }
+        // For the statistics; to do without them is better than to do without a sidecar.
+        let _ = task::change_directory(ProcPath::new(program, "cwd", None).as_c_str());
     }
 }
 
