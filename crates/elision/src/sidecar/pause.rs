@@ -9,7 +9,7 @@
 //! the very one that waits for the lease we are about to give up; so it is held in its parent's place.
 
 use super::launch;
-use super::processes::{each_child, each_thread, is_dead, waits_for_device};
+use super::processes::{each_child, each_thread, is_dead};
 use super::state::State;
 use super::waits::Waits;
 use crate::glance::GLANCE;
@@ -26,8 +26,9 @@ const PATIENCE_US: u64 = 20_000;
 /// child of a vfork that the program waits for.
 const TRIES: u32 = 30;
 
-/// For how long a thread is waited for that cannot be stopped because the kernel waits for a device in its name. To give up is to
-/// copy pages in place, and who truncates the file would take them away. But meanwhile no other request is answered.
+/// For how long a thread is waited for that cannot be stopped: because the kernel waits for a device in its name, or the machine
+/// has more urgent things to do. To give up is to copy pages in place, and who truncates the file would take them away. But
+/// meanwhile no other request is answered.
 const STUCK_MS: u64 = 10_000;
 
 /// Every so often, while threads are being seized, those that died are reaped (see [`reap`]).
@@ -50,9 +51,17 @@ pub struct Pause {
     count: usize,
     /// In a forked child that has no sidecar: the only thread is the caller, and holds itself.
     pub alone: bool,
-    /// The thread that did not stop, when one did not, if it waits for a device.
+    /// The thread that did not stop, when one did not. None if it may be in vfork.
     stuck: Option<i32>,
     waits: Waits,
+}
+
+/// Why no child was held in a thread's place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Borrowed {
+    ByNobody,
+    /// The kernel keeps no list of children, or one may not be traced.
+    Perhaps,
 }
 
 /// Could every thread be seized?
@@ -136,8 +145,8 @@ impl Pause {
                     waited += nap + 50;
                 }
                 Traced::Running => {
-                    if !self.hold_borrowers(program, tid) {
-                        self.stuck = Some(tid).filter(|&tid| waits_for_device(program, tid));
+                    if let Err(borrowed) = self.hold_borrowers(program, tid) {
+                        self.stuck = (borrowed == Borrowed::ByNobody).then_some(tid);
                         return false;
                     }
                     if let Some(held) = self.held().get_mut(at) {
@@ -161,8 +170,16 @@ impl Pause {
         }
     }
 
-    /// Seizes the children of a thread that share this memory: what vfork makes. True if there is one, and all may be.
-    fn hold_borrowers(&mut self, program: i32, tid: i32) -> bool {
+    /// Has the thread stopped, or ended, by now? If so, it stays as it is.
+    fn stuck_has_stopped(&mut self, tid: i32) -> bool {
+        let Some(at) = self.held().iter().position(|held| held.tid == tid) else { return true };
+        let outcome = task::trace_poll(tid);
+        self.note(at, outcome);
+        outcome != Traced::Running
+    }
+
+    /// Seizes the children of a thread that share this memory: what vfork makes.
+    fn hold_borrowers(&mut self, program: i32, tid: i32) -> Result<(), Borrowed> {
         let mut found = false;
         let ours = launch::my_gate().map_or(0, |gate| gate.supervisor.load(Acquire)) as i32;
         let listed = each_child(program, tid, |child| {
@@ -172,7 +189,11 @@ impl Pause {
             found = true;
             self.seize(child, child)
         });
-        listed && found
+        match (listed, found) {
+            (true, true) => Ok(()),
+            (true, false) => Err(Borrowed::ByNobody),
+            (false, _) => Err(Borrowed::Perhaps),
+        }
     }
 
     /// Lets all of them go. Those that have not stopped yet, or have been killed since they did, are remembered, and let go as
@@ -232,7 +253,7 @@ impl State {
         self.pause_within(STUCK_MS)
     }
 
-    /// The same, with less patience for threads that wait for a device.
+    /// The same, with less patience for threads that cannot be stopped.
     pub(super) fn pause_within(&mut self, stuck_ms: u64) -> bool {
         if self.pause.alone {
             return true;
@@ -249,7 +270,7 @@ impl State {
             }
             task::nap_us(10_000);
             let stuck = self.pause.stuck.take();
-            while stuck.is_some_and(|tid| waits_for_device(self.program, tid))
+            while stuck.is_some_and(|tid| !self.pause.stuck_has_stopped(tid))
                 && task::now_ms() - begun < stuck_ms
             {
                 // The others go on meanwhile.

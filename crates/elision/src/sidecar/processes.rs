@@ -154,11 +154,6 @@ pub(super) fn is_dead(pid: i32, tid: i32) -> bool {
     matches!(state_of(pid, tid), None | Some(b'Z' | b'X' | b'x'))
 }
 
-/// Does the thread sleep in the kernel so that no signal wakes it, as it does while a device is at work, or in vfork?
-pub(super) fn waits_for_device(pid: i32, tid: i32) -> bool {
-    state_of(pid, tid) == Some(b'D')
-}
-
 /// Is the process stopped (SIGSTOP and its kin)?
 pub(super) fn is_stopped(pid: i32) -> bool {
     let mut stopped = false;
