@@ -29,7 +29,7 @@ fn play(_: &str, _: &[String]) {
 }
 
 /// Histories in a normal run, in each place.
-const CASES: u32 = 1300;
+const CASES: u32 = 750;
 
 /// The same of each of [`THREADS`] while the helper is killed.
 const CASES_WITH_KILLS: u32 = 24;

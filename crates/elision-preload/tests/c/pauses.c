@@ -259,7 +259,7 @@ int main(int count, char **words) {
     else if (!strcmp(row, "waits"))
         waits();
     else if (!strcmp(row, "noticed"))
-        make("turned", LEN, 5), noticed(1, 100);
+        make("turned", LEN, 5), noticed(1, 60);
     else if (!strcmp(row, "first"))
         make("turned", LEN, 5), each_first();
     else if (!strcmp(row, "mapped"))
