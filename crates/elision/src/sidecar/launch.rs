@@ -144,23 +144,23 @@ pub(super) fn may_be_signalled() -> bool {
     task::pid() == PROGRAM.load(Acquire) && task::effective_user() == USER.load(Acquire)
 }
 
-/// Is its parent?
-fn supervised() -> bool {
-    gate().is_some_and(|gate| gate.supervisor.load(Acquire) != 0)
+/// The pid of its parent, or 0.
+pub(super) fn supervisor() -> u32 {
+    gate().map_or(0, |gate| gate.supervisor.load(SeqCst))
 }
 
 /// Where Yama is, the right to hold this program's threads still was that of the sidecar's parent, and is lost if that is killed.
 fn allow_orphan() {
     static ALLOWED: AtomicU32 = AtomicU32::new(0);
     let sidecar = sidecar();
-    if !supervised() && ALLOWED.swap(sidecar, AcqRel) != sidecar {
+    if supervisor() == 0 && ALLOWED.swap(sidecar, AcqRel) != sidecar {
         task::allow_tracer(sidecar as i32);
     }
 }
 
 /// Is there a sidecar, ready or not, or a parent that may start one? (Asked in this order: what is gone starts none.)
 fn anybody() -> bool {
-    gate().is_some_and(|gate| gate.supervisor.load(SeqCst) != 0 || gate.sidecar.load(SeqCst) != 0)
+    supervisor() != 0 || sidecar() != 0
 }
 
 /// Waits until the last of them is gone, or the sidecar is ready; or for a little while.
@@ -187,7 +187,7 @@ pub fn possible() -> bool {
 
 /// Makes sure that the sidecar runs. False: do without. Signals must be blocked.
 pub fn ensure() -> bool {
-    if alive() && supervised() {
+    if alive() && supervisor() != 0 {
         return true;
     }
     let pid = task::pid();
@@ -214,9 +214,6 @@ pub fn present() -> bool {
     if !alive() && task::pid() == PROGRAM.load(Acquire) {
         // More than once, since the next one may be killed as well; not for ever, since one may always be.
         for _ in 0..TRIES {
-            if alive() {
-                break;
-            }
             let tried = START.load(Acquire) != RUNNING || lost();
             // Another thread may have noticed first. To go on as if nothing depended on anything would be wrong until its sidecar has
             // been at work.
@@ -224,6 +221,9 @@ pub fn present() -> bool {
                 break;
             }
             wait_started();
+            if alive() {
+                break;
+            }
         }
     }
     alive()
@@ -316,7 +316,8 @@ fn supervisor_is_reaped() -> bool {
 /// Registers what has to happen around fork. Once, outside signal handlers.
 pub fn register() {
     static DONE: AtomicU32 = AtomicU32::new(0);
-    if DONE.swap(1, AcqRel) == 0 {
+    // (Files ask each time: to write here would have their threads take the line from each other.)
+    if DONE.load(Acquire) == 0 && DONE.swap(1, AcqRel) == 0 {
         let _ = PROGRAM.compare_exchange(0, task::pid(), AcqRel, Acquire);
         if task::pid() == task::tid() {
             find_end_word();

@@ -14,7 +14,7 @@ use super::state::State;
 use super::waits::Waits;
 use crate::glance::GLANCE;
 use crate::sys::task::{self, Stop, Traced};
-use core::sync::atomic::Ordering::{Acquire, Release};
+use core::sync::atomic::Ordering::Release;
 
 /// Threads that can be held at a time.
 const THREADS: usize = 4096;
@@ -181,7 +181,7 @@ impl Pause {
     /// Seizes the children of a thread that share this memory: what vfork makes.
     fn hold_borrowers(&mut self, program: i32, tid: i32) -> Result<(), Borrowed> {
         let mut found = false;
-        let ours = launch::my_gate().map_or(0, |gate| gate.supervisor.load(Acquire)) as i32;
+        let ours = launch::supervisor() as i32;
         let listed = each_child(program, tid, |child| {
             if child == ours || task::shares_memory(child) != Some(true) {
                 return true;
