@@ -98,7 +98,8 @@ pub(super) const TRIES: u32 = 40;
 /// The user whom signals to the sidecar must come from: who started it.
 static USER: AtomicU32 = AtomicU32::new(u32::MAX);
 
-fn gate() -> Option<&'static Gate> {
+/// The gate, once it is prepared.
+pub(super) fn gate() -> Option<&'static Gate> {
     // SAFETY: null, or a page that is never unmapped; it holds atomics only.
     unsafe { GATE.load(Acquire).as_ref() }
 }
@@ -463,11 +464,6 @@ fn prepare() -> bool {
         GATE.store(gate as *mut Gate, Release);
     }
     true
-}
-
-/// The sidecar's own view of its gate.
-pub(super) fn my_gate() -> Option<&'static Gate> {
-    gate()
 }
 
 /// The state. For the sidecar, and for a forked child that has none.

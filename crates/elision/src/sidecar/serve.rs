@@ -69,7 +69,7 @@ const LONG: u64 = 60_000;
 pub(super) extern "C" fn main() -> ! {
     // SAFETY: there is one sidecar, and the program's threads never touch the state while it lives.
     let state = unsafe { launch::state() };
-    let (Some(state), Some(gate)) = (state, launch::my_gate()) else { task::exit() };
+    let (Some(state), Some(gate)) = (state, launch::gate()) else { task::exit() };
     processes::begin();
     launch::SIDECAR.store(task::pid(), Release);
     task::block_all_but(&[BREAK, NAMED_BREAK, CARRIED_BREAK, PARENTS_END, libc::SIGALRM]);

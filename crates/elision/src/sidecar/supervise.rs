@@ -19,7 +19,7 @@ const SHORT_MS: u64 = 1_000;
 
 /// Where a supervisor begins.
 pub(super) extern "C" fn main() -> ! {
-    let Some(gate) = launch::my_gate() else { task::exit() };
+    let Some(gate) = launch::gate() else { task::exit() };
     task::block_all_but(&[PARENTS_END]);
     task::set_name(super::SUPERVISORS_NAME);
     let (mut tries, mut settled) = (0, false);
