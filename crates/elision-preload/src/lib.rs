@@ -97,6 +97,9 @@ fn set_up() {
     if dropin::min_bytes() == usize::MAX {
         return;
     }
+    if cfg!(debug_assertions) {
+        dropin::watch_faults();
+    }
     stdio::install();
     process::watch_the_end(last_of_all);
     process::watch_forks();

@@ -11,7 +11,7 @@ use crate::glance::GLANCE;
 use crate::history;
 use crate::read::Terms;
 use crate::sidecar::channel::{self, Call, Op, Request};
-use crate::sidecar::{files, forgotten, fork, launch, report, state};
+use crate::sidecar::{fault, files, forgotten, fork, launch, report, state};
 use crate::stats::{self, Reason};
 use crate::sys::raw::Errno;
 use crate::sys::{file, pages, task};
@@ -298,6 +298,11 @@ pub fn validate() -> Result<usize, &'static str> {
 #[inline(always)]
 pub fn min_bytes() -> usize {
     GLANCE.min_bytes.load(Relaxed)
+}
+
+/// From now on a mistake of ours that shows in the helper ends the program, with a line to its stderr. (By std's hook for panics.) For tests.
+pub fn watch_faults() {
+    fault::watch();
 }
 
 /// From now on nothing is worth offering, because of what the program uses.

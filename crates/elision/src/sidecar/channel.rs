@@ -58,6 +58,9 @@ pub enum Op {
     Leave,
     /// Go: the program is about to end.
     End,
+    /// Make a mistake.
+    #[cfg(test)]
+    Fail,
 }
 
 /// A run of pages in an answer.

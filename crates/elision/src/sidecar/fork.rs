@@ -120,7 +120,7 @@ pub(super) fn wait_for_fork() {
     let begun = task::now_ms();
     loop {
         let fork = RESTING.load(SeqCst);
-        let waited = task::now_ms() - begun;
+        let waited = task::ms_since(begun);
         if fork == 0 || waited >= 1_000 {
             return;
         }

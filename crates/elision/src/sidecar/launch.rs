@@ -140,6 +140,11 @@ pub(super) fn begun() -> bool {
     START.load(Acquire) != IDLE
 }
 
+/// Is the calling process the sidecar, or its parent?
+pub(super) fn is_helper() -> bool {
+    [sidecar(), supervisor()].contains(&(task::pid() as u32))
+}
+
 /// May the kernel signal it in the name of the calling process?
 pub(super) fn may_be_signalled() -> bool {
     task::pid() == PROGRAM.load(Acquire) && task::effective_user() == USER.load(Acquire)
@@ -297,7 +302,7 @@ fn reap() {
     let begun = task::now_ms();
     let sidecar = SIDECAR.load(Acquire);
     while !supervisor_is_reaped() || sidecar != 0 && !processes::is_gone(sidecar) {
-        if task::now_ms() - begun > 5_000 {
+        if task::ms_since(begun) > 5_000 {
             return;
         }
         task::nap_us(100);
@@ -399,7 +404,7 @@ fn start_once(predecessor: i32) -> Option<bool> {
             return (gate.ready.load(Acquire) == 2).then_some(false);
         }
         wait_for_either();
-        if task::now_ms() - begun > 10_000 {
+        if task::ms_since(begun) > 10_000 {
             break;
         }
     }
@@ -513,7 +518,7 @@ pub fn retire() -> bool {
 fn wait_gone() -> bool {
     let begun = task::now_ms();
     let there = anybody();
-    while anybody() && task::now_ms() - begun < 2_000 {
+    while anybody() && task::ms_since(begun) < 2_000 {
         wait_for_either();
     }
     there
@@ -523,7 +528,7 @@ fn wait_gone() -> bool {
 fn send_away(how: Op) -> bool {
     let mut done = false;
     let mut asked_ms = task::now_ms();
-    while anybody() && task::now_ms() - asked_ms < 2_000 {
+    while anybody() && task::ms_since(asked_ms) < 2_000 {
         // More than once if it is killed, and another was being started when START began to say that none is to be.
         if !done && let Some(mut call) = Call::new(how, false) {
             done = call.send().is_none();
@@ -533,7 +538,7 @@ fn send_away(how: Op) -> bool {
         }
     }
     // What remains is no child that a wait() of the program sees. It is a process until it is gone; it has little left to do.
-    while !supervisor_is_reaped() && task::now_ms() - asked_ms < 2_000 {
+    while !supervisor_is_reaped() && task::ms_since(asked_ms) < 2_000 {
         task::yield_now();
     }
     done

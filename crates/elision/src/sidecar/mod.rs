@@ -15,6 +15,7 @@
 //! | `files` | the table of files, and which of them are under write leases |
 //! | `forgotten` | ranges that are gone, which need no answer |
 //! | `launch` | starting it, and sending it away |
+//! | `fault` | a mistake of ours in it |
 //! | `fork` | what happens to it at a fork |
 //! | `report` | where statistics go, and who writes them |
 //! | `supervise` | its parent, which starts another when it is killed |
@@ -41,6 +42,7 @@ pub(crate) mod associate;
 pub(crate) mod broken;
 pub(crate) mod carried;
 pub(crate) mod channel;
+pub(crate) mod fault;
 pub(crate) mod files;
 pub(crate) mod forgotten;
 pub(crate) mod fork;

@@ -271,7 +271,7 @@ impl State {
             task::nap_us(10_000);
             let stuck = self.pause.stuck.take();
             while stuck.is_some_and(|tid| !self.pause.stuck_has_stopped(tid))
-                && task::now_ms() - begun < stuck_ms
+                && task::ms_since(begun) < stuck_ms
             {
                 // The others go on meanwhile.
                 self.pause.release_late(self.program);

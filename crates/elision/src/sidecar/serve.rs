@@ -296,7 +296,7 @@ impl State {
             if timed_out {
                 // While nobody waits: so that breaks of these, too, will be announced by name.
                 self.settle_carried();
-                if task::now_ms() - looked >= LONG {
+                if task::ms_since(looked) >= LONG {
                     looked = task::now_ms();
                     broken::note_all();
                     ORPHANED.store(true, SeqCst);
@@ -457,6 +457,8 @@ impl State {
                 self.query(request);
                 None
             }
+            #[cfg(test)]
+            Op::Fail => panic!("as a test wants"),
             Op::Validate => {
                 request.broken = self.validate().err();
                 request.handled = self.map().len();

@@ -6,6 +6,7 @@
 //! anew at its next big call.
 #![allow(unsafe_code)] // A signal handler.
 
+use super::fault;
 use super::fork;
 use super::launch::{self, PROGRAM, TRIES};
 use super::processes;
@@ -37,12 +38,11 @@ pub(super) extern "C" fn main() -> ! {
             task::exit();
         }
         settled = true;
-        if !task::wait_killed(pid) {
-            task::exit();
-        }
-        tries = if task::now_ms() - begun < SHORT_MS { tries + 1 } else { 0 };
+        let Some(signal) = task::wait_killed(pid) else { task::exit() };
+        tries = if task::ms_since(begun) < SHORT_MS { tries + 1 } else { 0 };
         // What is noted of /proc was that one's.
         processes::begin();
+        fault::sidecar_died(signal);
         // From here on a fork waits for the next one; or it has begun before, and that one for it.
         launch::begin_epoch(-1);
         fork::wait_for_fork();

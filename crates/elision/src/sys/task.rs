@@ -438,6 +438,11 @@ pub(crate) fn now_ms() -> u64 {
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
+/// Milliseconds from a moment of that clock until now.
+pub(crate) fn ms_since(moment: u64) -> u64 {
+    now_ms().saturating_sub(moment)
+}
+
 /// The time of day, as files have it, in seconds.
 pub(crate) fn seconds() -> i64 {
     clock(libc::CLOCK_REALTIME).tv_sec
@@ -503,16 +508,22 @@ pub(crate) fn reap_clone(child: i32) {
     let _ = unsafe { syscall(libc::SYS_wait4, [child as usize, 0, options as usize, 0, 0, 0]) };
 }
 
-/// Waits until a child made by clone is gone. Was it killed? (Else it has ended by itself.)
-pub(crate) fn wait_killed(child: i32) -> bool {
+/// kill(2).
+pub(crate) fn send_signal(process: i32, signal: i32) {
+    // SAFETY: no memory is involved.
+    let _ = unsafe { syscall(libc::SYS_kill, [process as usize, signal as usize, 0, 0, 0, 0]) };
+}
+
+/// Waits until a child made by clone is gone. Which signal has killed it? (`None`: it has ended by itself.)
+pub(crate) fn wait_killed(child: i32) -> Option<i32> {
     let mut status = 0i32;
     let arguments = [child as usize, (&raw mut status) as usize, libc::__WALL as usize, 0, 0, 0];
     loop {
         // SAFETY: the kernel fills the local.
         match unsafe { syscall(libc::SYS_wait4, arguments) } {
-            Ok(_) => return libc::WIFSIGNALED(status),
+            Ok(_) => return libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
             Err(Errno(libc::EINTR)) => (),
-            Err(_) => return false,
+            Err(_) => return None,
         }
     }
 }
