@@ -1,8 +1,11 @@
 //! Mistakes of ours that show: a panic of the sidecar or of its parent, or the sidecar's death of a signal that nobody has sent.
 //!
-//! They lose nothing, since there will be another sidecar (see [`super::supervise`]), and so would hardly be noticed. In the project's
-//! tests, and in debug builds of the drop-in, they are to be: what has happened is said, and the program ended. Nobody else has this
-//! done: std's hook belongs to the program.
+//! They lose nothing, since there will be another sidecar (see [`super::supervise`]). A panic would leave std's locks, which are in the memory
+//! that the program shares, as they are when it dies of the want of libc, and the program would wait for ever when it next sets a hook, or
+//! changes its environment: so it is made to end at its first step ([`launch`] has no thread-local storage for it).
+//!
+//! In the project's tests, and in debug builds of the drop-in, that is not to pass unseen: what has happened is said, and the
+//! program ended. Nobody else has this done: std's hook belongs to the program.
 
 use super::launch::{self, PROGRAM};
 use super::processes;
@@ -14,7 +17,7 @@ use std::sync::OnceLock;
 
 type Hook = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
 
-/// What std's hook was before. Set: mistakes are watched for.
+/// What std's hook was before, if mistakes are watched for.
 static BEFORE: OnceLock<Box<Hook>> = OnceLock::new();
 
 /// From now on mistakes end the program.
@@ -22,6 +25,11 @@ pub fn watch() {
     if BEFORE.get().is_none() && BEFORE.set(panic::take_hook()).is_ok() {
         panic::set_hook(Box::new(on_panic));
     }
+}
+
+/// Are they watched for?
+pub(super) fn watched() -> bool {
+    BEFORE.get().is_some()
 }
 
 fn on_panic(info: &PanicHookInfo<'_>) {
@@ -40,7 +48,7 @@ fn on_panic(info: &PanicHookInfo<'_>) {
 /// In the supervisor: the sidecar was killed by this signal.
 pub(super) fn sidecar_died(signal: i32) {
     // All others are blocked, but for those that the kernel has for what a process does itself.
-    if signal != libc::SIGKILL && BEFORE.get().is_some() {
+    if signal != libc::SIGKILL && watched() {
         tell(&[b"signal "], signal as u64);
     }
 }
@@ -63,33 +71,63 @@ fn tell(parts: &[&[u8]], number: u64) {
 mod tests {
     use super::super::channel::{Call, Op};
     use super::*;
+    use crate::stats::Reason;
+    use core::sync::atomic::{AtomicBool, Ordering::*};
     use std::os::unix::process::ExitStatusExt;
-    use std::process::Command;
+    use std::process::{Command, Output};
 
-    const PART: &str = "TEST_FAULT";
+    const WATCHED: &str = "TEST_WATCHED";
 
-    /// What the other test runs as a program of its own.
+    /// Runs the first test as a program of its own. `None`: there is no helper here.
+    fn run(watched: &str) -> Option<Output> {
+        let ended = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sidecar::fault::tests::a_sidecar_panics", "--nocapture"])
+            .env(WATCHED, watched)
+            .env("RUST_BACKTRACE", "1")
+            .output()
+            .unwrap();
+        if String::from_utf8_lossy(&ended.stdout).contains("skipped") {
+            println!("skipped: there is no helper here");
+            return None;
+        }
+        Some(ended)
+    }
+
+    /// What the others run.
     #[test]
     fn a_sidecar_panics() {
-        if std::env::var_os(PART).is_some() {
-            watch();
-            match Call::new(Op::Fail, true) {
-                Some(mut call) => drop(call.send()),
-                None => println!("skipped: there is no helper here"),
-            }
+        let Ok(watched) = std::env::var(WATCHED) else { return };
+        static CALLED: AtomicBool = AtomicBool::new(false);
+        match watched.as_str() {
+            "yes" => watch(),
+            // The program's hook, with the program's locks.
+            _ => panic::set_hook(Box::new(|_| CALLED.store(true, SeqCst))),
         }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let content: Vec<u8> = (0..1usize << 20).map(|at| (at / 7) as u8).collect();
+        std::fs::write(&file, &content).unwrap();
+        let kept = crate::read(&file).unwrap();
+        let Some(mut call) = Call::new(Op::Fail, true) else { return println!("skipped") };
+        assert_eq!(call.send(), Some(Reason::Sidecar));
+        drop(call);
+        assert!(!CALLED.load(SeqCst));
+        // (This waited for ever when the sidecar had died in std's own hook.)
+        drop(panic::take_hook());
+        assert!(kept == content && crate::read(&file).unwrap() == content);
+        assert_eq!(crate::dropin::validate().map(drop), Ok(()));
+        println!("went on");
+    }
+
+    #[test]
+    fn a_panic_of_the_sidecar_is_survived() {
+        let Some(ended) = run("no") else { return };
+        assert!(ended.status.success(), "{ended:?}");
+        assert!(String::from_utf8_lossy(&ended.stdout).contains("went on"), "{ended:?}");
     }
 
     #[test]
     fn a_panic_of_the_sidecar_ends_a_test() {
-        let ended = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sidecar::fault::tests::a_sidecar_panics", "--nocapture"])
-            .env(PART, "1")
-            .output()
-            .unwrap();
-        if String::from_utf8_lossy(&ended.stdout).contains("skipped") {
-            return println!("skipped: there is no helper here");
-        }
+        let Some(ended) = run("yes") else { return };
         assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{ended:?}");
         let errors = String::from_utf8_lossy(&ended.stderr);
         assert!(errors.contains("the helper has failed: as a test wants at "), "{errors}");

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // Sets up memory for a process that shares it.
 
 use super::channel::{Call, Op};
+use super::fault;
 use super::fork;
 use super::processes::{self, each_child, each_thread, is_supervisor};
 use super::report::report_alone;
@@ -10,6 +11,7 @@ use super::{serve, supervise};
 use crate::sys::memory;
 use crate::sys::raw::Result;
 use crate::sys::task;
+use crate::transfer::PAGE;
 use core::ptr;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
@@ -53,27 +55,34 @@ static SUPERVISOR: AtomicI32 = AtomicI32::new(0);
 /// What a process stands on that shares the program's memory.
 struct Ground {
     stack: AtomicUsize,
-    area: AtomicUsize,
+    /// The thread pointer.
+    pointer: AtomicUsize,
 }
 
 impl Ground {
     const STACK: usize = 256 << 10;
-    /// What is there in place of thread-local storage; of libc's.
-    const AREA: usize = 64 << 10;
+    /// What is there in place of libc's area: a page that the thread pointer points to, and below it, where thread-local storage would be,
+    /// nothing that can be touched. A panic touches it first of all, and so ends there, before it takes a lock that the program would
+    /// find left.
+    const AREA: usize = 256 << 10;
 
     const fn new() -> Self {
-        Ground { stack: AtomicUsize::new(0), area: AtomicUsize::new(0) }
+        Ground { stack: AtomicUsize::new(0), pointer: AtomicUsize::new(0) }
     }
 
     fn prepare(&self) -> bool {
-        let (Ok(stack), Ok(area)) =
-            (memory::allocate(Self::STACK, false), memory::allocate(Self::AREA, false))
+        let (Ok(stack), Ok(area)) = (memory::allocate(Self::STACK, false), memory::reserve(Self::AREA))
         else {
             return false;
         };
+        let pointer = area + Self::AREA - PAGE;
+        // (Where a panic is to say what it is about, it needs some.)
+        let usable = if fault::watched() { area } else { pointer };
         self.stack.store(stack, Release);
-        self.area.store(area, Release);
-        true
+        self.pointer.store(pointer, Release);
+        // SAFETY: reserved just now.
+        unsafe { memory::protect(usable, area + Self::AREA - usable, libc::PROT_READ | libc::PROT_WRITE) }
+            .is_ok()
     }
 
     /// Starts a process that has its pid in `word` while it lives.
@@ -81,13 +90,13 @@ impl Ground {
     /// # Safety
     /// No other process may be on this ground; `entry` keeps the rules of the module.
     unsafe fn start(&self, word: &AtomicU32, entry: extern "C" fn() -> !) -> Result<i32> {
-        let (stack, area) = (self.stack.load(Acquire), self.area.load(Acquire) + Self::AREA / 2);
-        // SAFETY: stack and area are this big, and nobody else's by the caller's promise.
+        let (stack, pointer) = (self.stack.load(Acquire), self.pointer.load(Acquire));
+        // SAFETY: the stack is this big, there is a page behind the pointer, and both are nobody else's by the caller's promise.
         unsafe {
             // The thread pointer's own address, where the ABI wants it.
-            *(area as *mut usize) = area;
-            *((area + 16) as *mut usize) = area;
-            task::clone_sidecar(stack + Self::STACK, area, word, entry)
+            *(pointer as *mut usize) = pointer;
+            *((pointer + 16) as *mut usize) = pointer;
+            task::clone_sidecar(stack + Self::STACK, pointer, word, entry)
         }
     }
 }
@@ -449,10 +458,9 @@ fn prepare() -> bool {
     const MADV_WIPEONFORK: i32 = 18;
     if GATE.load(Acquire).is_null() {
         reap_forerunners();
-        let page = crate::transfer::PAGE;
         let (Ok(gate), Ok(state)) = (
-            memory::allocate(page, false),
-            memory::allocate(size_of::<State>().next_multiple_of(page), false),
+            memory::allocate(PAGE, false),
+            memory::allocate(size_of::<State>().next_multiple_of(PAGE), false),
         ) else {
             return false;
         };
@@ -460,7 +468,7 @@ fn prepare() -> bool {
             return false;
         }
         // SAFETY: the page is fresh and ours.
-        if unsafe { memory::advise(gate, page, MADV_WIPEONFORK) }.is_err() {
+        if unsafe { memory::advise(gate, PAGE, MADV_WIPEONFORK) }.is_err() {
             return false;
         }
         // Fresh zeroed memory of the right size; all zeroes is a valid State but for the descriptors, and the order of the

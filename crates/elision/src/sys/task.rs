@@ -237,7 +237,7 @@ core::arch::global_asm!(
     "elision_signal_restorer:",
     "mov eax, 15", // rt_sigreturn
     "syscall",
-    // clone(flags, stack, tid word, entry, thread-local area): the parent gets the child's pid; the child runs
+    // clone(flags, stack, tid word, entry, thread pointer): the parent gets the child's pid; the child runs
     // `entry` on its own stack and must not return.
     ".hidden elision_clone",
     ".globl elision_clone",
@@ -261,11 +261,11 @@ core::arch::global_asm!(
 /// by a tracer of this process. `word` holds its pid while it lives; the kernel clears it.
 ///
 /// # Safety
-/// `stack` must be the top of a stack that nobody else uses, `area` a zeroed area with room below it that serves
-/// as thread-local storage; `entry` must not return and must stay clear of libc.
+/// `stack` must be the top of a stack that nobody else uses, `pointer` the thread pointer, to a page of its own; `entry` must not return
+/// and must stay clear of libc, and of thread-local storage.
 pub(crate) unsafe fn clone_sidecar(
     stack: usize,
-    area: usize,
+    pointer: usize,
     word: &AtomicU32,
     entry: extern "C" fn() -> !,
 ) -> Result<i32> {
@@ -275,7 +275,7 @@ pub(crate) unsafe fn clone_sidecar(
             stack: usize,
             word: *mut u32,
             entry: extern "C" fn() -> !,
-            area: usize,
+            pointer: usize,
         ) -> isize;
     }
     const CLONE_UNTRACED: i32 = 0x0080_0000;
@@ -286,8 +286,8 @@ pub(crate) unsafe fn clone_sidecar(
         | libc::CLONE_CHILD_CLEARTID
         | CLONE_UNTRACED;
     // SAFETY: the caller's promise; the assembly keeps to the calling convention (r9 and r10 are scratch, the
-    // kernel clobbers rcx and r11, also scratch; the fifth argument is already in r8, where clone expects the area).
-    let pid = unsafe { elision_clone(flags as usize, stack, word.as_ptr(), entry, area) };
+    // kernel clobbers rcx and r11, also scratch; the fifth argument is already in r8, where clone expects the pointer).
+    let pid = unsafe { elision_clone(flags as usize, stack, word.as_ptr(), entry, pointer) };
     if pid < 0 { Err(Errno(-pid as i32)) } else { Ok(pid as i32) }
 }
 
