@@ -6,7 +6,7 @@
 //! in the system needs a lock, and a signal handler, a cancelled thread or an exec can leave none behind.
 //!
 //! Rules for code that runs in the sidecar: raw system calls only, no allocation, no panics, no thread-local
-//! storage, no libc. It runs on a thread-local area that libc knows nothing of.
+//! storage (there is none: see [`launch`]), no libc.
 //!
 //! | file | what |
 //! | --- | --- |
