@@ -72,7 +72,7 @@ mod tests {
     use super::super::channel::{Call, Op};
     use super::*;
     use crate::stats::Reason;
-    use core::sync::atomic::{AtomicBool, Ordering::*};
+    use core::sync::atomic::AtomicBool;
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Output};
 
