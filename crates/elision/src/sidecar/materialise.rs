@@ -23,7 +23,7 @@ use crate::stats::{COUNTERS, Counters};
 use crate::sys::pages::{self, Wanted, category};
 use crate::sys::{file, memory};
 use crate::transfer::PAGE;
-use core::sync::atomic::{Ordering::*, compiler_fence};
+use core::sync::atomic::{AtomicU8, Ordering::*, compiler_fence};
 
 /// Extents moved in one pause.
 const BATCH: usize = 128;
@@ -424,16 +424,25 @@ impl State {
     /// The page that a sidecar had in hand when it was killed is put where it belongs. Its program went on in the meantime; what
     /// it has stored there since, other than zeroes, stays.
     pub(super) fn put_back_page(&mut self) {
-        let at = IN_HAND.swap(0, AcqRel);
-        if at == 0 || !self.is_plain(at) || !self.pause() {
+        let at = IN_HAND.load(Acquire);
+        if at == 0 {
             return;
         }
-        // SAFETY: just seen to be memory that can be read and written, and nobody touches it now.
-        let there = unsafe { core::slice::from_raw_parts_mut(at as *mut u8, PAGE) };
-        for (byte, kept) in there.iter_mut().zip(self.page).filter(|(byte, _)| **byte == 0) {
-            *byte = kept;
+        let held = self.is_plain(at) && self.pause();
+        // (If the program cannot be held, it is better to see them come than not to have them.)
+        if IN_HAND.load(Acquire) == at && self.is_plain(at) {
+            for (offset, kept) in self.page.into_iter().enumerate() {
+                // SAFETY: just seen to be memory that can be read and written; whoever else uses it meanwhile has it
+                // changed under his hands as by another thread of his own, and none of his bytes taken.
+                let byte = unsafe { AtomicU8::from_ptr((at + offset) as *mut u8) };
+                let _ = byte.compare_exchange(0, kept, Relaxed, Relaxed);
+            }
         }
-        self.resume();
+        // Not before: if this one is killed as well, the next one puts it back.
+        let _ = IN_HAND.compare_exchange(at, 0, AcqRel, Relaxed);
+        if held {
+            self.resume();
+        }
     }
 
     /// Does the kernel agree that the extent is a private, readable and writable mapping of its file? The program may

@@ -14,29 +14,32 @@ const PAGES: usize = 5;
 /// The reserve: all zeroes are none.
 pub struct Spare {
     addr: usize,
-    kept: bool,
+    /// So many of its pages have been given a protection of their own.
+    kept: usize,
 }
 
 impl Spare {
-    /// Keeps some from now on, if they can be had. (In a forked child, those of its parent.)
+    /// Keeps some from now on, as many as can be had. (In a forked child, those of its parent.)
     pub fn keep(&mut self) {
         if self.addr == 0 {
             self.addr = memory::reserve(PAGES * PAGE).unwrap_or(0);
         }
-        if self.addr == 0 || self.kept {
-            return;
-        }
-        self.kept = true;
-        for at in (1..PAGES).step_by(2) {
+        while self.addr != 0 && self.kept < PAGES / 2 {
+            let at = self.addr + (2 * self.kept + 1) * PAGE;
+            // Before it is so: one who takes over from a sidecar that was killed here must not take it for none.
+            self.kept += 1;
             // SAFETY: nobody else knows of these pages.
-            self.kept &= unsafe { memory::protect(self.addr + at * PAGE, PAGE, libc::PROT_READ) }.is_ok();
+            if unsafe { memory::protect(at, PAGE, libc::PROT_READ) }.is_err() {
+                self.kept -= 1;
+                break;
+            }
         }
     }
 
     /// Gives them up. False: there were none.
     pub fn spend(&mut self) -> bool {
         // SAFETY: as above. They become one mapping, for which none is needed.
-        core::mem::take(&mut self.kept)
+        core::mem::take(&mut self.kept) != 0
             && unsafe { memory::protect(self.addr, PAGES * PAGE, libc::PROT_NONE) }.is_ok()
     }
 }
@@ -67,7 +70,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_can_be_spent_once_and_kept_again() {
-        let mut spare = Kept(Spare { addr: 0, kept: false });
+        let mut spare = Kept(Spare { addr: 0, kept: 0 });
         assert!(!spare.0.spend());
         for _ in 0..3 {
             spare.0.keep();
