@@ -152,8 +152,7 @@ fn the_helper_is_killed_between_any_two_instructions() {
 fn the_helper_is_killed_while_there_is_room_for_no_mapping() {
     let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
     match limit.trim().parse::<u32>().unwrap() {
-        // (With these, one in two runs lost a page when the next one was killed while it put that back, or when it could keep but a part
-        // of its reserve and took that for none.)
+        // (With the second, one in two runs died of SIGBUS when the next helper could keep but a part of its reserve, and took that for none.)
         ..100_000 => ["4", "1035"].into_iter().for_each(|seed| killed_in(12, &[seed, "full"])),
         limit => println!("skipped: {limit} mappings are too many to be made again and again"),
     }
