@@ -21,7 +21,7 @@ use super::state::{self, IN_HAND, State};
 use crate::extent::{Extent, FileId, Kind};
 use crate::stats::{COUNTERS, Counters};
 use crate::sys::pages::{self, Wanted, category};
-use crate::sys::{file, memory};
+use crate::sys::{file, memory, task};
 use crate::transfer::PAGE;
 use core::sync::atomic::{AtomicU8, Ordering::*, compiler_fence};
 
@@ -538,14 +538,20 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
         let mut step = AHEAD;
         while done < to - from {
             let (at, len) = (from + done, step.min(to - from - done));
-            // SAFETY: advice and populating change no contents; then the pages are there to be read, and the shadow is
-            // ours.
+            // SAFETY: advice and populating change no contents, and the shadow is ours.
             unsafe {
                 let _ = memory::advise(at, len, libc::MADV_WILLNEED);
                 match memory::advise(at, len, libc::MADV_POPULATE_READ) {
                     Ok(()) => {
-                        core::ptr::copy_nonoverlapping(at as *const u8, (target + done) as *mut u8, len);
-                        done += len;
+                        // By the kernel: the program goes on, and may have unmapped it by now.
+                        let copied = task::copy_own(at, target + done, len).unwrap_or_else(|_| {
+                            core::ptr::copy_nonoverlapping(at as *const u8, (target + done) as *mut u8, len);
+                            len
+                        });
+                        done += copied;
+                        if copied < len {
+                            return done;
+                        }
                     }
                     // Up to the very page that cannot be read.
                     Err(_) if step > PAGE => step = PAGE,

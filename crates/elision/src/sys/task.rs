@@ -432,6 +432,21 @@ pub(crate) fn peek(addr: usize) -> Option<[i64; 2]> {
     (unsafe { syscall(libc::SYS_process_vm_readv, arguments) } == Ok(len)).then_some(words)
 }
 
+/// Copies `[from, from + len)`, as far as it is there to be read. Says how far it was; fails where the kernel does not do that.
+///
+/// # Safety
+/// What is at `to` must be the caller's to replace.
+pub(crate) unsafe fn copy_own(from: usize, to: usize, len: usize) -> Result<usize> {
+    let part = |at| libc::iovec { iov_base: core::ptr::without_provenance_mut(at), iov_len: len };
+    let (ours, theirs) = (part(to), part(from));
+    let arguments = [pid() as usize, (&raw const ours) as usize, 1, (&raw const theirs) as usize, 1, 0];
+    // SAFETY: what is written to is the caller's promise; the kernel finds out what cannot be read.
+    match unsafe { syscall(libc::SYS_process_vm_readv, arguments) } {
+        Err(Errno(libc::EFAULT)) => Ok(0),
+        done => done,
+    }
+}
+
 /// Milliseconds on a clock that only moves forward.
 pub(crate) fn now_ms() -> u64 {
     let now = clock(libc::CLOCK_MONOTONIC);
