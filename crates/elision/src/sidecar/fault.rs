@@ -64,7 +64,7 @@ fn tell(parts: &[&[u8]], number: u64) {
             let _ = file::write(errors, part);
         }
     }
-    task::send_signal(program, libc::SIGABRT);
+    let _ = task::send_signal(program, libc::SIGABRT);
 }
 
 #[cfg(test)]

@@ -377,9 +377,8 @@ pub(crate) fn shares_memory(pid: i32) -> Option<bool> {
 
 /// Is there a process of that number?
 pub(crate) fn exists(pid: i32) -> bool {
-    // SAFETY: no memory is involved; signal 0 is none.
-    let asked = unsafe { syscall(libc::SYS_kill, [pid as usize, 0, 0, 0, 0, 0]) };
-    asked != Err(Errno(libc::ESRCH))
+    // (Signal 0 is none.)
+    send_signal(pid, 0) != Err(Errno(libc::ESRCH))
 }
 
 /// Are descriptor `theirs` of `pid` and `ours` of the caller the same open file description?
@@ -425,11 +424,8 @@ pub(crate) fn socket_timeout_ms(pid: i32, fd: i32, option: i32) -> Option<u64> {
 pub(crate) fn peek(addr: usize) -> Option<[i64; 2]> {
     let mut words = [0i64; 2];
     let len = size_of_val(&words);
-    let ours = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: len };
-    let theirs = libc::iovec { iov_base: core::ptr::without_provenance_mut(addr), iov_len: len };
-    let arguments = [pid() as usize, (&raw const ours) as usize, 1, (&raw const theirs) as usize, 1, 0];
-    // SAFETY: the kernel fills the local, or finds that it cannot read.
-    (unsafe { syscall(libc::SYS_process_vm_readv, arguments) } == Ok(len)).then_some(words)
+    // SAFETY: the local is ours.
+    (unsafe { copy_own(addr, words.as_mut_ptr() as usize, len) } == Ok(len)).then_some(words)
 }
 
 /// Copies `[from, from + len)`, as far as it is there to be read. Says how far it was; fails where the kernel does not do that.
@@ -524,9 +520,9 @@ pub(crate) fn reap_clone(child: i32) {
 }
 
 /// kill(2).
-pub(crate) fn send_signal(process: i32, signal: i32) {
+pub(crate) fn send_signal(process: i32, signal: i32) -> Result<()> {
     // SAFETY: no memory is involved.
-    let _ = unsafe { syscall(libc::SYS_kill, [process as usize, signal as usize, 0, 0, 0, 0]) };
+    unsafe { syscall(libc::SYS_kill, [process as usize, signal as usize, 0, 0, 0, 0]).map(drop) }
 }
 
 /// Waits until a child made by clone is gone. Which signal has killed it? (`None`: it has ended by itself.)
