@@ -49,15 +49,14 @@ pub(crate) fn unavailable() -> Reason {
 }
 
 fn say(parts: &[&[u8]]) {
-    // One write, so that lines of several processes do not mix.
-    let mut line = [0u8; 160];
-    let mut at = 0;
-    let all = [&b"elision: "[..]].into_iter().chain(parts.iter().copied()).chain([&b"\n"[..]]);
-    for byte in all.flatten() {
-        if let Some(slot) = line.get_mut(at) {
-            *slot = *byte;
-            at += 1;
-        }
-    }
-    let _ = write(2, line.get(..at).unwrap_or(&[]));
+    write_line(2, parts);
+}
+
+/// Writes a line of ours in one go, so that those of several processes do not mix. What is too long is cut.
+pub(crate) fn write_line(fd: i32, parts: &[&[u8]]) {
+    const MOST: usize = 255;
+    let mut line = [b'\n'; MOST + 1];
+    let all = [&b"elision: "[..]].into_iter().chain(parts.iter().copied()).flatten();
+    let len = line.iter_mut().take(MOST).zip(all).map(|(slot, byte)| *slot = *byte).count();
+    let _ = write(fd, line.get(..=len).unwrap_or(&[]));
 }

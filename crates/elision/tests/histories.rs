@@ -919,7 +919,8 @@ fn helper() -> Option<(i32, i32)> {
     Some((child(&parent, "elision")?.parse().ok()?, parent.parse().ok()?))
 }
 
-/// The last child of this name of any thread of the process. (There may be remains of others.)
+/// The last child of this name of any thread of the process. (There may be remains of others. By the kernel's own list, since a walk through
+/// /proc, as in `common`, takes so long that a helper would never be killed while it starts.)
 fn child(process: &str, name: &str) -> Option<String> {
     let of_thread = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).ok();
     let tasks = std::fs::read_dir(format!("/proc/{process}/task")).ok()?.flatten();

@@ -9,13 +9,16 @@
 
 use super::launch::{self, PROGRAM};
 use super::processes;
-use crate::sys::file::{self, ProcPath, decimal};
+use crate::sys::file::{ProcPath, decimal};
 use crate::sys::task;
+use crate::verbose::write_line;
 use core::sync::atomic::Ordering::*;
 use std::panic::{self, PanicHookInfo};
 use std::sync::OnceLock;
 
 type Hook = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
+
+const FAILED: &[u8] = b"the helper has failed: ";
 
 /// What std's hook was before, if mistakes are watched for.
 static BEFORE: OnceLock<Box<Hook>> = OnceLock::new();
@@ -41,7 +44,9 @@ fn on_panic(info: &PanicHookInfo<'_>) {
     }
     let (file, line) = info.location().map_or(("?", 0), |at| (at.file(), at.line()));
     let what = info.payload().downcast_ref::<&str>().copied().unwrap_or("panic");
-    tell(&[what.as_bytes(), b" at ", file.as_bytes(), b":"], line.into());
+    let mut digits = [0; 20];
+    let line = decimal(line.into(), &mut digits);
+    tell(&[FAILED, what.as_bytes(), b" at ", file.as_bytes(), b":", line]);
     task::exit();
 }
 
@@ -49,20 +54,15 @@ fn on_panic(info: &PanicHookInfo<'_>) {
 pub(super) fn sidecar_died(signal: i32) {
     // All others are blocked, but for those that the kernel has for what a process does itself.
     if signal != libc::SIGKILL && watched() {
-        tell(&[b"signal "], signal as u64);
+        tell(&[FAILED, b"signal ", decimal(signal as u64, &mut [0; 20])]);
     }
 }
 
 /// Says so where the program's errors go, and ends the program.
-fn tell(parts: &[&[u8]], number: u64) {
+fn tell(parts: &[&[u8]]) {
     let program = PROGRAM.load(Acquire);
     if let Ok(errors) = processes::open(&ProcPath::new(program, "fd", Some(2)), libc::O_WRONLY) {
-        let mut digits = [0; 20];
-        let number = decimal(number, &mut digits);
-        let first: &[u8] = b"elision: the helper has failed: ";
-        for part in [first].iter().chain(parts).chain(&[number, b"\n"]) {
-            let _ = file::write(errors, part);
-        }
+        write_line(errors, parts);
     }
     let _ = task::send_signal(program, libc::SIGABRT);
 }
