@@ -24,6 +24,17 @@ fn waits_come_to_an_end() {
     row("waits");
 }
 
+/// 6,000 threads. (Those beyond 4,096 could not be held, and what was deferred was lost with the file; beyond 1,024 they got each other's
+/// timeouts.)
+#[test]
+fn a_crowd_of_threads_is_held_and_waits_for_no_longer_than_it_should() {
+    let said = row("crowd");
+    if said.starts_with("skipped") {
+        return println!("{said}");
+    }
+    assert!(said.starts_with("3000 3000\n"), "{said}");
+}
+
 /// A hundred kills each. The first failed in every run before it was mended, the second (one who was killed before his starter saw that he
 /// was ready had not been at work, it was thought) in most.
 #[test]

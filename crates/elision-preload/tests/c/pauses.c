@@ -19,14 +19,16 @@
 
 // Each turn gives pages memory of their own, for which all threads are held still.
 static atomic_int over, turns;
+static void turn_once(unsigned char *p) {
+    int fd = open("turned", O_RDONLY);
+    need(pread(fd, p, LEN, 0) == LEN, "pread");
+    close(fd), close(open("turned", O_RDWR));
+    turns++;
+}
 static void *turn(void *unused) {
     unsigned char *p = memory(LEN);
-    while (!over) {
-        int fd = open("turned", O_RDONLY);
-        need(pread(fd, p, LEN, 0) == LEN, "pread");
-        close(fd), close(open("turned", O_RDWR));
-        turns++;
-    }
+    while (!over)
+        turn_once(p);
     return unused;
 }
 
@@ -87,6 +89,56 @@ static void waits(void) {
     raise(SIGUSR1);
     printf("%d\n", sigtimedwait(&set, NULL, &time));
     semctl(semaphore, 0, IPC_RMID);
+}
+
+static atomic_int waiting, ended, signalled;
+static void *waits_for(void *seconds) {
+    struct timespec time = {(long)seconds, 0}, begun, done;
+    sigset_t set;
+    sigemptyset(&set), sigaddset(&set, SIGUSR1);
+    clock_gettime(CLOCK_MONOTONIC, &begun);
+    waiting++;
+    int signal = sigtimedwait(&set, NULL, &time);
+    clock_gettime(CLOCK_MONOTONIC, &done);
+    if (signal == SIGUSR1)
+        signalled++;
+    else if (errno == EAGAIN && done.tv_sec - begun.tv_sec + (done.tv_nsec - begun.tv_nsec) / 1e9 >= time.tv_sec)
+        ended++;
+    return NULL;
+}
+
+// More threads than anybody would think of, each with a wait of its own.
+static void crowd(int count) {
+    pthread_t *threads = calloc(count, sizeof *threads);
+    pthread_attr_t small;
+    pthread_attr_init(&small), pthread_attr_setstacksize(&small, 16384);
+    sigset_t set;
+    sigemptyset(&set), sigaddset(&set, SIGUSR1), sigprocmask(SIG_BLOCK, &set, NULL);
+    unsigned char *p = memory(LEN);
+    make("file", LEN, 5);
+    int fd = open("file", O_RDONLY);
+    // Whoever helps is there before.
+    need(pread(fd, p, LEN, 0) == LEN, "pread");
+    for (int i = 0; i < count; i++)
+        if ((errno = pthread_create(&threads[i], &small, waits_for, (void *)(i % 2 ? 2L : 3600L)))) {
+            printf("skipped: %d threads: %s\n", i, strerror(errno));
+            return;
+        }
+    while (waiting < count)
+        usleep(1000);
+    need(pread(fd, p, LEN, 0) == LEN, "pread");
+    need(!truncate("file", 0), "truncate");
+    for (int at = 0; at < LEN; at += 4096)
+        need(p[at] == 5, "a byte");
+    while (ended < count / 2) {
+        turn_once(p);
+        usleep(100000);
+    }
+    for (int i = 0; i < count; i += 2)
+        pthread_kill(threads[i], SIGUSR1);
+    for (int i = 0; i < count; i++)
+        pthread_join(threads[i], NULL);
+    printf("%d %d\n", (int)ended, (int)signalled);
 }
 
 static void *reads(void *unused) {
@@ -262,6 +314,8 @@ int main(int count, char **words) {
         make("turned", LEN, 5), noticed(1, 60);
     else if (!strcmp(row, "first"))
         make("turned", LEN, 5), each_first();
+    else if (!strcmp(row, "crowd"))
+        make("turned", LEN, 5), crowd(count > 2 ? atoi(words[2]) : 6000);
     else if (!strcmp(row, "mapped"))
         mapped();
     else

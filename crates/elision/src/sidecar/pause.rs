@@ -14,13 +14,14 @@ use super::state::State;
 use super::waits::Waits;
 use crate::glance::GLANCE;
 use crate::sys::task::{self, Stop, Traced};
-use core::sync::atomic::Ordering::Release;
+use core::sync::atomic::{AtomicBool, Ordering::*};
 
-/// Threads that can be held at a time.
-const THREADS: usize = 4096;
+/// Threads that can be held at a time. (With stacks that have a guard page, twice as many mappings as `vm.max_map_count` is by default.)
+const THREADS: usize = 1 << 16;
 
-/// For how long the others are held while one cannot be stopped.
+/// For how long the others are held while one cannot be stopped, and how much longer for each of them: they stop when they have had a processor.
 const PATIENCE_US: u64 = 20_000;
+const PATIENCE_EACH_US: u64 = 50;
 
 /// How often it is tried before giving up: about a second. Somebody waits for the file meanwhile, and it may be the very
 /// child of a vfork that the program waits for.
@@ -33,6 +34,9 @@ const STUCK_MS: u64 = 10_000;
 
 /// Every so often, while threads are being seized, those that died are reaped (see [`reap`]).
 const REAP_MS: u64 = 20;
+
+/// That is now.
+static SEIZING: AtomicBool = AtomicBool::new(false);
 
 /// A thread that was seized.
 #[derive(Clone, Copy)]
@@ -49,6 +53,8 @@ struct Held {
 pub struct Pause {
     threads: [Held; THREADS],
     count: usize,
+    /// While they are being seized: the one that the kernel is expected to name next. (It always names them in the same order.)
+    next: usize,
     /// In a forked child that has no sidecar: the only thread is the caller, and holds itself.
     pub alone: bool,
     /// The thread that did not stop, when one did not. None if it may be in vfork.
@@ -80,31 +86,40 @@ impl Pause {
     /// stopped for good.)
     pub(super) fn begin(&mut self) {
         (self.count, self.alone, self.stuck) = (0, false, None);
+        SEIZING.store(false, SeqCst);
     }
 
     fn held(&mut self) -> &mut [Held] {
         self.threads.get_mut(..self.count).unwrap_or_default()
     }
 
+    fn place_of(&mut self, tid: i32) -> Option<usize> {
+        self.held().iter().position(|held| held.tid == tid)
+    }
+
     /// Seizes a thread and asks it to stop. False: it may not be.
     fn seize(&mut self, process: i32, tid: i32) -> bool {
-        if self.held().iter().any(|held| held.tid == tid) {
+        let next = self.next;
+        if self.held().get(next).is_some_and(|held| held.tid == tid) {
+            self.next = next + 1;
             return true;
         }
         let at = self.count;
-        if at >= THREADS {
-            return false;
-        }
-        if task::trace_seize(tid).is_err() {
-            return is_dead(process, tid);
-        }
-        if let Some(slot) = self.threads.get_mut(at) {
+        // (Where it is ours already, the kernel refuses. To look for each would take as long as there are threads, squared.)
+        if let Some(slot) = self.threads.get_mut(at)
+            && task::trace_seize(tid).is_ok()
+        {
             *slot = Held { tid, stopped: None, lends: false };
             self.count = at + 1;
+            // It may have died meanwhile; then the wait will tell.
+            let _ = task::trace_interrupt(tid);
+            return true;
         }
-        // It may have died meanwhile; then the wait will tell.
-        let _ = task::trace_interrupt(tid);
-        true
+        if let Some(at) = self.place_of(tid) {
+            self.next = at + 1;
+            return true;
+        }
+        is_dead(process, tid)
     }
 
     /// Seizes every thread of `program`, those included that are made meanwhile, and waits until they have stopped.
@@ -113,9 +128,12 @@ impl Pause {
             let before = self.count;
             // A thread in exec waits for its siblings to be reaped, by us if they are seized already, and our next
             // seize would wait for the exec: a timer sees to it that they are.
-            task::ring_every_ms(REAP_MS);
+            SEIZING.store(true, SeqCst);
+            task::ring_in_ms(REAP_MS);
+            self.next = 0;
             let complete = each_thread(program, |tid| self.seize(program, tid));
-            task::ring_every_ms(0);
+            SEIZING.store(false, SeqCst);
+            task::ring_in_ms(0);
             if !complete {
                 return Seized::Refused;
             }
@@ -131,6 +149,7 @@ impl Pause {
     /// Waits until every seized thread has stopped, is gone, or lends its memory to a child that has stopped.
     fn wait_stopped(&mut self, program: i32) -> bool {
         let mut waited = 0;
+        let patience = PATIENCE_US + PATIENCE_EACH_US * self.count as u64;
         let mut at = 0;
         while let Some(&Held { tid, stopped, lends, .. }) = self.held().get(at) {
             if tid == 0 || stopped.is_some() || lends {
@@ -138,7 +157,7 @@ impl Pause {
                 continue;
             }
             match task::trace_poll(tid) {
-                Traced::Running if waited < PATIENCE_US => {
+                Traced::Running if waited < patience => {
                     // A stop takes some microseconds; the sidecar must not starve whom it waits for.
                     let nap = if waited < 200 { 5 } else { 100 };
                     task::nap_us(nap);
@@ -172,7 +191,7 @@ impl Pause {
 
     /// Has the thread stopped, or ended, by now? If so, it stays as it is.
     fn stuck_has_stopped(&mut self, tid: i32) -> bool {
-        let Some(at) = self.held().iter().position(|held| held.tid == tid) else { return true };
+        let Some(at) = self.place_of(tid) else { return true };
         let outcome = task::trace_poll(tid);
         self.note(at, outcome);
         outcome != Traced::Running
@@ -235,8 +254,11 @@ impl Pause {
     }
 }
 
-/// Called on a timer while threads are being seized, and at no other time.
+/// Called by a timer while threads are being seized, and at no other time.
 pub(super) fn reap(state: &mut State) {
+    if !SEIZING.load(SeqCst) {
+        return;
+    }
     let pause = &mut state.pause;
     for at in 0..pause.count {
         if let Some(&Held { tid, stopped: None, .. }) = pause.threads.get(at)
@@ -245,6 +267,8 @@ pub(super) fn reap(state: &mut State) {
             pause.note(at, task::trace_poll(tid));
         }
     }
+    // Not every so often by itself: of very many threads this may take longer than that.
+    task::ring_in_ms(REAP_MS);
 }
 
 impl State {

@@ -161,10 +161,11 @@ pub(crate) fn block_all_but(signals: &[i32]) {
     set_mask(libc::SIG_SETMASK, &!open, None);
 }
 
-/// Has SIGALRM sent every so many milliseconds; 0 ends it.
-pub(crate) fn ring_every_ms(ms: u64) {
-    let interval = libc::timeval { tv_sec: 0, tv_usec: ms as i64 * 1000 };
-    let timer = libc::itimerval { it_interval: interval, it_value: interval };
+/// Has SIGALRM sent once, so many milliseconds from now; 0 calls that off.
+pub(crate) fn ring_in_ms(ms: u64) {
+    let value = libc::timeval { tv_sec: 0, tv_usec: ms as i64 * 1000 };
+    let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let timer = libc::itimerval { it_interval: never, it_value: value };
     // SAFETY: a local struct.
     let _ = unsafe {
         syscall(libc::SYS_setitimer, [libc::ITIMER_REAL as usize, (&raw const timer) as usize, 0, 0, 0, 0])
