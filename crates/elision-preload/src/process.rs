@@ -1,6 +1,6 @@
 //! Processes made, and descriptors handed to them: what was owned is shared from then on.
 //!
-//! fork, and libc's daemon and forkpty, run the handlers registered here. The rest are wrapped by name. vfork
+//! fork, and libc's daemon and forkpty, run the handlers registered here (and but for daemon, whose parent ends, are asked what came of it). The rest are wrapped by name. vfork
 //! returns twice into its caller's frame, so it is a few instructions of its own and no function.
 #![allow(unsafe_code)] // libc's names, with the program's pointers, and one naked function.
 
@@ -248,6 +248,10 @@ interpose! {
     /// An old name of fork.
     fn __fork() -> pid_t, until early(-1);
         if active() => with_handlers(call!(__fork()));
+
+    /// See forkpty(3).
+    fn forkpty(terminal: *mut c_int, name: *mut c_char, attributes: *const c_void, size: *const c_void) -> pid_t, until lookup(-1);
+        if active() => with_handlers(call!(forkpty(terminal, name, attributes, size)));
 
     /// fork without its handlers.
     fn _Fork() -> pid_t, until lookup(-1);

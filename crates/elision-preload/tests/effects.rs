@@ -305,6 +305,7 @@ fn resources() {
             ("no_processes", Nothing),
             ("failed_fork", Deferral),
             ("killed_child", Deferral),
+            ("slow_child", Deferral),
             ("stopped", Deferral),
             ("few_mappings", Both),
             ("no_mappings", Both),

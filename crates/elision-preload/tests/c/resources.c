@@ -261,6 +261,28 @@ static void killed_child(void) {
     SAY(failed);
 }
 
+/* A child that was stopped, or had to wait for a processor, for more than five seconds before it could take them lost what had not been loaded. */
+static void slow_child(void) {
+    unsigned char *p = memory(SIZE);
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    int fd = open("file", O_RDONLY);
+    SAY(read(fd, p, SIZE));
+    pid_t child = fork();
+    if (child == 0)
+        _exit(!are_bytes(p, SIZE, 0, 1));
+    kill(child, SIGSTOP);
+    if (fork() == 0) {
+        usleep(6500000);
+        kill(child, SIGCONT);
+        _exit(0);
+    }
+    THIRD(WRITE, "file", 0, SIZE, 2);
+    int status;
+    SAY(waitpid(child, &status, 0) == child && status == 0);
+    SAY(wait(&status) > 0 && status == 0);
+    TELL(are_bytes(p, SIZE, 0, 1));
+}
+
 static int queue;
 static volatile int waits, failures;
 static volatile pid_t waiter;
@@ -429,7 +451,7 @@ static void interrupted(void) {
 
 static const struct row rows[] = {
     {"numbers", numbers}, {"released", released}, {"held", held}, {"few_descriptors", few_descriptors},
-    {"little_space", little_space}, {"no_processes", no_processes}, {"failed_fork", failed_fork}, {"killed_child", killed_child}, {"stopped", stopped}, {"few_mappings", few_mappings}, {"no_mappings", no_mappings},
+    {"little_space", little_space}, {"no_processes", no_processes}, {"failed_fork", failed_fork}, {"killed_child", killed_child}, {"slow_child", slow_child}, {"stopped", stopped}, {"few_mappings", few_mappings}, {"no_mappings", no_mappings},
     {"cancelled", cancelled}, {"interrupted", interrupted}, {0},
 };
 

@@ -38,8 +38,11 @@ static REST: AtomicU32 = AtomicU32::new(0);
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// The sidecar that has answered for the fork under way and rests, by its number; 0 if there is none.
 static RESTING: AtomicU32 = AtomicU32::new(0);
-/// A child that has not covered itself by then was killed on the way.
-const UNCOVERED_MS: u64 = 5_000;
+/// A child of which nothing is known that has not covered itself by then was killed on the way. (One that is known to live may be stopped, or
+/// have to wait for a processor.)
+const UNKNOWN_MS: u64 = 5_000;
+/// No child takes so long: another process has its number by now.
+const UNCOVERED_MS: u64 = 60_000;
 
 /// Held across one fork; forks of several threads take turns.
 static FORKING: AtomicU32 = AtomicU32::new(0);
@@ -128,26 +131,36 @@ pub(super) fn wait_for_fork() {
     }
 }
 
+impl Board {
+    /// Does the mark stand for a child that does not hold its own leases yet?
+    fn stands(&self, at: usize, now: u64) -> bool {
+        let (Some(mark), Some(since), Some(child)) =
+            (self.uncovered.get(at), self.since_ms.get(at), self.child.get(at))
+        else {
+            return false;
+        };
+        let age = now.saturating_sub(since.load(Acquire));
+        mark.load(Acquire) != 0
+            && age < UNCOVERED_MS
+            && match child.load(Acquire) {
+                // Who forked may not have come to saying so, either.
+                0 => age < UNKNOWN_MS || processes::is_stopped(launch::PROGRAM.load(Acquire)),
+                child => !processes::is_gone(child),
+            }
+    }
+}
+
 /// In the sidecar: is there a forked child that does not hold its own leases yet?
 pub(super) fn children_uncovered() -> bool {
-    let Some(board) = board() else { return false };
     let now = task::now_ms();
-    let marks = board.uncovered.iter().zip(&board.since_ms).zip(&board.child);
-    marks.into_iter().any(|((mark, since), child)| {
-        let child = child.load(Acquire);
-        mark.load(Acquire) != 0
-            && now.saturating_sub(since.load(Acquire)) < UNCOVERED_MS
-            && (child == 0 || !processes::is_gone(child))
-    })
+    board().is_some_and(|board| (0..MARKS).any(|at| board.stands(at, now)))
 }
 
 /// In the sidecar: sets a mark for the fork that is about to happen. False: there is none left.
 pub(super) fn set_mark() -> bool {
     let Some(board) = board() else { return false };
     let now = task::now_ms();
-    let free = board.uncovered.iter().zip(&board.since_ms).position(|(mark, since)| {
-        mark.load(Acquire) == 0 || now.saturating_sub(since.load(Acquire)) >= UNCOVERED_MS
-    });
+    let free = (0..MARKS).find(|&at| !board.stands(at, now));
     MARK.store(free.unwrap_or(MARKS), Release);
     let Some((mark, since)) = free.and_then(|i| Some((board.uncovered.get(i)?, board.since_ms.get(i)?)))
     else {
@@ -232,7 +245,7 @@ pub extern "C" fn before_fork() {
 }
 
 /// After [`after_fork_parent`]: what the calling thread's fork came to. The mark would be removed by the child alone, and whoever wanted a
-/// file had to wait for [`UNCOVERED_MS`] if there was none, or it was killed before it could.
+/// file had to wait for [`UNKNOWN_MS`] if there was none, or it was killed before it could.
 pub fn forked(child: i32) {
     let (Some(board), forker) = (board(), task::tid() as u32) else { return };
     for (at, slot) in board.forker.iter().enumerate() {

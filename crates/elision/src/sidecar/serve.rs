@@ -349,7 +349,7 @@ impl State {
     /// Materialises everything, and forgets it.
     fn let_go_of_all(&mut self) {
         for id in self.files.ids() {
-            // A forked child that is not covered yet has five seconds at most.
+            // A forked child that is not covered yet has a minute at most.
             while self.file(id).used && !self.release(id) {
                 task::nap_us(1_000);
             }
