@@ -18,8 +18,10 @@ impl State {
     /// Records what has been announced, as far as it is there.
     pub(super) fn enter_carried(&mut self, word: Word) {
         let new = File { key: word.key, guard: Guard::Carried, ..NO_FILE };
-        // (Room is asked for before a mapping is announced.)
-        let Some(id) = self.files.find(word.key).or_else(|| self.files.add(new)) else { return };
+        let known = self.files.find(word.key).or_else(|| self.files.add(new));
+        // (Room is asked for before a mapping is announced, but more threads may have asked at the same time than that was meant for. The
+        // mapping is there, and its lease; so another file has to make room.)
+        let Some(id) = known.or_else(|| self.make_room().then(|| self.files.add(new)).flatten()) else { return };
         let remembered = self.file(id).guard == Guard::None;
         if remembered {
             self.files.set(id, File { guard: Guard::Carried, ..self.file(id) });
@@ -44,6 +46,17 @@ impl State {
         }
         self.dirty = true;
         self.publish();
+    }
+
+    /// Materialises some file, and forgets it. False: that has to wait for a forked child, or for somebody's write.
+    fn make_room(&mut self) -> bool {
+        self.files.ids().any(|id| {
+            let given_up = self.file(id).writer == 0 && self.release(id);
+            if given_up {
+                self.drop_file(id);
+            }
+            given_up
+        })
     }
 
     /// Takes a lease of our own on a file whose guard is carried. False: it is being broken, or cannot be had.
