@@ -21,7 +21,9 @@ impl State {
         let known = self.files.find(word.key).or_else(|| self.files.add(new));
         // (Room is asked for before a mapping is announced, but more threads may have asked at the same time than that was meant for. The
         // mapping is there, and its lease; so another file has to make room.)
-        let Some(id) = known.or_else(|| self.make_room().then(|| self.files.add(new)).flatten()) else { return };
+        let Some(id) = known.or_else(|| self.make_room().then(|| self.files.add(new)).flatten()) else {
+            return;
+        };
         let remembered = self.file(id).guard == Guard::None;
         if remembered {
             self.files.set(id, File { guard: Guard::Carried, ..self.file(id) });
