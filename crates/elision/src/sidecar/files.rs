@@ -50,10 +50,19 @@ pub struct File {
     /// long that was put off. 0: not.
     pub closed: u64,
     pub put_off: u64,
-    /// Device and inode number that mappings of it show (they differ from stat's on some file systems), once known.
+    /// Device and inode number that mappings of it show (they differ from stat's on some file systems), once known: see
+    /// [`File::mapping_is_known`].
     pub mapped: (u64, u64),
     /// The next file of the same hash, or the next free entry: its number and one; 0 for none.
     pub(super) next: u32,
+}
+
+impl File {
+    /// Is it known what mappings of it show? (A sidecar that was killed may have noted the one number and not the other. When that passed for
+    /// known, its mapping was not found, and kept a lease that nobody gave up.)
+    pub fn mapping_is_known(&self) -> bool {
+        self.mapped.0 != 0 && self.mapped.1 != 0
+    }
 }
 
 /// No time that is remembered: those have nanoseconds.
@@ -139,7 +148,7 @@ impl Files {
     pub fn shown_as(&self, dev: u64, ino: u64) -> Option<FileId> {
         let shows = |id: &FileId| {
             let file = self.get(*id);
-            let same = if file.mapped == (0, 0) { file.key.ino == ino } else { file.mapped == (dev, ino) };
+            let same = if file.mapping_is_known() { file.mapped == (dev, ino) } else { file.key.ino == ino };
             file.used && file.guard != Guard::None && same
         };
         // On most file systems they are what stat says.
@@ -358,6 +367,20 @@ mod tests {
         assert!(files.ids().len() <= 900);
         files.clear();
         assert_eq!((files.known().count(), GLANCE.writers.load(Acquire)), (0, 0));
+    }
+
+    #[test]
+    fn a_file_is_found_by_what_its_mappings_show() {
+        let mut files = table();
+        let id = files.add(file(7, Guard::Read)).unwrap();
+        // Not known, half noted by a sidecar that was killed then, and known: on some file systems another device than stat's.
+        for (mapped, found) in
+            [((0, 0), true), ((5, 0), true), ((0, 7), true), ((5, 7), true), ((6, 7), false)]
+        {
+            files.get_mut(id).unwrap().mapped = mapped;
+            assert_eq!(files.shown_as(5, 7), found.then_some(id), "{mapped:?}");
+            assert_eq!(files.shown_as(5, 8), None, "{mapped:?}");
+        }
     }
 
     #[test]

@@ -476,7 +476,7 @@ impl State {
 
     /// The mapping at `addr` is known to be of the file: from here on, only what shows the same device and inode number is.
     pub(super) fn learn_mapping(&mut self, id: FileId, addr: usize) {
-        if self.file(id).mapped == (0, 0)
+        if !self.file(id).mapping_is_known()
             && self.maps >= 0
             && let Ok(mapping) = pages::mapping(self.maps, addr)
             && let Some(entry) = self.files.get_mut(id)
@@ -505,7 +505,7 @@ impl State {
             && mapping.writable
             && mapping.ino != 0
             && here == extent.offset + (at - extent.addr) as u64
-            && (known.mapped == (0, 0) || (mapping.dev, mapping.ino) == known.mapped);
+            && (!known.mapping_is_known() || (mapping.dev, mapping.ino) == known.mapped);
         (mapping.end.min(extent.end()), ours)
     }
 }
