@@ -1,5 +1,9 @@
 // The helper is killed at a point that is chosen: so many system calls and so many instructions after something is asked of it. A second
 // process, of which nothing is deferred, has it run as far as that.
+//
+// killed ROUNDS [SEED]: what is done takes turns, and where the helper is killed is left to chance.
+// killed ROUNDS SEED full: the same where there is room for no mapping, always with what needs one.
+// killed ROUNDS SEED walk ROW CALLS: always the same is done, and the helper is killed an instruction later each time.
 #define _GNU_SOURCE
 #include <sched.h>
 #include <signal.h>
@@ -130,6 +134,7 @@ static unsigned char *fill(void) {
 
 int main(int count, char **words) {
     full = count > 3 && !strcmp(words[3], "full");
+    int walk = count > 5 && !strcmp(words[3], "walk");
     int rounds = count > 1 ? atoi(words[1]) : 0;
     unsigned seed = count > 2 ? atoi(words[2]) : 1;
     int killed = 0;
@@ -148,7 +153,7 @@ int main(int count, char **words) {
         // Whoever waits for a lease waits for 45 s.
         alarm(30);
         at = "begun";
-        int row = full ? 3 : round % 10, alone = round / 10 % 2;
+        int row = full ? 3 : walk ? atoi(words[4]) : round % 10, alone = round / 10 % 2;
         make("cut", LEN, 5);
         int fd = open("cut", row == 1 ? O_RDONLY : O_RDWR);
         unsigned char *p = memory(LEN);
@@ -164,6 +169,8 @@ int main(int count, char **words) {
         plan.steps = rand_r(&seed) % plan.steps;
         int chance = rand_r(&seed) % 32;
         plan.again = chance < 2 ? 1 : chance == 2 ? 6 : 0;
+        if (walk)
+            plan.calls = atoi(words[5]), plan.steps = round, plan.again = 0;
         if (rand_r(&seed) % 2)
             plan.before = supervisor(getpid());
         sprintf(what, "round %d, %d calls, %d steps, again %d, %s", round, plan.calls, plan.steps, plan.again,
