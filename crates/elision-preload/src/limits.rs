@@ -1,19 +1,22 @@
-//! A limit on address space or data: what the drop-in has mapped besides counts against the program. From then on it places and keeps no
-//! blocks. (Under one that was there from the start it has no helper either, so that nothing is deferred.)
+//! A limit on address space or data: all that is mapped so that reads can be deferred counts against it, and when it is used up, what is
+//! deferred can neither be given memory of its own nor be moved to where it can grow. So deferral ends with such a limit, as it does not
+//! begin under one that was there from the start.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
+use elision::sys::task;
 use libc::{c_int, c_uint, pid_t, rlimit, rlimit64};
 
 use crate::export::interpose;
-use crate::stop::active;
-use crate::{kernel, memory, process};
+use crate::kernel;
+use crate::stop::{active, stopping};
 
-/// Runs a call that sets a limit of `pid` (0: of this process), if there is something to be set.
-pub(crate) fn limiting<T>(pid: pid_t, resource: c_uint, sets: bool, call: impl FnOnce() -> T) -> T {
+/// Runs a call that gives `pid` (0: this process) the limit that is at `new`. (If nothing can be read there, the kernel says so.)
+pub(crate) fn limiting<T>(pid: pid_t, resource: c_uint, new: usize, call: impl FnOnce() -> T) -> T {
     let of_memory = resource == libc::RLIMIT_AS || resource == libc::RLIMIT_DATA;
+    let sets = || task::peek(new).is_some_and(|[current, _]| current as u64 != libc::RLIM_INFINITY);
     // Before: it may be set below what is in use.
-    if sets && of_memory && (pid == 0 || pid == kernel::process()) && process::is_this() {
-        memory::place_no_more();
+    if of_memory && (pid == 0 || pid == kernel::process()) && sets() {
+        return stopping("a limit on its memory", call);
     }
     call()
 }
@@ -22,7 +25,7 @@ pub(crate) fn limiting<T>(pid: pid_t, resource: c_uint, sets: bool, call: impl F
 macro_rules! limited {
     ($pid:expr, $resource:ident, $new:ident, $name:ident($($arg:ident),*)) => {
         // SAFETY: the program's call.
-        limiting($pid, $resource, !$new.is_null(), || unsafe { $name::real($($arg),*) })
+        limiting($pid, $resource, $new.expose_provenance(), || unsafe { $name::real($($arg),*) })
     };
 }
 

@@ -201,8 +201,8 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         | libc::SYS_setfsuid
         | libc::SYS_setfsgid
         | libc::SYS_chroot => rights::changing(whole),
-        libc::SYS_setrlimit => limits::limiting(0, a as c_uint, b != 0, whole),
-        libc::SYS_prlimit64 => limits::limiting(a as libc::pid_t, b as c_uint, c != 0, whole),
+        libc::SYS_setrlimit => limits::limiting(0, a as c_uint, b as usize, whole),
+        libc::SYS_prlimit64 => limits::limiting(a as libc::pid_t, b as c_uint, c as usize, whole),
         libc::SYS_exit_group => {
             process::ending();
             whole()

@@ -29,6 +29,7 @@ use crate::real::raw_call;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use elision::dropin;
 use elision::sys::raw::{Errno, Result};
+use elision::sys::task;
 
 /// Far from where the kernel puts programs, stacks and mappings of its own choice; and above the first of these: that the program
 /// itself is the first in /proc/self/maps is taken for granted (by CPython's `_testexternalinspection`, for one).
@@ -241,7 +242,7 @@ pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
             slot.set(Block::live(phase, cached_len));
             (slot, false)
         }
-        None => (map_new(len, align, READ_WRITE, |_| Block::live(phase, len))?, true),
+        None => (map_new(len, align, phase)?, true),
     };
     Some((slot.base() + phase, fresh))
 }
@@ -262,13 +263,13 @@ fn fit(slot: Slot, had: usize, len: usize) -> Option<(Slot, usize)> {
     Some((slot, len))
 }
 
-/// A slot with `len` fresh bytes of protection `prot`; its word says what `becomes` gives.
-fn map_new(len: usize, align: usize, prot: usize, becomes: impl Fn(Slot) -> Block) -> Option<Slot> {
+/// A slot with a live block of `len` fresh bytes.
+fn map_new(len: usize, align: usize, phase: usize) -> Option<Slot> {
     for _ in 0..4 {
         let slot = Slot::claim(len, align)?;
-        match map(slot.base(), len, prot) {
+        match map(slot.base(), len, READ_WRITE) {
             Ok(()) => {
-                slot.set(becomes(slot));
+                slot.set(Block::live(phase, len));
                 return Some(slot);
             }
             // Somebody else's mapping is in the slot. It stays Busy: nothing will ever be placed there.
@@ -297,25 +298,25 @@ pub fn usable(payload: usize) -> Option<usize> {
     find(payload).map(|(_, block)| block.len - block.phase)
 }
 
-/// Gives a block back. False if none starts there.
-pub fn free(payload: usize) -> bool {
+/// Gives a block back: one of more than `least` bytes may be kept for later. False if none starts there.
+pub fn free(payload: usize, least: usize) -> bool {
     loop {
         let Some((slot, block)) = find(payload) else { return false };
         // The exchange fails if the block was freed meanwhile, or if its word was only marked: look again.
         if slot.take(block) {
-            retire(slot, block);
+            retire(slot, block, least);
             return true;
         }
     }
 }
 
 /// The block's slot is Busy: its memory is kept for later, or unmapped.
-fn retire(slot: Slot, block: Block) {
+fn retire(slot: Slot, block: Block, least: usize) {
     let touched = dropin::touched(slot.base(), block.len);
     if touched {
         // SAFETY: the block was freed.
         unsafe { dropin::forget(slot.base(), block.len) };
-    } else if !block.reshaped && cache::put(slot, block.len) {
+    } else if block.len > least && !block.reshaped && cache::put(slot, block.len) {
         return;
     }
     unmap(slot.base(), block.len);
@@ -375,22 +376,41 @@ fn move_pages(slot: Slot, block: Block, len: usize) -> Option<usize> {
     if dropin::touched(slot.base(), block.len) {
         return None;
     }
-    // The move replaces whatever is at its destination, so the destination is reserved first.
-    let reserve = libc::PROT_NONE as usize;
-    let busy = |_| Block { state: State::Busy, reshaped: false, phase: 0, len: 0 };
-    let to = map_new(len, PAGE, reserve, busy)?;
+    let (to, reserved) = reserve(len)?;
     let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as usize;
     // SAFETY: the source is a live block that the caller is resizing, hence nobody else's; the destination
-    // is a reservation in a slot that this thread just made Busy.
+    // is in a slot that this thread just made Busy, and nothing is there but what it was reserved with.
     let moved = unsafe { raw_call(libc::SYS_mremap, &[slot.base(), block.len, len, flags, to.base()]) };
     if moved.is_err() {
-        unmap(to.base(), len);
+        if reserved {
+            unmap(to.base(), len);
+        }
         to.release();
         return None;
     }
     to.set(Block { len, ..block });
     slot.release();
     Some(to.base() + block.phase)
+}
+
+/// A Busy slot to which pages can be moved: that replaces whatever is there, so the place is reserved first. (True.) If a limit leaves no
+/// room for both (RLIMIT_AS), it is enough that nothing is there: whether something is, the kernel looks at before it looks at the
+/// limit; and where so little may be mapped, it has no reason to put anything so far away.
+fn reserve(len: usize) -> Option<(Slot, bool)> {
+    for _ in 0..4 {
+        let slot = Slot::claim(len, PAGE)?;
+        match map(slot.base(), len, libc::PROT_NONE as usize) {
+            Ok(()) => return Some((slot, true)),
+            // As above.
+            Err(Errno(libc::EEXIST)) => {}
+            Err(Errno(libc::ENOMEM)) if task::memory_is_limited() => return Some((slot, false)),
+            Err(_) => {
+                slot.release();
+                return None;
+            }
+        }
+    }
+    None
 }
 
 /// Gives back what is kept for later. False if nothing was.
@@ -661,7 +681,7 @@ mod tests {
             payload = grown;
         }
         assert!(moves >= 3);
-        assert!(free(payload));
+        assert!(free(payload, 0));
     }
 
     #[test]
@@ -698,16 +718,28 @@ mod tests {
             (payload, fresh)
         };
         let kept = [20, 21, 22].map(|mib| written(mib).0);
-        assert!(kept.into_iter().all(free));
+        assert!(kept.into_iter().all(|payload| free(payload, 0)));
         let (long, fresh) = written(31);
         assert!(!fresh && long == kept[2]);
         let (short, fresh) = written(5);
         assert!(fresh);
-        assert!(free(long) && free(short));
+        assert!(free(long, 0) && free(short, 0));
         // Of a much larger one, what is too much goes.
         let (less, fresh) = written(10);
         assert!(!fresh && usable(less).unwrap() < 11 << 20);
-        assert!(free(less));
+        assert!(free(less, 0));
+    }
+
+    /// A block that has shrunk below what blocks are asked for would lie there until it is in the way.
+    #[test]
+    fn what_no_request_could_use_is_not_kept() {
+        for (least, kept) in [((6 << 20) - 1, true), (6 << 20, false), (usize::MAX, false)] {
+            let (payload, _) = allocate(12 << 20, 16).unwrap();
+            assert_eq!(resize(payload, (6 << 20) - 32), Some(payload));
+            assert!(free(payload, least));
+            assert_eq!(holds(payload), kept, "{least}");
+            assert_eq!(empty_cache(), kept);
+        }
     }
 
     #[test]
@@ -735,7 +767,7 @@ mod tests {
         assert_eq!(resize(start, 7 << 20), Some(start));
         let moved = resize(start, 9 << 20).unwrap();
         assert_ne!(moved, start);
-        assert!(!eligible(start, start + 1) && !free(start));
+        assert!(!eligible(start, start + 1) && !free(start, 0));
         // SAFETY: the block at its new place, whose pages moved with it.
         let bytes = unsafe { core::slice::from_raw_parts(moved as *const u8, 9 << 20) };
         assert!(bytes[..5 << 20].iter().all(|b| *b == 7) && bytes[5 << 20..].iter().all(|b| *b == 0));
@@ -743,7 +775,7 @@ mod tests {
         assert_eq!(usable(moved), Some((2 << 20) + PAGE));
         reshape(moved + PAGE, moved + PAGE + 1);
         assert!(!eligible(moved, moved + 1));
-        assert!(!free(moved + 16) && free(moved) && !free(moved));
+        assert!(!free(moved + 16, 0) && free(moved, 0) && !free(moved, 0));
     }
 
     #[test]

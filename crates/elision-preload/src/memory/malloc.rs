@@ -203,10 +203,15 @@ pub(crate) fn place_no_more() {
     block::empty_cache();
 }
 
+/// From how many bytes on blocks are placed, at present.
+fn least() -> usize {
+    if PLACING.load(Ordering::Acquire) { dropin::min_bytes() } else { usize::MAX }
+}
+
 /// A block for the request, if it is large enough and blocks are placed: the payload, and whether it is zero.
 #[cold]
 fn place(size: usize, align: usize) -> Option<(*mut c_void, bool)> {
-    if !PLACING.load(Ordering::Acquire) || size < dropin::min_bytes() {
+    if size < least() {
         return None;
     }
     let (payload, fresh) = block::allocate(size, align)?;
@@ -247,7 +252,7 @@ fn is_anothers(payload: *mut c_void) -> bool {
 #[cold]
 fn release_placed(payload: *mut c_void) {
     let addr = payload.expose_provenance();
-    if arena::holds(addr) || block::free(addr) {
+    if arena::holds(addr) || block::free(addr, least()) {
         return;
     }
     if is_anothers(payload) {
@@ -287,7 +292,7 @@ unsafe fn resize(payload: *mut c_void, size: usize) -> *mut c_void {
         return unsafe { resize_placed(payload, size) };
     }
     // A block that outgrows the threshold becomes one of ours, by one copy of what little it had.
-    if size >= SMALLEST && PLACING.load(Ordering::Acquire) && size >= dropin::min_bytes() {
+    if size >= SMALLEST && size >= least() {
         let had = next_usable(payload);
         if had != 0
             && had < dropin::min_bytes().max(SMALLEST)
@@ -317,9 +322,10 @@ unsafe fn resize_placed(payload: *mut c_void, size: usize) -> *mut c_void {
         return ptr::null_mut();
     }
     // A block that shrinks far below the threshold goes back to the next malloc; not at the threshold itself, or a size
-    // that moves to and fro across it would be copied every time.
+    // that moves to and fro across it would be copied every time. (And not merely because no more are placed.)
     let in_arena = arena::holds(payload.addr());
-    let small = size < dropin::min_bytes().max(SMALLEST) / 2;
+    let least = Some(least()).filter(|least| *least != usize::MAX);
+    let small = size < least.unwrap_or(SMALLEST) / 2;
     if !in_arena
         && !small
         && size <= isize::MAX as usize

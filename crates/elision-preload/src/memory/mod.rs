@@ -45,11 +45,6 @@ pub fn init() {
     malloc::init();
 }
 
-/// No block is placed or kept from now on.
-pub(crate) fn place_no_more() {
-    malloc::place_no_more();
-}
-
 /// In a forked child, before it does anything else. Nothing can be held or half done (see above), so this
 /// has nothing to repair; it is the place for it, should that change.
 pub fn after_fork_child() {}
@@ -63,10 +58,11 @@ pub fn eligible(addr: usize, len: usize) -> bool {
     if block::in_window(addr) { block::eligible(addr, end) } else { RECORD.contains(addr, end) }
 }
 
-/// Nothing is eligible any more. See [`crate::stop`].
+/// Nothing is eligible any more, and no block is placed or kept. See [`crate::stop`].
 pub(crate) fn stop() {
     NOTHING_ELIGIBLE.store(true, Ordering::SeqCst);
     map::dissolve_all();
+    malloc::place_no_more();
 }
 
 /// No page of the range is eligible from now on.

@@ -30,7 +30,7 @@ struct row {
 };
 
 /* Orders to the third process. A path is relative to the row's directory. */
-enum order { MAKE, WRITE, TRUNCATE, REWRITE, APPEND, UNLINK, REPLACE, SUM, SIZES, LOCK, FLOCK, PEEK, POKE, OPEN_NOW, STOPPED_WRITE };
+enum order { MAKE, WRITE, TRUNCATE, REWRITE, APPEND, UNLINK, REPLACE, SUM, SIZES, LOCK, FLOCK, PEEK, POKE, OPEN_NOW, STOPPED_WRITE, LIMIT };
 
 struct command {
     enum order order;
@@ -125,6 +125,8 @@ static inline long obey(const struct command *c, unsigned long long *sum) {
         return result;
     case TRUNCATE:
         return truncate(c->path, c->len);
+    case LIMIT: /* Only a process that does not have the drop-in can keep it from the drop-in. */
+        return prlimit(c->pid, RLIMIT_AS, &(struct rlimit){c->len, RLIM_INFINITY}, NULL);
     case REWRITE:
         fd = open(c->path, O_WRONLY | O_TRUNC);
         return fd < 0 ? -1 : do_write(fd, 0, c->len, c->seed) | close(fd);

@@ -1197,6 +1197,12 @@ static long pages_in_use(int field) {
     return value;
 }
 
+static unsigned char *touched(size_t len) {
+    unsigned char *block = memset(malloc(len), 7, len);
+    __asm__ volatile("" : : "r"(block) : "memory"); /* so that it is not left out */
+    return block;
+}
+
 /* What was freed does not count, whatever is kept for later. */
 static void case_limited(void) {
     const size_t mib = 1 << 20;
@@ -1208,11 +1214,9 @@ static void case_limited(void) {
             SAY(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 0);
             continue;
         }
+        unsigned char *held = touched(16 * mib);
         rlim_t most = pages_in_use(6) * PAGE + 20 * mib;
-        unsigned char *block = malloc(16 * mib);
-        memset(block, 7, 16 * mib);
-        __asm__ volatile("" : : "r"(block) : "memory"); /* so that it is not left out */
-        free(block);
+        free(touched(16 * mib));
         struct rlimit limit = {most, RLIM_INFINITY};
         struct rlimit64 limit64 = {most, RLIM_INFINITY};
         int result = way == 0   ? setrlimit(RLIMIT_DATA, &limit)
@@ -1221,11 +1225,32 @@ static void case_limited(void) {
                      : way == 3 ? prlimit64(getpid(), RLIMIT_DATA, &limit64, NULL)
                      : way == 4 ? syscall(SYS_setrlimit, RLIMIT_DATA, &limit)
                                 : syscall(SYS_prlimit64, 0l, RLIMIT_DATA, &limit, NULL);
+        free(held);
         int count = 0;
-        while (count < 30 && mmap(NULL, mib, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
+        while (count < 50 && mmap(NULL, mib, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
             count++;
-        _exit(result != 0 || count < 17 || count > 20);
+        _exit(result != 0 || count < 33 || count > 36);
     }
+    /* A block that grows is not there twice. */
+    unsigned char *block = touched(60 * mib);
+    struct rlimit before, limit;
+    getrlimit(RLIMIT_AS, &before);
+    limit = (struct rlimit){pages_in_use(1) * PAGE + 20 * mib, before.rlim_max};
+    SAY(setrlimit(RLIMIT_AS, &limit));
+    block = realloc(block, 70 * mib);
+    printf("grown: %d\n", block && block[60 * mib - 1] == 7 && block[70 * mib - 1] == 0);
+    free(block);
+    SAY(setrlimit(RLIMIT_AS, &before));
+}
+
+/* The kernel is asked whether the page is there. */
+static void case_freed_when_stopped(void) {
+    unsigned char *block = touched(16 << 20), there;
+    uintptr_t within = ((uintptr_t)block + PAGE) & -PAGE;
+    syscall(SYS_io_uring_setup, 0, NULL);
+    SAY(syscall(SYS_mincore, within, PAGE, &there));
+    free(block);
+    SAY(syscall(SYS_mincore, within, PAGE, &there));
 }
 
 static void case_heap(void) {
@@ -1606,6 +1631,7 @@ static const struct {
     {"descriptors", case_descriptors, 1},
     {"heap", case_heap, 0},
     {"limited", case_limited, 0},
+    {"freed_when_stopped", case_freed_when_stopped, 0},
     {"truncated_by_openat2", case_truncated_by_openat2, 1},
     {"truncated_by_handle", case_truncated_by_handle, 1},
     {"opened_without_waiting", case_opened_without_waiting, 1},

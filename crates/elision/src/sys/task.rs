@@ -422,7 +422,7 @@ pub(crate) fn socket_timeout_ms(pid: i32, fd: i32, option: i32) -> Option<u64> {
 }
 
 /// Two words at an address of the program's, if they are there.
-pub(crate) fn peek(addr: usize) -> Option<[i64; 2]> {
+pub fn peek(addr: usize) -> Option<[i64; 2]> {
     let mut words = [0i64; 2];
     let len = size_of_val(&words);
     // SAFETY: the local is ours.
