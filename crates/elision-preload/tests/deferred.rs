@@ -101,6 +101,13 @@ with open(sys.argv[1], 'r+b') as f:
     edits(PYTHON.as_ref(), &["-c", script]);
 }
 
+/// What was read stays deferred when its block has to move.
+#[test]
+fn a_buffer_grows_with_what_is_read() {
+    let made = tempfile::tempdir().unwrap();
+    edits(&common::compile(made.path(), "slurps", &["-O1", "-Wextra", "-Werror"]), &[]);
+}
+
 #[test]
 fn numpy_reads_changes_and_writes_back() {
     let numpy = Command::new(PYTHON).args(["-c", "import numpy"]).output();

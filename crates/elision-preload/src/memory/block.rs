@@ -370,11 +370,10 @@ fn shrink(slot: Slot, block: Block, len: usize) {
     unmap(tail, excess);
 }
 
-/// Moves a block's pages to a larger slot without copying a byte.
+/// Moves a block's pages to a larger slot without copying a byte, unless they are several mappings.
 fn move_pages(slot: Slot, block: Block, len: usize) -> Option<usize> {
-    // An extent stays where it is, and several mappings cannot be moved as one.
     if dropin::touched(slot.base(), block.len) {
-        return None;
+        return move_deferred(slot, block, len);
     }
     let (to, reserved) = reserve(len)?;
     let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as usize;
@@ -389,6 +388,22 @@ fn move_pages(slot: Slot, block: Block, len: usize) -> Option<usize> {
         return None;
     }
     to.set(Block { len, ..block });
+    slot.release();
+    Some(to.base() + block.phase)
+}
+
+/// The same where something is deferred, which stays so.
+fn move_deferred(slot: Slot, block: Block, len: usize) -> Option<usize> {
+    let to = map_new(len, PAGE, block.phase)?;
+    // SAFETY: a live block that the caller is resizing, hence nobody else's; and one that nobody knows of yet.
+    unsafe {
+        let done = dropin::relocate(slot.base(), block.len, to.base()).min(block.len);
+        let from: *const u8 = core::ptr::with_exposed_provenance(slot.base() + done);
+        let rest = core::ptr::with_exposed_provenance_mut(to.base() + done);
+        core::ptr::copy_nonoverlapping(from, rest, block.len - done);
+        dropin::forget(slot.base(), block.len);
+    }
+    unmap(slot.base(), block.len);
     slot.release();
     Some(to.base() + block.phase)
 }

@@ -157,6 +157,24 @@ static void altered(void) {
     TELL(are_bytes(p, MUCH, 0, 1));
 }
 
+/* Alters all of a block that was read into, and makes it so long that it has to move. */
+static void grown(void) {
+    enum { MUCH = 10240 * PAGE, MORE = 18000 * PAGE };
+    THIRD(MAKE, "file", 0, MUCH, 1);
+    unsigned char *p = malloc(MUCH);
+    int fd = open("file", O_RDONLY);
+    if (read(fd, p, MUCH) != MUCH)
+        exit(1);
+    for (size_t at = 0; at < MUCH; at += PAGE)
+        p[at] ^= 1;
+    printf("ready\n");
+    p = realloc(p, MORE);
+    for (size_t at = 0; at < MUCH; at += PAGE)
+        p[at] ^= 1;
+    TELL(are_bytes(p, MUCH, 0, 1));
+    free(p);
+}
+
 static sigjmp_buf out_of_there;
 static void leave(int signal) { siglongjmp(out_of_there, signal); }
 
@@ -422,6 +440,7 @@ static const struct row rows[] = {{"edits", edits},
                                   {"orphaned_reader", orphaned_reader},
                                   {"orphaned_writer", orphaned_writer},
                                   {"altered", altered},
+                                  {"grown", grown},
                                   {"rights", rights},
                                   {"execs", execs},
                                   {"unreadable", unreadable},
