@@ -145,8 +145,10 @@ fn the_helper_is_killed_at_any_moment() {
 #[test]
 fn the_helper_is_killed_between_any_two_instructions() {
     killed_in(60, &["4"]);
-    // One instruction after the other, about where a deferred read has been mapped and is looked at.
+    // One instruction after the other, about where a deferred read has been mapped and is looked at; and where a block that grows has been
+    // moved and is not yet said to be.
     killed_in(60, &["1", "walk", "1", "11"]);
+    killed_in(60, &["1", "walk", "10", "6"]);
 }
 
 /// Pages are exchanged one by one then, and each is in nobody's memory but the helper's for a moment.

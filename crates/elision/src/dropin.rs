@@ -249,8 +249,8 @@ pub unsafe fn relocate(addr: usize, len: usize, to: usize) -> usize {
         return 0;
     }
     let &mut Request { handled, tried, .. } = call.request();
-    // Killed on the way, it has moved what it was about to move if there is anything at all.
-    let more = declined.is_some() && tried > 0 && pages::any_in(to + handled, tried);
+    // It may have been killed on the way.
+    let more = declined.is_some() && tried > 0 && pages::have_moved(addr + handled, to + handled, tried);
     handled + if more { tried } else { 0 }
 }
 

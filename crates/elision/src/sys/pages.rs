@@ -85,8 +85,21 @@ pub(crate) fn scan(
     Ok((count, argument.walk_end as usize))
 }
 
+/// Have the pages of one mapping been moved, to where there was fresh memory that nobody has touched? The mapping itself shows it if it is a
+/// file's, and what it has left behind if that cannot be read any more; else its pages do. False where that cannot be told.
+pub(crate) fn have_moved(from: usize, to: usize, len: usize) -> bool {
+    // In this order: meanwhile the pages of a file may become memory of their own.
+    let seen = super::file::open(c"/proc/self/maps", libc::O_RDONLY | libc::O_CLOEXEC, 0).is_ok_and(|maps| {
+        let of_a_file = mapping(maps, to).is_ok_and(|there| there.start <= to && there.ino != 0);
+        let gone = mapping(maps, from).is_ok_and(|left| left.start > from || !left.readable);
+        super::file::close(maps);
+        of_a_file || gone
+    });
+    seen || any_in(to, len)
+}
+
 /// Is any page of the range in memory or in swap? False where that cannot be told.
-pub(crate) fn any_in(addr: usize, len: usize) -> bool {
+fn any_in(addr: usize, len: usize) -> bool {
     let wanted = Wanted { any: category::PRESENT | category::SWAPPED, ..Wanted::default() };
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
     super::file::open(c"/proc/self/pagemap", flags, 0).is_ok_and(|pagemap| {
