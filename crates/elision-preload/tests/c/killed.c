@@ -14,7 +14,7 @@
 #include "helper.h"
 
 #define LEN (64 << 10)
-#define ROWS 11
+#define ROWS 14
 
 struct plan {
     pid_t helper;
@@ -231,6 +231,17 @@ int main(int count, char **words) {
             break;
         case 10:
             p = realloc(p, 4 * LEN);
+            break;
+        case 11:
+            need(!madvise(p, LEN / 2, MADV_DONTNEED), what);
+            for (int i = 0; i < LEN / 2; i++)
+                need(!p[i], what), p[i] = i == 4096 ? 9 : 5;
+            break;
+        case 12:
+            need(!setresuid(-1, -1, -1), what);
+            break;
+        case 13:
+            need(execl("none", "none", NULL) < 0, what);
         }
         at = "answered";
         if (plan.helper) {
