@@ -19,6 +19,7 @@
 
 use super::{PAGE, block};
 use crate::real::{Next, raw_call, set_errno};
+use crate::stop;
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -252,7 +253,9 @@ fn is_anothers(payload: *mut c_void) -> bool {
 #[cold]
 fn release_placed(payload: *mut c_void) {
     let addr = payload.expose_provenance();
-    if arena::holds(addr) || block::free(addr, least()) {
+    // A filter may kill for a call that glibc's heap would not make.
+    let least = if stop::filtered() { 0 } else { least() };
+    if arena::holds(addr) || block::free(addr, least) {
         return;
     }
     if is_anothers(payload) {
@@ -322,12 +325,13 @@ unsafe fn resize_placed(payload: *mut c_void, size: usize) -> *mut c_void {
         return ptr::null_mut();
     }
     // A block that shrinks far below the threshold goes back to the next malloc; not at the threshold itself, or a size
-    // that moves to and fro across it would be copied every time. (And not merely because no more are placed.)
+    // that moves to and fro across it would be copied every time. (And not merely because no more are placed, but for a filter.)
     let in_arena = arena::holds(payload.addr());
     let least = Some(least()).filter(|least| *least != usize::MAX);
     let small = size < least.unwrap_or(SMALLEST) / 2;
     if !in_arena
         && !small
+        && !stop::filtered()
         && size <= isize::MAX as usize
         && let Some(kept) = block::resize(payload.expose_provenance(), size)
     {
