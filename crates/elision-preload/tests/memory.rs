@@ -44,3 +44,44 @@ fn a_library_that_makes_its_mappings_by_syscall() {
     same_with(&program, &[&common::library(), &other]);
     same_with(&program, &[&other, &common::library()]);
 }
+
+/// What glibc gives back to the system is given back, whatever was set, and mostly what it keeps for later is kept.
+#[test]
+fn as_much_is_given_back() {
+    let made = tempfile::tempdir().unwrap();
+    let program = common::compile(made.path(), "given", &["-O1", "-Wextra", "-Werror"]);
+    let mut said = std::collections::BTreeSet::new();
+    for setting in [
+        "",
+        "MALLOC_TRIM_THRESHOLD_=131072",
+        "MALLOC_TOP_PAD_=0x1000",
+        "GLIBC_TUNABLES=glibc.malloc.check=0:glibc.malloc.mmap_threshold=6291456",
+        "GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000",
+        "MALLOC_MMAP_THRESHOLD_=31457280",
+    ] {
+        let run = |with: &str| {
+            let mut command = Command::new(&program);
+            command.envs(setting.split_once('=')).env("LD_PRELOAD", with);
+            let output = command.env("ELISION_MIN_BYTES", "4096").output().unwrap();
+            assert!(output.status.success());
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let (with, without) = (run(common::library().to_str().unwrap()), run(""));
+        if setting.starts_with("MALLOC_MMAP_THRESHOLD_") {
+            // In glibc's heap what lies before a block that is not free stays, too.
+            let numbers = |text: &str| -> Vec<i64> {
+                text.lines().filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
+            };
+            let (ours, theirs) = (numbers(&with), numbers(&without));
+            assert!(ours.len() > 7 && ours.len() == theirs.len());
+            assert!(
+                ours.iter().zip(&theirs).all(|(ours, theirs)| ours <= theirs),
+                "{setting}: {with}{without}"
+            );
+        } else {
+            assert_eq!(with, without, "{setting}");
+        }
+        said.insert(without);
+    }
+    assert!(said.len() > 3, "the settings make no difference");
+}

@@ -2,6 +2,7 @@
 //! their own there, smaller ones part of the arena. And what it is told.
 #![allow(unsafe_code)] // Exported names, whose contract is the program's.
 
+use super::threshold::THRESHOLD;
 use super::{block, malloc};
 use crate::real::Next;
 use core::ffi::c_int;
@@ -12,15 +13,12 @@ static MALLINFO2: Next<unsafe extern "C" fn() -> libc::mallinfo2> = Next::new(c"
 static TRIM: Next<unsafe extern "C" fn(usize) -> c_int> = Next::new(c"malloc_trim");
 static OPTION: Next<unsafe extern "C" fn(c_int, c_int) -> c_int> = Next::new(c"mallopt");
 
-/// From this size on a request is a mapping of its own (M_MMAP_THRESHOLD as it is unless it was set).
-const MAPPED_FROM: usize = 128 << 10;
-
 /// Our blocks: bytes that would be in the arena, and how many mappings there would be, with how many bytes.
 fn ours() -> (usize, usize, usize) {
     let (mut arena, mut mappings, mut mapped) = (0, 0, 0);
-    block::each_live(|len| match len < MAPPED_FROM {
-        true => arena += len,
-        false => (mappings, mapped) = (mappings + 1, mapped + len),
+    block::each_live(|len, apart| match apart {
+        true => (mappings, mapped) = (mappings + 1, mapped + len),
+        false => arena += len,
     });
     (arena, mappings, mapped)
 }
@@ -96,15 +94,77 @@ pub unsafe extern "C" fn malloc_trim(pad: usize) -> c_int {
     (theirs != 0 || ours).into()
 }
 
-/// `mallopt(3)`. What is to be filled with a certain byte is glibc's to give out.
+/// `mallopt(3)`.
 ///
 /// # Safety
 /// None beyond C's.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn mallopt(option: c_int, value: c_int) -> c_int {
-    if option == libc::M_PERTURB && value != 0 {
-        malloc::place_no_more();
-    }
     // SAFETY: takes numbers.
-    found(&OPTION).map_or(0, |next| unsafe { next(option, value) })
+    let done = found(&OPTION).map_or(0, |next| unsafe { next(option, value) });
+    if done != 0 {
+        set(option, usize::try_from(value).ok());
+    }
+    done
+}
+
+/// An option was set that concerns large blocks. (`None`: to more than there can be, or to what is not known.)
+fn set(option: c_int, value: Option<usize>) {
+    match option {
+        // What is to be filled with a certain byte is glibc's to give out. And with mappings ruled out its heap keeps everything.
+        libc::M_PERTURB if value != Some(0) => malloc::place_no_more(),
+        libc::M_MMAP_MAX if value == Some(0) => malloc::place_no_more(),
+        libc::M_MMAP_THRESHOLD => THRESHOLD.set(value.unwrap_or(usize::MAX)),
+        libc::M_TRIM_THRESHOLD => THRESHOLD.set_keeps(value.unwrap_or(usize::MAX)),
+        libc::M_MMAP_MAX | libc::M_TOP_PAD => THRESHOLD.fix(),
+        _ => (),
+    }
+}
+
+/// What the environment sets; see mallopt(3), and the tunables in glibc's manual.
+const SETTINGS: [(c_int, &str, &str); 5] = [
+    (libc::M_PERTURB, "MALLOC_PERTURB_", "glibc.malloc.perturb"),
+    (libc::M_MMAP_MAX, "MALLOC_MMAP_MAX_", "glibc.malloc.mmap_max"),
+    (libc::M_MMAP_THRESHOLD, "MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold"),
+    (libc::M_TRIM_THRESHOLD, "MALLOC_TRIM_THRESHOLD_", "glibc.malloc.trim_threshold"),
+    (libc::M_TOP_PAD, "MALLOC_TOP_PAD_", "glibc.malloc.top_pad"),
+];
+
+/// Begins as the environment says.
+pub(super) fn begin() {
+    THRESHOLD.begin();
+    let tunables = std::env::var_os("GLIBC_TUNABLES");
+    let tunables = tunables.as_ref().map(|text| text.to_string_lossy());
+    for (option, variable, tunable) in SETTINGS {
+        let variable = std::env::var_os(variable);
+        let tuned = tunables.iter().flat_map(|text| text.split(':')).filter_map(|one| one.split_once('='));
+        let tuned = tuned.filter(|(name, _)| *name == tunable).map(|(_, value)| value);
+        let values = variable.iter().map(|value| value.to_string_lossy());
+        for value in values.chain(tuned.map(Into::into)) {
+            set(option, number(&value));
+        }
+    }
+}
+
+/// As strtoul reads it.
+fn number(text: &str) -> Option<usize> {
+    let text = text.trim_start();
+    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return usize::from_str_radix(digits, 16).ok();
+    }
+    let octal = text.len() > 1 && text.starts_with('0');
+    usize::from_str_radix(text, if octal { 8 } else { 10 }).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_as_c_reads_them() {
+        let cases =
+            [("65536", Some(65536)), (" 0x10", Some(16)), ("010", Some(8)), ("0", Some(0)), ("", None)];
+        assert!(cases.iter().all(|(text, value)| number(text) == *value));
+        assert_eq!((number("-1"), number("1M")), (None, None));
+    }
 }

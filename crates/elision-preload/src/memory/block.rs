@@ -24,6 +24,7 @@
 //! ```
 #![allow(unsafe_code)] // Mapping and unmapping memory that the program was given, or gave back.
 
+use super::threshold::THRESHOLD;
 use super::{PAGE, phase, whole_pages};
 use crate::real::raw_call;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -73,29 +74,37 @@ enum State {
     Cached,
 }
 
-/// What a slot's word says: bits 1..0 the state, 2 reshaped, 10..3 the phase in sixteenths, 63..11 pages.
+/// What a slot's word says: bits 1..0 the state, 2 reshaped, 3 apart, 11..4 the phase in sixteenths, 63..12 pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Block {
     state: State,
     /// See [`super`].
     reshaped: bool,
+    /// A mapping of its own to glibc, which would unmap it when it is freed.
+    apart: bool,
     /// Bytes from the start of the slot to the payload; a multiple of 16, below a page.
     phase: usize,
     /// Bytes that are mapped; whole pages.
     len: usize,
 }
 
-const BUSY: u64 = Block { state: State::Busy, reshaped: false, phase: 0, len: 0 }.word();
+const BUSY: u64 = Block { state: State::Busy, ..Block::cached(0) }.word();
 
 impl Block {
-    const fn live(phase: usize, len: usize) -> Self {
-        Block { state: State::Live, reshaped: false, phase, len }
+    /// For a request that glibc would have made a mapping of its own, or not.
+    const fn live(phase: usize, len: usize, apart: bool) -> Self {
+        Block { state: State::Live, reshaped: false, apart, phase, len }
+    }
+
+    const fn cached(len: usize) -> Self {
+        Block { state: State::Cached, reshaped: false, apart: false, phase: 0, len }
     }
 
     const fn word(self) -> u64 {
         let pages = (self.len / PAGE) as u64;
         let phase = (self.phase / 16) as u64;
-        (pages << 11) | (phase << 3) | ((self.reshaped as u64) << 2) | self.state as u64
+        let (apart, reshaped) = (self.apart as u64, self.reshaped as u64);
+        (pages << 12) | (phase << 4) | (apart << 3) | (reshaped << 2) | self.state as u64
     }
 
     fn from_word(word: u64) -> Self {
@@ -108,8 +117,9 @@ impl Block {
         Block {
             state,
             reshaped: word & 4 != 0,
-            phase: (word >> 3 & 0xff) as usize * 16,
-            len: (word >> 11) as usize * PAGE,
+            apart: word & 8 != 0,
+            phase: (word >> 4 & 0xff) as usize * 16,
+            len: (word >> 12) as usize * PAGE,
         }
     }
 }
@@ -237,12 +247,14 @@ pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
     let phase = phase::take(request);
     let phase = if phase.is_multiple_of(align) { phase } else { 0 };
     let len = len_for(request, phase)?;
-    let (slot, fresh) = match cache::take(len, align).and_then(|(slot, had)| fit(slot, had, len)) {
+    let apart = THRESHOLD.maps(request);
+    let kept = if apart { None } else { cache::take(len, align) };
+    let (slot, fresh) = match kept.and_then(|(slot, had)| fit(slot, had, len)) {
         Some((slot, cached_len)) => {
-            slot.set(Block::live(phase, cached_len));
+            slot.set(Block::live(phase, cached_len, apart));
             (slot, false)
         }
-        None => (map_new(len, align, phase)?, true),
+        None => (map_new(len, align, Block::live(phase, len, apart))?, true),
     };
     Some((slot.base() + phase, fresh))
 }
@@ -263,13 +275,13 @@ fn fit(slot: Slot, had: usize, len: usize) -> Option<(Slot, usize)> {
     Some((slot, len))
 }
 
-/// A slot with a live block of `len` fresh bytes.
-fn map_new(len: usize, align: usize, phase: usize) -> Option<Slot> {
+/// A slot with `len` fresh bytes, which is what `block` says.
+fn map_new(len: usize, align: usize, block: Block) -> Option<Slot> {
     for _ in 0..4 {
         let slot = Slot::claim(len, align)?;
         match map(slot.base(), len, READ_WRITE) {
             Ok(()) => {
-                slot.set(Block::live(phase, len));
+                slot.set(block);
                 return Some(slot);
             }
             // Somebody else's mapping is in the slot. It stays Busy: nothing will ever be placed there.
@@ -312,11 +324,13 @@ pub fn free(payload: usize, least: usize) -> bool {
 
 /// The block's slot is Busy: its memory is kept for later, or unmapped.
 fn retire(slot: Slot, block: Block, least: usize) {
-    let touched = dropin::touched(slot.base(), block.len);
-    if touched {
+    if block.apart {
+        THRESHOLD.freed(block.len);
+    }
+    if dropin::touched(slot.base(), block.len) {
         // SAFETY: the block was freed.
         unsafe { dropin::forget(slot.base(), block.len) };
-    } else if block.len > least && !block.reshaped && cache::put(slot, block.len) {
+    } else if !block.apart && block.len > least && !block.reshaped && cache::put(slot, block.len) {
         return;
     }
     unmap(slot.base(), block.len);
@@ -394,7 +408,7 @@ fn move_pages(slot: Slot, block: Block, len: usize) -> Option<usize> {
 
 /// The same where something is deferred, which stays so.
 fn move_deferred(slot: Slot, block: Block, len: usize) -> Option<usize> {
-    let to = map_new(len, PAGE, block.phase)?;
+    let to = map_new(len, PAGE, Block { len, ..block })?;
     // SAFETY: a live block that the caller is resizing, hence nobody else's; and one that nobody knows of yet.
     unsafe {
         let done = dropin::relocate(slot.base(), block.len, to.base()).min(block.len);
@@ -447,14 +461,14 @@ pub fn eligible(addr: usize, end: usize) -> bool {
     block.state == State::Live && !block.reshaped && end <= slot.base() + block.len
 }
 
-/// Hands over the length of every live block, one after the other.
-pub fn each_live(mut each: impl FnMut(usize)) {
+/// Hands over the length of every live block, one after the other, and whether it would be a mapping of its own.
+pub fn each_live(mut each: impl FnMut(usize, bool)) {
     for (class, cursor) in CURSOR.iter().enumerate() {
         // Beyond where a search has come, no slot was ever used.
         let tried = cursor.load(Ordering::Relaxed).min(slots_of(class));
         for block in (0..tried).filter_map(|index| Slot::new(class, index)).map(Slot::block) {
             if block.state == State::Live {
-                each(block.len);
+                each(block.len, block.apart);
             }
         }
     }
@@ -481,12 +495,9 @@ pub fn reshape(addr: usize, end: usize) {
 /// Blocks that were freed and are kept mapped, because mapping and touching a megabyte again costs far more
 /// than the free and malloc of a heap that keeps it.
 mod cache {
-    use super::{AtomicU64, AtomicUsize, Block, Ordering, PAGE, Slot, State, dropin, unmap};
+    use super::{AtomicU64, AtomicUsize, Block, Ordering, PAGE, Slot, THRESHOLD, dropin, unmap};
 
     const ENTRIES: usize = 64;
-    const MOST_BYTES: usize = 64 << 20;
-    /// glibc, too, gives larger blocks back at once.
-    const LARGEST: usize = 32 << 20;
 
     /// One block each: bits 63..48 the class, 47..32 the slot, 31..0 pages. 0: none.
     static KEPT: [AtomicU64; ENTRIES] = [const { AtomicU64::new(0) }; ENTRIES];
@@ -531,7 +542,7 @@ mod cache {
     /// the difference is memory that has to be got, or is lost. The one that differs least.
     fn any_fit(entries: &[u64], len: usize, align: usize) -> Option<usize> {
         let total: usize = entries.iter().map(|entry| bytes(*entry)).sum();
-        if total + len <= MOST_BYTES {
+        if total + len <= THRESHOLD.keeps() {
             return None;
         }
         // (The slot's alignment is its size; behind the block is a guard page.)
@@ -543,9 +554,6 @@ mod cache {
 
     /// A kept block of `len` bytes, or one that can be made to; its slot is Busy.
     pub(super) fn take(len: usize, align: usize) -> Option<(Slot, usize)> {
-        if len > LARGEST {
-            return None;
-        }
         for _ in 0..4 {
             let mut seen = [0; ENTRIES];
             let used = USED.load(Ordering::Acquire).min(ENTRIES);
@@ -565,21 +573,20 @@ mod cache {
     /// The entry is this thread's; now its slot is, too.
     fn take_out(entry: u64) -> Option<(Slot, usize)> {
         let (slot, len) = unpack(entry)?;
-        let cached = Block { state: State::Cached, reshaped: false, phase: 0, len };
-        (slot.take(cached)).then_some((slot, len))
+        slot.take(Block::cached(len)).then_some((slot, len))
     }
 
-    /// Keeps a Busy slot's block; false if it is too large. What was kept longest makes room.
+    /// Keeps a Busy slot's block; false if there is no room for so much. What was kept longest makes room.
     pub(super) fn put(slot: Slot, len: usize) -> bool {
-        if len > LARGEST {
+        if len > THRESHOLD.keeps() {
             return false;
         }
         for _ in 0..ENTRIES {
             let used = KEPT.iter().take(USED.load(Ordering::Acquire));
             let total: usize = used.map(|entry| bytes(entry.load(Ordering::Relaxed))).sum();
-            if total + len <= MOST_BYTES {
+            if total + len <= THRESHOLD.keeps() {
                 // Before anybody can find it by the entry.
-                slot.set(Block { state: State::Cached, reshaped: false, phase: 0, len });
+                slot.set(Block::cached(len));
                 for (index, kept) in KEPT.iter().enumerate() {
                     // Before the entry, so that whoever could see it looks as far.
                     if index >= USED.load(Ordering::Relaxed) {
@@ -654,8 +661,8 @@ mod tests {
         for state in [State::Free, State::Busy, State::Live, State::Cached] {
             for phase in [0, 16, 0xfe0, 0xff0] {
                 for len in [0, PAGE, 1 << 30, 1 << 40] {
-                    for reshaped in [false, true] {
-                        let block = Block { state, reshaped, phase, len };
+                    for (reshaped, apart) in [(false, false), (false, true), (true, false), (true, true)] {
+                        let block = Block { state, reshaped, apart, phase, len };
                         assert_eq!(Block::from_word(block.word()), block);
                     }
                 }
@@ -732,6 +739,7 @@ mod tests {
             unsafe { core::ptr::write_bytes(payload as *mut u8, mib as u8, mib << 20) };
             (payload, fresh)
         };
+        THRESHOLD.freed(32 << 20);
         let kept = [20, 21, 22].map(|mib| written(mib).0);
         assert!(kept.into_iter().all(|payload| free(payload, 0)));
         let (long, fresh) = written(31);
@@ -748,6 +756,7 @@ mod tests {
     /// A block that has shrunk below what blocks are asked for would lie there until it is in the way.
     #[test]
     fn what_no_request_could_use_is_not_kept() {
+        THRESHOLD.freed(32 << 20);
         for (least, kept) in [((6 << 20) - 1, true), (6 << 20, false), (usize::MAX, false)] {
             let (payload, _) = allocate(12 << 20, 16).unwrap();
             assert_eq!(resize(payload, (6 << 20) - 32), Some(payload));

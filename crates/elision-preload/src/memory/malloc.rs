@@ -17,7 +17,7 @@
 //! (RLIMIT_AS, RLIMIT_DATA) reservations and kept blocks would count against the program.
 #![allow(unsafe_code)] // Implements and calls malloc, whose contract is the program's to keep.
 
-use super::{PAGE, block};
+use super::{PAGE, accounts, block};
 use crate::real::{Next, raw_call, set_errno};
 use crate::stop;
 use core::ffi::{CStr, c_int, c_void};
@@ -77,9 +77,10 @@ static PLACING: AtomicBool = AtomicBool::new(false);
 /// From the constructor: the search order is complete by now, so it can be asked who owns the heap.
 pub(super) fn init() {
     resolve();
-    if super::active() && heap_is_ours() && !task::memory_is_limited() && !is_perturbed() {
+    if super::active() && heap_is_ours() && !task::memory_is_limited() {
         PLACING.store(true, Ordering::Release);
         PLACING.store(calls_arrive(), Ordering::Release);
+        accounts::begin();
     }
 }
 
@@ -188,14 +189,6 @@ fn library_of(addr: *const c_void) -> *mut c_void {
     };
     // SAFETY: dladdr takes any address, and fills a structure that is ours.
     if unsafe { libc::dladdr(addr, &mut info) } == 0 { ptr::null_mut() } else { info.dli_fbase }
-}
-
-/// Has the environment glibc fill what it gives out? (mallopt(3); it is not known of ours what it should be filled with.)
-fn is_perturbed() -> bool {
-    let is = |name: &str, what: &str| {
-        std::env::var_os(name).is_some_and(|value| value.to_string_lossy().contains(what))
-    };
-    is("MALLOC_PERTURB_", "") || is("GLIBC_TUNABLES", "glibc.malloc.perturb")
 }
 
 /// From now on no block is placed, and none is kept for later.
