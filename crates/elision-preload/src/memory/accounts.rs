@@ -16,7 +16,7 @@ static OPTION: Next<unsafe extern "C" fn(c_int, c_int) -> c_int> = Next::new(c"m
 /// Our blocks: bytes that would be in the arena, and how many mappings there would be, with how many bytes.
 fn ours() -> (usize, usize, usize) {
     let (mut arena, mut mappings, mut mapped) = (0, 0, 0);
-    block::each_live(|len, apart| match apart {
+    block::each_len(|len, apart| match apart {
         true => (mappings, mapped) = (mappings + 1, mapped + len),
         false => arena += len,
     });
@@ -88,7 +88,7 @@ fn found<F: Copy>(function: &Next<F>) -> Option<F> {
 /// None beyond C's.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn malloc_trim(pad: usize) -> c_int {
-    let ours = block::empty_cache();
+    let ours = block::give_back();
     // SAFETY: takes a number.
     let theirs = found(&TRIM).map_or(0, |trim| unsafe { trim(pad) });
     (theirs != 0 || ours).into()

@@ -7,8 +7,12 @@
 //! ```text
 //!   slot (2^k bytes, aligned to 2^k)
 //!   ├ phase ┬ payload ───────────────────────┬─ room to grow ─┬ guard ┤
-//!   └───────┴── pages of the block ──────────┴────────────────┴───────┘
+//!   └───────┴── pages of the block ──────────┴─ spare ┴───────┴───────┘
 //! ```
+//!
+//! What is freed is kept for later, as much as glibc would keep ([`super::threshold`]), because mapping and touching a megabyte again costs
+//! far more than the free and malloc of a heap that keeps it. A kept block may serve for a smaller one: what is too much
+//! is *spare* then, and still counted as kept. It is used when the block grows, and is kept with it when it is freed.
 //!
 //! From any address the slot follows by arithmetic, so an address inside a block leads to its record (one
 //! word in a table) without a search and without touching the block: the question may be about memory that is
@@ -60,6 +64,9 @@ static CURSOR: [AtomicUsize; CLASSES] = [const { AtomicUsize::new(0) }; CLASSES]
 /// Slots that are not free.
 static BLOCKS: AtomicUsize = AtomicUsize::new(0);
 
+/// Bytes that are spare, in all live blocks together.
+static SPARE: AtomicUsize = AtomicUsize::new(0);
+
 /// Is the address one of ours to answer for? All that a small `free` pays.
 #[inline(always)]
 pub fn in_window(addr: usize) -> bool {
@@ -74,7 +81,7 @@ enum State {
     Cached,
 }
 
-/// What a slot's word says: bits 1..0 the state, 2 reshaped, 3 apart, 11..4 the phase in sixteenths, 63..12 pages.
+/// What a slot's word says: bits 1..0 the state, 2 reshaped, 3 apart, 11..4 the phase in sixteenths, 39..12 pages, 63..40 spare pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Block {
     state: State,
@@ -84,8 +91,10 @@ struct Block {
     apart: bool,
     /// Bytes from the start of the slot to the payload; a multiple of 16, below a page.
     phase: usize,
-    /// Bytes that are mapped; whole pages.
+    /// Bytes that are the program's, or kept; whole pages.
     len: usize,
+    /// Bytes that are mapped behind them; whole pages.
+    spare: usize,
 }
 
 const BUSY: u64 = Block { state: State::Busy, ..Block::cached(0) }.word();
@@ -93,18 +102,22 @@ const BUSY: u64 = Block { state: State::Busy, ..Block::cached(0) }.word();
 impl Block {
     /// For a request that glibc would have made a mapping of its own, or not.
     const fn live(phase: usize, len: usize, apart: bool) -> Self {
-        Block { state: State::Live, reshaped: false, apart, phase, len }
+        Block { state: State::Live, apart, phase, ..Block::cached(len) }
     }
 
     const fn cached(len: usize) -> Self {
-        Block { state: State::Cached, reshaped: false, apart: false, phase: 0, len }
+        Block { state: State::Cached, reshaped: false, apart: false, phase: 0, len, spare: 0 }
+    }
+
+    const fn mapped(self) -> usize {
+        self.len + self.spare
     }
 
     const fn word(self) -> u64 {
-        let pages = (self.len / PAGE) as u64;
+        let (pages, spare) = ((self.len / PAGE) as u64, (self.spare / PAGE) as u64);
         let phase = (self.phase / 16) as u64;
         let (apart, reshaped) = (self.apart as u64, self.reshaped as u64);
-        (pages << 12) | (phase << 4) | (apart << 3) | (reshaped << 2) | self.state as u64
+        (spare << 40) | (pages << 12) | (phase << 4) | (apart << 3) | (reshaped << 2) | self.state as u64
     }
 
     fn from_word(word: u64) -> Self {
@@ -119,7 +132,8 @@ impl Block {
             reshaped: word & 4 != 0,
             apart: word & 8 != 0,
             phase: (word >> 4 & 0xff) as usize * 16,
-            len: (word >> 12) as usize * PAGE,
+            len: (word >> 12 & 0xfff_ffff) as usize * PAGE,
+            spare: (word >> 40) as usize * PAGE,
         }
     }
 }
@@ -164,6 +178,21 @@ impl Slot {
     /// Exchanges the word if it still says `block`. The exchange is what confers the slot.
     fn take(self, block: Block) -> bool {
         self.word.compare_exchange(block.word(), BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// What is spare behind a live block becomes the caller's: its address, and how much it is. He unmaps it, or makes it the block's again.
+    /// (Until then it is where it was, so nothing else can come there, whatever becomes of the block.)
+    fn take_spare(self) -> (usize, usize) {
+        let without = |word| {
+            let block = Block::from_word(word);
+            (block.state == State::Live && block.spare != 0).then(|| Block { spare: 0, ..block }.word())
+        };
+        let Ok(word) = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, without) else {
+            return (0, 0);
+        };
+        let block = Block::from_word(word);
+        SPARE.fetch_sub(block.spare, Ordering::Relaxed);
+        (self.base() + block.len, block.spare)
     }
 
     /// A slot for `len` mapped bytes, aligned to `align`. It is Busy, and nothing is mapped there by us.
@@ -227,6 +256,9 @@ fn map(addr: usize, len: usize, prot: usize) -> Result<()> {
 
 /// Unmaps pages of a block that this thread owns: a slot it made Busy, or a live block's part past the payload.
 fn unmap(addr: usize, len: usize) {
+    if len == 0 {
+        return;
+    }
     // A failure leaves address space in use, and nothing else.
     // SAFETY: the pages are in no other hands, by the caller's ownership of the slot.
     let _ = unsafe { raw_call(libc::SYS_munmap, &[addr, len]) };
@@ -248,31 +280,27 @@ pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
     let phase = if phase.is_multiple_of(align) { phase } else { 0 };
     let len = len_for(request, phase)?;
     let apart = THRESHOLD.maps(request);
+    let block = Block::live(phase, len, apart);
     let kept = if apart { None } else { cache::take(len, align) };
-    let (slot, fresh) = match kept.and_then(|(slot, had)| fit(slot, had, len)) {
-        Some((slot, cached_len)) => {
-            slot.set(Block::live(phase, cached_len, apart));
-            (slot, false)
-        }
-        None => (map_new(len, align, Block::live(phase, len, apart))?, true),
+    let (slot, fresh) = match kept.and_then(|(slot, had)| fit(slot, had, block)) {
+        Some(slot) => (slot, false),
+        None => (map_new(len, align, block)?, true),
     };
     Some((slot.base() + phase, fresh))
 }
 
-/// Makes a kept block, whose slot is Busy, as long as is needed: what it has and is far too much goes, what is missing is added. `None`
-/// if that cannot be; it is gone then.
-fn fit(slot: Slot, had: usize, len: usize) -> Option<(Slot, usize)> {
-    if len <= had && !cache::wastes(had, len) {
-        return Some((slot, had));
-    }
-    if len < had {
-        unmap(slot.base() + len, had - len);
-    } else if extend(slot.base(), had, len).is_err() {
+/// Makes `block` of what was kept in a slot that is Busy: what that has too much is spare, what is missing is added. `None` if that cannot be; it
+/// is gone then.
+fn fit(slot: Slot, had: usize, block: Block) -> Option<Slot> {
+    if had < block.len && extend(slot.base(), had, block.len).is_err() {
         unmap(slot.base(), had);
         slot.release();
         return None;
     }
-    Some((slot, len))
+    let spare = had.saturating_sub(block.len);
+    SPARE.fetch_add(spare, Ordering::Relaxed);
+    slot.set(Block { spare, ..block });
+    Some(slot)
 }
 
 /// A slot with `len` fresh bytes, which is what `block` says.
@@ -324,16 +352,17 @@ pub fn free(payload: usize, least: usize) -> bool {
 
 /// The block's slot is Busy: its memory is kept for later, or unmapped.
 fn retire(slot: Slot, block: Block, least: usize) {
+    SPARE.fetch_sub(block.spare, Ordering::Relaxed);
     if block.apart {
         THRESHOLD.freed(block.len);
     }
     if dropin::touched(slot.base(), block.len) {
         // SAFETY: the block was freed.
         unsafe { dropin::forget(slot.base(), block.len) };
-    } else if !block.apart && block.len > least && !block.reshaped && cache::put(slot, block.len) {
+    } else if !block.apart && block.len > least && !block.reshaped && cache::put(slot, block.mapped()) {
         return;
     }
-    unmap(slot.base(), block.len);
+    unmap(slot.base(), block.mapped());
     slot.release();
 }
 
@@ -346,10 +375,19 @@ pub fn resize(payload: usize, request: usize) -> Option<usize> {
         shrink(slot, block, len);
         return Some(payload);
     }
-    if len + PAGE <= slot.size() && !block.reshaped && extend(slot.base(), block.len, len).is_ok() {
+    let (_, spare) = slot.take_spare();
+    let (block, mapped) = (Block { spare: 0, ..block }, block.len + spare);
+    if !block.reshaped && len <= mapped {
+        let spare = mapped - len;
+        SPARE.fetch_add(spare, Ordering::Relaxed);
+        slot.set(Block { len, spare, ..block });
+        return Some(payload);
+    }
+    if !block.reshaped && len + PAGE <= slot.size() && extend(slot.base(), mapped, len).is_ok() {
         slot.set(Block { len, ..block });
         return Some(payload);
     }
+    unmap(slot.base() + block.len, spare);
     move_pages(slot, block, len)
 }
 
@@ -374,14 +412,14 @@ fn shrink(slot: Slot, block: Block, len: usize) {
     if excess == 0 || (block.len <= 1 << 20 && excess < block.len / 2) {
         return;
     }
-    let tail = slot.base() + len;
+    let (tail, (_, spare)) = (slot.base() + len, slot.take_spare());
     // The word first: whatever becomes of the tail, it is not the block's.
-    slot.set(Block { len, ..block });
+    slot.set(Block { len, spare: 0, ..block });
     if dropin::touched(tail, excess) {
         // SAFETY: the tail is nobody's any more.
         unsafe { dropin::forget(tail, excess) };
     }
-    unmap(tail, excess);
+    unmap(tail, excess + spare);
 }
 
 /// Moves a block's pages to a larger slot without copying a byte, unless they are several mappings.
@@ -442,9 +480,17 @@ fn reserve(len: usize) -> Option<(Slot, bool)> {
     None
 }
 
-/// Gives back what is kept for later. False if nothing was.
-pub fn empty_cache() -> bool {
-    cache::empty()
+/// Gives back what is kept for later, and what is spare. False if nothing was.
+pub fn give_back() -> bool {
+    let mut any = cache::empty();
+    if SPARE.load(Ordering::Relaxed) != 0 {
+        each_live(|slot, _| {
+            let (addr, spare) = slot.take_spare();
+            unmap(addr, spare);
+            any |= spare != 0;
+        });
+    }
+    any
 }
 
 /// Does the address lie in a block, live or kept?
@@ -461,14 +507,19 @@ pub fn eligible(addr: usize, end: usize) -> bool {
     block.state == State::Live && !block.reshaped && end <= slot.base() + block.len
 }
 
-/// Hands over the length of every live block, one after the other, and whether it would be a mapping of its own.
-pub fn each_live(mut each: impl FnMut(usize, bool)) {
+/// Bytes of every live block, one after the other, and whether it would be a mapping of its own.
+pub fn each_len(mut each: impl FnMut(usize, bool)) {
+    each_live(|_, block| each(block.len, block.apart));
+}
+
+fn each_live(mut each: impl FnMut(Slot, Block)) {
     for (class, cursor) in CURSOR.iter().enumerate() {
         // Beyond where a search has come, no slot was ever used.
         let tried = cursor.load(Ordering::Relaxed).min(slots_of(class));
-        for block in (0..tried).filter_map(|index| Slot::new(class, index)).map(Slot::block) {
+        for slot in (0..tried).filter_map(|index| Slot::new(class, index)) {
+            let block = slot.block();
             if block.state == State::Live {
-                each(block.len, block.apart);
+                each(slot, block);
             }
         }
     }
@@ -492,10 +543,9 @@ pub fn reshape(addr: usize, end: usize) {
     }
 }
 
-/// Blocks that were freed and are kept mapped, because mapping and touching a megabyte again costs far more
-/// than the free and malloc of a heap that keeps it.
+/// Blocks that were freed and are kept mapped. See above.
 mod cache {
-    use super::{AtomicU64, AtomicUsize, Block, Ordering, PAGE, Slot, THRESHOLD, dropin, unmap};
+    use super::{AtomicU64, AtomicUsize, Block, Ordering, PAGE, SPARE, Slot, THRESHOLD, dropin, unmap};
 
     const ENTRIES: usize = 64;
 
@@ -523,33 +573,34 @@ mod cache {
         1 << ((entry >> 48) as u32 + super::SMALLEST).min(super::LARGEST)
     }
 
-    /// Is that too much for a block of `len` bytes?
-    pub(super) fn wastes(have: usize, len: usize) -> bool {
-        have - len > len / 4
-    }
-
-    /// The entry that holds `len` bytes with the least to spare, and not more than a quarter.
+    /// The entry that holds `len` bytes with the least to spare.
     pub(super) fn best_fit(entries: &[u64], len: usize, align: usize) -> Option<usize> {
-        let fits = |entry: u64| {
-            let have = bytes(entry);
-            entry != 0 && len <= have && !wastes(have, len) && align <= align_of(entry)
-        };
+        let fits = |entry: u64| entry != 0 && len <= bytes(entry) && align <= align_of(entry);
         let candidates = entries.iter().enumerate().filter(|(_, entry)| fits(**entry));
         candidates.min_by_key(|(_, entry)| bytes(**entry)).map(|(index, _)| index)
     }
 
-    /// Where no more can be kept, the next one of another size would take the place of one of these: so that one is made to fit, and only
-    /// the difference is memory that has to be got, or is lost. The one that differs least.
+    /// Where no more can be kept, the next one would take the place of one of these: so that one is made longer, and only the difference
+    /// is memory that has to be got. The longest.
     fn any_fit(entries: &[u64], len: usize, align: usize) -> Option<usize> {
-        let total: usize = entries.iter().map(|entry| bytes(*entry)).sum();
-        if total + len <= THRESHOLD.keeps() {
+        if has_room(entries.iter().map(|entry| bytes(*entry)).sum(), len) {
             return None;
         }
         // (The slot's alignment is its size; behind the block is a guard page.)
         let fits = |entry: u64| entry != 0 && align.max(len + PAGE) <= align_of(entry);
         let candidates = entries.iter().enumerate().filter(|(_, entry)| fits(**entry));
-        let difference = |entry: u64| bytes(entry).abs_diff(len);
-        candidates.min_by_key(|(_, entry)| difference(**entry)).map(|(index, _)| index)
+        candidates.max_by_key(|(_, entry)| bytes(**entry)).map(|(index, _)| index)
+    }
+
+    /// How many bytes are kept.
+    pub(super) fn kept() -> usize {
+        let used = KEPT.iter().take(USED.load(Ordering::Acquire));
+        used.map(|entry| bytes(entry.load(Ordering::Relaxed))).sum()
+    }
+
+    /// May so many bytes be kept besides those that are?
+    fn has_room(kept: usize, more: usize) -> bool {
+        kept + SPARE.load(Ordering::Relaxed) + more <= THRESHOLD.keeps()
     }
 
     /// A kept block of `len` bytes, or one that can be made to; its slot is Busy.
@@ -582,9 +633,7 @@ mod cache {
             return false;
         }
         for _ in 0..ENTRIES {
-            let used = KEPT.iter().take(USED.load(Ordering::Acquire));
-            let total: usize = used.map(|entry| bytes(entry.load(Ordering::Relaxed))).sum();
-            if total + len <= THRESHOLD.keeps() {
+            if has_room(kept(), len) {
                 // Before anybody can find it by the entry.
                 slot.set(Block::cached(len));
                 for (index, kept) in KEPT.iter().enumerate() {
@@ -642,7 +691,7 @@ mod cache {
                 let mut best = None;
                 for (class, pages) in &pages {
                     let have = *pages as usize * PAGE;
-                    if have >= len && have <= len + len / 4 && align <= 1 << (class + 13) {
+                    if have != 0 && have >= len && align <= 1 << (class + 13) {
                         best = Some(best.map_or(have, |b: usize| b.min(have)));
                     }
                 }
@@ -660,9 +709,11 @@ mod tests {
     fn words_and_blocks_are_the_same_thing() {
         for state in [State::Free, State::Busy, State::Live, State::Cached] {
             for phase in [0, 16, 0xfe0, 0xff0] {
-                for len in [0, PAGE, 1 << 30, 1 << 40] {
-                    for (reshaped, apart) in [(false, false), (false, true), (true, false), (true, true)] {
-                        let block = Block { state, reshaped, apart, phase, len };
+                for len in [0, PAGE, 1 << 30, (1 << 40) - PAGE] {
+                    for (reshaped, apart, spare) in
+                        [(false, false, 0), (false, true, PAGE), (true, false, 64 << 20)]
+                    {
+                        let block = Block { state, reshaped, apart, phase, len, spare };
                         assert_eq!(Block::from_word(block.word()), block);
                     }
                 }
@@ -731,26 +782,89 @@ mod tests {
 
     /// Sizes that vary would each have taken the place of another that is kept, and all their memory had to be got anew.
     #[test]
-    fn kept_blocks_are_made_to_fit_when_there_are_enough() {
+    fn kept_blocks_are_made_to_fit() {
         let written = |mib: usize| {
             let (payload, fresh) = allocate(mib << 20, 16).unwrap();
-            assert!(usable(payload).unwrap() >= mib << 20);
+            assert_eq!(usable(payload), Some((mib << 20) + PAGE));
             // SAFETY: a block of so many bytes, nobody else's.
             unsafe { core::ptr::write_bytes(payload as *mut u8, mib as u8, mib << 20) };
             (payload, fresh)
         };
+        let spare = || SPARE.load(Ordering::Relaxed) / PAGE;
         THRESHOLD.freed(32 << 20);
         let kept = [20, 21, 22].map(|mib| written(mib).0);
         assert!(kept.into_iter().all(|payload| free(payload, 0)));
+        // No more can be kept, and none is long enough.
         let (long, fresh) = written(31);
-        assert!(!fresh && long == kept[2]);
+        assert!(!fresh && long == kept[2] && spare() == 0);
+        // The one that is nearest, and the rest of it when it grows.
         let (short, fresh) = written(5);
-        assert!(fresh);
+        assert!(!fresh && short == kept[0] && spare() == 15 << 8);
+        assert_eq!((resize(short, 18 << 20), usable(short)), (Some(short), Some((18 << 20) + PAGE)));
+        assert_eq!(spare(), 2 << 8);
+        assert_eq!((resize(short, 2 << 20), spare()), (Some(short), 0));
         assert!(free(long, 0) && free(short, 0));
-        // Of a much larger one, what is too much goes.
-        let (less, fresh) = written(10);
-        assert!(!fresh && usable(less).unwrap() < 11 << 20);
-        assert!(free(less, 0));
+        // What is spare is kept together with what is freed, and given back with what is kept.
+        let (one, fresh) = written(10);
+        assert!(!fresh && spare() > 0 && free(one, 0) && spare() == 0);
+        let (one, other) = (written(10).0, written(1).0);
+        assert!(spare() > 0 && give_back() && spare() == 0 && !give_back());
+        assert_eq!(resize(one, 11 << 20), Some(one));
+        // SAFETY: the block's bytes.
+        let bytes = unsafe { core::slice::from_raw_parts(one as *const u8, 10 << 20) };
+        assert!(bytes.iter().all(|byte| *byte == 10));
+        assert!(free(one, usize::MAX) && free(other, usize::MAX));
+    }
+
+    /// Against a list of what each block holds. Whatever was asked for, there is no more kept and spare than there may be, and in the end nothing.
+    #[test]
+    fn random_blocks_keep_their_bytes() {
+        THRESHOLD.freed(4 << 20);
+        let mut random = 1u64;
+        let mut below = |most: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random as usize % most
+        };
+        let mut live: Vec<(usize, usize, u8)> = Vec::new();
+        // SAFETY: of blocks that are live here, of that many bytes.
+        let bytes = |at: usize, len: usize| unsafe { core::slice::from_raw_parts_mut(at as *mut u8, len) };
+        for step in 0..3000 {
+            let (size, byte) = (1 + below(5 << 20), step as u8);
+            match below(if live.len() < 12 { 4 } else { 3 }) {
+                0 if !live.is_empty() => {
+                    let (at, _, _) = live.swap_remove(below(live.len()));
+                    assert!(free(at, if below(8) == 0 { usize::MAX } else { 0 }));
+                }
+                1 if !live.is_empty() => {
+                    let one = below(live.len());
+                    let (at, len, old) = live[one];
+                    let Some(now) = resize(at, size) else { continue };
+                    assert!(bytes(now, len.min(size)).iter().all(|is| *is == old));
+                    bytes(now, size).fill(byte);
+                    live[one] = (now, size, byte);
+                }
+                2 if below(50) == 0 => {
+                    give_back();
+                }
+                _ => {
+                    let (at, fresh) = allocate(size, 16).unwrap();
+                    assert!(
+                        usable(at).unwrap() >= size && (!fresh || bytes(at, size).iter().all(|is| *is == 0))
+                    );
+                    bytes(at, size).fill(byte);
+                    live.push((at, size, byte));
+                }
+            }
+            let kept = cache::kept() + SPARE.load(Ordering::Relaxed);
+            assert!(kept <= THRESHOLD.keeps() + PAGE, "{step}: {kept}");
+        }
+        for (at, len, byte) in live {
+            assert!(bytes(at, len).iter().all(|is| *is == byte) && free(at, 0));
+        }
+        give_back();
+        assert_eq!((cache::kept(), SPARE.load(Ordering::Relaxed), BLOCKS.load(Ordering::Relaxed)), (0, 0, 0));
     }
 
     /// A block that has shrunk below what blocks are asked for would lie there until it is in the way.
@@ -762,7 +876,7 @@ mod tests {
             assert_eq!(resize(payload, (6 << 20) - 32), Some(payload));
             assert!(free(payload, least));
             assert_eq!(holds(payload), kept, "{least}");
-            assert_eq!(empty_cache(), kept);
+            assert_eq!(give_back(), kept);
         }
     }
 

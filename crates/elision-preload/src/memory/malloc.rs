@@ -194,7 +194,7 @@ fn library_of(addr: *const c_void) -> *mut c_void {
 /// From now on no block is placed, and none is kept for later.
 pub(crate) fn place_no_more() {
     PLACING.store(false, Ordering::Release);
-    block::empty_cache();
+    block::give_back();
 }
 
 /// From how many bytes on blocks are placed, at present.
