@@ -237,7 +237,11 @@ static void each_first(void) {
             first();
             _exit(0);
         }
-        need(waitpid(child, &status, 0) == child && !status, "a child");
+        need(waitpid(child, &status, 0) == child, "waitpid");
+        if (status) {
+            printf("round %d: a child ended with %#x\n", round, status);
+            exit(1);
+        }
     }
 }
 

@@ -307,8 +307,9 @@ impl Call {
             // The time-out is for a sidecar that was killed: nobody would wake us.
             task::futex_wait(&self.slot.status, sleeping, 100);
             if (!launch::alive() || launch::epoch() != epoch) && self.give_up() {
-                launch::lost();
-                launch::wait_started();
+                // Until another has been at work, if anything depends on it. (Once was not enough: he who starts one may believe that it runs, and
+                // it is the one that was killed.)
+                launch::present();
                 if self.lost {
                     // So that the slot is looked for.
                     ring();

@@ -255,7 +255,7 @@ pub fn look_after() {
 
 /// The sidecar is gone though nobody told it to go: its leases are, too. A new one will give everything that is still
 /// mapped memory of its own before it does anything else. False: it is too early to try again.
-pub fn lost() -> bool {
+fn lost() -> bool {
     // Others may have noticed as well. Whoever comes first looks again when nobody else can start one: another may be at
     // work by now, and two that share one memory and one list of what they hold would destroy each other. (They did,
     // when a thread that had slept through it all took a new sidecar for the dead one.)
