@@ -226,20 +226,22 @@ pub fn ensure() -> bool {
 
 /// Is the sidecar there? If it was killed and something depends on it, another is now. Signals must be blocked.
 pub fn present() -> bool {
-    if !alive() && task::pid() == PROGRAM.load(Acquire) {
-        // More than once, since the next one may be killed as well; not for ever, since one may always be.
-        for _ in 0..TRIES {
-            let tried = START.load(Acquire) != RUNNING || lost();
-            // Another thread may have noticed first. To go on as if nothing depended on anything would be wrong until its sidecar has
-            // been at work.
-            if !tried || !super::state::any_or_leases() {
-                break;
-            }
-            wait_started();
-            if alive() {
-                break;
-            }
+    // More than once, since the next one may be killed as well; not for ever, since one may always be.
+    for _ in 0..TRIES {
+        // Asked once each time: one that was killed between two questions was neither there nor missed, and a file was cut off for it.
+        if alive() {
+            return true;
         }
+        if task::pid() != PROGRAM.load(Acquire) {
+            return false;
+        }
+        let tried = START.load(Acquire) != RUNNING || lost();
+        // Another thread may have noticed first. To go on as if nothing depended on anything would be wrong until its sidecar has
+        // been at work.
+        if !tried || !super::state::any_or_leases() {
+            break;
+        }
+        wait_started();
     }
     alive()
 }
