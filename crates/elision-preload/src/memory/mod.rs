@@ -22,7 +22,7 @@ pub mod malloc;
 pub mod map;
 pub mod phase;
 pub mod ranges;
-mod threshold;
+pub mod threshold;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use elision::dropin;
