@@ -2,6 +2,7 @@
 //!
 //! `compare [smoke] [CASE...]`: with `smoke`, on tiny files and once, only to see that no byte is wrong.
 
+mod blocks;
 mod calls;
 mod checkpoint;
 mod edit;
@@ -17,12 +18,13 @@ use elision_bench::{Bench, Result};
 
 type Case = (&'static str, fn(&Bench) -> Result);
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     ("read", read::run),
     ("sum", sum::run),
     ("edit", edit::run),
     ("checkpoint", checkpoint::run),
     ("calls", calls::run),
+    ("blocks", blocks::run),
     ("start", start::run),
     ("program", program::run),
     ("extents", extents::run),
@@ -37,6 +39,7 @@ fn main() -> Result {
         return match child {
             [name, path] if name == "first-read" => read::child(path.as_ref()),
             [name, path, rest @ ..] if name == "calls" => calls::child(path.as_ref(), rest),
+            [name, way, blocks] if name == "blocks" => blocks::child(way.parse()?, blocks.parse()?),
             [name, rest @ ..] if name == "extents" => extents::child(rest),
             [name, rest @ ..] if name == "threads" => threads::child(rest),
             [name] if name == "open" => extents::other(),
