@@ -338,8 +338,9 @@ pub fn usable(payload: usize) -> Option<usize> {
     find(payload).map(|(_, block)| block.len - block.phase)
 }
 
-/// Gives a block back: one of more than `least` bytes may be kept for later. False if none starts there.
-pub fn free(payload: usize, least: usize) -> bool {
+/// Gives a block back: one of more than `least` bytes may be kept for later. `None`: no call may be made that glibc's heap would not make; so
+/// what it would have kept stays where it is. False if no block starts there.
+pub fn free(payload: usize, least: Option<usize>) -> bool {
     loop {
         let Some((slot, block)) = find(payload) else { return false };
         // The exchange fails if the block was freed meanwhile, or if its word was only marked: look again.
@@ -351,7 +352,7 @@ pub fn free(payload: usize, least: usize) -> bool {
 }
 
 /// The block's slot is Busy: its memory is kept for later, or unmapped.
-fn retire(slot: Slot, block: Block, least: usize) {
+fn retire(slot: Slot, block: Block, least: Option<usize>) {
     SPARE.fetch_sub(block.spare, Ordering::Relaxed);
     if block.apart {
         THRESHOLD.freed(block.len);
@@ -359,8 +360,11 @@ fn retire(slot: Slot, block: Block, least: usize) {
     if dropin::touched(slot.base(), block.len) {
         // SAFETY: the block was freed.
         unsafe { dropin::forget(slot.base(), block.len) };
-    } else if !block.apart && block.len > least && !block.reshaped && cache::put(slot, block.mapped()) {
-        return;
+    } else if !block.apart {
+        let keeps = |least| block.len > least && !block.reshaped && cache::put(slot, block.mapped());
+        if least.is_none_or(keeps) {
+            return;
+        }
     }
     unmap(slot.base(), block.mapped());
     slot.release();
@@ -754,7 +758,7 @@ mod tests {
             payload = grown;
         }
         assert!(moves >= 3);
-        assert!(free(payload, 0));
+        assert!(free(payload, Some(0)));
     }
 
     #[test]
@@ -793,7 +797,7 @@ mod tests {
         let spare = || SPARE.load(Ordering::Relaxed) / PAGE;
         THRESHOLD.freed(32 << 20);
         let kept = [20, 21, 22].map(|mib| written(mib).0);
-        assert!(kept.into_iter().all(|payload| free(payload, 0)));
+        assert!(kept.into_iter().all(|payload| free(payload, Some(0))));
         // No more can be kept, and none is long enough.
         let (long, fresh) = written(31);
         assert!(!fresh && long == kept[2] && spare() == 0);
@@ -803,17 +807,17 @@ mod tests {
         assert_eq!((resize(short, 18 << 20), usable(short)), (Some(short), Some((18 << 20) + PAGE)));
         assert_eq!(spare(), 2 << 8);
         assert_eq!((resize(short, 2 << 20), spare()), (Some(short), 0));
-        assert!(free(long, 0) && free(short, 0));
+        assert!(free(long, Some(0)) && free(short, Some(0)));
         // What is spare is kept together with what is freed, and given back with what is kept.
         let (one, fresh) = written(10);
-        assert!(!fresh && spare() > 0 && free(one, 0) && spare() == 0);
+        assert!(!fresh && spare() > 0 && free(one, Some(0)) && spare() == 0);
         let (one, other) = (written(10).0, written(1).0);
         assert!(spare() > 0 && give_back() && spare() == 0 && !give_back());
         assert_eq!(resize(one, 11 << 20), Some(one));
         // SAFETY: the block's bytes.
         let bytes = unsafe { core::slice::from_raw_parts(one as *const u8, 10 << 20) };
         assert!(bytes.iter().all(|byte| *byte == 10));
-        assert!(free(one, usize::MAX) && free(other, usize::MAX));
+        assert!(free(one, Some(usize::MAX)) && free(other, Some(usize::MAX)));
     }
 
     /// Against a list of what each block holds. Whatever was asked for, there is no more kept and spare than there may be, and in the end nothing.
@@ -835,7 +839,7 @@ mod tests {
             match below(if live.len() < 12 { 4 } else { 3 }) {
                 0 if !live.is_empty() => {
                     let (at, _, _) = live.swap_remove(below(live.len()));
-                    assert!(free(at, if below(8) == 0 { usize::MAX } else { 0 }));
+                    assert!(free(at, Some(if below(8) == 0 { usize::MAX } else { 0 })));
                 }
                 1 if !live.is_empty() => {
                     let one = below(live.len());
@@ -861,7 +865,7 @@ mod tests {
             assert!(kept <= THRESHOLD.keeps() + PAGE, "{step}: {kept}");
         }
         for (at, len, byte) in live {
-            assert!(bytes(at, len).iter().all(|is| *is == byte) && free(at, 0));
+            assert!(bytes(at, len).iter().all(|is| *is == byte) && free(at, Some(0)));
         }
         give_back();
         assert_eq!((cache::kept(), SPARE.load(Ordering::Relaxed), BLOCKS.load(Ordering::Relaxed)), (0, 0, 0));
@@ -874,7 +878,7 @@ mod tests {
         for (least, kept) in [((6 << 20) - 1, true), (6 << 20, false), (usize::MAX, false)] {
             let (payload, _) = allocate(12 << 20, 16).unwrap();
             assert_eq!(resize(payload, (6 << 20) - 32), Some(payload));
-            assert!(free(payload, least));
+            assert!(free(payload, Some(least)));
             assert_eq!(holds(payload), kept, "{least}");
             assert_eq!(give_back(), kept);
         }
@@ -905,7 +909,7 @@ mod tests {
         assert_eq!(resize(start, 7 << 20), Some(start));
         let moved = resize(start, 9 << 20).unwrap();
         assert_ne!(moved, start);
-        assert!(!eligible(start, start + 1) && !free(start, 0));
+        assert!(!eligible(start, start + 1) && !free(start, Some(0)));
         // SAFETY: the block at its new place, whose pages moved with it.
         let bytes = unsafe { core::slice::from_raw_parts(moved as *const u8, 9 << 20) };
         assert!(bytes[..5 << 20].iter().all(|b| *b == 7) && bytes[5 << 20..].iter().all(|b| *b == 0));
@@ -913,7 +917,7 @@ mod tests {
         assert_eq!(usable(moved), Some((2 << 20) + PAGE));
         reshape(moved + PAGE, moved + PAGE + 1);
         assert!(!eligible(moved, moved + 1));
-        assert!(!free(moved + 16, 0) && free(moved, 0) && !free(moved, 0));
+        assert!(!free(moved + 16, Some(0)) && free(moved, Some(0)) && !free(moved, Some(0)));
     }
 
     #[test]

@@ -247,7 +247,7 @@ fn is_anothers(payload: *mut c_void) -> bool {
 fn release_placed(payload: *mut c_void) {
     let addr = payload.expose_provenance();
     // A filter may kill for a call that glibc's heap would not make.
-    let least = if stop::filtered() { 0 } else { least() };
+    let least = (!stop::filtered()).then(least);
     if arena::holds(addr) || block::free(addr, least) {
         return;
     }
