@@ -43,7 +43,7 @@ pub fn run(bench: &Bench) -> Result {
         table.row([(*name).to_owned(), "without".to_owned(), time(without), speed(without, without)]);
         table.row([(*name).to_owned(), "drop-in".to_owned(), time(with), speed(with, without)]);
     }
-    table.print(&format!("Blocks that are allocated, stored into once a page, and freed: {blocks} in each of {processes} processes"));
+    table.print(&format!("Large blocks that are allocated, stored into once a page, and freed: {blocks} in each of {processes} processes"));
     Ok(())
 }
 
