@@ -175,6 +175,13 @@ impl Slot {
         self.word.store(block.word(), Ordering::Release);
     }
 
+    /// The slot has this block, of which so many bytes are mapped: what is more than its own is spare.
+    fn set_with_spare(self, block: Block, mapped: usize) {
+        let spare = mapped - block.len;
+        SPARE.fetch_add(spare, Ordering::Relaxed);
+        self.set(Block { spare, ..block });
+    }
+
     /// Exchanges the word if it still says `block`. The exchange is what confers the slot.
     fn take(self, block: Block) -> bool {
         self.word.compare_exchange(block.word(), BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -297,23 +304,31 @@ fn fit(slot: Slot, had: usize, block: Block) -> Option<Slot> {
         slot.release();
         return None;
     }
-    let spare = had.saturating_sub(block.len);
-    SPARE.fetch_add(spare, Ordering::Relaxed);
-    slot.set(Block { spare, ..block });
+    slot.set_with_spare(block, had.max(block.len));
     Some(slot)
 }
 
 /// A slot with `len` fresh bytes, which is what `block` says.
 fn map_new(len: usize, align: usize, block: Block) -> Option<Slot> {
+    let (slot, _) = claim_mapped(len, align, READ_WRITE, |_| false)?;
+    slot.set(block);
+    Some(slot)
+}
+
+/// A Busy slot with `len` fresh bytes of protection `prot`, and true; or false, where these cannot be had and it `will_do` without.
+fn claim_mapped(
+    len: usize,
+    align: usize,
+    prot: usize,
+    will_do: impl Fn(Errno) -> bool,
+) -> Option<(Slot, bool)> {
     for _ in 0..4 {
         let slot = Slot::claim(len, align)?;
-        match map(slot.base(), len, READ_WRITE) {
-            Ok(()) => {
-                slot.set(block);
-                return Some(slot);
-            }
+        match map(slot.base(), len, prot) {
+            Ok(()) => return Some((slot, true)),
             // Somebody else's mapping is in the slot. It stays Busy: nothing will ever be placed there.
             Err(Errno(libc::EEXIST)) => {}
+            Err(errno) if will_do(errno) => return Some((slot, false)),
             Err(_) => {
                 slot.release();
                 // What is kept for later may be what is missing now.
@@ -381,14 +396,9 @@ pub fn resize(payload: usize, request: usize) -> Option<usize> {
     }
     let (_, spare) = slot.take_spare();
     let (block, mapped) = (Block { spare: 0, ..block }, block.len + spare);
-    if !block.reshaped && len <= mapped {
-        let spare = mapped - len;
-        SPARE.fetch_add(spare, Ordering::Relaxed);
-        slot.set(Block { len, spare, ..block });
-        return Some(payload);
-    }
-    if !block.reshaped && len + PAGE <= slot.size() && extend(slot.base(), mapped, len).is_ok() {
-        slot.set(Block { len, ..block });
+    let grows = || len <= mapped || len + PAGE <= slot.size() && extend(slot.base(), mapped, len).is_ok();
+    if !block.reshaped && grows() {
+        slot.set_with_spare(Block { len, ..block }, mapped.max(len));
         return Some(payload);
     }
     unmap(slot.base() + block.len, spare);
@@ -468,20 +478,8 @@ fn move_deferred(slot: Slot, block: Block, len: usize) -> Option<usize> {
 /// room for both (RLIMIT_AS), it is enough that nothing is there: whether something is, the kernel looks at before it looks at the
 /// limit; and where so little may be mapped, it has no reason to put anything so far away.
 fn reserve(len: usize) -> Option<(Slot, bool)> {
-    for _ in 0..4 {
-        let slot = Slot::claim(len, PAGE)?;
-        match map(slot.base(), len, libc::PROT_NONE as usize) {
-            Ok(()) => return Some((slot, true)),
-            // As above.
-            Err(Errno(libc::EEXIST)) => {}
-            Err(Errno(libc::ENOMEM)) if task::memory_is_limited() => return Some((slot, false)),
-            Err(_) => {
-                slot.release();
-                return None;
-            }
-        }
-    }
-    None
+    let limited = |errno| errno == Errno(libc::ENOMEM) && task::memory_is_limited();
+    claim_mapped(len, PAGE, libc::PROT_NONE as usize, limited)
 }
 
 /// Gives back what is kept for later, and what is spare. False if nothing was.

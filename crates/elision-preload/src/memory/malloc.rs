@@ -320,8 +320,11 @@ unsafe fn resize_placed(payload: *mut c_void, size: usize) -> *mut c_void {
     // A block that shrinks far below the threshold goes back to the next malloc; not at the threshold itself, or a size
     // that moves to and fro across it would be copied every time. (And not merely because no more are placed, but for a filter.)
     let in_arena = arena::holds(payload.addr());
-    let least = Some(least()).filter(|least| *least != usize::MAX);
-    let small = size < least.unwrap_or(SMALLEST) / 2;
+    let threshold = match least() {
+        usize::MAX => SMALLEST,
+        least => least,
+    };
+    let small = size < threshold / 2;
     if !in_arena
         && !small
         && !stop::filtered()
