@@ -484,7 +484,11 @@ fn reserve(len: usize) -> Option<(Slot, bool)> {
 
 /// Gives back what is kept for later, and what is spare. False if nothing was.
 pub fn give_back() -> bool {
-    let mut any = cache::empty();
+    cache::empty() | give_back_spare()
+}
+
+fn give_back_spare() -> bool {
+    let mut any = false;
     if SPARE.load(Ordering::Relaxed) != 0 {
         each_live(|slot, _| {
             let (addr, spare) = slot.take_spare();
@@ -629,10 +633,12 @@ mod cache {
         slot.take(Block::cached(len)).then_some((slot, len))
     }
 
-    /// Keeps a Busy slot's block; false if there is no room for so much. What was kept longest makes room.
+    /// Keeps a Busy slot's block; false if there is no room for so much. Room is made by all that is spare, if it takes up more than half of the
+    /// rest: it is of no use to anybody while its blocks do not grow, and they may never be freed. Else by what was kept longest.
     pub(super) fn put(slot: Slot, len: usize) -> bool {
-        if len > THRESHOLD.keeps() {
-            return false;
+        let Some(rest) = THRESHOLD.keeps().checked_sub(len) else { return false };
+        if !has_room(kept(), len) && SPARE.load(Ordering::Relaxed) > rest / 2 {
+            super::give_back_spare();
         }
         for _ in 0..ENTRIES {
             if has_room(kept(), len) {
@@ -816,6 +822,27 @@ mod tests {
         let bytes = unsafe { core::slice::from_raw_parts(one as *const u8, 10 << 20) };
         assert!(bytes.iter().all(|byte| *byte == 10));
         assert!(free(one, Some(usize::MAX)) && free(other, Some(usize::MAX)));
+    }
+
+    /// Blocks that live long, and had got more than they asked for, left no room for anything to be kept; each block after that was got anew.
+    #[test]
+    fn what_is_spare_does_not_keep_others_from_being_kept() {
+        THRESHOLD.freed(32 << 20);
+        let get = |mib: usize| allocate(mib << 20, 16).unwrap();
+        let spare = || SPARE.load(Ordering::Relaxed) >> 20;
+        let kept = [30, 31].map(|mib| get(mib).0);
+        assert!(kept.into_iter().all(|payload| free(payload, Some(0))));
+        let long_lived = [1, 2].map(|mib| get(mib).0);
+        assert_eq!(spare(), 58);
+        for mib in [20, 19, 20] {
+            let (payload, _) = get(mib);
+            assert!(free(payload, Some(0)));
+        }
+        let (payload, fresh) = get(20);
+        assert!(!fresh && spare() == 0);
+        for payload in long_lived.into_iter().chain([payload]) {
+            assert!(free(payload, Some(usize::MAX)));
+        }
     }
 
     /// Against a list of what each block holds. Whatever was asked for, there is no more kept and spare than there may be, and in the end nothing.
