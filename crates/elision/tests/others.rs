@@ -676,6 +676,29 @@ fn a_forked_child_need_not_load() {
     assert_eq!(buffer.ranges(), [(0..16 * MIB, PageState::Deferred)]);
 }
 
+/// The sidecar, about to wake from its rest during the fork, declined what it was asked for first. (That it has woken on its own at that very moment,
+/// and is at it when the fork ends, remains possible.)
+#[test]
+fn what_is_read_after_a_fork_is_deferred() {
+    let dir = directory();
+    let path = dir.path().join("data");
+    let expected = file(&path, 8 * MIB);
+    if !common::defers(dir.path()) {
+        return;
+    }
+    let opened = File::open(&path).unwrap();
+    let segment = Segment::reserve(16 * MIB).unwrap();
+    let mut buffer = segment.buffer(8 * MIB).unwrap();
+    for _ in 0..200 {
+        let child = fork(|| ());
+        assert_eq!(buffer.read_at(0, 8 * MIB, &opened, 0).unwrap(), 8 * MIB);
+        wait_for(child);
+    }
+    assert_same(&buffer, &expected);
+    let declined = elision::stats::snapshot().declined;
+    assert!(declined.iter().all(|(_, times)| *times <= 20), "{declined:?}");
+}
+
 /// While a child is on its way to leases of its own, its parent's sidecar lets none go.
 #[test]
 fn a_break_during_a_fork_reaches_both() {
