@@ -420,20 +420,25 @@ fn extend(addr: usize, old: usize, new: usize) -> Result<()> {
     }
 }
 
-/// Returns what a shrunken block no longer needs, if that is worth a system call.
+/// What a shrunken block no longer needs, if that is worth anything: spare, where glibc would have kept it, or given back.
 fn shrink(slot: Slot, block: Block, len: usize) {
     let excess = block.len - len;
     if excess == 0 || (block.len <= 1 << 20 && excess < block.len / 2) {
         return;
     }
     let (tail, (_, spare)) = (slot.base() + len, slot.take_spare());
+    let (shrunken, mapped) = (Block { len, spare: 0, ..block }, block.len + spare);
+    let touched = dropin::touched(tail, excess);
+    if !touched && !block.apart && !block.reshaped && cache::has_room(cache::kept(), mapped - len) {
+        return slot.set_with_spare(shrunken, mapped);
+    }
     // The word first: whatever becomes of the tail, it is not the block's.
-    slot.set(Block { len, spare: 0, ..block });
-    if dropin::touched(tail, excess) {
+    slot.set(shrunken);
+    if touched {
         // SAFETY: the tail is nobody's any more.
         unsafe { dropin::forget(tail, excess) };
     }
-    unmap(tail, excess + spare);
+    unmap(tail, mapped - len);
 }
 
 /// Moves a block's pages to a larger slot without copying a byte, unless they are several mappings.
@@ -605,7 +610,7 @@ mod cache {
     }
 
     /// May so many bytes be kept besides those that are?
-    fn has_room(kept: usize, more: usize) -> bool {
+    pub(super) fn has_room(kept: usize, more: usize) -> bool {
         kept + SPARE.load(Ordering::Relaxed) + more <= THRESHOLD.keeps()
     }
 
