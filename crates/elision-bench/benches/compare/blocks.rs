@@ -10,11 +10,12 @@ use std::time::Instant;
 const MIB: usize = 1 << 20;
 
 /// What is done: for how many blocks at a time, of which sizes in MiB, and whether a block is made longer where it could be freed.
-const WAYS: [(&str, usize, std::ops::Range<usize>, bool); 5] = [
+const WAYS: [(&str, usize, std::ops::Range<usize>, bool); 6] = [
     ("of 8 MiB", 1, 8..9, false),
     ("of 4 to 30 MiB", 1, 4..31, false),
     ("of 4 to 19 MiB, four at a time", 4, 4..20, false),
     ("of 4 to 19 MiB, four at a time, by realloc", 4, 4..20, true),
+    ("of 4 to 8 MiB, forty at a time", 40, 4..9, false),
     ("of 40 MiB", 1, 40..41, false),
 ];
 
