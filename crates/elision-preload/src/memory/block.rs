@@ -290,7 +290,7 @@ pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
     let apart = THRESHOLD.maps(request);
     let block = Block::live(phase, len, apart);
     let kept = if apart { None } else { cache::take(len, align) };
-    let (slot, fresh) = match kept.and_then(|(slot, had)| fit(slot, had, block)) {
+    let (slot, fresh) = match kept.and_then(|(slot, had)| fit(slot, had, block, align)) {
         Some(slot) => (slot, false),
         None => (map_new(len, align, block)?, true),
     };
@@ -299,14 +299,19 @@ pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
 
 /// Makes `block` of what was kept in a slot that is Busy: what that has too much is spare, what is missing is added. `None` if that cannot be; it
 /// is gone then.
-fn fit(slot: Slot, had: usize, block: Block) -> Option<Slot> {
-    if had < block.len && extend(slot.base(), had, block.len).is_err() {
+fn fit(slot: Slot, had: usize, block: Block, align: usize) -> Option<Slot> {
+    let longer = match block.len {
+        len if len <= had => Some(slot),
+        len if align.max(len + PAGE) <= slot.size() => extend(slot.base(), had, len).ok().map(|()| slot),
+        len => move_mapping(slot, had, len, align),
+    };
+    if let Some(slot) = longer {
+        slot.set_with_spare(block, had.max(block.len));
+    } else {
         unmap(slot.base(), had);
         slot.release();
-        return None;
     }
-    slot.set_with_spare(block, had.max(block.len));
-    Some(slot)
+    longer
 }
 
 /// A slot with `len` fresh bytes, which is what `block` says.
@@ -386,13 +391,13 @@ fn retire(slot: Slot, block: Block, least: Option<usize>) {
     slot.release();
 }
 
-/// Makes the block at `payload` hold `request` bytes, in place or by moving its pages. `None`: nothing was
-/// changed, and the bytes will have to be copied.
-pub fn resize(payload: usize, request: usize) -> Option<usize> {
+/// Makes the block at `payload` hold `request` bytes, in place or by moving its pages; what it no longer needs may be kept (`keeps`). `None`:
+/// nothing was changed, and the bytes will have to be copied.
+pub fn resize(payload: usize, request: usize, keeps: bool) -> Option<usize> {
     let (slot, block) = find(payload)?;
     let len = len_for(request, block.phase)?;
     if len <= block.len {
-        shrink(slot, block, len);
+        shrink(slot, block, len, keeps);
         return Some(payload);
     }
     let (_, spare) = slot.take_spare();
@@ -421,8 +426,9 @@ fn extend(addr: usize, old: usize, new: usize) -> Result<()> {
     }
 }
 
-/// What a shrunken block no longer needs, if that is worth anything: spare, where glibc would have kept it, or given back.
-fn shrink(slot: Slot, block: Block, len: usize) {
+/// What a shrunken block no longer needs, if that is worth anything: spare, where glibc would have kept it and that may be (`keeps`), or given
+/// back.
+fn shrink(slot: Slot, block: Block, len: usize, keeps: bool) {
     let excess = block.len - len;
     if excess == 0 || (block.len <= 1 << 20 && excess < block.len / 2) {
         return;
@@ -430,7 +436,8 @@ fn shrink(slot: Slot, block: Block, len: usize) {
     let (tail, (_, spare)) = (slot.base() + len, slot.take_spare());
     let (shrunken, mapped) = (Block { len, spare: 0, ..block }, block.len + spare);
     let touched = dropin::touched(tail, excess);
-    if !touched && !block.apart && !block.reshaped && cache::has_room(cache::kept(), mapped - len) {
+    let keeps = keeps && !touched && !block.apart && !block.reshaped;
+    if keeps && cache::has_room(cache::kept(), mapped - len) {
         return slot.set_with_spare(shrunken, mapped);
     }
     // The word first: whatever becomes of the tail, it is not the block's.
@@ -447,21 +454,28 @@ fn move_pages(slot: Slot, block: Block, len: usize) -> Option<usize> {
     if dropin::touched(slot.base(), block.len) {
         return move_deferred(slot, block, len);
     }
-    let (to, reserved) = reserve(len)?;
+    let to = move_mapping(slot, block.len, len, PAGE)?;
+    to.set(Block { len, ..block });
+    Some(to.base() + block.phase)
+}
+
+/// Moves the first `old` bytes of a slot to another, and makes them `new` there. That one is Busy, and the first released. `None`: nothing was
+/// changed.
+fn move_mapping(slot: Slot, old: usize, new: usize, align: usize) -> Option<Slot> {
+    let (to, reserved) = reserve(new, align)?;
     let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as usize;
-    // SAFETY: the source is a live block that the caller is resizing, hence nobody else's; the destination
+    // SAFETY: the source is a block that the caller is resizing, or one that was kept and is his, hence nobody else's; the destination
     // is in a slot that this thread just made Busy, and nothing is there but what it was reserved with.
-    let moved = unsafe { raw_call(libc::SYS_mremap, &[slot.base(), block.len, len, flags, to.base()]) };
+    let moved = unsafe { raw_call(libc::SYS_mremap, &[slot.base(), old, new, flags, to.base()]) };
     if moved.is_err() {
         if reserved {
-            unmap(to.base(), len);
+            unmap(to.base(), new);
         }
         to.release();
         return None;
     }
-    to.set(Block { len, ..block });
     slot.release();
-    Some(to.base() + block.phase)
+    Some(to)
 }
 
 /// The same where something is deferred, which stays so.
@@ -483,9 +497,9 @@ fn move_deferred(slot: Slot, block: Block, len: usize) -> Option<usize> {
 /// A Busy slot to which pages can be moved: that replaces whatever is there, so the place is reserved first. (True.) If a limit leaves no
 /// room for both (RLIMIT_AS), it is enough that nothing is there: whether something is, the kernel looks at before it looks at the
 /// limit; and where so little may be mapped, it has no reason to put anything so far away.
-fn reserve(len: usize) -> Option<(Slot, bool)> {
+fn reserve(len: usize, align: usize) -> Option<(Slot, bool)> {
     let limited = |errno| errno == Errno(libc::ENOMEM) && task::memory_is_limited();
-    claim_mapped(len, PAGE, libc::PROT_NONE as usize, limited)
+    claim_mapped(len, align, libc::PROT_NONE as usize, limited)
 }
 
 /// Gives back what is kept for later, and what is spare. False if nothing was.
@@ -592,14 +606,10 @@ mod cache {
         candidates.min_by_key(|(_, entry)| bytes(**entry)).map(|(index, _)| index)
     }
 
-    /// Else the longest one whose slot has room for so many: it is made longer, and only the difference is memory that has to be got, and had besides.
-    /// (To get all of it, and keep the short ones for others, takes more of either: with blocks of random sizes a quarter more page faults than
-    /// glibc's heap in place of a quarter less.)
-    fn any_fit(entries: &[u64], len: usize, align: usize) -> Option<usize> {
-        // (The slot's alignment is its size; behind the block is a guard page.)
-        let fits = |entry: u64| entry != 0 && align.max(len + PAGE) <= align_of(entry);
-        let candidates = entries.iter().enumerate().filter(|(_, entry)| fits(**entry));
-        candidates.max_by_key(|(_, entry)| bytes(**entry)).map(|(index, _)| index)
+    /// The longest.
+    pub(super) fn longest(entries: &[u64]) -> Option<usize> {
+        let kept = entries.iter().enumerate().filter(|(_, entry)| **entry != 0);
+        kept.max_by_key(|(_, entry)| bytes(**entry)).map(|(index, _)| index)
     }
 
     /// How many bytes are kept.
@@ -613,7 +623,9 @@ mod cache {
         kept + SPARE.load(Ordering::Relaxed) + more <= THRESHOLD.keeps()
     }
 
-    /// A kept block of `len` bytes, or one that can be made to; its slot is Busy.
+    /// A kept block of `len` bytes, or else the longest, which can be made longer, so that only the difference is memory that has to be got, and had
+    /// besides; its slot is Busy. (To get all of it anew, and keep the short ones for others, takes more of either: with blocks of random sizes a
+    /// quarter more page faults than glibc's heap in place of a quarter less.)
     pub(super) fn take(len: usize, align: usize) -> Option<(Slot, usize)> {
         for _ in 0..4 {
             let mut seen = [0; ENTRIES];
@@ -622,7 +634,7 @@ mod cache {
                 *copy = entry.load(Ordering::Acquire);
             }
             let seen_used = seen.get(..used)?;
-            let index = best_fit(seen_used, len, align).or_else(|| any_fit(seen_used, len, align))?;
+            let index = best_fit(seen_used, len, align).or_else(|| longest(seen_used))?;
             let (entry, kept) = (*seen.get(index)?, KEPT.get(index)?);
             if kept.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 return take_out(entry);
@@ -761,7 +773,7 @@ mod tests {
         for size in (1..40).map(|step| (1 << 20) + step * (256 << 10)) {
             // SAFETY: a block of at least so many bytes, which nobody else has.
             unsafe { core::ptr::write_bytes(payload as *mut u8, 1, size - (256 << 10)) };
-            let grown = resize(payload, size).expect("the bytes have to be copied");
+            let grown = resize(payload, size, true).expect("the bytes have to be copied");
             moves += usize::from(grown != payload);
             payload = grown;
         }
@@ -812,17 +824,19 @@ mod tests {
         // The one that is nearest, and the rest of it when it grows.
         let (short, fresh) = written(5);
         assert!(!fresh && short == kept[0] && spare() == 15 << 8);
-        assert_eq!((resize(short, 18 << 20), usable(short)), (Some(short), Some((18 << 20) + PAGE)));
+        assert_eq!((resize(short, 18 << 20, true), usable(short)), (Some(short), Some((18 << 20) + PAGE)));
         assert_eq!(spare(), 2 << 8);
         // What it leaves when it shrinks.
-        assert_eq!((resize(short, 2 << 20), spare()), (Some(short), 18 << 8));
+        assert_eq!((resize(short, 2 << 20, true), spare()), (Some(short), 18 << 8));
+        assert_eq!((resize(long, 30 << 20, false), spare()), (Some(long), 18 << 8));
+        assert_eq!((resize(long, 31 << 20, true), spare()), (Some(long), 18 << 8));
         assert!(free(long, Some(0)) && free(short, Some(0)));
         // What is spare is kept together with what is freed, and given back with what is kept.
         let (one, fresh) = written(10);
         assert!(!fresh && spare() > 0 && free(one, Some(0)) && spare() == 0);
         let (one, other) = (written(10).0, written(1).0);
         assert!(spare() > 0 && give_back() && spare() == 0 && !give_back());
-        assert_eq!(resize(one, 11 << 20), Some(one));
+        assert_eq!(resize(one, 11 << 20, true), Some(one));
         // SAFETY: the block's bytes.
         let bytes = unsafe { core::slice::from_raw_parts(one as *const u8, 10 << 20) };
         assert!(bytes.iter().all(|byte| *byte == 10));
@@ -874,7 +888,7 @@ mod tests {
                 1 if !live.is_empty() => {
                     let one = below(live.len());
                     let (at, len, old) = live[one];
-                    let Some(now) = resize(at, size) else { continue };
+                    let Some(now) = resize(at, size, true) else { continue };
                     assert!(bytes(now, len.min(size)).iter().all(|is| *is == old));
                     bytes(now, size).fill(byte);
                     live[one] = (now, size, byte);
@@ -907,7 +921,7 @@ mod tests {
         THRESHOLD.freed(32 << 20);
         for (least, kept) in [((6 << 20) - 1, true), (6 << 20, false), (usize::MAX, false)] {
             let (payload, _) = allocate(12 << 20, 16).unwrap();
-            assert_eq!(resize(payload, (6 << 20) - 32), Some(payload));
+            assert_eq!(resize(payload, (6 << 20) - 32, true), Some(payload));
             assert!(free(payload, Some(least)));
             assert_eq!(holds(payload), kept, "{least}");
             assert_eq!(give_back(), kept);
@@ -936,14 +950,14 @@ mod tests {
         assert!(!eligible(start + 77, start + (5 << 20) + PAGE + 1));
         // SAFETY: within the live block's usable bytes.
         unsafe { core::ptr::write_bytes(start as *mut u8, 7, 5 << 20) };
-        assert_eq!(resize(start, 7 << 20), Some(start));
-        let moved = resize(start, 9 << 20).unwrap();
+        assert_eq!(resize(start, 7 << 20, true), Some(start));
+        let moved = resize(start, 9 << 20, true).unwrap();
         assert_ne!(moved, start);
         assert!(!eligible(start, start + 1) && !free(start, Some(0)));
         // SAFETY: the block at its new place, whose pages moved with it.
         let bytes = unsafe { core::slice::from_raw_parts(moved as *const u8, 9 << 20) };
         assert!(bytes[..5 << 20].iter().all(|b| *b == 7) && bytes[5 << 20..].iter().all(|b| *b == 0));
-        assert_eq!(resize(moved, 2 << 20), Some(moved));
+        assert_eq!(resize(moved, 2 << 20, true), Some(moved));
         assert_eq!(usable(moved), Some((2 << 20) + PAGE));
         reshape(moved + PAGE, moved + PAGE + 1);
         assert!(!eligible(moved, moved + 1));

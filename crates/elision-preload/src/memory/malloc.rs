@@ -320,16 +320,16 @@ unsafe fn resize_placed(payload: *mut c_void, size: usize) -> *mut c_void {
     // A block that shrinks far below the threshold goes back to the next malloc; not at the threshold itself, or a size
     // that moves to and fro across it would be copied every time. (And not merely because no more are placed, but for a filter.)
     let in_arena = arena::holds(payload.addr());
-    let threshold = match least() {
-        usize::MAX => SMALLEST,
-        least => least,
+    let (threshold, keeps) = match least() {
+        usize::MAX => (SMALLEST, false),
+        least => (least, true),
     };
     let small = size < threshold / 2;
     if !in_arena
         && !small
         && !stop::filtered()
         && size <= isize::MAX as usize
-        && let Some(kept) = block::resize(payload.expose_provenance(), size)
+        && let Some(kept) = block::resize(payload.expose_provenance(), size, keeps)
     {
         return ptr::with_exposed_provenance_mut(kept);
     }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define MIB (1l << 20)
 
@@ -37,6 +38,10 @@ int main(void) {
     say("all freed");
     free(block(10));
     say("another");
+    first = realloc(block(20), 5 * MIB);
+    say("one that has shrunk");
+    free(first);
+    say("and was freed");
     first = block(40);
     free(first);
     say("a large one");
@@ -49,5 +54,14 @@ int main(void) {
     printf("%d\n", mallopt(M_MMAP_THRESHOLD, MIB));
     free(block(10)), free(block(12));
     say("with a threshold");
+    first = block(20);
+    say("one more");
+    /* Whatever is kept counts, so nothing is. */
+    struct rlimit limit = {1l << 40, 1l << 40};
+    printf("%d\n", setrlimit(RLIMIT_DATA, &limit));
+    first = realloc(first, 5 * MIB);
+    say("shrunk under a limit");
+    free(first);
+    say("freed under a limit");
     return 0;
 }
