@@ -288,12 +288,13 @@ pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
     let phase = if phase.is_multiple_of(align) { phase } else { 0 };
     let len = len_for(request, phase)?;
     let apart = THRESHOLD.maps(request);
-    let block = Block::live(phase, len, apart);
-    let kept = if apart { None } else { cache::take(len, align) };
-    let (slot, fresh) = match kept.and_then(|(slot, had)| fit(slot, had, block, align)) {
-        Some(slot) => (slot, false),
-        None => (map_new(len, align, block)?, true),
-    };
+    // (Like glibc, which makes mappings only of what its heap has not.)
+    let kept = cache::take(len, align, !apart);
+    let (slot, fresh) =
+        match kept.and_then(|(slot, had)| fit(slot, had, Block::live(phase, len, false), align)) {
+            Some(slot) => (slot, false),
+            None => (map_new(len, align, Block::live(phase, len, apart))?, true),
+        };
     Some((slot.base() + phase, fresh))
 }
 
@@ -623,10 +624,10 @@ mod cache {
         kept + SPARE.load(Ordering::Relaxed) + more <= THRESHOLD.keeps()
     }
 
-    /// A kept block of `len` bytes, or else the longest, which can be made longer, so that only the difference is memory that has to be got, and had
-    /// besides; its slot is Busy. (To get all of it anew, and keep the short ones for others, takes more of either: with blocks of random sizes a
-    /// quarter more page faults than glibc's heap in place of a quarter less.)
-    pub(super) fn take(len: usize, align: usize) -> Option<(Slot, usize)> {
+    /// A kept block of `len` bytes, or else (`or_longest`) the longest, which can be made longer, so that only the difference is memory that has
+    /// to be got, and had besides; its slot is Busy. (To get all of it anew, and keep the short ones for others, takes more of either: with blocks
+    /// of random sizes a quarter more page faults than glibc's heap in place of a quarter less.)
+    pub(super) fn take(len: usize, align: usize, or_longest: bool) -> Option<(Slot, usize)> {
         for _ in 0..4 {
             let mut seen = [0; ENTRIES];
             let used = USED.load(Ordering::Acquire).min(ENTRIES);
@@ -634,7 +635,8 @@ mod cache {
                 *copy = entry.load(Ordering::Acquire);
             }
             let seen_used = seen.get(..used)?;
-            let index = best_fit(seen_used, len, align).or_else(|| longest(seen_used))?;
+            let longest = || longest(seen_used).filter(|_| or_longest);
+            let index = best_fit(seen_used, len, align).or_else(longest)?;
             let (entry, kept) = (*seen.get(index)?, KEPT.get(index)?);
             if kept.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 return take_out(entry);
