@@ -68,6 +68,10 @@ static BLOCKS: AtomicUsize = AtomicUsize::new(0);
 /// Bytes that are spare, in all live blocks together.
 static SPARE: AtomicUsize = AtomicUsize::new(0);
 
+/// Threads that are giving back what is spare. One that has taken it from a block unmaps it a moment later, and until then it lies in the block's
+/// slot, whose ever that is.
+static GIVING: AtomicUsize = AtomicUsize::new(0);
+
 /// Is the address one of ours to answer for? All that a small `free` pays.
 #[inline(always)]
 pub fn in_window(addr: usize) -> bool {
@@ -227,12 +231,17 @@ impl Slot {
         found
     }
 
-    /// Nothing is mapped in the slot any more; it may serve again.
+    /// Nothing of ours is mapped in the slot any more; it may serve again.
     fn release(self) {
-        self.word.store(0, Ordering::Release);
+        self.leave();
         if let Some(freed) = FREED.get(self.class) {
             freed.store(self.index + 1, Ordering::Relaxed);
         }
+    }
+
+    /// The same, where others are to be tried first.
+    fn leave(self) {
+        self.word.store(0, Ordering::Release);
         BLOCKS.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -331,8 +340,11 @@ fn claim_mapped(
 ) -> Option<(Slot, bool)> {
     for _ in 0..4 {
         let slot = Slot::claim(len, align)?;
+        let giving = GIVING.load(Ordering::Acquire) != 0;
         match map(slot.base(), len, prot) {
             Ok(()) => return Some((slot, true)),
+            // It may be ours, and about to go.
+            Err(Errno(libc::EEXIST)) if giving => slot.leave(),
             // Somebody else's mapping is in the slot. It stays Busy: nothing will ever be placed there.
             Err(Errno(libc::EEXIST)) => {}
             Err(errno) if will_do(errno) => return Some((slot, false)),
@@ -511,11 +523,13 @@ pub fn give_back() -> bool {
 fn give_back_spare() -> bool {
     let mut any = false;
     if SPARE.load(Ordering::Relaxed) != 0 {
+        GIVING.fetch_add(1, Ordering::Relaxed);
         each_live(|slot, _| {
             let (addr, spare) = slot.take_spare();
             unmap(addr, spare);
             any |= spare != 0;
         });
+        GIVING.fetch_sub(1, Ordering::Release);
     }
     any
 }
@@ -863,6 +877,24 @@ mod tests {
         assert!(!fresh && spare() == 0);
         for payload in long_lived.into_iter().chain([payload]) {
             assert!(free(payload, Some(usize::MAX)));
+        }
+    }
+
+    /// A slot in which another thread has yet to unmap what was spare would have been lost for ever.
+    #[test]
+    fn a_slot_is_not_lost_while_what_was_spare_in_it_goes() {
+        for giving in [true, false] {
+            let (payload, _) = allocate(7 << 20, 16).unwrap();
+            let slot = Slot::at(payload).unwrap();
+            assert!(free(payload, Some(usize::MAX)));
+            // What the other thread has still to unmap, in the slot that is looked at first.
+            assert_eq!(map(slot.base() + (5 << 20), PAGE, READ_WRITE), Ok(()));
+            GIVING.fetch_add(usize::from(giving), Ordering::Relaxed);
+            let (elsewhere, _) = allocate(7 << 20, 16).unwrap();
+            GIVING.fetch_sub(usize::from(giving), Ordering::Relaxed);
+            unmap(slot.base() + (5 << 20), PAGE);
+            assert!(elsewhere != payload && free(elsewhere, Some(usize::MAX)));
+            assert_eq!(slot.block().state, if giving { State::Free } else { State::Busy });
         }
     }
 
