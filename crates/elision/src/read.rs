@@ -80,6 +80,7 @@ fn plan(fd: i32, addr: usize, len: usize, terms: Terms) -> Result<(Transfer, i32
         false => history::declines_large(number, len),
     };
     if declines {
+        overwrites(stat, transfer);
         return Err(Reason::MostlyAltered);
     }
     // Asked here, so that the sidecar never opens a file on a network or in another process's hands, and hangs.
@@ -87,6 +88,13 @@ fn plan(fd: i32, addr: usize, len: usize, terms: Terms) -> Result<(Transfer, i32
         return Err(Reason::FileSystem);
     }
     Ok((transfer, flags, stat))
+}
+
+/// The file is about to be read at once into memory in which something may be deferred.
+fn overwrites(stat: Stat, transfer: Transfer) {
+    if state::touched(transfer.addr, transfer.len) {
+        history::overwritten(files::number(stat.id), transfer.len);
+    }
 }
 
 /// # Safety
@@ -126,6 +134,7 @@ unsafe fn carry_out(
         Some(crate::unavailable())
     };
     if let Some(reason) = declined {
+        overwrites(stat, transfer);
         crate::decline(reason, transfer.len);
         return Outcome::PassThrough;
     }

@@ -699,6 +699,33 @@ fn what_is_read_after_a_fork_is_deferred() {
     assert!(declined.iter().all(|(_, times)| *times <= 20), "{declined:?}");
 }
 
+/// A read that is refused overwrites what was deferred there. That was taken for the program's doing, and the next reads were refused for it, which
+/// overwrote what had been deferred meanwhile, and so on.
+#[test]
+fn one_read_that_cannot_be_deferred_does_not_end_it() {
+    let dir = directory();
+    let [path, wanted] = ["data", "wanted"].map(|name| dir.path().join(name));
+    let expected = file(&path, 8 * MIB);
+    file(&wanted, 8 * MIB);
+    if !common::defers(dir.path()) {
+        return;
+    }
+    let mut other = Part::start("other", &[]);
+    other.ask(&Foreign::Hold { path: wanted.clone(), write: true }).unwrap();
+    let [opened, wanted] = [&path, &wanted].map(|path| File::open(path).unwrap());
+    let segment = Segment::reserve(16 * MIB).unwrap();
+    let mut buffer = segment.buffer(8 * MIB).unwrap();
+    for round in 0..100 {
+        let from = if round == 10 { &wanted } else { &opened };
+        assert_eq!(buffer.read_at(0, 8 * MIB, from, 0).unwrap(), 8 * MIB);
+    }
+    assert_same(&buffer, &expected);
+    let declined = elision::stats::snapshot().declined;
+    let times: u64 = declined.iter().map(|(_, times)| times).sum();
+    assert!((1..10).contains(&times), "{declined:?}");
+    other.finish();
+}
+
 /// While a child is on its way to leases of its own, its parent's sidecar lets none go.
 #[test]
 fn a_break_during_a_fork_reaches_both() {
