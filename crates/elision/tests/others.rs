@@ -689,7 +689,7 @@ fn what_is_read_after_a_fork_is_deferred() {
     let opened = File::open(&path).unwrap();
     let segment = Segment::reserve(16 * MIB).unwrap();
     for _ in 0..200 {
-        // Another each time: one that is read into again after a read was declined looks as if it had been altered.
+        // Another each time, so that none is declined for what became of the one before.
         let mut buffer = segment.buffer(8 * MIB).unwrap();
         let child = fork(|| ());
         assert_eq!(buffer.read_at(0, 8 * MIB, &opened, 0).unwrap(), 8 * MIB);

@@ -298,12 +298,12 @@ pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
     let len = len_for(request, phase)?;
     let apart = THRESHOLD.maps(request);
     // (Like glibc, which makes mappings only of what its heap has not.)
+    let block = |apart| Block::live(phase, len, apart);
     let kept = cache::take(len, align, !apart);
-    let (slot, fresh) =
-        match kept.and_then(|(slot, had)| fit(slot, had, Block::live(phase, len, false), align)) {
-            Some(slot) => (slot, false),
-            None => (map_new(len, align, Block::live(phase, len, apart))?, true),
-        };
+    let (slot, fresh) = match kept.and_then(|(slot, had)| fit(slot, had, block(false), align)) {
+        Some(slot) => (slot, false),
+        None => (map_new(len, align, block(apart))?, true),
+    };
     Some((slot.base() + phase, fresh))
 }
 
@@ -450,7 +450,7 @@ fn shrink(slot: Slot, block: Block, len: usize, keeps: bool) {
     let (shrunken, mapped) = (Block { len, spare: 0, ..block }, block.len + spare);
     let touched = dropin::touched(tail, excess);
     let keeps = keeps && !touched && !block.apart && !block.reshaped;
-    if keeps && cache::has_room(cache::kept(), mapped - len) {
+    if keeps && cache::has_room(mapped - len) {
         return slot.set_with_spare(shrunken, mapped);
     }
     // The word first: whatever becomes of the tail, it is not the block's.
@@ -520,6 +520,7 @@ pub fn give_back() -> bool {
     cache::empty() | give_back_spare()
 }
 
+/// Gives back what is spare. False if nothing was.
 fn give_back_spare() -> bool {
     let mut any = false;
     if SPARE.load(Ordering::Relaxed) != 0 {
@@ -621,8 +622,7 @@ mod cache {
         candidates.min_by_key(|(_, entry)| bytes(**entry)).map(|(index, _)| index)
     }
 
-    /// The longest.
-    pub(super) fn longest(entries: &[u64]) -> Option<usize> {
+    fn longest(entries: &[u64]) -> Option<usize> {
         let kept = entries.iter().enumerate().filter(|(_, entry)| **entry != 0);
         kept.max_by_key(|(_, entry)| bytes(**entry)).map(|(index, _)| index)
     }
@@ -634,8 +634,8 @@ mod cache {
     }
 
     /// May so many bytes be kept besides those that are?
-    pub(super) fn has_room(kept: usize, more: usize) -> bool {
-        kept + SPARE.load(Ordering::Relaxed) + more <= THRESHOLD.keeps()
+    pub(super) fn has_room(more: usize) -> bool {
+        kept() + SPARE.load(Ordering::Relaxed) + more <= THRESHOLD.keeps()
     }
 
     /// A kept block of `len` bytes, or else (`or_longest`) the longest, which can be made longer, so that only the difference is memory that has
@@ -649,8 +649,8 @@ mod cache {
                 *copy = entry.load(Ordering::Acquire);
             }
             let seen_used = seen.get(..used)?;
-            let longest = || longest(seen_used).filter(|_| or_longest);
-            let index = best_fit(seen_used, len, align).or_else(longest)?;
+            let other = || if or_longest { longest(seen_used) } else { None };
+            let index = best_fit(seen_used, len, align).or_else(other)?;
             let (entry, kept) = (*seen.get(index)?, KEPT.get(index)?);
             if kept.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 return take_out(entry);
@@ -669,11 +669,11 @@ mod cache {
     /// rest: it is of no use to anybody while its blocks do not grow, and they may never be freed. Else by what was kept longest.
     pub(super) fn put(slot: Slot, len: usize) -> bool {
         let Some(rest) = THRESHOLD.keeps().checked_sub(len) else { return false };
-        if !has_room(kept(), len) && SPARE.load(Ordering::Relaxed) > rest / 2 {
+        if SPARE.load(Ordering::Relaxed) > rest / 2 && !has_room(len) {
             super::give_back_spare();
         }
         for _ in 0..ENTRIES {
-            if has_room(kept(), len) {
+            if has_room(len) {
                 // Before anybody can find it by the entry.
                 slot.set(Block::cached(len));
                 for (index, kept) in KEPT.iter().enumerate() {

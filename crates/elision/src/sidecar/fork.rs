@@ -182,11 +182,11 @@ pub(super) fn fork_under_way() -> u32 {
 /// In the sidecar, after it answered [`Op::Fork`]: touches nothing until that fork is over. (The next one is another,
 /// and still has to be answered.)
 pub(super) fn rest(fork: u32) {
-    let over = || REST.load(Acquire) != fork;
-    while !over() {
+    loop {
+        // (Not if it is over already.)
         task::futex_wait(&REST, fork, 5);
         // What is asked for after the fork need not be declined.
-        if over() {
+        if REST.load(Acquire) != fork {
             return;
         }
         channel::answer_at_rest();
