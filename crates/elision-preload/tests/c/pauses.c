@@ -1,11 +1,13 @@
 // What a program meets while its threads are held still again and again; and while its helper is gone.
 #define _GNU_SOURCE
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
+#include <sys/select.h>
 #include <sys/sem.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -88,6 +90,114 @@ static void waits(void) {
     printf("%zd\n", recv(ends[0], &event, 1, 0));
     raise(SIGUSR1);
     printf("%d\n", sigtimedwait(&set, NULL, &time));
+    semctl(semaphore, 0, IPC_RMID);
+}
+
+// Every register of a thread but the stack pointer, in the order that `raw_call` has.
+struct registers {
+    long rax, rdi, rsi, rdx, r10, r8, r9, rbx, rbp, r12, r13, r14, r15;
+};
+// Makes a system call with exactly these registers, and says what they are afterwards.
+void raw_call(struct registers *);
+__asm__(".text\n.globl raw_call\nraw_call:\n"
+        "push %rbx\n push %rbp\n push %r12\n push %r13\n push %r14\n push %r15\n push %rdi\n"
+        "mov (%rdi), %rax\n mov 16(%rdi), %rsi\n mov 24(%rdi), %rdx\n mov 32(%rdi), %r10\n mov 40(%rdi), %r8\n"
+        "mov 48(%rdi), %r9\n mov 56(%rdi), %rbx\n mov 64(%rdi), %rbp\n mov 72(%rdi), %r12\n mov 80(%rdi), %r13\n"
+        "mov 88(%rdi), %r14\n mov 96(%rdi), %r15\n mov 8(%rdi), %rdi\n"
+        "syscall\n"
+        "push %rdi\n mov 8(%rsp), %rdi\n mov %rax, (%rdi)\n mov %rsi, 16(%rdi)\n mov %rdx, 24(%rdi)\n mov %r10, 32(%rdi)\n"
+        "mov %r8, 40(%rdi)\n mov %r9, 48(%rdi)\n mov %rbx, 56(%rdi)\n mov %rbp, 64(%rdi)\n mov %r12, 72(%rdi)\n"
+        "mov %r13, 80(%rdi)\n mov %r14, 88(%rdi)\n mov %r15, 96(%rdi)\n pop %rax\n mov %rax, 8(%rdi)\n"
+        "add $8, %rsp\n pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbp\n pop %rbx\n ret\n");
+
+// Calls that are interrupted and made again: afterwards the program's registers are what they were.
+static void registers(void) {
+    struct epoll_event event;
+    struct timespec time = {0, 200000000}, until;
+    struct timeval limit = {0, 200000};
+    struct sembuf take = {0, -1, 0};
+    sigset_t set;
+    sigemptyset(&set), sigaddset(&set, SIGUSR1);
+    int ends[2], full[2], word = 5, size = 4096, status;
+    int semaphore = semget(IPC_PRIVATE, 1, 0600), queue = epoll_create1(0), listens = socket(AF_UNIX, SOCK_STREAM, 0);
+    need(!socketpair(AF_UNIX, SOCK_STREAM, 0, ends) && !socketpair(AF_UNIX, SOCK_STREAM, 0, full), "socketpair");
+    sa_family_t family = AF_UNIX;
+    need(!bind(listens, (void *)&family, sizeof family) && !listen(listens, 1), "listen");
+    for (int i = 0; i < 3; i++)
+        setsockopt((int[]){ends[0], full[0], listens}[i], SOL_SOCKET, i == 1 ? SO_SNDTIMEO : SO_RCVTIMEO, &limit, sizeof limit);
+    setsockopt(full[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    static char bytes[1 << 20];
+    while (send(full[0], bytes, 512, MSG_DONTWAIT) > 0)
+        ;
+    struct pollfd polled = {ends[0], POLLIN, 0};
+    fd_set selected;
+    FD_ZERO(&selected);
+    struct iovec part = {&event, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int locked = open("locked", O_RDWR | O_CREAT, 0644);
+    // A child that holds a lock, and ends when the calls that have no limit of their own have waited for a while.
+    struct {
+        const char *name;
+        long number, a[6];
+        int child;
+    } calls[] = {
+        {"epoll_wait", SYS_epoll_wait, {queue, (long)&event, 1, 200}, 0},
+        {"epoll_pwait", SYS_epoll_pwait, {queue, (long)&event, 1, 200, 0, 8}, 0},
+        {"epoll_pwait2", SYS_epoll_pwait2, {queue, (long)&event, 1, (long)&time, 0, 8}, 0},
+        {"rt_sigtimedwait", SYS_rt_sigtimedwait, {(long)&set, 0, (long)&time, 8}, 0},
+        {"semtimedop", SYS_semtimedop, {semaphore, (long)&take, 1, (long)&time}, 0},
+        {"recvfrom", SYS_recvfrom, {ends[0], (long)&event, 1}, 0},
+        {"recvmsg", SYS_recvmsg, {ends[0], (long)&message}, 0},
+        {"read", SYS_read, {ends[0], (long)&event, 1}, 0},
+        {"readv", SYS_readv, {ends[0], (long)&part, 1}, 0},
+        {"accept4", SYS_accept4, {listens}, 0},
+        {"sendto", SYS_sendto, {full[0], (long)bytes, sizeof bytes}, 0},
+        {"write", SYS_write, {full[0], (long)bytes, sizeof bytes}, 0},
+        {"poll", SYS_poll, {(long)&polled, 1, 200}, 0},
+        {"ppoll", SYS_ppoll, {(long)&polled, 1, (long)&time, 0, 8}, 0},
+        {"select", SYS_select, {ends[0] + 1, (long)&selected, 0, 0, (long)&limit}, 0},
+        {"nanosleep", SYS_nanosleep, {(long)&time}, 0},
+        {"clock_nanosleep", SYS_clock_nanosleep, {CLOCK_MONOTONIC, 0, (long)&time}, 0},
+        {"futex", SYS_futex, {(long)&word, 0, 5, (long)&time}, 0},
+        {"wait4", SYS_wait4, {-1, (long)&status}, 1},
+        {"fcntl", SYS_fcntl, {locked, F_SETLKW, (long)&lock}, 1},
+    };
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+        pid_t child = 0;
+        if (calls[i].child) {
+            int ready[2];
+            need(!pipe(ready), "pipe");
+            if (!(child = fork())) {
+                need(!fcntl(locked, F_SETLKW, &lock), "lock");
+                close(ready[0]), close(ready[1]);
+                // For so long the call waits.
+                usleep(200000);
+                _exit(0);
+            }
+            close(ready[1]);
+            need(read(ready[0], &word, 1) == 0, "read"), close(ready[0]);
+        }
+        FD_SET(ends[0], &selected);
+        word = 5;
+        limit = (struct timeval){0, 200000}, time = (struct timespec){0, 200000000};
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        long *a = calls[i].a;
+        struct registers before = {calls[i].number, a[0], a[1], a[2], a[3], a[4], a[5], 11, 22, 33, 44, 55, 66}, after = before;
+        int interrupted = turns;
+        raw_call(&after);
+        interrupted = turns - interrupted;
+        if (child && calls[i].number != SYS_wait4)
+            waitpid(child, &status, 0);
+        // One that was never interrupted shows nothing.
+        need(!getenv("LD_PRELOAD") || interrupted > 0, calls[i].name);
+        printf("%s: %ld\n", calls[i].name, calls[i].child && after.rax > 0 ? 1 : after.rax);
+        after.rax = before.rax;
+        for (size_t at = 0; at < sizeof after / sizeof(long); at++)
+            if (((long *)&after)[at] != ((long *)&before)[at])
+                printf("register %zu was %#lx, is %#lx\n", at, ((long *)&before)[at], ((long *)&after)[at]);
+    }
     semctl(semaphore, 0, IPC_RMID);
 }
 
@@ -303,7 +413,7 @@ int main(int count, char **words) {
     alarm(30);
     const char *row = count > 1 ? words[1] : "";
     pthread_t turning;
-    int turned = !strcmp(row, "whole") || !strcmp(row, "waits");
+    int turned = !strcmp(row, "whole") || !strcmp(row, "waits") || !strcmp(row, "registers");
     if (turned) {
         make("turned", LEN, 5);
         pthread_create(&turning, NULL, turn, NULL);
@@ -314,6 +424,8 @@ int main(int count, char **words) {
         whole();
     else if (!strcmp(row, "waits"))
         waits();
+    else if (!strcmp(row, "registers"))
+        registers();
     else if (!strcmp(row, "noticed"))
         make("turned", LEN, 5), noticed(1, 60);
     else if (!strcmp(row, "first"))

@@ -31,7 +31,7 @@
 //! | `spare` | a few mappings in reserve for that |
 //! | `processes` | what /proc says of the program's threads |
 //! | `pause` | holding the program's threads still for the last step of that |
-//! | `waits` | how long the calls go on to wait that this has interrupted |
+//! | `waits` | the timeouts of calls that a pause has interrupted |
 
 /// A sidecar's name in a process list, and its parent's.
 const NAME: &core::ffi::CStr = c"elision";

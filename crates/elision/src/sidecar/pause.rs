@@ -11,7 +11,7 @@
 use super::launch;
 use super::processes::{each_child, each_thread, is_dead};
 use super::state::State;
-use super::waits::Waits;
+use super::waits;
 use crate::glance::GLANCE;
 use crate::sys::task::{self, Stop, Traced};
 use core::sync::atomic::{AtomicBool, Ordering::*};
@@ -59,7 +59,6 @@ pub struct Pause {
     pub alone: bool,
     /// The thread that did not stop, when one did not. None if it may be in vfork.
     stuck: Option<i32>,
-    waits: Waits,
 }
 
 /// Why no child was held in a thread's place.
@@ -226,9 +225,8 @@ impl Pause {
         let mut kept = 0;
         for at in 0..self.count {
             let Some(&Held { tid, stopped, .. }) = self.threads.get(at) else { break };
-            let waits = &mut self.waits;
             let release =
-                |stop| task::trace_release(tid, stop, |registers| waits.interrupted(program, tid, registers));
+                |stop| task::trace_release(tid, stop, |registers| waits::interrupted(program, registers));
             if tid == 0 || stopped.is_some_and(release) {
                 continue;
             }

@@ -563,6 +563,11 @@ pub(crate) fn trace_poll(tid: i32) -> Traced {
 /// A thread's registers.
 pub type Registers = libc::user_regs_struct;
 
+/// The number of the system call that a stopped thread is in; negative: it is in none. (The kernel looks at the lower half alone.)
+pub(crate) fn call_of(registers: &Registers) -> i64 {
+    i64::from(registers.orig_rax as i32)
+}
+
 /// How a call goes on that our stop made return EINTR.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Then {
@@ -586,7 +591,7 @@ pub(crate) fn trace_release(tid: i32, stop: Stop, interrupted: impl FnOnce(&mut 
     if stop != Stop::Group && trace(libc::PTRACE_GETREGS, tid, registers.as_mut_ptr() as usize).is_ok() {
         // SAFETY: plain data, filled by the kernel.
         let mut registers = unsafe { registers.assume_init() };
-        let call = registers.orig_rax as i64;
+        let call = call_of(&registers);
         if call >= 0 && call != libc::SYS_close && registers.rax as i64 == -i64::from(libc::EINTR) {
             registers.rax = match interrupted(&mut registers) {
                 Then::Again => -ERESTARTNOHAND as u64,
