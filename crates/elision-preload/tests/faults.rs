@@ -265,6 +265,18 @@ fn the_next_helper_is_killed_while_it_starts() {
     }
 }
 
+/// Each next helper looked whether the thread that had forked was still there, where the kernel notes it, on its stack; and died of that, if
+/// the stack was gone.
+#[test]
+fn the_thread_that_forked_has_ended_when_the_helper_is_killed() {
+    let made = directory();
+    let program = common::compile(made.path(), "forker", &["-O1", "-Wextra", "-Werror"]);
+    let (output, _) = common::run(With::Least(4096), &program, &[]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    assert_eq!(said, "another: 1, and it stays: 1\n");
+}
+
 /// As `bytes_at` of the C programs has them.
 fn byte_at(at: usize, seed: u32) -> u8 {
     let x = (at as u32 / 16 + 1).wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(40_503));

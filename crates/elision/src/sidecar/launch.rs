@@ -43,7 +43,8 @@ static START: AtomicU32 = AtomicU32::new(IDLE);
 
 /// The process that the sidecar serves.
 pub(super) static PROGRAM: AtomicI32 = AtomicI32::new(0);
-/// Where the kernel stores 0 when that process's main thread is gone, and what is there until then.
+/// Where the kernel stores 0 when that process's main thread is gone, and what is there until then. (Never read directly: the program may
+/// give that memory back then, as libc does with the stack of a detached thread that has forked and ended.)
 pub(super) static END_WORD: AtomicUsize = AtomicUsize::new(0);
 pub(super) static END_VALUE: AtomicU32 = AtomicU32::new(0);
 /// The sidecar whose leases a new one takes over, or 0.

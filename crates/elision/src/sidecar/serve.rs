@@ -16,7 +16,7 @@ use crate::stats::Reason;
 use crate::sys::file::{self, FileKey, ProcPath};
 use crate::sys::task::SignalInfo;
 use crate::sys::{pages, task};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicBool, Ordering::*};
 
 /// The kernel announces a lease break with this signal…
 const BREAK: i32 = libc::SIGIO;
@@ -279,15 +279,6 @@ impl State {
         let end_value = END_VALUE.load(Acquire);
         loop {
             let rung = BELL.load(SeqCst);
-            if end_word != 0 && read_word(end_word) != end_value {
-                // The kernel woke one waiter, us: whoever else waits there (a join) is to be woken, too.
-                task::futex_wake_shared(end_word);
-                if !processes::program_lives(self.program) {
-                    self.finish();
-                }
-                // Only the main thread has gone. From here on the others have to be asked about now and then.
-                end_word = 0;
-            }
             // (Who has set another word, or ended the main thread before the others, is told of in this way.)
             if (ORPHANED.swap(false, SeqCst) || end_word == 0) && !processes::program_lives(self.program) {
                 self.finish();
@@ -321,8 +312,12 @@ impl State {
                 timeout = timeout.min(self.closed.saturating_sub(task::now_ms()) + 1);
             }
             ASLEEP.store(1, SeqCst);
-            if !channel::waiting() {
-                task::futex_wait_either(&BELL, rung, end_word, end_value, timeout);
+            // The kernel looks at the word: with the thread that has ended, its memory may be gone.
+            if !channel::waiting() && task::futex_wait_either(&BELL, rung, end_word, end_value, timeout) {
+                // The kernel woke one waiter, us: whoever else waits there (a join) is to be woken, too.
+                task::futex_wake_shared(end_word);
+                // If only the main thread has gone, the others have to be asked about now and then from here on.
+                end_word = 0;
             }
             ASLEEP.store(0, SeqCst);
             timed_out = BELL.load(SeqCst) == rung;
@@ -523,11 +518,6 @@ impl State {
         file::close(self.stats);
         self.stats = -1;
     }
-}
-
-fn read_word(address: usize) -> u32 {
-    // SAFETY: the address is of the main thread's descriptor, in memory that libc never gives back.
-    unsafe { &*(address as *const AtomicU32) }.load(Acquire)
 }
 
 fn kernel_at_least(major: u32, minor: u32) -> bool {

@@ -3,7 +3,7 @@
 
 use super::raw::{Errno, Result, syscall};
 use core::mem::MaybeUninit;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 /// getpid(2), always asked: a forked child must not see its parent's answer.
 pub(crate) fn pid() -> i32 {
@@ -95,14 +95,15 @@ pub(crate) fn futex_wake_shared(address: usize) {
 }
 
 /// Waits for either of two words: one of ours, and one (at an address, shared form) that the kernel clears when a
-/// thread is gone. Falls back on waiting for ours alone where the kernel lacks futex_waitv (5.16).
+/// thread is gone. Falls back on waiting for ours alone where the kernel lacks futex_waitv (5.16). True: the other has another value by
+/// now, or is not there any more.
 pub(crate) fn futex_wait_either(
     ours: &AtomicU32,
     value: u32,
     other: usize,
     other_value: u32,
     timeout_ms: u64,
-) {
+) -> bool {
     #[repr(C)]
     struct Waiter {
         value: u64,
@@ -113,7 +114,8 @@ pub(crate) fn futex_wait_either(
     const SIZE_U32: u32 = 2;
     const PRIVATE: u32 = 128;
     if other == 0 {
-        return futex_wait(ours, value, timeout_ms.min(200));
+        futex_wait(ours, value, timeout_ms.min(200));
+        return false;
     }
     let waiters = [
         Waiter { value: value as u64, address: ours.as_ptr() as u64, flags: SIZE_U32 | PRIVATE, reserved: 0 },
@@ -134,9 +136,24 @@ pub(crate) fn futex_wait_either(
             [waiters.as_ptr() as usize, 2, 0, (&raw const now) as usize, libc::CLOCK_MONOTONIC as usize, 0],
         )
     };
-    if matches!(result, Err(Errno(libc::ENOSYS | libc::EPERM | libc::EINVAL))) {
-        futex_wait(ours, value, timeout_ms.min(200));
+    match result {
+        Err(Errno(libc::EFAULT)) => true,
+        Err(Errno(libc::EAGAIN)) => ours.load(SeqCst) == value,
+        Err(Errno(libc::ENOSYS | libc::EPERM | libc::EINVAL)) => {
+            futex_wait(ours, value, timeout_ms.min(200));
+            !holds(other, other_value)
+        }
+        Ok(1) => !holds(other, other_value),
+        _ => false,
     }
+}
+
+/// Has the word at an address of the program's this value? Not if it cannot be read.
+fn holds(addr: usize, value: u32) -> bool {
+    let mut word = 0u32;
+    // SAFETY: the local is ours.
+    let copied = unsafe { copy_own(addr, (&raw mut word) as usize, size_of::<u32>()) };
+    copied == Ok(size_of::<u32>()) && word == value
 }
 
 /// A signal mask as the kernel keeps it.
