@@ -151,6 +151,13 @@ fn the_helper_is_killed_between_any_two_instructions() {
     killed_in(60, &["1", "walk", "10", "6"]);
 }
 
+/// A mapping that the program has made itself, of a file of which something is deferred, shows what the file has later; what was behind the
+/// end of the file then, too. (The next helper took it for a deferred read, and gave it memory of its own, or none.)
+#[test]
+fn the_helper_is_killed_beside_a_mapping_of_the_programs_own() {
+    killed_in(84, &["1", "own"]);
+}
+
 /// Pages are exchanged one by one then, and each is in nobody's memory but the helper's for a moment.
 #[test]
 fn the_helper_is_killed_while_there_is_room_for_no_mapping() {

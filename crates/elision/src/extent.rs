@@ -9,6 +9,7 @@
 //! the sidecar, which must not enter the program's allocator.
 
 use crate::transfer::PAGE;
+use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
 /// Index of a file in the sidecar's table.
 pub type FileId = u32;
@@ -191,6 +192,8 @@ pub struct Usage {
     pub extents: usize,
     /// Mapped extents among them.
     pub mapped: usize,
+    /// The map is whole: it has been cleared, and is not just being changed. (A sidecar is killed between any two instructions.)
+    pub whole: bool,
 }
 
 /// Extents sorted by address, in storage lent by the caller.
@@ -228,11 +231,23 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
 
     /// Forgets everything. Storage that has never been used begins with this.
     pub fn clear(&mut self) {
-        *self.usage = Usage::default();
-        for (place, id) in self.order.iter_mut().zip(0..) {
-            *place = id;
-        }
-        self.shares.fill(Share::NONE);
+        self.change(|map| {
+            (map.usage.chunks, map.usage.extents, map.usage.mapped) = (0, 0, 0);
+            for (place, id) in map.order.iter_mut().zip(0..) {
+                *place = id;
+            }
+            map.shares.fill(Share::NONE);
+        });
+    }
+
+    /// Makes a change, in the middle of which the map is not whole.
+    fn change<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> T {
+        let whole = core::mem::replace(&mut self.usage.whole, false);
+        compiler_fence(SeqCst);
+        let made = make(self);
+        compiler_fence(SeqCst);
+        self.usage.whole = whole;
+        made
     }
 
     /// Extents.
@@ -362,6 +377,10 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
     /// # Errors
     /// [`Full`] if splitting an extent in two needs a row that is not there; nothing is changed then.
     pub fn remove(&mut self, addr: usize, len: usize) -> Result<(), Full> {
+        self.change(|map| map.cut(addr, len))
+    }
+
+    fn cut(&mut self, addr: usize, len: usize) -> Result<(), Full> {
         let end = addr + len;
         loop {
             let place = self.find(addr);
@@ -390,7 +409,11 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
     /// is associated.
     pub fn insert(&mut self, extent: Extent) -> Result<(), Full> {
         debug_assert!(extent.len > 0);
-        self.remove(extent.addr, extent.len)?;
+        self.change(|map| map.put(extent))
+    }
+
+    fn put(&mut self, extent: Extent) -> Result<(), Full> {
+        self.cut(extent.addr, extent.len)?;
         let place = self.find(extent.addr);
         let after = self.get(place).filter(|after| after.continues(&extent));
         let before = self.before(place).and_then(|at| Some((at, self.get(at)?)));
@@ -412,7 +435,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         let mut addr = 0;
         while let Some(row) = self.next(addr) {
             if !keep(&row) {
-                self.delete(self.find(addr));
+                self.change(|map| map.delete(map.find(addr)));
             }
             addr = row.end();
         }
@@ -424,7 +447,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         loop {
             let Some(row) = self.of_file(file, addr).next() else { break };
             if !keep(&row) {
-                self.delete(self.find(row.addr));
+                self.change(|map| map.delete(map.find(row.addr)));
             }
             addr = row.end();
         }

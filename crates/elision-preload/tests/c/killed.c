@@ -3,6 +3,7 @@
 //
 // killed ROUNDS [SEED]: what is done takes turns, and where the helper is killed is left to chance.
 // killed ROUNDS SEED full: the same where there is room for no mapping, always with what needs one.
+// killed ROUNDS SEED own: the same, between two instructions at which the kernel is called, beside a mapping of the program's own.
 // killed ROUNDS SEED walk ROW CALLS: always the same is done, and the helper is killed an instruction later each time.
 #define _GNU_SOURCE
 #include <sched.h>
@@ -135,6 +136,7 @@ static unsigned char *fill(void) {
 
 int main(int count, char **words) {
     full = count > 3 && !strcmp(words[3], "full");
+    int own_mapping = count > 3 && !strcmp(words[3], "own");
     int walk = count > 5 && !strcmp(words[3], "walk");
     int rounds = count > 1 ? atoi(words[1]) : 0;
     unsigned seed = count > 2 ? atoi(words[2]) : 1;
@@ -158,6 +160,12 @@ int main(int count, char **words) {
         make("cut", LEN, 5);
         int fd = open("cut", row == 1 ? O_RDONLY : O_RDWR);
         unsigned char *p = row == 10 ? malloc(LEN) : memory(LEN);
+        volatile unsigned char *look = NULL;
+        if (own_mapping) {
+            // Twice what the file has now.
+            look = mmap(NULL, 2 * LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+            need(look != MAP_FAILED && look[0] == 5, "mmap");
+        }
         if (row > 1)
             need(pread(fd, p, LEN, 0) == LEN, "pread");
         if (row > 2)
@@ -170,6 +178,8 @@ int main(int count, char **words) {
         plan.steps = rand_r(&seed) % plan.steps;
         int chance = rand_r(&seed) % 32;
         plan.again = chance < 2 ? 1 : chance == 2 ? 6 : 0;
+        if (own_mapping)
+            plan.steps = 0;
         if (walk)
             plan.calls = atoi(words[5]), plan.steps = round, plan.again = 0;
         if (rand_r(&seed) % 2)
@@ -223,7 +233,9 @@ int main(int count, char **words) {
             break;
         }
         case 8:
-            close(fd), fd = -1;
+            // (A mapping of the program's own keeps the description, and its lease, for as long as the kernel waits.)
+            if (!look)
+                close(fd), fd = -1;
             break;
         case 9:
             munmap(p, LEN);
@@ -270,6 +282,17 @@ int main(int count, char **words) {
             same(p, row > 2 ? 9 : 5, 5);
         else
             p = memory(LEN);
+        if (look) {
+            at = "made anew";
+            make("cut", LEN, 6);
+            need(!truncate("cut", 2 * LEN), what);
+            for (int i = 0; i < 2 * LEN; i += 4096)
+                if (look[i] != (i < LEN ? 6 : 0)) {
+                    printf("%s: the program's own mapping has %d at %d\n", what, look[i], i);
+                    return 1;
+                }
+            munmap((void *)look, 2 * LEN);
+        }
         need(pread(own, p, row == 5 ? 4096 : LEN, 0) > 0 && p[0] == 7, what);
         if (row == 10)
             free(p);

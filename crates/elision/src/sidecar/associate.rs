@@ -3,7 +3,7 @@
 
 use super::channel::Request;
 use super::state::{self, State};
-use crate::extent::{Extent, Kind};
+use crate::extent::{self, Extent, Kind};
 use crate::stats::{COUNTERS, Counters, Reason};
 use crate::sys::{file, memory, pages};
 use crate::transfer::PAGE;
@@ -54,18 +54,20 @@ impl State {
         }
         self.count_loaded(addr, len);
         self.learn(addr, len);
+        let extent = Extent { addr, len, file: id, offset, kind: Kind::Mapped };
+        self.intend(extent);
         // SAFETY: the program asked for these pages to be replaced by these bytes, and waits. Other threads that use
         // the buffer meanwhile race with the read itself, as they would traditionally.
-        if unsafe { memory::map_file_at(addr, len, fd, offset) }.is_err() {
-            self.dirty = true;
-            return Some(Reason::Limit);
+        let mut good = unsafe { memory::map_file_at(addr, len, fd, offset) }.is_ok();
+        if good {
+            self.learn_mapping(id, addr);
+            // Whatever these pages stood for has ended: not before, since a refusal leaves them what they are. There was
+            // room above for both rows that an insertion can need.
+            good = self.map().insert(extent).is_ok();
         }
-        // Whatever these pages stood for has ended: not before, since a refusal leaves them what they are. There was
-        // room above for the row that cutting one out can need.
-        let _ = self.map().remove(addr, len);
-        self.learn_mapping(id, addr);
-        if self.map().insert(Extent { addr, len, file: id, offset, kind: Kind::Mapped }).is_err() {
-            // There was room above for both rows that an insertion can need.
+        self.intend(extent::BLANK);
+        if !good {
+            self.dirty = true;
             return Some(Reason::Limit);
         }
         state::mark(addr, len);

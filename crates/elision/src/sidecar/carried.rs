@@ -29,16 +29,7 @@ impl State {
             self.files.set(id, File { guard: Guard::Carried, ..self.file(id) });
         }
         let whole = Extent { addr: word.addr, len: word.len, file: id, offset: 0, kind: Kind::Mapped };
-        let mut at = whole.addr;
-        while at < whole.end() {
-            let (end, ours) = self.stretch(whole, at);
-            if ours && let Some(extent) = whole.clip(at, end) {
-                self.learn_mapping(id, at);
-                let _ = self.map().insert(extent);
-                state::mark(extent.addr, extent.len);
-            }
-            at = end;
-        }
+        self.enter_mapped(whole);
         // Whether the file is still what tracked extents of earlier remember can only be seen with a descriptor.
         if remembered && !self.adopt(id) {
             self.map().retain_of(id, |row| row.kind == Kind::Mapped);
@@ -48,6 +39,20 @@ impl State {
         }
         self.dirty = true;
         self.publish();
+    }
+
+    /// Records what there is of a mapping that should be ours.
+    pub(super) fn enter_mapped(&mut self, whole: Extent) {
+        let mut at = whole.addr;
+        while at < whole.end() {
+            let (end, ours) = self.stretch(whole, at);
+            if ours && let Some(extent) = whole.clip(at, end) {
+                self.learn_mapping(whole.file, at);
+                let _ = self.map().insert(extent);
+                state::mark(extent.addr, extent.len);
+            }
+            at = end;
+        }
     }
 
     /// Materialises some file, and forgets it. False: that has to wait for a forked child, or for somebody's write.

@@ -293,10 +293,14 @@ pub extern "C" fn after_fork_child() {
     PASSING.store(0, Release);
     COUNTERS.reset();
     if super::state::LIVE.load(Acquire) > 0 || super::announced::pending() > 0 {
+        // SAFETY: there is no sidecar, and this is the only thread.
+        if !rested && let Some(state) = unsafe { launch::state() } {
+            state.usage.whole = false;
+        }
         if !launch::start_in_child(if rested { predecessor } else { -1 }) {
-            // SAFETY: there is no sidecar, and this is the only thread.
+            // SAFETY: as above.
             if let Some(state) = unsafe { launch::state() } {
-                state.materialise_alone(rested);
+                state.materialise_alone();
             }
         }
     } else {

@@ -85,7 +85,7 @@ impl State {
     /// keep its lease alive, with nobody to answer for it, so writers wait until the last one is exchanged.
     pub(super) fn materialise_orphan(&mut self, id: FileId) {
         if let Some(entry) = self.files.get_mut(id) {
-            entry.fd = -1;
+            file::close(core::mem::replace(&mut entry.fd, -1));
         }
         self.materialise(Which::File(id), false);
     }

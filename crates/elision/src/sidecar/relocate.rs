@@ -17,6 +17,18 @@ impl State {
         if !self.map().has_room(rows + 4) {
             return Some(Reason::Limit);
         }
+        // Before anything moves: where both places are recorded, whoever comes after us if we are killed finds it in either.
+        let mut next = from;
+        loop {
+            let row = self.map().overlapping(next, end.saturating_sub(next)).next();
+            let Some(row) = row else { break };
+            next = row.end();
+            if row.kind == Kind::Mapped {
+                // There is room, as was seen above.
+                let _ = self.map().insert(Extent { addr: to + (row.addr - from), ..row });
+                state::mark(to + (row.addr - from), row.len);
+            }
+        }
         let mut at = from;
         while at < end {
             let Ok(mapping) = pages::mapping(self.maps, at) else { break };
@@ -35,17 +47,8 @@ impl State {
             request.handled = at - from;
         }
         request.tried = 0;
-        let mut next = from;
-        loop {
-            let row = self.map().overlapping(next, at.saturating_sub(next)).next();
-            let Some(row) = row else { break };
-            next = row.end();
-            if row.kind == Kind::Mapped {
-                // There was room above.
-                let _ = self.map().insert(Extent { addr: to + (row.addr - from), ..row });
-                state::mark(to + (row.addr - from), row.len);
-            }
-        }
+        // What has not moved. (There is room: at most one row is cut in two.)
+        let _ = self.map().remove(to + request.handled, request.len - request.handled);
         self.forget(from, request.handled);
         None
     }

@@ -11,7 +11,7 @@ use super::launch::{self, END_VALUE, END_WORD, PREDECESSOR, PROGRAM};
 use super::processes;
 use super::report;
 use super::state::{self, State};
-use crate::extent::{Extent, FileId, Kind};
+use crate::extent::{BLANK, Extent, FileId, Kind};
 use crate::stats::Reason;
 use crate::sys::file::{self, FileKey, ProcPath};
 use crate::sys::task::SignalInfo;
@@ -198,21 +198,16 @@ impl State {
         self.publish();
     }
 
-    /// After a sidecar was killed: its leases are gone, so nothing may stay mapped. It was in the middle of anything: its map may say
-    /// half of two things, or nothing yet of a mapping that is there. So what is mapped is asked of the kernel.
+    /// After a sidecar was killed: its leases are gone, so nothing may stay mapped.
     fn take_over_from_nobody(&mut self) {
         // Until all of it is done there is something that depends on us, or on a successor, whatever the map says meanwhile. (When news
         // alone were published first, and it was killed then, nobody saw the need of another.)
         self.unsurveyed = true;
         self.publish();
-        self.map().clear();
         self.put_back_page();
-        self.take_news();
-        self.survey();
+        self.recall();
         for id in self.files.ids() {
-            let known = self.file(id);
-            if known.used && known.guard != Guard::None {
-                // Its descriptor died with it; the mappings still know the file.
+            if self.map().share(id).mapped > 0 {
                 self.materialise_orphan(id);
             }
         }
@@ -223,14 +218,38 @@ impl State {
     fn begin_anew(&mut self) {
         self.give_up_orphaned_leases();
         self.taking = FileKey::default();
-        self.map().clear();
+        match self.usage.whole {
+            true => self.map().retain(|_| false),
+            false => self.map().clear(),
+        }
         self.files.clear();
+        self.intend(BLANK);
+        self.usage.whole = true;
         self.unsurveyed = false;
         self.publish();
     }
 
+    /// Has recorded what is mapped by deferred reads, after another that was killed, or was at work when this was copied. It was in the
+    /// middle of anything. If that was a change of the map, the kernel is asked, and so will be whoever comes after us if we are killed, too.
+    fn recall(&mut self) {
+        for id in self.files.ids() {
+            // Descriptors of its; by that number we may have another, or the program may. The mappings still know the file.
+            if let Some(entry) = self.files.get_mut(id) {
+                entry.fd = -1;
+            }
+        }
+        if self.usage.whole {
+            self.enter_mapped(self.intent);
+            self.take_news();
+        } else {
+            self.map().clear();
+            self.take_news();
+            self.survey();
+        }
+    }
+
     /// Records what is mapped of guarded files, wherever it could be by a deferred read. If the program has such a private mapping of
-    /// its own of the same file, it is taken for one: of those nobody may expect that they show what the file has later.
+    /// its own of the same file, it is taken for one, since nothing tells them apart: it does not show what the file has later.
     fn survey(&mut self) {
         let mut at = 0;
         while let Ok(mapping) = pages::mapping_like_ours(self.maps, at) {
@@ -249,20 +268,15 @@ impl State {
         self.files.remove(id);
     }
 
-    /// In a forked child that could not start a sidecar, by its only thread. `whole`: what is recorded was not being changed when it was
-    /// copied.
-    pub(super) fn materialise_alone(&mut self, whole: bool) {
+    /// In a forked child that could not start a sidecar, by its only thread.
+    pub(super) fn materialise_alone(&mut self) {
         self.pause.alone = true;
         // Its own descriptors went with its parent's sidecar; these two it may open itself for a moment.
         let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
         self.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
         self.maps = file::open(c"/proc/self/maps", read_only, 0).unwrap_or(-1);
         self.tracker = -1;
-        if !whole {
-            self.map().clear();
-            self.take_news();
-            self.survey();
-        }
+        self.recall();
         for id in self.files.ids() {
             self.materialise_file(id);
             self.drop_file(id);

@@ -7,11 +7,11 @@ use super::announced;
 use super::files::{self, FILES, File, Files, Guard};
 use super::pause::Pause;
 use super::spare::Spare;
-use crate::extent::{self, Chunk, ExtentMap, FileId, Kind, Share, Usage};
+use crate::extent::{self, Chunk, Extent, ExtentMap, FileId, Kind, Share, Usage};
 use crate::glance::GLANCE;
 use crate::sys::file::{FileKey, lease};
 use crate::sys::pages::Run;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*, compiler_fence};
 
 /// Chunks of extents.
 const CHUNKS: usize = 1 << 14;
@@ -61,6 +61,8 @@ pub struct State {
     pub fork: u32,
     /// What is mapped has still to be asked of the kernel: there may be more than there are extents.
     pub unsurveyed: bool,
+    /// What is about to be mapped, or has been, before the map says so; of no length if nothing is.
+    pub intent: Extent,
     /// Mappings in reserve.
     pub spare: Spare,
     /// Room for a page: to compare it, or to have it while there is nothing in its place.
@@ -91,6 +93,9 @@ impl State {
     /// A sentence on what does not hold.
     pub fn validate(&mut self) -> Result<(), &'static str> {
         self.map().validate()?;
+        if !self.usage.whole || self.intent.len != 0 {
+            return Err("the map is said to be in the middle of a change");
+        }
         let mut at = 0;
         while let Some(row) = self.map().next(at) {
             at = row.end();
@@ -125,6 +130,18 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Says what is about to be mapped, or with [`extent::BLANK`] that nothing is. (A sidecar is killed between any two instructions: what it
+    /// says has a length only while all else of it is there.)
+    pub(super) fn intend(&mut self, extent: Extent) {
+        compiler_fence(SeqCst);
+        self.intent.len = 0;
+        compiler_fence(SeqCst);
+        self.intent = Extent { len: 0, ..extent };
+        compiler_fence(SeqCst);
+        self.intent.len = extent.len;
+        compiler_fence(SeqCst);
     }
 
     /// Tells the program's threads how much there is. To be called after extents changed.
