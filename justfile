@@ -33,9 +33,9 @@ bench *ARGS:
     scripts/bench {{ARGS}}
 
 # one ordinary program on a file of 1 GiB, without and with the drop-in
-demo:
-    cargo run --release -- demo
+demo: build
+    ${CARGO_TARGET_DIR:-target}/release/elision demo
 
-# everything that must hold before a change is taken
+# everything that must hold before a change is taken, on a fresh clone of the last commit
 ci:
     .ci/run

@@ -234,7 +234,7 @@ fn editor() -> Result<PathBuf> {
     let path = env::current_exe()
         .context("cannot tell where this executable is")?
         .with_file_name("elision-demo-edit");
-    ensure!(path.exists(), "{} is missing; it belongs to this command", path.display());
+    ensure!(path.exists(), "{} is missing; {}", path.display(), preload::BUILD);
     Ok(path)
 }
 

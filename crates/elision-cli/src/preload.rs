@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 
 const NAME: &str = "libelision_preload.so";
 
+/// What to do where a part is missing: `cargo run` builds the command alone.
+pub const BUILD: &str = "`cargo build --release` builds it beside the command";
+
 /// Finds the drop-in: where `ELISION_PRELOAD` says, or near this executable.
 pub fn find() -> Result<PathBuf> {
     if let Some(named) = env::var_os("ELISION_PRELOAD").filter(|named| !named.is_empty()) {
@@ -26,7 +29,7 @@ fn find_near(dir: &Path) -> Result<PathBuf> {
     match places.iter().find_map(|path| path.canonicalize().ok()) {
         Some(path) => loadable(path),
         None => bail!(
-            "{NAME} is not here; looked for{}\ninstall it beside the command, or name it in ELISION_PRELOAD",
+            "{NAME} is not here; looked for{}\n{BUILD}; or install it there, or name it in ELISION_PRELOAD",
             places.iter().map(|path| format!("\n  {}", path.display())).collect::<String>()
         ),
     }
