@@ -507,6 +507,22 @@ fn the_demo_compares_and_leaves_nothing_behind() {
     assert_eq!(entries(dir.path()), [] as [PathBuf; 0]);
 }
 
+/// `cargo run -- demo` builds the command alone. It was said what was missing, and not what to do.
+#[test]
+fn a_demo_without_its_parts_says_what_to_build() {
+    let dir = dir();
+    let alone = dir.path().join("elision");
+    fs::copy(env!("CARGO_BIN_EXE_elision"), &alone).expect("copy");
+    for missing in ["libelision_preload.so", "elision-demo-edit"] {
+        let output = Command::new(&alone).arg("demo").env_remove("ELISION_PRELOAD").output().expect("run");
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        for expected in [missing, "cargo build --release"] {
+            assert!(stderr(&output).contains(expected), "{expected} is missing from: {}", stderr(&output));
+        }
+        fs::write(dir.path().join(missing), "").expect("write");
+    }
+}
+
 #[test]
 fn an_interrupted_demo_leaves_nothing_behind() {
     let dir = dir();
