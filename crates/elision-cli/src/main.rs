@@ -29,9 +29,11 @@ enum Job {
     /// Run a program with the drop-in; exit status and signals are the program's own
     #[command(after_help = RUN_LESSON)]
     Run(run::Args),
-    /// Say what this kernel, file system, file or program allows, and what to do about each no
+    /// Try it: read, save and let others change a file here, or read the file that is named; and say what to do about each no
     #[command(after_help = DOCTOR_LESSON)]
     Doctor(doctor::Args),
+    #[command(hide = true)]
+    DoctorStep(doctor::StepArgs),
     /// Edit a big file traditionally and with Elision, and compare
     Demo(demo::Args),
 }
@@ -41,7 +43,7 @@ Examples:
   elision run -- python3 edit.py big.bin     run a program with Elision
   elision run --stats python3 edit.py        and print what it deferred and elided
   elision run --stats=out.json make          the same as JSON, for the whole tree of processes
-  elision doctor                             can this machine do it?
+  elision doctor                             does it work here, under the limits that hold?
   elision doctor big.bin                     can this file be deferred?
   elision doctor python3                     can this program be reached?
   elision demo                               see the difference on a 1 GiB file
@@ -62,8 +64,26 @@ The drop-in reaches programs that are dynamically linked against glibc and not s
 in one line on standard error, and runs unchanged. An existing LD_PRELOAD is kept.";
 
 const DOCTOR_LESSON: &str = "\
-Each line starts with ok, no (needed, and missing here), or -- (good to know, or would help).
-Exit status: 0 if all that is needed is there, 1 if something is missing, 2 if it was asked wrongly.";
+A child does what a program would do under `elision run`:
+  read               a big file is read, and looked at
+  save               one byte of it is altered, and all of it written back
+  save again         the same memory is written to the same place several times
+  save, opened anew  what was read through one descriptor is written through another
+  break              another process changes the file while a buffer stands for it
+In a directory this is done with a scratch file of 8 MiB, which is removed. \
+A file that is named is read, and never changed. A program that is named is looked at, and not run.
+
+Each line starts with ok, no (not possible: why, and below what to do), or -- (good to know).
+
+Exit status: 0 if everything asked about is possible, 1 if something is not, 2 if it was asked wrongly.
+
+Examples:
+  elision doctor                              in the current directory
+  elision doctor /var/lib/data                in another
+  elision doctor big.bin                      can this file be deferred, and saved?
+  elision doctor python3                      can this program be reached?
+  docker run --cap-add SYS_PTRACE IMAGE elision doctor
+                                              what a container lacks is often this";
 
 /// How this process is to end.
 enum Ending {
@@ -84,6 +104,7 @@ fn main() -> ExitCode {
     let (ending, own_failure) = match cli.command {
         Job::Run(args) => (run::run(args), run::OWN_FAILURE),
         Job::Doctor(args) => (doctor::run(args), doctor::ASKED_WRONGLY),
+        Job::DoctorStep(args) => (doctor::step(args), doctor::ASKED_WRONGLY),
         Job::Demo(args) => (demo::run(args), 1),
     };
     // By now every temporary file has been dropped, and with it removed.

@@ -18,8 +18,14 @@ pub fn find() -> Result<PathBuf> {
         let path = Path::new(&named).canonicalize();
         return loadable(path.with_context(|| format!("ELISION_PRELOAD names {}", named.display()))?);
     }
-    let executable = env::current_exe().context("cannot tell where this executable is")?;
-    find_near(executable.parent().unwrap_or(Path::new("/")))
+    find_near(this_command()?.parent().unwrap_or(Path::new("/")))
+}
+
+/// The path of this executable.
+pub fn this_command() -> Result<PathBuf> {
+    let named = || crate::program::find(&env::args_os().next()?)?.canonicalize().ok();
+    // Without /proc, the name that it was called by has to do.
+    env::current_exe().or_else(|error| named().ok_or(error)).context("cannot tell where this executable is")
 }
 
 fn find_near(dir: &Path) -> Result<PathBuf> {

@@ -124,6 +124,14 @@ impl Held {
         }
     }
 
+    /// One of the held signals, if one has come.
+    pub fn pending(&self) -> Option<c_int> {
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: reads one set and one timespec.
+        let signal = unsafe { libc::sigtimedwait(&self.set, ptr::null_mut(), &now) };
+        (signal > 0).then_some(signal)
+    }
+
     /// Makes `command` start with the mask and the SIGCHLD disposition from before.
     pub fn hand_down_before(&self, command: &mut Command) {
         let before = *self;

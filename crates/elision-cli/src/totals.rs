@@ -74,6 +74,11 @@ impl Totals {
         AMOUNTS.iter().position(|amount| amount.0 == name).map_or(0, |index| self.amounts[index])
     }
 
+    /// Did no process report?
+    pub fn is_empty(&self) -> bool {
+        self.processes.is_empty()
+    }
+
     /// How often a transfer was declined.
     pub fn declines(&self) -> &BTreeMap<String, u64> {
         &self.declined

@@ -1,6 +1,6 @@
 //! The `elision` command from outside: what a user, a shell and a parent process see of it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -405,92 +405,6 @@ fn a_stop_is_mirrored_and_ended() {
     send(&child, Signal::CONT);
     child.stdin.take().expect("piped").write_all(b"go\n").expect("it reads");
     assert_eq!(child.wait().expect("wait").code(), Some(5));
-}
-
-// ---- doctor ----
-
-/// Runs the doctor and checks what holds for each of its reports: it exits with 1 exactly if a line says no,
-/// and every no comes with advice.
-fn doctor(subject: &[&str]) -> (i32, String) {
-    let output = output(&[&["doctor"], subject].concat());
-    let report = stdout(&output);
-    let code = output.status.code().expect("it exits");
-    let lines: Vec<&str> = report.lines().collect();
-    let noes = lines.iter().enumerate().filter(|(_, line)| line.starts_with("no "));
-    let mut count = 0;
-    for (index, line) in noes {
-        count += 1;
-        assert!(
-            lines.get(index + 1).is_some_and(|next| next.starts_with("    > ")),
-            "no advice after: {line}"
-        );
-    }
-    assert_eq!(code, i32::from(count > 0), "{report}{}", stderr(&output));
-    (code, report)
-}
-
-#[test]
-fn the_doctor_examines_the_kernel() {
-    let (_, report) = doctor(&[]);
-    for name in ["kernel", "file leases", "PAGEMAP_SCAN", "write tracking", "ptrace", "vm.max_map_count"] {
-        assert!(report.lines().any(|line| line[4..].starts_with(name)), "{name} is missing from:\n{report}");
-    }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
-    assert!(report.contains(release.trim()), "{report}");
-}
-
-#[test]
-fn the_doctor_notices_a_writer() {
-    let dir = dir();
-    let file = dir.path().join("file");
-    let mut writer = File::create(&file).expect("create");
-    writer.write_all(&[1; 1 << 20]).expect("write");
-    let (code, report) = doctor(&[text(&file)]);
-    assert_eq!(code, 1);
-    assert!(report.contains("somebody has it open for writing"), "{report}");
-    drop(writer);
-    let (_, report) = doctor(&[text(&file)]);
-    assert!(report.contains("granted now"), "{report}");
-    assert!(report.contains("1.0 MiB"), "{report}");
-}
-
-#[test]
-fn the_doctor_tells_what_is_no_file() {
-    let dir = dir();
-    let pipe = dir.path().join("pipe");
-    let made = Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
-    assert!(made.success());
-    let (code, report) = doctor(&[text(&pipe)]);
-    assert!(code == 1 && report.contains("a pipe"), "{report}");
-    let (code, report) = doctor(&["/proc/self/status"]);
-    assert!(code == 1 && report.contains("proc (0x9fa0), declined: read traditionally"), "{report}");
-    let (_, report) = doctor(&[text(dir.path())]);
-    assert!(report.contains("file system"), "{report}");
-    assert_eq!(entries(dir.path()), [pipe]);
-}
-
-#[test]
-fn the_doctor_examines_programs() {
-    let (_, report) = doctor(&["sh"]);
-    assert!(report.contains("dynamically linked against glibc"), "{report}");
-    assert!(report.contains("libelision_preload.so"), "{report}");
-    let dir = dir();
-    let script = dir.path().join("script");
-    write_script(&script, "#!/usr/bin/env sh\n");
-    let (_, report) = doctor(&[text(&script)]);
-    assert!(report.contains("script is run by"), "{report}");
-    if let Some(program) = static_program(dir.path()) {
-        let (code, report) = doctor(&[text(&program)]);
-        assert!(code == 1 && report.contains("is statically linked"), "{report}");
-    }
-}
-
-#[test]
-fn the_doctor_refuses_questions_without_sense() {
-    let output = output(&["doctor", "no-such-thing-anywhere"]);
-    assert_eq!((output.status.code(), stdout(&output)), (Some(2), String::new()));
-    assert!(stderr(&output).contains("no such file, and no such program"), "{}", stderr(&output));
-    assert_eq!(self::output(&["doctor", "a", "b"]).status.code(), Some(2));
 }
 
 // ---- demo ----

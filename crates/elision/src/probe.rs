@@ -13,13 +13,12 @@
 
 use std::ffi::{CString, c_int, c_long, c_ulong};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 // ---- the numbers, from <linux/fs.h>, <linux/userfaultfd.h>, <linux/kcmp.h> and <linux/magic.h> ----
 
@@ -208,6 +207,67 @@ pub fn futex_waitv() -> io::Result<()> {
     }
 }
 
+/// `pidfd_open` (Linux 5.3) and `pidfd_getfd` (5.6): a descriptor of our own for what another process has open.
+pub fn pidfd_getfd() -> io::Result<()> {
+    let file = File::open("/dev/null")?;
+    // SAFETY: both calls take integers and touch no memory; what they return is ours alone.
+    unsafe {
+        let pidfd = check(libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0))?;
+        let pidfd = OwnedFd::from_raw_fd(pidfd as c_int);
+        let got = check(libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), file.as_raw_fd(), 0))?;
+        drop(OwnedFd::from_raw_fd(got as c_int));
+    }
+    Ok(())
+}
+
+/// ptrace: may a process that descends from this one hold it still? Tried, by a child. The calling thread should be the only one.
+pub fn ptrace() -> io::Result<()> {
+    // SAFETY: takes integers. Where there is no Yama it fails, and nothing is lost.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
+    let parent = std::process::id() as c_int;
+    // SAFETY: the child makes system calls only, and ends.
+    let child = check(unsafe { libc::fork() }.into())? as c_int;
+    if child == 0 {
+        // SAFETY: system calls with integers and null, and a status on the child's own stack; `errno` is the child's.
+        unsafe {
+            let mut status = 0;
+            let nothing = ptr::null_mut::<u8>();
+            let held = libc::ptrace(libc::PTRACE_SEIZE, parent, nothing, nothing) == 0
+                && libc::ptrace(libc::PTRACE_INTERRUPT, parent, nothing, nothing) == 0
+                && libc::waitpid(parent, &mut status, libc::__WALL) == parent
+                && libc::ptrace(libc::PTRACE_DETACH, parent, nothing, nothing) == 0;
+            libc::_exit(if held { 0 } else { *libc::__errno_location() });
+        }
+    }
+    let mut status = 0;
+    // SAFETY: writes one integer.
+    while unsafe { libc::waitpid(child, &mut status, 0) } != child {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    match (libc::WIFSIGNALED(status), libc::WEXITSTATUS(status)) {
+        (false, 0) => Ok(()),
+        (false, errno) => Err(io::Error::from_raw_os_error(errno)),
+        (true, _) if libc::WTERMSIG(status) == libc::SIGSYS => Err(unlike("killed by SIGSYS")),
+        (true, _) => Err(unlike("the process that tried was killed")),
+    }
+}
+
+/// Is /proc there, and that of this process's PID namespace?
+pub fn proc() -> io::Result<()> {
+    match fs::read_link("/proc/self")?.to_str().and_then(|number| number.parse::<u32>().ok()) {
+        Some(number) if number == std::process::id() => Ok(()),
+        _ => Err(unlike("/proc is that of another PID namespace")),
+    }
+}
+
+/// Has this process a system call filter (seccomp)?
+pub fn filtered() -> bool {
+    status_field("Seccomp:").is_some_and(|mode| mode == "2")
+}
+
 /// Yama's `kernel.yama.ptrace_scope`: 0 anybody of the same user, 1 descendants and whoever was invited, 2
 /// administrators, 3 nobody. `None` where there is no Yama, which is the same as 0.
 pub fn ptrace_scope() -> Option<u64> {
@@ -298,72 +358,37 @@ fn name_file_system(magic: u32) -> FileSystem {
 
 // ---- files ----
 
-/// Can a read lease be had on a new file in `dir`?
-pub fn lease_in(dir: &Path) -> io::Result<()> {
-    let Scratch { writer, reader } = Scratch::new(dir)?;
-    // While anybody has the file open for writing, ourselves included, there is no read lease.
-    drop(writer);
-    read_lease_on(&reader)
-}
-
-/// Does the first change after a look at it always move a file's ctime (multigrain timestamps, Linux 6.13)?
-/// `Ok(false)`: several changes can share one clock tick.
-pub fn fine_ctime_in(dir: &Path) -> io::Result<bool> {
-    let scratch = Scratch::new(dir)?;
-    let mut file = &scratch.writer;
-    // A coarse clock ticks every 1 to 10 ms and these rounds take some microseconds each: without fine stamps
-    // at least two of them fall within one tick.
-    for _ in 0..64 {
-        let before = file.metadata()?;
-        file.write_all(b".")?;
-        let after = file.metadata()?;
-        if (before.ctime(), before.ctime_nsec()) == (after.ctime(), after.ctime_nsec()) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// Can a read lease be had on this file, at this moment? It is given back at once.
 ///
 /// # Errors
 /// EAGAIN: somebody has the file open for writing. EACCES: it belongs to somebody else, and this process has
 /// no CAP_LEASE. EINVAL: this file system has no leases. Otherwise what `open` said.
 pub fn read_lease(file: &Path) -> io::Result<()> {
-    // O_NONBLOCK, so that neither a pipe nor somebody else's lease keeps us waiting.
-    let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file)?;
-    read_lease_on(&open)
+    lease(file, libc::F_RDLCK)
 }
 
-fn read_lease_on(file: &File) -> io::Result<()> {
-    let fd = file.as_raw_fd();
-    // Whoever opens the file for writing between the two calls below makes the kernel signal us. SIGIO would
-    // end the process; SIGURG is ignored unless somebody asked for it.
+/// The same for a write lease, which whoever opens the file to read and write could have. (The kernel counts who has a file open, and
+/// grants it to one who only reads as well.)
+///
+/// # Errors
+/// As [`read_lease`]; but EAGAIN: somebody has the file open.
+pub fn write_lease(file: &Path) -> io::Result<()> {
+    lease(file, libc::F_WRLCK)
+}
+
+fn lease(file: &Path, kind: c_int) -> io::Result<()> {
+    // O_NONBLOCK, so that neither a pipe nor somebody else's lease keeps us waiting.
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file)?;
+    let fd = open.as_raw_fd();
+    // Whoever opens the file between the two calls below makes the kernel signal us. SIGIO would end the process; SIGURG is
+    // ignored unless somebody asked for it.
     // SAFETY: these fcntl commands take an integer and touch no memory.
     unsafe {
         check(libc::fcntl(fd, F_SETSIG, libc::SIGURG).into())?;
-        check(libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK).into())?;
+        check(libc::fcntl(fd, libc::F_SETLEASE, kind).into())?;
         check(libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK).into())?;
     }
     Ok(())
-}
-
-/// A file that nobody else can have open: open twice here, for writing and for reading, and already unlinked.
-struct Scratch {
-    writer: File,
-    reader: File,
-}
-
-impl Scratch {
-    fn new(dir: &Path) -> io::Result<Scratch> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = dir.join(format!(".elision-probe-{}-{number}", std::process::id()));
-        let writer = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let reader = File::open(&path);
-        fs::remove_file(&path)?;
-        Ok(Scratch { writer, reader: reader? })
-    }
 }
 
 // ---- small tools ----
@@ -478,20 +503,12 @@ mod tests {
         drop(writer);
         if file_system(dir.path()).expect("statfs").supported {
             read_lease(&path).expect("nobody has it open now");
+            write_lease(&path).expect("nobody has it open now");
+            let reader = File::open(&path).expect("open");
+            let refused = write_lease(&path).expect_err("a file that is open has no write lease for another");
+            assert_eq!(refused.raw_os_error(), Some(libc::EAGAIN), "{refused}");
+            drop(reader);
         }
-    }
-
-    /// The first version kept its own descriptor for writing, and so found no lease anywhere.
-    #[test]
-    fn a_new_file_is_judged_like_one_that_was_there() {
-        let dir = dir();
-        let path = dir.path().join("file");
-        fs::write(&path, "x").expect("write");
-        let there = read_lease(&path).map_err(|error| error.raw_os_error());
-        fs::remove_file(&path).expect("remove");
-        assert_eq!(lease_in(dir.path()).map_err(|error| error.raw_os_error()), there);
-        fine_ctime_in(dir.path()).expect("a file can be made, written and looked at");
-        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0, "nothing stays behind");
     }
 
     #[test]

@@ -1,0 +1,183 @@
+//! Starting a child for a [`Step`], with a limit on how long it may take, and learning what became of it.
+
+use std::env;
+use std::error::Error;
+use std::fmt;
+use std::io::{self, IsTerminal, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::steps::{HOLDING, Step};
+use crate::preload;
+use crate::signals::{self, Held};
+use crate::totals::{Collector, Totals};
+
+/// How long a child may take.
+const LONGEST: Duration = Duration::from_secs(15);
+/// From then on there is a word about it.
+const NOTICEABLE: Duration = Duration::from_secs(1);
+/// How often signals are looked for.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How a child ended.
+pub enum End {
+    /// By exiting, with this status.
+    Exited(i32),
+    /// By a signal that was not ours.
+    Killed(i32),
+    /// Not in time: it was killed.
+    Late,
+    /// It could not be started.
+    NotStarted(io::Error),
+}
+
+/// What became of a child.
+pub struct Outcome {
+    pub end: End,
+    /// What it printed.
+    pub said: String,
+    /// What the drop-in in it deferred, elided, declined.
+    pub totals: Totals,
+}
+
+impl Outcome {
+    pub fn good(&self) -> bool {
+        matches!(self.end, End::Exited(0))
+    }
+}
+
+/// A signal came that ends the doctor: everything is tidied up on the way out, and then it acts.
+#[derive(Debug)]
+pub struct Interrupted(pub i32);
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "signal {}", self.0)
+    }
+}
+
+impl Error for Interrupted {}
+
+/// Starts children.
+pub struct Starter {
+    command: PathBuf,
+    library: PathBuf,
+    held: Held,
+}
+
+impl Starter {
+    pub fn new(library: PathBuf) -> Result<Starter> {
+        let held = Held::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT]);
+        Ok(Starter { command: preload::this_command()?, library, held })
+    }
+
+    fn command(&self, step: Step, path: &Path, number: usize) -> Command {
+        let mut command = Command::new(&self.command);
+        let step = step.to_possible_value().expect("none is skipped");
+        command.args(["doctor-step", step.get_name()]).arg(path).arg(number.to_string());
+        command.env_remove("ELISION_STATS").env_remove("ELISION_VERBOSE").env_remove("ELISION_MIN_BYTES");
+        command
+    }
+
+    /// Has a child without the drop-in do it.
+    pub fn plainly(&self, step: Step, path: &Path, number: usize) -> Result<Outcome> {
+        let mut command = self.command(step, path, number);
+        command.env("ELISION", "off");
+        self.run(command, |_| Ok(()))
+    }
+
+    /// Has a child do it that has the drop-in, as `elision run` would start it. When it says that it holds a buffer, `meanwhile` is run,
+    /// with a function that says whether there is time left.
+    pub fn elided(
+        &self,
+        step: Step,
+        path: &Path,
+        min_bytes: Option<usize>,
+        meanwhile: impl FnOnce(&mut dyn FnMut() -> bool) -> Result<()>,
+    ) -> Result<Outcome> {
+        let collector = Collector::new()?;
+        let mut command = self.command(step, path, 0);
+        command.env("LD_PRELOAD", preload::prepended(&self.library, env::var_os("LD_PRELOAD").as_deref()));
+        command.env("ELISION_STATS", collector.path());
+        if let Some(bytes) = min_bytes {
+            command.env("ELISION_MIN_BYTES", bytes.to_string());
+        }
+        let outcome = self.run(command, meanwhile)?;
+        Ok(Outcome { totals: collector.collect()?, ..outcome })
+    }
+
+    fn run(
+        &self,
+        mut command: Command,
+        meanwhile: impl FnOnce(&mut dyn FnMut() -> bool) -> Result<()>,
+    ) -> Result<Outcome> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        self.held.hand_down_before(&mut command);
+        signals::die_with_us(&mut command);
+        let begun = Instant::now();
+        let mut outcome = Outcome { end: End::Late, said: String::new(), totals: Totals::default() };
+        let mut child = match command.spawn() {
+            Ok(child) => Running(child),
+            Err(error) => return Ok(Outcome { end: End::NotStarted(error), ..outcome }),
+        };
+        let mut lines = child.0.stdout.take().expect("piped");
+        let mut meanwhile = Some(meanwhile);
+        let mut told = false;
+        loop {
+            if let Some(signal) = self.held.pending() {
+                return Err(Interrupted(signal).into());
+            }
+            if begun.elapsed() > LONGEST {
+                return Ok(outcome);
+            }
+            if begun.elapsed() > NOTICEABLE && !told && io::stderr().is_terminal() {
+                eprintln!("elision: waiting for a step that takes longer than usual (at most {LONGEST:?})");
+                told = true;
+            }
+            let tick = Timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as i64 };
+            match poll(&mut [PollFd::new(&lines, PollFlags::IN)], Some(&tick)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+                Ok(_) => {}
+                Err(error) => return Err(io::Error::from(error)).context("cannot wait for a child"),
+            }
+            let mut piece = [0; 1024];
+            let count = lines.read(&mut piece)?;
+            if count == 0 {
+                break;
+            }
+            outcome.said += &String::from_utf8_lossy(&piece[..count]);
+            if outcome.said.starts_with(HOLDING)
+                && let Some(meanwhile) = meanwhile.take()
+            {
+                meanwhile(&mut || {
+                    std::thread::sleep(Duration::from_millis(1));
+                    begun.elapsed() < LONGEST / 3
+                })?;
+                // It goes on at the end of its input.
+                child.0.stdin = None;
+            }
+        }
+        let status = child.0.wait()?;
+        outcome.end = match (status.code(), status.signal()) {
+            (Some(code), _) => End::Exited(code),
+            (None, signal) => End::Killed(signal.unwrap_or(0)),
+        };
+        Ok(outcome)
+    }
+}
+
+/// A child that does not outlive its being awaited.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

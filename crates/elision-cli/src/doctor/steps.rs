@@ -1,0 +1,192 @@
+//! What the doctor has a child process do: an ordinary program that reads, looks, alters and saves.
+//!
+//! The child is this command, started with the drop-in as `elision run` starts a program. It uses std's `File` alone.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use super::causes;
+
+const PAGE: usize = 4096;
+/// The size of the scratch file: more than the smallest transfer that is considered where nothing is said.
+pub const SIZE: usize = 2 * elision::dropin::DEFAULT_MIN_BYTES;
+/// No more than this is read of a file that the doctor is asked about.
+const MOST: u64 = 64 << 20;
+/// Transfers of this size are below every threshold that the doctor sets.
+const SMALL: usize = 2048;
+/// The byte that [`Step::Save`] alters.
+const ALTERED: usize = SIZE / 2 + 100;
+/// What a child says when it holds a buffer, and waits.
+pub const HOLDING: &str = "holding";
+
+/// A task for a child.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Step {
+    /// Fill the scratch file. (Without the drop-in.)
+    Fill,
+    /// Read all of it, and compare some of it.
+    Read,
+    /// The same of a file that others may be changing: nothing is compared.
+    Look,
+    /// Read all, alter one byte, write all back, through one descriptor.
+    Save,
+    /// Write the same memory to the same place, again and again.
+    Again,
+    /// Read all through one descriptor, alter one byte, write all back through another.
+    Reopen,
+    /// Read all, wait until somebody has changed the file, and compare with what it was.
+    Keep,
+    /// Try what a cause is about. (Without the drop-in.)
+    Probe,
+    /// Start another process, which starts another. (Without the drop-in.)
+    Spawn,
+}
+
+/// Carries out a step of `elision doctor`; for its own use.
+#[derive(clap::Args)]
+pub struct Args {
+    step: Step,
+    path: PathBuf,
+    /// Which cause is to be probed; how many processes are to be started
+    #[arg(default_value_t = 0)]
+    number: usize,
+}
+
+/// In the child. An error is printed by whoever called.
+pub fn carry_out(args: &Args) -> Result<()> {
+    let path = args.path.as_path();
+    match args.step {
+        Step::Fill => fill(path),
+        Step::Read | Step::Look => read(path, args.step == Step::Read),
+        Step::Save => save(path),
+        Step::Again => again(path),
+        Step::Reopen => reopen(path),
+        Step::Keep => keep(path),
+        Step::Probe => causes::probe(args.number, path),
+        Step::Spawn => causes::spawn(args.number, path),
+    }
+}
+
+/// A page of the scratch file: like no other.
+fn page(number: usize) -> [u8; PAGE] {
+    let mut page = [number as u8; PAGE];
+    page[..8].copy_from_slice(&number.to_le_bytes());
+    page
+}
+
+fn fill(path: &Path) -> Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    (0..SIZE / PAGE).try_for_each(|number| Ok(file.write_all(&page(number))?))
+}
+
+/// Is the scratch file what the first and only save should have left?
+pub fn is_as_saved(path: &Path) -> io::Result<bool> {
+    let file = File::open(path)?;
+    let mut found = [0; PAGE];
+    for number in 0..SIZE / PAGE {
+        file.read_exact_at(&mut found, (number * PAGE) as u64)?;
+        let mut expected = page(number);
+        if number == ALTERED / PAGE {
+            alter(&mut expected[ALTERED % PAGE]);
+        }
+        if found != expected {
+            return Ok(false);
+        }
+    }
+    Ok(file.metadata()?.len() == SIZE as u64)
+}
+
+fn alter(byte: &mut u8) {
+    *byte = !*byte;
+}
+
+fn open(path: &Path, writable: bool) -> Result<File> {
+    // O_NONBLOCK, so that nobody else's lease keeps us waiting. Reads of a regular file do not mind.
+    let mut options = OpenOptions::new();
+    Ok(options.read(true).write(writable).custom_flags(libc::O_NONBLOCK).open(path)?)
+}
+
+/// Reads from the beginning, as much as it is, in one call as long as nobody interrupts.
+fn read_all(file: &mut File) -> Result<Vec<u8>> {
+    let mut data = vec![0; file.metadata()?.len().min(MOST) as usize];
+    file.read_exact(&mut data).context("the file became shorter")?;
+    Ok(data)
+}
+
+fn read(path: &Path, compare: bool) -> Result<()> {
+    const PLACES: usize = 16;
+    let mut file = open(path, false)?;
+    let data = read_all(&mut file)?;
+    for place in data.chunks(data.len().div_ceil(PLACES).max(1)) {
+        let at = place.as_ptr().addr() - data.as_ptr().addr();
+        let mut expected = [0; SMALL];
+        let part = &mut expected[..place.len().min(SMALL)];
+        file.read_exact_at(part, at as u64)?;
+        ensure!(!compare || *part == place[..part.len()], "wrong bytes at {at}");
+    }
+    Ok(())
+}
+
+fn save(path: &Path) -> Result<()> {
+    let mut file = open(path, true)?;
+    let mut data = read_all(&mut file)?;
+    alter(&mut data[ALTERED]);
+    file.seek(SeekFrom::Start(0))?;
+    Ok(file.write_all(&data)?)
+}
+
+fn again(path: &Path) -> Result<()> {
+    let mut file = open(path, true)?;
+    let data = copy(&file)?;
+    for _ in 0..4 {
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&data)?;
+    }
+    Ok(())
+}
+
+fn reopen(path: &Path) -> Result<()> {
+    let mut data = read_all(&mut open(path, false)?)?;
+    alter(&mut data[ALTERED]);
+    Ok(open(path, true)?.write_all(&data)?)
+}
+
+fn keep(path: &Path) -> Result<()> {
+    let mut file = open(path, false)?;
+    let expected = copy(&file)?;
+    let data = read_all(&mut file)?;
+    println!("{HOLDING}");
+    // Nothing is ever sent: it ends when the file has been changed.
+    io::stdin().read_to_end(&mut Vec::new())?;
+    ensure!(data == expected, "the buffer changed with the file");
+    Ok(())
+}
+
+/// The contents of the file, read in small pieces.
+fn copy(file: &File) -> Result<Vec<u8>> {
+    let mut data = vec![0; file.metadata()?.len() as usize];
+    for (number, part) in data.chunks_mut(SMALL).enumerate() {
+        file.read_exact_at(part, (number * SMALL) as u64)?;
+    }
+    Ok(data)
+}
+
+/// In the doctor: changes the file as badly as can be, by way of whatever lease there is. The answer is awaited as long as `wait`
+/// says true.
+pub fn change(path: &Path, mut wait: impl FnMut() -> bool) -> Result<()> {
+    // O_NONBLOCK: the kernel asks the holder, and does not keep us waiting for fs.lease-break-time if nobody answers.
+    let mut file = loop {
+        match OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                ensure!(wait(), "the lease was not given up");
+            }
+            opened => break opened?,
+        }
+    };
+    file.write_all(&[0xff; 3 * PAGE])?;
+    Ok(file.set_len(SIZE as u64 / 2)?)
+}
