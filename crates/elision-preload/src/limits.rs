@@ -3,7 +3,6 @@
 //! begin under one that was there from the start.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
-use elision::sys::task;
 use libc::{c_int, c_uint, pid_t, rlimit, rlimit64};
 
 use crate::export::interpose;
@@ -13,7 +12,11 @@ use crate::stop::{active, stopping};
 /// Runs a call that gives `pid` (0: this process) the limit that is at `new`. (If nothing can be read there, the kernel says so.)
 pub(crate) fn limiting<T>(pid: pid_t, resource: c_uint, new: usize, call: impl FnOnce() -> T) -> T {
     let of_memory = resource == libc::RLIMIT_AS || resource == libc::RLIMIT_DATA;
-    let sets = || task::peek(new).is_some_and(|[current, _]| current as u64 != libc::RLIM_INFINITY);
+    let sets = || {
+        let limit: *const rlimit64 = core::ptr::with_exposed_provenance(new);
+        // SAFETY: seen to be readable; the program's argument of this call.
+        kernel::readable(new, size_of::<rlimit64>()) && unsafe { (*limit).rlim_cur } != libc::RLIM64_INFINITY
+    };
     // Before: it may be set below what is in use.
     if of_memory && (pid == 0 || pid == kernel::process()) && sets() {
         return stopping("a limit on its memory", call);

@@ -52,8 +52,8 @@ static pid_t child(pid_t process, const char *name, pid_t but) {
 }
 
 // The helper of a program, but for this one, and its parent: children that no wait tells of.
-static pid_t supervisor(pid_t program) { return child(program, "elision-watch", 0); }
-static pid_t helper(pid_t program, pid_t but) {
+static inline pid_t supervisor(pid_t program) { return child(program, "elision-watch", 0); }
+static inline pid_t helper(pid_t program, pid_t but) {
     pid_t parent = supervisor(program);
     return parent ? child(parent, "elision", but) : 0;
 }

@@ -95,7 +95,7 @@ impl State {
             let known = self.file(id);
             match known.guard {
                 Guard::Read if access == libc::O_RDONLY => return Ok(id),
-                Guard::Write if task::same_description(request.pid, request.fd, known.fd) => return Ok(id),
+                Guard::Write if has_our_lease(request.pid, request.fd, request.key, false) => return Ok(id),
                 // Two ways into one file: whichever it is, one of them cannot be followed.
                 Guard::Read | Guard::Write => return Err(Reason::OwnWriter),
                 Guard::Carried | Guard::None => {}
@@ -236,7 +236,7 @@ impl State {
         let ends_with_us = gone
             && known.guard == Guard::Write
             && known.closed != 0
-            && !self.program_holds(known.fd)
+            && !self.program_holds(&known)
             && self.maps >= 0
             && !pages::is_mapped(self.maps, known.key.ino);
         if !ends_with_us {
@@ -342,7 +342,7 @@ impl State {
             }
             if known.closed > now {
                 self.look_when(known.closed);
-            } else if !self.program_holds(known.fd) {
+            } else if !self.program_holds(&known) {
                 self.release(id);
             } else if known.put_off < LAST_LOOK_MS {
                 // A duplicate; or the thread has not come to its close yet.
@@ -353,11 +353,14 @@ impl State {
         }
     }
 
-    /// Has the program a descriptor of the description that is `ours`?
-    fn program_holds(&self, ours: i32) -> bool {
+    /// Has the program a descriptor of the description that has our lease? True where the kernel does not say, or the lease has been lost.
+    fn program_holds(&self, known: &File) -> bool {
+        if !has_our_lease(task::pid(), known.fd, known.key, false) {
+            return true;
+        }
         let mut holds = false;
         processes::each_descriptor(self.program, |theirs| {
-            holds = task::same_description(self.program, theirs, ours);
+            holds = has_our_lease(self.program, theirs, known.key, true);
             !holds
         });
         holds
@@ -432,13 +435,27 @@ fn give_up(known: &File) {
 
 /// Does the open file description hold locks of the kinds that end with it (flock, OFD)?
 fn holds_locks(fd: i32) -> bool {
-    let mut text = [0u8; 1024];
-    let path = ProcPath::new(task::pid(), "fdinfo", Some(fd));
-    let Ok(info) = file::open(path.as_c_str(), libc::O_RDONLY | libc::O_CLOEXEC, 0) else { return true };
+    shows_lock(task::pid(), fd, &[b"FLOCK", b"OFDLCK"], true)
+}
+
+/// Is descriptor `fd` of a process one of the description that has our write lease on the file `key`? The kernel shows a lease with the
+/// description that has it, and grants no other beside a write lease. `otherwise`: the answer where it does not say.
+pub(super) fn has_our_lease(pid: i32, fd: i32, key: FileKey, otherwise: bool) -> bool {
+    shows_lock(pid, fd, &[b"LEASE"], otherwise)
+        && processes::open(&ProcPath::new(pid, "fd", Some(fd)), libc::O_PATH).is_ok_and(|fd| {
+            let same = file::stat(fd).is_ok_and(|stat| stat.id == key);
+            file::close(fd);
+            same
+        })
+}
+
+/// Does /proc show locks of these kinds with a descriptor of a process? `otherwise`: that cannot be read.
+fn shows_lock(pid: i32, fd: i32, kinds: &[&[u8]], otherwise: bool) -> bool {
+    // A text that does not fit has more locks than anybody needs.
+    let mut text = [0u8; 4096];
+    let Ok(info) = processes::open(&ProcPath::new(pid, "fdinfo", Some(fd)), 0) else { return otherwise };
     let filled = file::read(info, &mut text);
     file::close(info);
-    let Ok(text) = filled.map(|n| text.get(..n).unwrap_or(&[])) else { return true };
-    // A text that does not fit has more locks than anybody needs.
-    text.len() == 1024
-        || [&b"FLOCK"[..], b"OFDLCK"].iter().any(|kind| text.windows(kind.len()).any(|w| w == *kind))
+    let Ok(text) = filled.map(|n| text.get(..n).unwrap_or(&[])) else { return otherwise };
+    kinds.iter().any(|kind| text.windows(kind.len()).any(|w| w == *kind)) || text.len() == 4096 && otherwise
 }

@@ -26,6 +26,8 @@ pub(super) struct Gate {
     pub ready: AtomicU32,
     /// 1 when the sidecar may begin (a tracer has been allowed by then).
     pub go: AtomicU32,
+    /// What no other memory has here. See [`shares_memory`].
+    cookie: [AtomicU64; 2],
 }
 
 static GATE: AtomicPtr<Gate> = AtomicPtr::new(ptr::null_mut());
@@ -148,6 +150,15 @@ pub(super) fn running() -> bool {
 /// Was one ever asked for?
 pub(super) fn begun() -> bool {
     START.load(Acquire) != IDLE
+}
+
+/// In the sidecar, or its parent: does process `pid` use the memory of the caller? (Not after exec. In a forked child the page is wiped. And
+/// whose memory is another, and may not be read, is refused; one's own is read without a right to it.)
+pub(super) fn shares_memory(pid: i32) -> bool {
+    gate().is_some_and(|gate| {
+        let cookie = gate.cookie.each_ref().map(|word| word.load(Acquire));
+        task::peek_at(pid, gate.cookie.as_ptr() as usize) == Ok(cookie)
+    })
 }
 
 /// Is the calling process the sidecar, or its parent?
@@ -401,6 +412,9 @@ fn start_once(predecessor: i32) -> Option<bool> {
     USER.store(task::real_user(), Release);
     gate.ready.store(0, Relaxed);
     gate.go.store(0, Relaxed);
+    for (word, value) in gate.cookie.iter().zip([task::now_ns(), task::pid() as u64]) {
+        word.store(value, Release);
+    }
     // SAFETY: no other supervisor of this memory is running; `main` keeps the rules.
     let started = unsafe { SUPERVISORS_GROUND.start(&gate.supervisor, supervise::main) };
     let Ok(pid) = started else { return Some(false) };

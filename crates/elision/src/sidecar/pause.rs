@@ -201,7 +201,7 @@ impl Pause {
         let mut found = false;
         let ours = launch::supervisor() as i32;
         let listed = each_child(program, tid, |child| {
-            if child == ours || task::shares_memory(child) != Some(true) {
+            if child == ours || !launch::shares_memory(child) {
                 return true;
             }
             found = true;

@@ -3,6 +3,7 @@
 
 use super::channel::{Op, PageRun, RUNS, Request};
 use super::files::{self, Guard};
+use super::guard;
 use super::state::{self, State};
 use crate::extent::{self, Extent, FileId, Kind, PageFacts};
 use crate::history;
@@ -248,7 +249,9 @@ impl State {
             && self.file(id).guard != Guard::None
         {
             let known = self.file(id);
-            let same = known.guard == Guard::Write && request.owned && task_same(request, known.fd);
+            let same = known.guard == Guard::Write
+                && request.owned
+                && guard::has_our_lease(request.pid, request.fd, request.key, false);
             // Others wait for their turn until a write is done, not until there is none.
             let wanted = || file::lease(known.fd) != Ok(libc::F_WRLCK);
             return match same {
@@ -444,10 +447,6 @@ impl State {
 /// Tells one write under way from another: they have their requests until they are done.
 fn name_of(request: &Request) -> usize {
     core::ptr::from_ref(request) as usize
-}
-
-fn task_same(request: &Request, ours: i32) -> bool {
-    crate::sys::task::same_description(request.pid, request.fd, ours)
 }
 
 /// Appends `[from, to)` to the answer, joined with the run before it if they meet. False: no room.

@@ -3,6 +3,7 @@
 //! A sidecar opens /proc when it begins, and looks below that from then on: the program may take it away (`umount`, `pivot_root`), and
 //! would not be held still any more, or pass for dead.
 
+use super::launch;
 use crate::sys::file::{self, ProcPath};
 use crate::sys::raw::Result;
 use crate::sys::task;
@@ -45,8 +46,7 @@ pub(super) fn open(path: &ProcPath, flags: i32) -> Result<i32> {
 pub(super) fn program_lives(pid: i32) -> bool {
     let mut lives = None;
     let all = each_thread(pid, |tid| {
-        // Where the kernel does not say, the thread's existence has to do.
-        lives = Some(task::shares_memory(tid).unwrap_or(true));
+        lives = Some(launch::shares_memory(tid));
         lives == Some(false)
     });
     // What cannot be listed is not gone for that.

@@ -77,7 +77,9 @@ pub(super) extern "C" fn main() -> ! {
     task::new_session();
     task::set_name(super::NAME);
     super::guard::keep_spare_descriptors(task::raise_descriptor_limit());
-    while gate.go.load(Acquire) == 0 {
+    // Else nobody could tell whether the program is still there.
+    let sees = launch::shares_memory(task::pid());
+    while sees && gate.go.load(Acquire) == 0 {
         task::futex_wait(&gate.go, 0, 1000);
         // Killed before it could say so, it would be waited for for ever, and its memory kept.
         if gate.go.load(Acquire) == 0 && !processes::program_lives(PROGRAM.load(Acquire)) {
@@ -91,7 +93,7 @@ pub(super) extern "C" fn main() -> ! {
             && task::handle_signal(libc::SIGALRM, on_timer).is_ok()
     };
     task::signal_at_parents_end(PARENTS_END);
-    let ready = isolated && handled && state.open();
+    let ready = isolated && handled && sees && state.open();
     // Only now: the statistics path may be relative.
     task::leave_directory();
     if !ready {

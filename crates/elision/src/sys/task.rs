@@ -382,34 +382,10 @@ pub(crate) fn thread_end_word() -> usize {
     }
 }
 
-/// Does process `pid` still use the caller's memory? (It does not after exec.) `None`: the kernel does not say.
-pub(crate) fn shares_memory(pid: i32) -> Option<bool> {
-    const KCMP_VM: usize = 1;
-    // SAFETY: no memory is involved.
-    match unsafe { syscall(libc::SYS_kcmp, [pid as usize, self::pid() as usize, KCMP_VM, 0, 0, 0]) } {
-        Ok(order) => Some(order == 0),
-        Err(Errno(libc::ESRCH)) => Some(false),
-        Err(_) => None,
-    }
-}
-
 /// Is there a process of that number?
 pub(crate) fn exists(pid: i32) -> bool {
     // (Signal 0 is none.)
     send_signal(pid, 0) != Err(Errno(libc::ESRCH))
-}
-
-/// Are descriptor `theirs` of `pid` and `ours` of the caller the same open file description?
-pub(crate) fn same_description(pid: i32, theirs: i32, ours: i32) -> bool {
-    const KCMP_FILE: usize = 0;
-    // SAFETY: no memory is involved.
-    let order = unsafe {
-        syscall(
-            libc::SYS_kcmp,
-            [pid as usize, self::pid() as usize, KCMP_FILE, theirs as usize, ours as usize, 0],
-        )
-    };
-    order == Ok(0)
 }
 
 /// A descriptor of our own for the open file description behind descriptor `fd` of `pid`.
@@ -439,11 +415,8 @@ pub(crate) fn socket_timeout_ms(pid: i32, fd: i32, option: i32) -> Option<u64> {
 }
 
 /// Two words at an address of the program's, if they are there.
-pub fn peek(addr: usize) -> Option<[i64; 2]> {
-    let mut words = [0i64; 2];
-    let len = size_of_val(&words);
-    // SAFETY: the local is ours.
-    (unsafe { copy_own(addr, words.as_mut_ptr() as usize, len) } == Ok(len)).then_some(words)
+pub(crate) fn peek(addr: usize) -> Option<[i64; 2]> {
+    Some(peek_at(pid(), addr).ok()?.map(|word| word as i64))
 }
 
 /// Copies `[from, from + len)`, as far as it is there to be read. Says how far it was; fails where the kernel does not do that.
@@ -451,20 +424,45 @@ pub fn peek(addr: usize) -> Option<[i64; 2]> {
 /// # Safety
 /// What is at `to` must be the caller's to replace.
 pub(crate) unsafe fn copy_own(from: usize, to: usize, len: usize) -> Result<usize> {
-    let part = |at| libc::iovec { iov_base: core::ptr::without_provenance_mut(at), iov_len: len };
-    let (ours, theirs) = (part(to), part(from));
-    let arguments = [pid() as usize, (&raw const ours) as usize, 1, (&raw const theirs) as usize, 1, 0];
-    // SAFETY: what is written to is the caller's promise; the kernel finds out what cannot be read.
-    match unsafe { syscall(libc::SYS_process_vm_readv, arguments) } {
+    // SAFETY: the caller's promise.
+    match unsafe { copy_of(pid(), from, to, len) } {
         Err(Errno(libc::EFAULT)) => Ok(0),
         done => done,
     }
 }
 
+/// Two words at an address of another process, or of the caller.
+pub(crate) fn peek_at(pid: i32, addr: usize) -> Result<[u64; 2]> {
+    let mut words = [0u64; 2];
+    let len = size_of_val(&words);
+    // SAFETY: the local is ours.
+    match unsafe { copy_of(pid, addr, words.as_mut_ptr() as usize, len)? } == len {
+        true => Ok(words),
+        false => Err(Errno(libc::EFAULT)),
+    }
+}
+
+/// process_vm_readv(2), of one piece.
+///
+/// # Safety
+/// What is at `to` must be the caller's to replace.
+unsafe fn copy_of(pid: i32, from: usize, to: usize, len: usize) -> Result<usize> {
+    let part = |at| libc::iovec { iov_base: core::ptr::without_provenance_mut(at), iov_len: len };
+    let (ours, theirs) = (part(to), part(from));
+    let arguments = [pid as usize, (&raw const ours) as usize, 1, (&raw const theirs) as usize, 1, 0];
+    // SAFETY: what is written to is the caller's promise; the kernel finds out what cannot be read.
+    unsafe { syscall(libc::SYS_process_vm_readv, arguments) }
+}
+
 /// Milliseconds on a clock that only moves forward.
 pub(crate) fn now_ms() -> u64 {
+    now_ns() / 1_000_000
+}
+
+/// Nanoseconds on the same clock.
+pub(crate) fn now_ns() -> u64 {
     let now = clock(libc::CLOCK_MONOTONIC);
-    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Milliseconds from a moment of that clock until now.
