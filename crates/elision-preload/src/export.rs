@@ -10,42 +10,29 @@
 //! "C-unwind" throughout, and nothing in a wrapper's frame that would need dropping.
 //!
 //! (The memory family has shapes of its own, in [`crate::real`]: nothing there is a cancellation point.)
-#![allow(unsafe_code)] // Function pointers are kept as words, and the loader is asked for them.
+#![allow(unsafe_code)] // Function pointers are kept as words.
 
 use core::ffi::{CStr, c_void};
+use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-/// The next definition of `name` after ours, and where to keep it. Not async-signal-safe.
+use crate::objects;
+
+/// The next definition of `name` after ours, and where to keep it.
 pub(crate) fn lookup(slot: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
-    // SAFETY: a terminated string; RTLD_NEXT searches what was loaded after this library.
-    let found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
+    let found = objects::next(name).unwrap_or(null_mut());
     if !found.is_null() {
         slot.store(found, Ordering::Relaxed);
     }
     found
 }
 
-/// Looks in the named libraries as well, if they are loaded: one that was loaded for a plugin alone is not
-/// behind RTLD_NEXT, yet its names reach us first.
+/// Looks in the named libraries as well, if they are loaded. What is found there is not kept, since they may go.
 pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CStr]) -> *mut c_void {
-    let mut found = lookup(slot, name);
-    for library in libraries {
-        if !found.is_null() {
-            break;
-        }
-        // SAFETY: terminated strings; RTLD_NOLOAD loads nothing. The reference that it adds is kept, so that
-        // the function stays where it was found.
-        unsafe {
-            let handle = libc::dlopen(library.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
-            if !handle.is_null() {
-                found = libc::dlsym(handle, name.as_ptr());
-            }
-        }
-        if !found.is_null() {
-            slot.store(found, Ordering::Relaxed);
-        }
+    match lookup(slot, name) {
+        found if !found.is_null() => found,
+        _ => libraries.iter().find_map(|library| objects::find_in(library, name)).unwrap_or(null_mut()),
     }
-    found
 }
 
 /// See the top of the file.
@@ -88,9 +75,15 @@ macro_rules! interpose {
                 /// The program's own, as to libc's function.
                 #[inline(always)]
                 pub(crate) unsafe fn real($($arg: $type),*) -> $ret {
-                    let pointer = POINTER.load(Ordering::Relaxed);
                     // SAFETY: the pointer is never null and always to a function of this type: `until`, or
-                    // what the loader found under its name.
+                    // what was found under its name.
+                    unsafe { through(POINTER.load(Ordering::Relaxed), $($arg),*) }
+                }
+
+                #[inline(always)]
+                #[allow(clippy::too_many_arguments)] // The name's, and one.
+                unsafe fn through(pointer: *mut core::ffi::c_void, $($arg: $type),*) -> $ret {
+                    // SAFETY: of this type, as the callers have it.
                     let function = unsafe {
                         core::mem::transmute::<
                             *mut core::ffi::c_void,
@@ -141,12 +134,13 @@ macro_rules! interpose {
     };
     (@lookup $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $failed:expr, $libraries:expr) => {{
         const NAME: &core::ffi::CStr = $crate::export::c_name(concat!(stringify!($name), "\0"));
-        if $crate::export::lookup_in(&POINTER, NAME, $libraries).is_null() {
+        let found = $crate::export::lookup_in(&POINTER, NAME, $libraries);
+        if found.is_null() {
             $crate::real::set_errno(libc::ENOSYS);
             return $failed;
         }
-        // SAFETY: the program's arguments.
-        unsafe { real($($arg),*) }
+        // SAFETY: the program's arguments, for what has this name.
+        unsafe { through(found, $($arg),*) }
     }};
     (@early $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $failed:expr) => {
         interpose!(@lookup $name ($($arg: $type),*) -> $ret; $failed)

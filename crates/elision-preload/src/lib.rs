@@ -21,6 +21,7 @@
 //! | [`limits`] | setrlimit |
 //! | [`loading`] | dlopen, where it leads past these names |
 //! | [`watching`] | inotify and fanotify, which would tell of the sidecar |
+//! | `objects` | what each name is passed on to |
 //! | [`stop`] | what ends deferral for good |
 //! | [`mod@syscall`] | `syscall()`, by number |
 //! | [`memory`] | malloc, mmap and their kin: where extents may lie |
@@ -46,6 +47,7 @@ pub mod limits;
 pub mod loading;
 pub mod memory;
 pub mod notes;
+pub(crate) mod objects;
 pub mod ownership;
 pub mod process;
 pub mod real;

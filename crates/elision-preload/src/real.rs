@@ -1,11 +1,9 @@
 //! The next definition of a libc name: what a call passes through to.
 //!
-//! Each name the drop-in exports has a [`Next`], a static word filled in once by `dlsym(RTLD_NEXT)`. Until
-//! then it is empty, and a wrapper falls back on the raw system call. Looking a name up on first use would
-//! call `dlsym` from inside `mmap` or `open`, where another allocator may hold its own locks; so every
-//! name is looked up by the constructor, before the program's first statement. The heap's five central
-//! names are needed earlier than that and have a rule of their own, in [`crate::memory`].
-#![allow(unsafe_code)] // Turning an address that dlsym gave into a function can only be asserted.
+//! Each name the drop-in exports has a [`Next`], a static word filled in once by [`crate::objects`]. Until
+//! then it is empty, and a wrapper falls back on the raw system call. Mostly the constructor does that, before the program's first
+//! statement. The heap's names are needed earlier, and are looked up when they are first called.
+#![allow(unsafe_code)] // Turning the address of a definition into a function can only be asserted.
 
 use core::ffi::{CStr, c_void};
 use core::marker::PhantomData;
@@ -22,21 +20,27 @@ pub struct Next<F> {
 impl<F: Copy> Next<F> {
     /// Not known yet.
     pub const fn new(symbol: &'static CStr) -> Self {
-        Self::starting_at(symbol, core::ptr::null_mut())
+        Next { symbol, address: AtomicPtr::new(core::ptr::null_mut()), function: PhantomData }
     }
 
-    /// Not known yet; until it is, `address` (a function of type `F`, or null) stands in.
-    pub const fn starting_at(symbol: &'static CStr, address: *mut c_void) -> Self {
-        Next { symbol, address: AtomicPtr::new(address), function: PhantomData }
-    }
-
-    /// Looks the name up. Where libc has no such name, what was there stays.
+    /// Looks the name up.
     pub fn resolve(&self) {
-        // SAFETY: the symbol is a C string; dlsym has no other demand.
-        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.symbol.as_ptr()) };
-        if !found.is_null() {
+        if let Some(found) = crate::objects::next(self.symbol) {
             self.address.store(found, Ordering::Release);
         }
+    }
+
+    /// The same, and what [`get`](Self::get) gives then.
+    #[cold]
+    fn found(&self) -> Option<F> {
+        self.resolve();
+        self.get()
+    }
+
+    /// As [`get`](Self::get), and looks the name up if that has not been done.
+    #[inline(always)]
+    pub fn get_or_find(&self) -> Option<F> {
+        self.get().or_else(|| self.found())
     }
 
     /// What [`resolve`](Self::resolve) found.
@@ -47,7 +51,7 @@ impl<F: Copy> Next<F> {
         if address.is_null() {
             return None;
         }
-        // SAFETY: a non-null address is a definition of `symbol` (or its stand-in), whose type `F` is by
+        // SAFETY: a non-null address is a definition of `symbol`, whose type `F` is by
         // the declaration of the static; the sizes were compared above.
         Some(unsafe { core::mem::transmute_copy::<*mut c_void, F>(&address) })
     }

@@ -19,6 +19,7 @@ use elision::sys::raw;
 use libc::{FILE, c_int, ssize_t};
 
 use crate::io::{Cancel, offer_read, offer_write, write_matters};
+use crate::objects;
 use crate::ownership::{self, changing};
 
 /// Entries of glibc's table of stream operations.
@@ -153,8 +154,7 @@ unsafe fn original<F: Copy>(slot: &AtomicPtr<c_void>) -> F {
 }
 
 fn symbol(name: &CStr) -> *mut c_void {
-    // SAFETY: a terminated name.
-    unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }
+    objects::next(name).unwrap_or(core::ptr::null_mut())
 }
 
 /// Leads both tables through here. From the constructor, in the main thread.

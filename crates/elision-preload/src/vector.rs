@@ -17,7 +17,7 @@ use libc::{c_int, iovec, off_t, ssize_t};
 
 use crate::io::{Cancel, at, offer_read, offer_write, write_matters};
 use crate::ownership::{self, changing};
-use crate::{kernel, memory, real};
+use crate::{kernel, memory, objects, real};
 
 /// The longest vector that the kernel takes.
 const PIECES: c_int = 1024;
@@ -27,9 +27,9 @@ static SINGLE_THREADED: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Finds it.
 pub(crate) fn resolve() {
-    // SAFETY: a terminated name.
-    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
-    SINGLE_THREADED.store(found.cast(), Ordering::Relaxed);
+    if let Some(found) = objects::first(c"__libc_single_threaded") {
+        SINGLE_THREADED.store(found.address.cast(), Ordering::Relaxed);
+    }
 }
 
 fn single_threaded() -> bool {

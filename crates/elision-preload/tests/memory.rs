@@ -45,6 +45,38 @@ fn a_library_that_makes_its_mappings_by_syscall() {
     same_with(&program, &[&other, &common::library()]);
 }
 
+/// Where a name was not found, dlsym's message was left for whoever called it next; and in a library whose `free` is the one that does, that had
+/// no end. A program's heap hears of no call but the program's own.
+#[test]
+fn a_library_of_hooks_sees_the_calls_of_the_program_alone() {
+    let made = tempfile::tempdir().unwrap();
+    let program = common::compile(made.path(), "hooked", &["-O1", "-Wextra", "-Werror"]);
+    let own = made.path().join("program");
+    std::fs::rename(program, &own).unwrap();
+    for each in ["-DONCE", "-DEACH"] {
+        let flags = ["-O1", "-fno-builtin", "-Wextra", "-Werror", "-shared", "-fPIC", "-DLIBRARY", each];
+        let hooks = common::compile(made.path(), "hooked", &flags);
+        let stats = made.path().join("stats");
+        let says = |preloaded: &[&Path]| {
+            let preloaded: Vec<_> = preloaded.iter().map(|path| path.to_str().unwrap()).collect();
+            let mut command = Command::new(&own);
+            common::offer_everything(&mut command, &stats);
+            let output = command.current_dir(&made).env("LD_PRELOAD", preloaded.join(" ")).output().unwrap();
+            assert!(output.status.success(), "{each} {preloaded:?}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let (plain, ours) = (says(&[&hooks]), common::library());
+        assert!(plain.starts_with("no error, "), "{plain}");
+        for preloaded in [[&hooks, &ours], [&ours, &hooks]] {
+            assert_eq!(says(&preloaded.map(|path| &**path)), plain, "{each} {preloaded:?}");
+        }
+        assert!(common::counter(&std::fs::read_to_string(&stats).unwrap(), "deferred_bytes") > 0);
+        std::fs::remove_file(&stats).unwrap();
+        let alone = says(&[&ours]);
+        assert_eq!(alone.matches("no error").count(), 2, "{alone}");
+    }
+}
+
 /// What glibc gives back to the system is given back, whatever was set, and mostly what it keeps for later is kept.
 #[test]
 fn as_much_is_given_back() {

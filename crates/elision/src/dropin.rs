@@ -16,7 +16,10 @@ use crate::stats::{self, Reason};
 use crate::sys::raw::Errno;
 use crate::sys::{file, pages, task};
 use crate::write::Track;
+use core::ffi::CStr;
 use core::sync::atomic::Ordering::*;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 /// What an offered transfer came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -311,12 +314,32 @@ pub fn stop(why: &str) {
     crate::verbose::say_stopped(why);
 }
 
+/// A variable of the environment. std's function would copy it, and so call the program's malloc before the program has begun.
+fn variable(name: &str) -> Option<&'static OsStr> {
+    unsafe extern "C" {
+        static environ: *const *const core::ffi::c_char;
+    }
+    // SAFETY: libc's list of C strings, ended by null. It is the constructor that asks, so nobody changes it.
+    unsafe {
+        let mut next = environ;
+        while let Some(entry) = next.as_ref().filter(|entry| !entry.is_null()) {
+            let entry = CStr::from_ptr(*entry).to_bytes();
+            if let Some(value) = entry.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
+            {
+                return Some(OsStr::from_bytes(value));
+            }
+            next = next.add(1);
+        }
+    }
+    None
+}
+
 /// Sets up from the environment.
 ///
 /// # Safety
 /// Once, from the drop-in's constructor, in the main thread, while there is no other.
 pub unsafe fn start() {
-    let get = |name: &str| std::env::var_os(name);
+    let get = variable;
     if get("ELISION").is_some_and(|value| value == "off" || value == "0") {
         return;
     }

@@ -25,7 +25,7 @@ fn ours() -> (usize, usize, usize) {
 
 /// The next definition's answer; all zeroes where there is none.
 fn next<T: Copy>(function: &Next<unsafe extern "C" fn() -> T>) -> T {
-    match found(function) {
+    match function.get_or_find() {
         // SAFETY: takes nothing, and gives numbers.
         Some(function) => unsafe { function() },
         // SAFETY: of zeroes: both structures are numbers.
@@ -74,14 +74,6 @@ pub unsafe extern "C" fn __libc_mallinfo() -> libc::mallinfo {
     unsafe { mallinfo() }
 }
 
-/// The next definition, looked up when it is first wanted.
-fn found<F: Copy>(function: &Next<F>) -> Option<F> {
-    if function.get().is_none() {
-        function.resolve();
-    }
-    function.get()
-}
-
 /// `malloc_trim(3)`.
 ///
 /// # Safety
@@ -90,7 +82,7 @@ fn found<F: Copy>(function: &Next<F>) -> Option<F> {
 pub unsafe extern "C" fn malloc_trim(pad: usize) -> c_int {
     let ours = block::give_back();
     // SAFETY: takes a number.
-    let theirs = found(&TRIM).map_or(0, |trim| unsafe { trim(pad) });
+    let theirs = TRIM.get_or_find().map_or(0, |trim| unsafe { trim(pad) });
     (theirs != 0 || ours).into()
 }
 
@@ -101,7 +93,7 @@ pub unsafe extern "C" fn malloc_trim(pad: usize) -> c_int {
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn mallopt(option: c_int, value: c_int) -> c_int {
     // SAFETY: takes numbers.
-    let done = found(&OPTION).map_or(0, |next| unsafe { next(option, value) });
+    let done = OPTION.get_or_find().map_or(0, |next| unsafe { next(option, value) });
     if done != 0 {
         set(option, usize::try_from(value).ok());
     }

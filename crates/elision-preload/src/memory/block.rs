@@ -46,9 +46,7 @@ const SMALLEST: u32 = 13;
 const LARGEST: u32 = REGION_SHIFT;
 const CLASSES: usize = (LARGEST - SMALLEST + 1) as usize;
 const SLOTS: usize = 1 << 13;
-/// Behind the regions of slots lies one more, for what is allocated while the next malloc is being looked up.
-pub const ARENA: usize = WINDOW + (CLASSES << REGION_SHIFT);
-const WINDOW_LEN: usize = (CLASSES + 1) << REGION_SHIFT;
+const WINDOW_LEN: usize = CLASSES << REGION_SHIFT;
 
 /// Blocks at one time: a quarter of the mappings that a process may have by default.
 const MOST_BLOCKS: usize = 16384;
@@ -569,7 +567,7 @@ fn each_live(mut each: impl FnMut(Slot, Block)) {
 
 /// Marks every live block that has a page in `addr..end`.
 pub fn reshape(addr: usize, end: usize) {
-    let (mut at, end) = (addr.max(WINDOW), end.min(ARENA));
+    let (mut at, end) = (addr.max(WINDOW), end.min(WINDOW + WINDOW_LEN));
     while at < end {
         let Some(slot) = Slot::at(at) else {
             at = (at | ((1 << REGION_SHIFT) - 1)) + 1; // the next region
@@ -776,7 +774,7 @@ mod tests {
                 }
             }
         }
-        assert!(Slot::at(ARENA).is_none() && in_window(ARENA));
+        assert!(Slot::at(WINDOW + WINDOW_LEN).is_none() && !in_window(WINDOW + WINDOW_LEN));
         assert!(Slot::at(WINDOW - 1).is_none() && !in_window(WINDOW - 1));
         assert!(Slot::at(usize::MAX).is_none() && !in_window(usize::MAX));
     }
@@ -1000,10 +998,11 @@ mod tests {
 
     #[test]
     fn questions_about_memory_that_is_gone_are_answered() {
-        for addr in [WINDOW, WINDOW + 12345, ARENA - 1, ARENA, ARENA + (1 << 39)] {
+        let end = WINDOW + WINDOW_LEN;
+        for addr in [WINDOW, WINDOW + 12345, end - 1, end, end + (1 << 39)] {
             assert!(!eligible(addr + (1 << 20), addr + (1 << 21)));
         }
-        assert_eq!(usable(ARENA), None);
+        assert_eq!(usable(end), None);
         reshape(0, usize::MAX);
     }
 }

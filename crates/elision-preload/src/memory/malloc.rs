@@ -3,11 +3,8 @@
 //! # Finding the next malloc
 //!
 //! The first call comes from the dynamic loader, long before the constructor. It cannot simply go to glibc's own
-//! `__libc_malloc`: with another allocator behind us, what is allocated now would later be freed by that one. So the five
-//! names that can be called that early start out bound to stand-ins, and the first of these to be called looks
-//! all of them up and binds them for good. What `dlsym` itself allocates meanwhile (and what another
-//! thread does) comes from a small arena, whose addresses lie in the window: `free` finds them by the comparison it
-//! makes anyway, and so nothing has to remember them. Bound names cost one load and an indirect call.
+//! `__libc_malloc`: with another allocator behind us, what is allocated now would later be freed by that one. So each name is looked
+//! up when it is first called, which allocates nothing. From then on it costs one load and an indirect call.
 //!
 //! # When blocks are placed
 //!
@@ -19,10 +16,10 @@
 
 use super::{PAGE, accounts, block};
 use crate::real::{Next, raw_call, set_errno};
-use crate::stop;
+use crate::{objects, stop};
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use elision::dropin;
 use elision::sys::task;
 
@@ -31,11 +28,11 @@ type Two = unsafe extern "C" fn(usize, usize) -> *mut c_void;
 type Realloc = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
 type Free = unsafe extern "C" fn(*mut c_void);
 
-static MALLOC: Next<Malloc> = Next::starting_at(c"malloc", early::malloc as *const c_void as *mut _);
-static CALLOC: Next<Two> = Next::starting_at(c"calloc", early::calloc as *const c_void as *mut _);
-static REALLOC: Next<Realloc> = Next::starting_at(c"realloc", early::realloc as *const c_void as *mut _);
-static MEMALIGN: Next<Two> = Next::starting_at(c"memalign", early::memalign as *const c_void as *mut _);
-static FREE: Next<Free> = Next::starting_at(c"free", early::free as *const c_void as *mut _);
+static MALLOC: Next<Malloc> = Next::new(c"malloc");
+static CALLOC: Next<Two> = Next::new(c"calloc");
+static REALLOC: Next<Realloc> = Next::new(c"realloc");
+static MEMALIGN: Next<Two> = Next::new(c"memalign");
+static FREE: Next<Free> = Next::new(c"free");
 
 static LIBC_FREE: Next<Free> = Next::new(c"__libc_free");
 static LIBC_REALLOC: Next<Realloc> = Next::new(c"__libc_realloc");
@@ -56,7 +53,7 @@ unsafe extern "C" {
 /// Calls the next definition; `$absent` where there is none.
 macro_rules! next_call {
     ($next:ident($($argument:expr),*), $absent:expr) => {
-        match $next.get() {
+        match $next.get_or_find() {
             // SAFETY: the arguments are those that the program gave to this very name, or a size, or a
             // pointer that the next malloc gave out.
             Some(function) => unsafe { function($($argument),*) },
@@ -76,40 +73,11 @@ static PLACING: AtomicBool = AtomicBool::new(false);
 
 /// From the constructor: the search order is complete by now, so it can be asked who owns the heap.
 pub(super) fn init() {
-    resolve();
+    MALLOC.resolve();
     if super::active() && heap_is_ours() && !task::memory_is_limited() {
         PLACING.store(true, Ordering::Release);
         PLACING.store(calls_arrive(), Ordering::Release);
         accounts::begin();
-    }
-}
-
-static PROGRESS: AtomicU8 = AtomicU8::new(UNKNOWN);
-const UNKNOWN: u8 = 0;
-const LOOKING: u8 = 1;
-const KNOWN: u8 = 2;
-
-/// Looks the family up, once. False while that is under way.
-fn resolve() -> bool {
-    match PROGRESS.compare_exchange(UNKNOWN, LOOKING, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => {
-            let errno = crate::real::errno();
-            USABLE_SIZE.resolve();
-            ALIGNED_ALLOC.resolve();
-            POSIX_MEMALIGN.resolve();
-            REALLOCARRAY.resolve();
-            VALLOC.resolve();
-            PVALLOC.resolve();
-            MEMALIGN.resolve();
-            REALLOC.resolve();
-            CALLOC.resolve();
-            FREE.resolve();
-            MALLOC.resolve();
-            PROGRESS.store(KNOWN, Ordering::Release);
-            crate::real::set_errno(errno);
-            true
-        }
-        Err(now) => now == KNOWN,
     }
 }
 
@@ -124,71 +92,24 @@ fn heap_is_ours() -> bool {
         c"aligned_alloc",
         c"malloc_usable_size",
     ];
-    let here = library_of((&raw const PLACING).cast());
-    // SAFETY: a C string, and the search order that the program's own calls follow.
-    let first = |name: &CStr| unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    !here.is_null()
-        && names.iter().all(|name| library_of(first(name)) == here || is_plt_entry(first(name)))
+    names.iter().all(|name| objects::first(name).is_some_and(|first| first.ours || first.entry))
         && ptr::eq(MALLOC.address(), __libc_malloc as *const c_void)
-}
-
-/// Is the address where an executable that is not position independent calls the function from, in place of the
-/// function itself? Such a program gives that address out as the function's, to dlsym as well.
-fn is_plt_entry(addr: *const c_void) -> bool {
-    const RTLD_DL_SYMENT: core::ffi::c_int = 1;
-    const UNDEFINED: u16 = 0;
-    unsafe extern "C" {
-        fn dladdr1(
-            addr: *const c_void,
-            info: *mut libc::Dl_info,
-            extra: *mut *mut c_void,
-            flags: core::ffi::c_int,
-        ) -> core::ffi::c_int;
-    }
-    let mut info = libc::Dl_info {
-        dli_fname: ptr::null(),
-        dli_fbase: ptr::null_mut(),
-        dli_sname: ptr::null(),
-        dli_saddr: ptr::null_mut(),
-    };
-    let mut symbol = ptr::null_mut();
-    // SAFETY: takes any address; fills a structure of ours, and a pointer to the loader's symbol or null.
-    unsafe {
-        dladdr1(addr, &mut info, &mut symbol, RTLD_DL_SYMENT) != 0
-            && !symbol.is_null()
-            && (*symbol.cast::<libc::Elf64_Sym>()).st_shndx == UNDEFINED
-    }
 }
 
 /// Does a call of malloc by its name come here? (An executable's entry does not tell whom it leads to.)
 fn calls_arrive() -> bool {
-    // SAFETY: a C string; whoever has the name has malloc's type; what it gives is given back to its own free.
+    let (Some(malloc), Some(free)) = (objects::first(c"malloc"), objects::first(c"free")) else {
+        return false;
+    };
+    // SAFETY: whoever has the name has malloc's type; what it gives is given back to its own free.
     unsafe {
-        let malloc = libc::dlsym(libc::RTLD_DEFAULT, c"malloc".as_ptr());
-        let free = libc::dlsym(libc::RTLD_DEFAULT, c"free".as_ptr());
-        if malloc.is_null() || free.is_null() {
-            return false;
-        }
-        let malloc: unsafe extern "C" fn(usize) -> *mut c_void = core::mem::transmute(malloc);
-        let free: unsafe extern "C" fn(*mut c_void) = core::mem::transmute(free);
+        let malloc: unsafe extern "C" fn(usize) -> *mut c_void = core::mem::transmute(malloc.address);
+        let free: unsafe extern "C" fn(*mut c_void) = core::mem::transmute(free.address);
         let memory = malloc(dropin::min_bytes());
         let ours = block::in_window(memory.addr());
         free(memory);
         ours
     }
-}
-
-/// Where the library that an address belongs to is loaded. (The address of a function of ours would not tell: the
-/// loader binds it, too, to whoever comes first.)
-fn library_of(addr: *const c_void) -> *mut c_void {
-    let mut info = libc::Dl_info {
-        dli_fname: ptr::null(),
-        dli_fbase: ptr::null_mut(),
-        dli_sname: ptr::null(),
-        dli_saddr: ptr::null_mut(),
-    };
-    // SAFETY: dladdr takes any address, and fills a structure that is ours.
-    if unsafe { libc::dladdr(addr, &mut info) } == 0 { ptr::null_mut() } else { info.dli_fbase }
 }
 
 /// From now on no block is placed, and none is kept for later.
@@ -239,7 +160,7 @@ fn invalid(function: &[u8]) -> ! {
 /// What lies in the window and is not the drop-in's is another's: once a program has mapped some terabytes, the kernel puts its
 /// mappings here, and with them large blocks of the next malloc's.
 fn is_anothers(payload: *mut c_void) -> bool {
-    !arena::holds(payload.addr()) && !block::holds(payload.addr())
+    !block::holds(payload.addr())
 }
 
 /// Frees what lies in the window.
@@ -248,7 +169,7 @@ fn release_placed(payload: *mut c_void) {
     let addr = payload.expose_provenance();
     // A filter may kill for a call that glibc's heap would not make.
     let least = (!stop::filtered()).then(least);
-    if arena::holds(addr) || block::free(addr, least) {
+    if block::free(addr, least) {
         return;
     }
     if is_anothers(payload) {
@@ -267,8 +188,7 @@ fn release(payload: *mut c_void) {
 
 /// Bytes usable at an address in the window; `None` if it is not ours.
 fn usable_placed(payload: *mut c_void) -> Option<usize> {
-    let addr = payload.expose_provenance();
-    if arena::holds(addr) { Some(arena::usable(payload)) } else { block::usable(addr) }
+    block::usable(payload.expose_provenance())
 }
 
 fn next_usable(payload: *mut c_void) -> usize {
@@ -319,14 +239,12 @@ unsafe fn resize_placed(payload: *mut c_void, size: usize) -> *mut c_void {
     }
     // A block that shrinks far below the threshold goes back to the next malloc; not at the threshold itself, or a size
     // that moves to and fro across it would be copied every time. (And not merely because no more are placed, but for a filter.)
-    let in_arena = arena::holds(payload.addr());
     let (threshold, keeps) = match least() {
         usize::MAX => (SMALLEST, false),
         least => (least, true),
     };
     let small = size < threshold / 2;
-    if !in_arena
-        && !small
+    if !small
         && !stop::filtered()
         && size <= isize::MAX as usize
         && let Some(kept) = block::resize(payload.expose_provenance(), size, keeps)
@@ -394,7 +312,7 @@ pub unsafe extern "C" fn realloc(payload: *mut c_void, size: usize) -> *mut c_vo
 /// As for [`realloc`].
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn reallocarray(payload: *mut c_void, count: usize, size: usize) -> *mut c_void {
-    if !PLACING.load(Ordering::Acquire) && REALLOCARRAY.get().is_some() {
+    if !PLACING.load(Ordering::Acquire) && REALLOCARRAY.get_or_find().is_some() {
         // libc's calls whatever realloc comes first, which may not be ours.
         return next_call!(REALLOCARRAY(payload, count, size), ptr::null_mut());
     }
@@ -435,9 +353,6 @@ pub unsafe extern "C" fn __libc_free(payload: *mut c_void) {
     if block::in_window(payload.addr()) && !is_anothers(payload) {
         return release_placed(payload);
     }
-    if LIBC_FREE.get().is_none() {
-        LIBC_FREE.resolve();
-    }
     next_call!(LIBC_FREE(payload), ())
 }
 
@@ -450,9 +365,6 @@ pub unsafe extern "C" fn __libc_realloc(payload: *mut c_void, size: usize) -> *m
     if block::in_window(payload.addr()) && !is_anothers(payload) {
         // SAFETY: the program's promise.
         return unsafe { resize_placed(payload, size) };
-    }
-    if LIBC_REALLOC.get().is_none() {
-        LIBC_REALLOC.resolve();
     }
     next_call!(LIBC_REALLOC(payload, size), ptr::null_mut())
 }
@@ -490,10 +402,8 @@ pub unsafe extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
 /// None beyond C's.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
-    let through = || {
-        resolve();
-        next_call!(ALIGNED_ALLOC(align, size), next_call!(MEMALIGN(align, size), ptr::null_mut()))
-    };
+    let through =
+        || next_call!(ALIGNED_ALLOC(align, size), next_call!(MEMALIGN(align, size), ptr::null_mut()));
     place_aligned(align, size).unwrap_or_else(through)
 }
 
@@ -510,7 +420,6 @@ pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, siz
         unsafe { *out = payload };
         return 0;
     }
-    resolve();
     next_call!(POSIX_MEMALIGN(out, align, size), libc::ENOMEM)
 }
 
@@ -520,10 +429,7 @@ pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, siz
 /// None beyond C's.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn valloc(size: usize) -> *mut c_void {
-    let through = || {
-        resolve();
-        next_call!(VALLOC(size), next_call!(MEMALIGN(PAGE, size), ptr::null_mut()))
-    };
+    let through = || next_call!(VALLOC(size), next_call!(MEMALIGN(PAGE, size), ptr::null_mut()));
     place_aligned(PAGE, size).unwrap_or_else(through)
 }
 
@@ -536,7 +442,6 @@ pub unsafe extern "C" fn pvalloc(size: usize) -> *mut c_void {
     if let Some(payload) = super::whole_pages(size).and_then(|size| place_aligned(PAGE, size)) {
         return payload;
     }
-    resolve();
     next_call!(PVALLOC(size), ptr::null_mut())
 }
 
@@ -551,104 +456,5 @@ pub unsafe extern "C" fn malloc_usable_size(payload: *mut c_void) -> usize {
     {
         return usable;
     }
-    resolve();
     next_usable(payload)
-}
-
-/// What the family's names are bound to until the next malloc is known.
-mod early {
-    use super::*;
-
-    /// Calls what the name is bound to now; nothing, if libc turned out not to have it.
-    macro_rules! bound {
-        ($next:ident($($argument:expr),*), $stand_in:ident, $absent:expr) => {
-            if ptr::eq($next.address(), $stand_in as *const c_void) { $absent } else {
-                next_call!($next($($argument),*), $absent)
-            }
-        };
-    }
-
-    pub unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
-        if resolve() {
-            bound!(MALLOC(size), malloc, ptr::null_mut())
-        } else {
-            arena::allocate(size, ALIGNMENT)
-        }
-    }
-
-    pub unsafe extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
-        if resolve() {
-            return bound!(CALLOC(count, size), calloc, ptr::null_mut());
-        }
-        // Arena memory is never used twice, so it is zero.
-        count.checked_mul(size).map_or(ptr::null_mut(), |bytes| arena::allocate(bytes, ALIGNMENT))
-    }
-
-    pub unsafe extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
-        if resolve() {
-            bound!(MEMALIGN(align, size), memalign, ptr::null_mut())
-        } else {
-            arena::allocate(size, align)
-        }
-    }
-
-    /// Only of a pointer outside the arena, hence not while the lookup is under way.
-    pub unsafe extern "C" fn realloc(payload: *mut c_void, size: usize) -> *mut c_void {
-        if resolve() { bound!(REALLOC(payload, size), realloc, ptr::null_mut()) } else { ptr::null_mut() }
-    }
-
-    /// As for [`realloc`]. What cannot be given to its owner yet is kept.
-    pub unsafe extern "C" fn free(payload: *mut c_void) {
-        if resolve() {
-            bound!(FREE(payload), free, ())
-        }
-    }
-}
-
-/// Memory for `dlsym` while it looks malloc up. Never given back.
-mod arena {
-    use super::*;
-
-    const LEN: usize = 1 << 20;
-    /// Each allocation's size is kept in front of it.
-    const HEADER: usize = 16;
-
-    static USED: AtomicUsize = AtomicUsize::new(0);
-
-    pub fn allocate(size: usize, align: usize) -> *mut c_void {
-        let align = align.max(HEADER);
-        let Some(room) = size.checked_add(2 * align) else { return ptr::null_mut() };
-        let room = room.next_multiple_of(HEADER);
-        let start = USED.fetch_add(room.min(LEN), Ordering::Relaxed);
-        if !align.is_power_of_two() || start.saturating_add(room) > LEN || !mapped() {
-            return ptr::null_mut();
-        }
-        let payload = (block::ARENA + start + HEADER).next_multiple_of(align);
-        let payload: *mut c_void = ptr::with_exposed_provenance_mut(payload);
-        // SAFETY: `start..start + room` of the mapped arena is this call's alone, by the fetch_add.
-        unsafe { payload.cast::<usize>().sub(1).write(size) };
-        payload
-    }
-
-    /// The arena is mapped by whoever asks first; the others are told that it is there.
-    fn mapped() -> bool {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-        let prot = libc::PROT_READ | libc::PROT_WRITE;
-        let arguments = [block::ARENA, LEN, prot as usize, flags as usize, usize::MAX, 0];
-        // SAFETY: with NOREPLACE the kernel maps nothing over what is there.
-        match unsafe { raw_call(libc::SYS_mmap, &arguments) } {
-            Ok(addr) => addr == block::ARENA,
-            Err(errno) => errno.0 == libc::EEXIST,
-        }
-    }
-
-    /// Was it allocated here?
-    pub fn holds(addr: usize) -> bool {
-        addr.wrapping_sub(block::ARENA) < USED.load(Ordering::Relaxed).min(LEN)
-    }
-
-    pub fn usable(payload: *mut c_void) -> usize {
-        // SAFETY: a payload of this arena has its size in front of it.
-        unsafe { payload.cast::<usize>().sub(1).read() }
-    }
 }

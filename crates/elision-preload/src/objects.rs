@@ -1,0 +1,398 @@
+//! What the loader has loaded, and which of it defines a name: the answers of dlsym, without dlsym.
+//!
+//! dlsym takes memory from malloc to keep the message of a failure, and gives it to free at the next call. Both may be the program's
+//! own, which may call dlsym in turn, and would see calls that the program did not make. So the loader's list of objects is
+//! read here, and their tables of symbols: as loaded, in the order in which the loader searches. Nothing is allocated, locked or
+//! left behind, and no function but a resolver (STT_GNU_IFUNC) is called.
+#![allow(unsafe_code)] // The loader's structures, and the tables of the ELF files it has mapped.
+
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+use libc::{Elf64_Sym, dl_phdr_info};
+
+/// One object in the loader's list, as link.h declares it.
+#[repr(C)]
+pub(crate) struct Object {
+    base: usize,
+    name: *const c_char,
+    dynamic: *const Entry,
+    next: *const Object,
+}
+
+/// An entry of an object's dynamic section.
+#[repr(C)]
+struct Entry {
+    tag: usize,
+    value: usize,
+}
+
+/// What the loader tells debuggers.
+#[repr(C)]
+struct Debug {
+    version: c_int,
+    objects: *const Object,
+}
+
+unsafe extern "C" {
+    #[link_name = "_r_debug"]
+    static DEBUG: Debug;
+    #[link_name = "_DYNAMIC"]
+    static OUR_DYNAMIC: Entry;
+}
+
+const HASH: usize = 4;
+const STRINGS: usize = 5;
+const SYMBOLS: usize = 6;
+const SONAME: usize = 14;
+const GNU_HASH: usize = 0x6fff_fef5;
+const VERSIONS: usize = 0x6fff_fff0;
+
+/// The last of the objects that were loaded before the program started. What dlopen adds behind it may go at any moment.
+static LAST: AtomicPtr<Object> = AtomicPtr::new(ptr::null_mut());
+
+/// The objects that were loaded with the program, the program itself first. The first call comes before any dlopen: the loader's first
+/// malloc of all, or the constructor.
+fn objects() -> impl Iterator<Item = &'static Object> {
+    // SAFETY: the loader's variable, which points to the first of a list. These objects stay, and their fields do not change, but
+    // for the last one's `next`.
+    let follow = |object: *const Object| unsafe { object.as_ref() };
+    // SAFETY: as above.
+    let first = follow(unsafe { (&raw const DEBUG.objects).read_volatile() });
+    let mut last = LAST.load(Ordering::Acquire).cast_const();
+    if last.is_null() {
+        last = core::iter::successors(first, |object| follow(object.next)).last().map_or(last, ptr::from_ref);
+        LAST.store(last.cast_mut(), Ordering::Release);
+    }
+    // SAFETY: takes a number.
+    let kernels = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) as usize };
+    core::iter::successors(first, move |object| {
+        follow(if ptr::eq(*object, last) { ptr::null() } else { object.next })
+    })
+    // The kernel's own object is in the list, and is not searched.
+    .filter(move |object| object.base == 0 || object.base != kernels)
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) address: *mut c_void,
+    /// Is it this library's?
+    pub(crate) ours: bool,
+    /// Or the entry by which an executable that is not position independent calls a function that is defined elsewhere? Such a program
+    /// gives that address out as the function's.
+    pub(crate) entry: bool,
+}
+
+/// `dlsym(RTLD_NEXT, …)`: the next definition of `name` after this library's.
+pub(crate) fn next(name: &CStr) -> Option<*mut c_void> {
+    let behind = objects().skip_while(|object| !object.is_ours()).skip(1);
+    Some(search(behind, name)?.address)
+}
+
+/// `dlsym(RTLD_DEFAULT, …)`: the definition that the program's own calls reach.
+pub(crate) fn first(name: &CStr) -> Option<Found> {
+    search(objects(), name)
+}
+
+fn search(mut objects: impl Iterator<Item = &'static Object>, name: &CStr) -> Option<Found> {
+    objects.find_map(|object| {
+        let (address, entry) = object.tables().find(name.to_bytes())?;
+        Some(Found { address, ours: object.is_ours(), entry })
+    })
+}
+
+/// `dlsym` in the library of that name, if it is loaded: one that was loaded for a plugin alone is not behind RTLD_NEXT, yet its calls
+/// reach us first. Whoever makes such a call keeps the library where it is; nobody else does.
+pub(crate) fn find_in(library: &CStr, name: &CStr) -> Option<*mut c_void> {
+    struct Search<'a> {
+        library: &'a CStr,
+        name: &'a CStr,
+        found: Option<*mut c_void>,
+    }
+    unsafe extern "C" fn look(info: *mut dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
+        // SAFETY: the loader's description of one object, and our own structure.
+        let (info, search) = unsafe { (&*info, &mut *search.cast::<Search<'_>>()) };
+        // SAFETY: as many headers as the loader says.
+        let headers = unsafe { core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize) };
+        let base = info.dlpi_addr as usize;
+        if let Some(header) = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC) {
+            let dynamic = ptr::with_exposed_provenance(base.wrapping_add(header.p_vaddr as usize));
+            let object = Object { base, name: info.dlpi_name, dynamic, next: ptr::null() };
+            let tables = object.tables();
+            if tables.soname.is_some_and(|named| named == search.library) {
+                search.found = tables.find(search.name.to_bytes()).map(|(address, _)| address);
+            }
+        }
+        search.found.is_some() as c_int
+    }
+    let mut search = Search { library, name, found: None };
+    // SAFETY: the callback gets the structure that it expects, and keeps nothing.
+    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
+    search.found
+}
+
+/// An object's tables of symbols. Null where it has none.
+struct Tables {
+    base: usize,
+    symbols: *const Elf64_Sym,
+    strings: *const c_char,
+    versions: *const u16,
+    gnu_hash: *const u32,
+    hash: *const u32,
+    soname: Option<&'static CStr>,
+}
+
+impl Object {
+    fn is_ours(&self) -> bool {
+        ptr::eq(self.dynamic, &raw const OUR_DYNAMIC)
+    }
+
+    fn tables(&self) -> Tables {
+        let mut tables = Tables {
+            base: self.base,
+            symbols: ptr::null(),
+            strings: ptr::null(),
+            versions: ptr::null(),
+            gnu_hash: ptr::null(),
+            hash: ptr::null(),
+            soname: None,
+        };
+        let mut soname = None;
+        let mut entry = self.dynamic;
+        // SAFETY: the section ends with an entry of tag 0.
+        while let Some(&Entry { tag, value }) = unsafe { entry.as_ref() } {
+            // The loader has added the base already, where the section may be written to.
+            let table = if value < self.base { value.wrapping_add(self.base) } else { value };
+            match tag {
+                0 => break,
+                HASH => tables.hash = ptr::with_exposed_provenance(table),
+                STRINGS => tables.strings = ptr::with_exposed_provenance(table),
+                SYMBOLS => tables.symbols = ptr::with_exposed_provenance(table),
+                SONAME => soname = Some(value),
+                GNU_HASH => tables.gnu_hash = ptr::with_exposed_provenance(table),
+                VERSIONS => tables.versions = ptr::with_exposed_provenance(table),
+                _ => {}
+            }
+            // SAFETY: there is one behind it.
+            entry = unsafe { entry.add(1) };
+        }
+        if !tables.strings.is_null() {
+            // SAFETY: an offset into the table of strings, each of which is terminated.
+            tables.soname = soname.map(|at| unsafe { CStr::from_ptr(tables.strings.add(at)) });
+        }
+        tables
+    }
+}
+
+impl Tables {
+    /// The default version of `name`, as an address; and whether it is but an entry (see [`Found`]).
+    fn find(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
+        if self.symbols.is_null() || self.strings.is_null() {
+            return None;
+        }
+        // SAFETY: tables of an object that is loaded, laid out as the ELF specification says, and for the second as all linkers do it.
+        unsafe {
+            match (self.gnu_hash.is_null(), self.hash.is_null()) {
+                (false, _) => self.find_by_gnu_hash(name),
+                (true, false) => self.find_by_hash(name),
+                (true, true) => None,
+            }
+        }
+    }
+
+    /// # Safety
+    /// There is such a table.
+    unsafe fn find_by_gnu_hash(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
+        let hash =
+            name.iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)));
+        let (shift, table) = (hash as usize, self.gnu_hash);
+        // SAFETY: four numbers; as many words of 64 bits as the third says; as many chains as the first says, each the number of its
+        // first symbol; and a hash for each symbol from the second number on, the last of a chain being odd.
+        unsafe {
+            let [buckets, symbol_offset, words, second] = table.cast::<[u32; 4]>().read().map(|n| n as usize);
+            let filter = table.add(4).cast::<u64>();
+            let word = filter.add((shift / 64).checked_rem(words)?).read();
+            let bits = 1 << (shift % 64) | 1 << ((shift >> (second % 32)) % 64);
+            if word & bits != bits {
+                return None;
+            }
+            let chains = filter.add(words).cast::<u32>();
+            let hashes = chains.add(buckets);
+            let mut at = chains.add(shift.checked_rem(buckets)?).read() as usize;
+            while at >= symbol_offset {
+                let its = hashes.add(at - symbol_offset).read();
+                if its | 1 == hash | 1
+                    && let found @ Some(_) = self.defines(at, name)
+                {
+                    return found;
+                }
+                at = if its & 1 == 0 { at + 1 } else { 0 };
+            }
+        }
+        None
+    }
+
+    /// # Safety
+    /// There is such a table.
+    unsafe fn find_by_hash(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
+        let hash = name.iter().fold(0u32, |hash, byte| {
+            let hash = (hash << 4).wrapping_add(u32::from(*byte));
+            (hash ^ (hash & 0xf000_0000) >> 24) & 0x0fff_ffff
+        });
+        // SAFETY: how many chains there are, and how many symbols; for each chain the number of its first symbol; for each symbol
+        // that of the next in its chain, 0 for none.
+        unsafe {
+            let buckets = self.hash.read() as usize;
+            let chains = self.hash.add(2);
+            let mut at = chains.add((hash as usize).checked_rem(buckets)?).read() as usize;
+            while at != 0 {
+                if let found @ Some(_) = self.defines(at, name) {
+                    return found;
+                }
+                at = chains.add(buckets + at).read() as usize;
+            }
+        }
+        None
+    }
+
+    /// Is the symbol of this number a definition of `name` that the loader would take?
+    ///
+    /// # Safety
+    /// There is such a symbol.
+    unsafe fn defines(&self, at: usize, name: &[u8]) -> Option<(*mut c_void, bool)> {
+        const ABSOLUTE: u16 = 0xfff1;
+        const UNDEFINED: u16 = 0;
+        const RESOLVED: u8 = 10;
+        // SAFETY: the caller's promise.
+        let symbol = unsafe { self.symbols.add(at).as_ref()? };
+        let (kind, binding) = (symbol.st_info & 0xf, symbol.st_info >> 4);
+        // Global, weak, unique; no kind, data, function, common, resolved. (A thread's own data has no one address.)
+        let takes = matches!(binding, 1 | 2 | 10) && matches!(kind, 0..=2 | 5 | RESOLVED);
+        // Neither internal nor hidden; and an address, or what stands for one.
+        let public = !matches!(symbol.st_other & 3, 1 | 2);
+        if !takes || !public || symbol.st_value == 0 && symbol.st_shndx != ABSOLUTE {
+            return None;
+        }
+        if !self.versions.is_null() {
+            // SAFETY: one number for each symbol. The first two stand for no version; the highest bit, for one that is not the default.
+            let version = unsafe { self.versions.add(at).read() };
+            if version & 0x7fff >= 2 && version & 0x8000 != 0 {
+                return None;
+            }
+        }
+        // SAFETY: the names of symbols are in the table of strings, and terminated.
+        let its_name = unsafe { CStr::from_ptr(self.strings.add(symbol.st_name as usize)) };
+        if its_name.to_bytes() != name {
+            return None;
+        }
+        let base = if symbol.st_shndx == ABSOLUTE { 0 } else { self.base };
+        let address: *mut c_void =
+            ptr::with_exposed_provenance_mut(base.wrapping_add(symbol.st_value as usize));
+        if kind != RESOLVED || symbol.st_shndx == UNDEFINED {
+            return Some((address, symbol.st_shndx == UNDEFINED));
+        }
+        // SAFETY: the symbol says that a function is there that takes nothing and tells the address.
+        let resolver =
+            unsafe { core::mem::transmute::<*mut c_void, extern "C" fn() -> *mut c_void>(address) };
+        Some((resolver(), false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object::{Object as _, ObjectSymbol as _};
+    use std::collections::BTreeSet;
+    use std::ffi::CString;
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    /// Names as a library may define them: of several versions, to be resolved, weak, protected, hidden, absolute.
+    const ODD: &str = r#"
+        #include <stddef.h>
+        int first_read(void) { return 1; }
+        int second_read(void) { return 2; }
+        __asm__(".symver first_read, read@A");
+        __asm__(".symver second_read, read@@B");
+        int old_write(void) { return 3; }
+        __asm__(".symver old_write, write@A");
+        static int chosen(void) { return 4; }
+        static void *choose(void) { return chosen; }
+        int pread(void) __attribute__((ifunc("choose")));
+        __attribute__((weak)) int pwrite(void) { return 5; }
+        __attribute__((visibility("protected"))) int readv(void) { return 6; }
+        __attribute__((visibility("hidden"))) int writev(void) { return 7; }
+        __asm__(".globl odd_absolute\nodd_absolute = 0x1234");
+        __thread int odd_thread;
+        int odd_data = 8;
+    "#;
+
+    /// Every name that any loaded object has in its table, and those that the drop-in wraps, whether there is such a name or not.
+    fn names() -> BTreeSet<Vec<u8>> {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let drop_in = std::env::current_exe().unwrap().with_file_name("libelision_preload.so");
+        assert!(drop_in.exists());
+        let loaded = maps.lines().filter_map(|line| Some(PathBuf::from(&line[line.find('/')?..])));
+        let mut names = BTreeSet::new();
+        for path in loaded.chain([drop_in]).collect::<BTreeSet<_>>() {
+            let Ok(bytes) = std::fs::read(&path) else { continue };
+            let Ok(file) = object::File::parse(&*bytes) else { continue };
+            let symbols = file.dynamic_symbols();
+            // (The address of a thread's own data is the thread's.)
+            let named = symbols.filter(|symbol| symbol.kind() != object::SymbolKind::Tls);
+            names.extend(named.map(|symbol| symbol.name_bytes().unwrap().to_vec()));
+        }
+        names
+    }
+
+    fn all_agree() {
+        let names = names();
+        assert!(names.len() > 2000 && names.contains(&b"pwritev2"[..]));
+        for name in names {
+            let name = CString::new(name).unwrap();
+            // SAFETY: C strings. Calls from here count as this object's.
+            let theirs =
+                [libc::RTLD_NEXT, libc::RTLD_DEFAULT].map(|from| unsafe { libc::dlsym(from, name.as_ptr()) });
+            let ours = [next(&name), first(&name).map(|found| found.address)];
+            assert_eq!(ours.map(|found| found.unwrap_or(ptr::null_mut())), theirs, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_found_as_dlsym_finds_them() {
+        all_agree();
+        if std::env::var_os("LD_PRELOAD").is_some() {
+            return;
+        }
+        let made = tempfile::tempdir().unwrap();
+        let (source, script) = (made.path().join("odd.c"), made.path().join("odd.map"));
+        std::fs::write(&source, ODD).unwrap();
+        std::fs::write(&script, "A {}; B { *; } A;").unwrap();
+        for hashes in ["gnu", "sysv", "both"] {
+            let library = made.path().join(format!("{hashes}.so"));
+            let compiled = Command::new("cc")
+                .args(["-shared", "-fPIC", "-fno-builtin", "-w", "-o"])
+                .args([&library, &source])
+                .arg(format!("-Wl,--hash-style={hashes},--version-script={}", script.display()))
+                .output();
+            assert!(compiled.as_ref().is_ok_and(|output| output.status.success()), "{compiled:?}");
+            let run = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "objects::tests::names_are_found_as_dlsym_finds_them"])
+                .env("LD_PRELOAD", &library)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&run.stdout);
+            assert!(run.status.success() && said.contains("1 passed"), "{hashes}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_library_is_found_by_its_own_name() {
+        // SAFETY: a C string.
+        let theirs = unsafe { libc::dlsym(libc::RTLD_NEXT, c"ferror".as_ptr()) };
+        assert_eq!(find_in(c"libc.so.6", c"ferror"), Some(theirs));
+        assert_eq!(find_in(c"libc.so.6", c"no_such_name"), None);
+        assert_eq!(find_in(c"libno.so.1", c"ferror"), None);
+    }
+}
