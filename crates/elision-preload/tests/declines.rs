@@ -89,3 +89,69 @@ fn a_program_that_never_needed_a_helper_is_in_the_statistics() {
         assert_eq!(common::counter(&stats, "deferred_bytes"), 0, "{how}: {stats}");
     }
 }
+
+/// Nothing was said of it but that there was nothing to report.
+#[test]
+fn what_ended_deferral_is_in_the_statistics() {
+    let made = directory();
+    let program = compiled(made.path());
+    let stats = statistics(&program, &["ends", "deepbind"], None).unwrap();
+    assert!(stats.ends_with(",\"stopped\":\"RTLD_DEEPBIND\"}\n") && stats.lines().count() == 1, "{stats}");
+}
+
+/// What a process says on its stderr with these settings, in the row `ends HOW`, or in that of a reason.
+fn said(program: &Path, row: &[&str], settings: &[(&str, &str)]) -> (u32, Vec<String>) {
+    let made = directory();
+    let mut command = Command::new(program);
+    command.env("LD_PRELOAD", common::library()).env_remove("ELISION_STATS").args(row);
+    command.current_dir(made.path()).envs(settings.iter().copied());
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{row:?} with {settings:?}: {output:?}");
+    (pid, String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect())
+}
+
+/// `ELISION=OFF` left it on, and `ELISION_MIN_BYTES=1M` was 4 MiB without a word.
+#[test]
+fn settings_are_understood_or_said_not_to_be() {
+    let made = directory();
+    let program = compiled(made.path());
+    let row = &["not_a_regular_file"][..];
+    let verbose = ("ELISION_VERBOSE", "yes");
+    for (least, understood) in [("4096", 4096), ("60K", 60_000), ("64KiB", 65_536), ("1", 4096)] {
+        for on in ["on", "TRUE", ""] {
+            let (pid, lines) = said(&program, row, &[verbose, ("ELISION", on), ("ELISION_MIN_BYTES", least)]);
+            let expected =
+                format!("elision: declines[{pid}]: active for transfers of {understood} bytes and more");
+            assert_eq!(lines.first(), Some(&expected), "ELISION={on}, ELISION_MIN_BYTES={least}");
+        }
+        for off in ["off", "OFF", "no", "False", "0"] {
+            let (_, lines) = said(&program, row, &[verbose, ("ELISION", off), ("ELISION_MIN_BYTES", least)]);
+            assert_eq!(lines, [] as [&str; 0], "ELISION={off}");
+        }
+    }
+    // These are said without being asked, once; the first is safe, and the second as if it were not set.
+    for least in ["abc", "1.5M", "-1", "9999999999999G"] {
+        let (pid, lines) = said(&program, row, &[verbose, ("ELISION_MIN_BYTES", least)]);
+        let expected =
+            format!("elision: declines[{pid}]: ELISION_MIN_BYTES={least} is not understood: 4 MiB it is");
+        assert_eq!(lines, [expected]);
+    }
+    let (pid, lines) = said(&program, row, &[verbose, ("ELISION", "never"), ("ELISION_MIN_BYTES", "4096")]);
+    assert_eq!(lines, [format!("elision: declines[{pid}]: ELISION=never is not understood: taken for off")]);
+}
+
+/// Each program of a tree said that it was active, whether it ever read anything or not.
+#[test]
+fn a_process_without_large_transfers_says_nothing() {
+    let made = directory();
+    let program = compiled(made.path());
+    let verbose = [("ELISION_VERBOSE", "1"), ("ELISION_MIN_BYTES", "4096")];
+    assert_eq!(said(&program, &["ends", "nothing"], &verbose).1, [] as [&str; 0]);
+    // It declines something, and then puts itself in its place, and then does nothing.
+    let (pid, lines) = said(&program, &["ends", "exec"], &verbose);
+    let declined = "declined a transfer of 65536 bytes: not_a_regular_file";
+    let expected = ["active for transfers of 4096 bytes and more", declined];
+    assert_eq!(lines, expected.map(|line| format!("elision: declines[{pid}]: {line}")));
+}

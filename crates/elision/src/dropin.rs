@@ -10,16 +10,16 @@
 use crate::glance::GLANCE;
 use crate::history;
 use crate::read::Terms;
+use crate::settings;
 use crate::sidecar::channel::{self, Call, Op, Request};
 use crate::sidecar::{fault, files, forgotten, fork, launch, report, state};
 use crate::stats::{self, Reason};
 use crate::sys::raw::Errno;
 use crate::sys::{file, pages, task};
+use crate::verbose;
 use crate::write::Track;
 use core::ffi::CStr;
 use core::sync::atomic::Ordering::*;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 
 /// What an offered transfer came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +56,7 @@ pub unsafe fn read(
     owned: bool,
     undisturbed: impl Fn() -> bool,
 ) -> Outcome {
+    verbose::say_active();
     // SAFETY: the caller's promise.
     unsafe { crate::read::read(fd, addr, len, terms(offset, owned), undisturbed) }
 }
@@ -73,6 +74,7 @@ pub unsafe fn write(
     owned: bool,
     alone: impl Fn() -> bool,
 ) -> Outcome {
+    verbose::say_active();
     crate::write::write(fd, addr, len, terms(offset, owned), Track::SecondTime, alone)
 }
 
@@ -311,11 +313,12 @@ pub fn watch_faults() {
 /// From now on nothing is worth offering, because of what the program uses.
 pub fn stop(why: &str) {
     GLANCE.min_bytes.store(usize::MAX, SeqCst);
-    crate::verbose::say_stopped(why);
+    verbose::say_stopped(why);
+    report::report_stop(why);
 }
 
 /// A variable of the environment. std's function would copy it, and so call the program's malloc before the program has begun.
-fn variable(name: &str) -> Option<&'static OsStr> {
+fn variable(name: &str) -> Option<&'static [u8]> {
     unsafe extern "C" {
         static environ: *const *const core::ffi::c_char;
     }
@@ -326,7 +329,7 @@ fn variable(name: &str) -> Option<&'static OsStr> {
             let entry = CStr::from_ptr(*entry).to_bytes();
             if let Some(value) = entry.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
             {
-                return Some(OsStr::from_bytes(value));
+                return Some(value);
             }
             next = next.add(1);
         }
@@ -339,24 +342,43 @@ fn variable(name: &str) -> Option<&'static OsStr> {
 /// # Safety
 /// Once, from the drop-in's constructor, in the main thread, while there is no other.
 pub unsafe fn start() {
-    let get = variable;
-    if get("ELISION").is_some_and(|value| value == "off" || value == "0") {
-        return;
+    let get = |name: &str| variable(name).filter(|value| !value.is_empty());
+    // SAFETY: libc has set it to a C string before any constructor of a library that needs libc.
+    if let Some(name) = unsafe { program_invocation_short_name.as_ref() } {
+        // SAFETY: as above.
+        verbose::set_program(unsafe { CStr::from_ptr(name) }.to_bytes());
     }
-    let least = get("ELISION_MIN_BYTES").and_then(|value| value.to_str()?.parse::<usize>().ok());
+    if let Some(value) = get("ELISION") {
+        let on = settings::switch(value);
+        if on.is_none() {
+            verbose::say_not_understood("ELISION", value, "taken for off");
+        }
+        if on != Some(true) {
+            return;
+        }
+    }
+    let least = get("ELISION_MIN_BYTES").and_then(|value| {
+        let least = settings::bytes(value);
+        if least.is_none() {
+            verbose::say_not_understood("ELISION_MIN_BYTES", value, "4 MiB it is");
+        }
+        least
+    });
     if let Some(path) = get("ELISION_STATS") {
-        report::set_stats_path(path.as_encoded_bytes());
+        report::set_stats_path(path);
         stats::count_exactly(true);
     }
-    let verbose = get("ELISION_VERBOSE").is_some_and(|value| value != "0" && !value.is_empty());
-    let least = least.unwrap_or(DEFAULT_MIN_BYTES).max(crate::transfer::PAGE);
-    crate::set_verbose(verbose);
+    verbose::set_verbose(get("ELISION_VERBOSE").is_some_and(|value| settings::switch(value) != Some(false)));
     if task::on_valgrind() {
-        return crate::verbose::say_stopped("Valgrind");
+        return stop("Valgrind");
     }
     launch::register();
-    GLANCE.min_bytes.store(least, Release);
-    crate::say_active(least);
+    GLANCE.min_bytes.store(least.unwrap_or(DEFAULT_MIN_BYTES).max(crate::transfer::PAGE), Release);
+}
+
+unsafe extern "C" {
+    /// glibc's: the last part of the name by which the program was called.
+    static program_invocation_short_name: *const core::ffi::c_char;
 }
 
 /// Counts a decline under `reason` where the drop-in itself decided.

@@ -8,9 +8,12 @@
 //! there does it show: what was read in any way, and altered throughout before something else was read there, or it was freed; or
 //! was wanted by somebody else; or is altered throughout between one save and the next.
 //!
+//! Which of the two it was, altered or wanted, is the reason that statistics give.
+//!
 //! Many programs do the same to one file after the other, each of them once. So the outcome counts for reads of about the same
 //! size as well, and a file of which nothing is known is taken for one of those.
 
+use crate::stats::Reason;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// What is known of a file: how many reads are still to be done traditionally, and how many there were at the last decision.
@@ -19,6 +22,8 @@ struct Memory {
     left: u8,
     /// What will be found altered next was overwritten by a read that was not deferred: it says nothing.
     void: bool,
+    /// It was not altered, but had to be loaded because somebody wanted to change the file.
+    wanted: bool,
     /// 0: nothing is known; [`PAID`]: deferring was worth it.
     step: u8,
 }
@@ -32,12 +37,18 @@ const MOST: u8 = 63;
 /// In a word, in the place of `left`: see [`Memory::void`].
 const VOID: u8 = 1 << 7;
 
+/// Likewise: see [`Memory::wanted`].
+const WANTED: u8 = 1 << 6;
+
+const _: () = assert!(MOST < WANTED);
+
 const PAID: u8 = u8::MAX;
 
 impl Memory {
-    /// A read is about to be deferred. True: it should not be. `None`: nothing is known.
-    fn declines(&mut self) -> Option<bool> {
-        let declines = self.left > 0;
+    /// A read is about to be deferred. A reason: it should not be. `None`: nothing is known.
+    fn declines(&mut self) -> Option<Option<Reason>> {
+        let reason = if self.wanted { Reason::Changing } else { Reason::MostlyAltered };
+        let declines = (self.left > 0).then_some(reason);
         self.left = self.left.saturating_sub(1);
         (self.step > 0).then_some(declines)
     }
@@ -52,6 +63,7 @@ impl Memory {
             let before = if self.step == PAID { 0 } else { self.step };
             self.step = (before * 2 + 1).clamp(FIRST, MOST);
             self.left = self.step;
+            self.wanted = false;
         } else {
             *self = Memory { step: PAID, ..Memory::default() };
         }
@@ -72,7 +84,12 @@ fn with<T>(table: &Table, place: u64, tag: u64, act: impl FnOnce(&mut Memory) ->
     let place = table.get(place as usize);
     let word = place.map_or(0, |place| place.load(Relaxed));
     let mut memory = match word & !0xffff == tag {
-        true => Memory { left: word as u8 & !VOID, void: word as u8 & VOID != 0, step: (word >> 8) as u8 },
+        true => Memory {
+            left: word as u8 & !(VOID | WANTED),
+            void: word as u8 & VOID != 0,
+            wanted: word as u8 & WANTED != 0,
+            step: (word >> 8) as u8,
+        },
         false => Memory::default(),
     };
     let before = memory;
@@ -81,7 +98,7 @@ fn with<T>(table: &Table, place: u64, tag: u64, act: impl FnOnce(&mut Memory) ->
     if memory != before
         && let Some(place) = place
     {
-        let left = memory.left | if memory.void { VOID } else { 0 };
+        let left = memory.left | if memory.void { VOID } else { 0 } | if memory.wanted { WANTED } else { 0 };
         place.store(tag | u64::from(memory.step) << 8 | u64::from(left), Relaxed);
     }
     result
@@ -98,15 +115,15 @@ fn with_size<T>(len: usize, act: impl FnOnce(&mut Memory) -> T) -> T {
 /// Transfers of this size and more are large.
 pub const LARGE: usize = 4 << 20;
 
-/// Should this read of the file, which is to be changed, rather not be deferred?
-pub fn declines(number: u64, len: usize) -> bool {
+/// Should this read of the file, which is to be changed, rather not be deferred, and why?
+pub fn declines(number: u64, len: usize) -> Option<Reason> {
     let of_its_size = || if len < LARGE { None } else { with_size(len, Memory::declines) };
-    with_file(number, Memory::declines).or_else(of_its_size).unwrap_or(false)
+    with_file(number, Memory::declines).or_else(of_its_size).flatten()
 }
 
 /// The same for any read; or should this save of the file rather not be tracked?
-pub fn declines_large(number: u64, len: usize) -> bool {
-    len >= LARGE && declines(number, len)
+pub fn declines_large(number: u64, len: usize) -> Option<Reason> {
+    if len >= LARGE { declines(number, len) } else { None }
 }
 
 /// When they were saved, `known` bytes were found associated with the file, `altered` of them altered.
@@ -138,7 +155,11 @@ pub fn overwritten(number: u64, len: usize) {
 /// What was deferred of this very file came to nothing.
 pub fn learn_of_file(number: u64, known: usize) {
     if known > 0 {
-        with_file(number, |memory| memory.learn(known, known));
+        with_file(number, |memory| {
+            let void = memory.void;
+            memory.learn(known, known);
+            memory.wanted |= !void;
+        });
     }
 }
 
@@ -158,7 +179,7 @@ mod tests {
         let mut found = None;
         (0..rounds)
             .map(|_| {
-                let declined = declines(number, LARGE);
+                let declined = declines(number, LARGE).is_some();
                 if declined {
                     overwritten(number, LARGE);
                     found = Some(100);
@@ -184,23 +205,38 @@ mod tests {
     #[test]
     fn files_are_told_apart() {
         learn_of_file(0x1111 << 48, 100);
-        assert!(!declines(0x1112 << 48, 1 << 40));
-        assert!(declines(0x1111 << 48, 1 << 40));
+        assert_eq!(declines(0x1112 << 48, 1 << 40), None);
+        assert_eq!(declines(0x1111 << 48, 1 << 40), Some(Reason::Changing));
         learn_of_file(0x1111 << 48, 0);
-        assert!(declines(0x1111 << 48, 1 << 40));
+        assert_eq!(declines(0x1111 << 48, 1 << 40), Some(Reason::Changing));
+    }
+
+    /// What had been wanted by others was said to have been altered.
+    #[test]
+    fn the_reason_is_what_happened_last() {
+        let number = 0x7777 << 48;
+        let next = || (0..MOST).find_map(|_| declines(number, 100));
+        learn(number, 100, 100);
+        assert_eq!(next(), Some(Reason::MostlyAltered));
+        learn_of_file(number, 100);
+        assert_eq!(next(), Some(Reason::Changing));
+        learn(number, 100, 100);
+        assert_eq!(next(), Some(Reason::MostlyAltered));
+        learn(number, 100, 0);
+        assert_eq!(next(), None);
     }
 
     #[test]
     fn a_file_of_which_nothing_is_known_is_like_others_of_its_size() {
         let (size, number) = (1 << 30, |n: u64| (0x2000 + n) << 48);
-        assert!(is_curious(size) && !declines(number(1), size));
+        assert!(is_curious(size) && declines(number(1), size).is_none());
         learn(number(1), size, size);
-        assert!(declines(number(2), size + 5) && !declines(number(2), 2 * size));
+        assert!(declines(number(2), size + 5).is_some() && declines(number(2), 2 * size).is_none());
         // One that is known to pay is deferred all the same, and what is of that size again.
         learn(number(3), 2 * size, size);
-        assert!(!declines(number(3), size) && declines(number(4), size));
+        assert!(declines(number(3), size).is_none() && declines(number(4), size).is_some());
         learn(number(3), size, 0);
-        assert!(!declines(number(4), size));
+        assert!(declines(number(4), size).is_none());
         assert_eq!((0..32).filter(|_| is_curious(size)).count(), 2);
     }
 }

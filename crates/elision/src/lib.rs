@@ -49,6 +49,8 @@ mod quick;
 mod read;
 #[cfg(supported)]
 mod segment;
+#[doc(hidden)]
+pub mod settings;
 #[cfg(supported)]
 mod sidecar;
 mod slice;
@@ -75,7 +77,7 @@ pub use portable::{Buffer, File, Segment};
 #[cfg(supported)]
 pub use segment::Segment;
 #[cfg(supported)]
-pub(crate) use verbose::{decline, say_active, set_verbose, unavailable};
+pub(crate) use verbose::{decline, unavailable};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]

@@ -79,9 +79,9 @@ fn plan(fd: i32, addr: usize, len: usize, terms: Terms) -> Result<(Transfer, i32
         true => history::declines(number, len),
         false => history::declines_large(number, len),
     };
-    if declines {
+    if let Some(reason) = declines {
         overwrites(stat, transfer);
-        return Err(Reason::MostlyAltered);
+        return Err(reason);
     }
     // Asked here, so that the sidecar never opens a file on a network or in another process's hands, and hangs.
     if !guard::file_system_allowed(file::filesystem(fd).map_err(|_| Reason::FileSystem)?) {

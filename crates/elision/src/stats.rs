@@ -51,9 +51,12 @@ reasons! {
     Unavailable = "unavailable",
     /// The sidecar is gone or busy.
     Sidecar = "sidecar",
-    /// Nearly all of what was read of this file before, or of others of about this size, came to be altered, or was wanted by
-    /// somebody else. Of a save: nearly all was altered since the one before, so this one is not tracked.
+    /// Nearly all of what was read of this file before, or of others of about this size, came to be altered. Of a save: nearly
+    /// all was altered since the one before, so this one is not tracked.
     MostlyAltered = "mostly_altered",
+    /// What was deferred of this file before had to be loaded, since the file was to be changed: by another process, or by this one in a
+    /// way that is no save.
+    Changing = "changing_file",
     /// The file changed, or moved under another thread, while the call was being prepared.
     Raced = "raced",
 }
@@ -163,19 +166,39 @@ pub fn snapshot() -> Stats {
 #[cfg(supported)]
 pub(crate) const LINE: usize = 1024;
 
+/// Puts pieces of text one behind the other, as far as there is room.
+#[cfg(supported)]
+fn putting<'a>(line: &'a mut [u8; LINE], at: &'a mut usize) -> impl FnMut(&[u8]) + 'a {
+    |bytes| {
+        for &byte in bytes {
+            if let Some(slot) = line.get_mut(*at) {
+                *slot = byte;
+                *at += 1;
+            }
+        }
+    }
+}
+
+/// The line of JSON that says why deferral is over in a process.
+#[cfg(supported)]
+pub(crate) fn stopped_line(pid: i32, why: &str, line: &mut [u8; LINE]) -> usize {
+    let mut at = 0;
+    let mut put = putting(line, &mut at);
+    put(b"{\"pid\":");
+    put(crate::sys::file::decimal(pid.max(0) as u64, &mut [0; 20]));
+    put(b",\"stopped\":\"");
+    put(why.as_bytes());
+    put(b"\"}\n");
+    drop(put);
+    at
+}
+
 /// Writes the counters as one line of JSON into `line`, without allocating, and says how long it is. They begin anew: what
 /// two report at the same time is reported once.
 #[cfg(supported)]
 pub(crate) fn take_line(pid: i32, line: &mut [u8; LINE]) -> usize {
     let mut at = 0;
-    let mut put = |bytes: &[u8]| {
-        for &byte in bytes {
-            if let Some(slot) = line.get_mut(at) {
-                *slot = byte;
-                at += 1;
-            }
-        }
-    };
+    let mut put = putting(line, &mut at);
     let mut digits = [0; 20];
     put(b"{\"pid\":");
     put(crate::sys::file::decimal(pid.max(0) as u64, &mut digits));
@@ -204,6 +227,7 @@ pub(crate) fn take_line(pid: i32, line: &mut [u8; LINE]) -> usize {
         }
     }
     put(b"}}\n");
+    drop(put);
     at
 }
 

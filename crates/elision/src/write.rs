@@ -58,10 +58,11 @@ pub fn write(
     let again =
         big && (track == Track::Now || (!tracked && terms.owned && second_time(fd, addr, len, stat, terms)));
     // Where all of it comes back altered, tracking costs a fault for each page and saves nothing.
-    let follow = (tracked || again) && !history::declines_large(files::number(stat.id), len);
-    if (tracked || again) && !follow {
-        crate::decline(Reason::MostlyAltered, len);
+    let declines = if tracked || again { history::declines_large(files::number(stat.id), len) } else { None };
+    if let Some(reason) = declines {
+        crate::decline(reason, len);
     }
+    let follow = (tracked || again) && declines.is_none();
     let again = again && follow;
     if !guarded && !tracked && !again {
         return Outcome::PassThrough;

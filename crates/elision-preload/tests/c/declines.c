@@ -1,5 +1,6 @@
 // Transfers that are declined, one reason each.
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -80,6 +81,8 @@ static void ends(const char *how) {
         pipes(1);
         // There is no room for a line then, and the attempt would be SIGXFSZ.
         need(!setrlimit(RLIMIT_FSIZE, &(struct rlimit){0, 0}), "setrlimit");
+    } else if (!strcmp(how, "deepbind")) {
+        need(dlopen("libm.so.6", RTLD_NOW | RTLD_DEEPBIND) != NULL, "dlopen");
     } else if (!strcmp(how, "stack")) {
         unsigned char here[LEN];
         need(read(0, here, LEN) >= 0, "read");
@@ -233,6 +236,16 @@ static void mostly_altered(void) {
     }
 }
 
+// What was read has to be loaded each time, because the file is changed in a way that is no save.
+static void changing_file(void) {
+    for (int i = 0; i < 3; i++) {
+        int fd = open("file", O_RDWR);
+        need(whole(fd), "pread");
+        need(!ftruncate(fd, LEN), "ftruncate");
+        close(fd);
+    }
+}
+
 static volatile int done;
 
 static void *change(void *path) {
@@ -268,7 +281,7 @@ static const struct {
 } rows[] = {
     ROW(not_a_regular_file), ROW(file_system), ROW(open_flags), ROW(phase), ROW(small), ROW(memory),
     ROW(lease_refused), ROW(own_writer), ROW(not_sole_opener), ROW(limit), ROW(holes), ROW(unavailable),
-    ROW(sidecar), ROW(mostly_altered), ROW(raced),
+    ROW(sidecar), ROW(mostly_altered), ROW(changing_file), ROW(raced),
 };
 
 int main(int count, char **words) {

@@ -22,6 +22,22 @@ pub(super) fn report_alone() {
     task::restore_signals(mask);
 }
 
+/// Writes that deferral is over in this process, and why: a process that never had anything to count has nothing else to say.
+pub(crate) fn report_stop(why: &str) {
+    if !stats_wanted() || file::size_limit() != libc::RLIM_INFINITY {
+        return;
+    }
+    let mask = task::block_signals();
+    let fd = open_stats();
+    if fd >= 0 {
+        let mut line = [0; stats::LINE];
+        let length = stats::stopped_line(task::pid(), why, &mut line);
+        let _ = file::write(fd, line.get(..length).unwrap_or(&[]));
+        file::close(fd);
+    }
+    task::restore_signals(mask);
+}
+
 /// Writes the line of statistics.
 pub(super) fn write_stats(fd: i32, pid: i32) {
     let mut line = [0; stats::LINE];
