@@ -43,7 +43,7 @@ const HARMLESS: [(&str, &[&str]); 5] = [
     ("sys/file", &["filesystem", "flags", "open", "read_at", "stat"]),
     ("sys/pages", &["mapping"]),
     ("sys/raw", &[]),
-    ("sys/task", &["block_signals", "memory_is_limited", "peek", "restore_signals"]),
+    ("sys/task", &["block_signals", "memory_is_limited", "restore_signals"]),
 ];
 
 /// The names of all functions at a module's outermost level that safe code of others can call.
