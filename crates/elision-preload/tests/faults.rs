@@ -328,10 +328,8 @@ fn a_program_is_killed_in_the_middle_of_a_save() {
     assert!(common::counter(&stats, "elided_bytes") > 0, "nothing was elided");
 }
 
-/// The helper answers for a program that is stopped, well before the kernel's patience is over.
-#[test]
-#[ignore = "sets fs.lease-break-time, which is the whole machine's, to one second"]
-fn the_kernel_is_impatient_with_a_program_that_is_stopped() {
+/// Runs something with `fs.lease-break-time` at a second.
+fn with_little_patience(test: impl FnOnce() + std::panic::UnwindSafe) {
     const SETTING: &str = "/proc/sys/fs/lease-break-time";
     let lock = std::fs::File::create(std::env::temp_dir().join("elision-lease-break-time")).unwrap();
     lock.lock().unwrap();
@@ -339,7 +337,18 @@ fn the_kernel_is_impatient_with_a_program_that_is_stopped() {
     if let Err(error) = std::fs::write(SETTING, "1") {
         return println!("skipped: {SETTING} cannot be set: {error}");
     }
-    let outcome = std::panic::catch_unwind(|| {
+    let outcome = std::panic::catch_unwind(test);
+    std::fs::write(SETTING, before).unwrap();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// The helper answers for a program that is stopped, well before the kernel's patience is over.
+#[test]
+#[ignore = "sets fs.lease-break-time, which is the whole machine's, to one second"]
+fn the_kernel_is_impatient_with_a_program_that_is_stopped() {
+    with_little_patience(|| {
         let mut program = Program::start("holds");
         assert!(program.helper().is_some());
         program.signal(libc::SIGSTOP);
@@ -357,10 +366,27 @@ fn the_kernel_is_impatient_with_a_program_that_is_stopped() {
         assert!(common::counter(&stats, "materialised_bytes") > 0, "{stats}");
         println!("the writer waited for {waited:?}");
     });
-    std::fs::write(SETTING, before).unwrap();
-    if let Err(panic) = outcome {
-        std::panic::resume_unwind(panic);
-    }
+}
+
+/// The kernel takes the lease away from a helper that cannot answer, and the file changes. What had been saved before is written again: a
+/// save left out the page that the other process had changed, since its time was noted when the lease was gone already.
+#[test]
+#[ignore = "sets fs.lease-break-time, which is the whole machine's, to one second"]
+fn the_kernel_is_impatient_with_helpers_that_are_stopped() {
+    with_little_patience(|| {
+        let mut program = Program::start("saves_after_another");
+        let helpers = [program.supervisor().unwrap(), program.helper().unwrap()];
+        // SAFETY: processes of the program that was started above.
+        let signal = |number| helpers.map(|pid| assert_eq!(unsafe { libc::kill(pid, number) }, 0));
+        signal(libc::SIGSTOP);
+        let path = program.made.path().join("file");
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[b'X'; 4096], 5 * 4096).unwrap();
+        drop(file);
+        signal(libc::SIGCONT);
+        let (said, _) = program.finish();
+        assert!(said.ends_with(": yes\n"), "{said}");
+    });
 }
 
 fn on_tmpfs(path: &Path) -> bool {

@@ -112,6 +112,31 @@ static void holds(void) {
     TELL(are_bytes(p, SIZE, 0, 1));
 }
 
+/* Saves, waits while another process changes the file, and saves again: the file is then what the memory is. */
+static void saves_after_another(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(SIZE), *q = memory(SIZE);
+    int fd = open("file", O_RDWR);
+    bytes_at(p, SIZE, 0, 1);
+    for (int i = 0; i < 3; i++) {
+        p[9 * PAGE] ^= 1;
+        if (pwrite(fd, p, SIZE, 0) != SIZE)
+            exit(1);
+    }
+    printf("ready\n");
+    char byte;
+    while (read(0, &byte, 1) > 0)
+        ;
+    p[9 * PAGE] ^= 1;
+    if (pwrite(fd, p, SIZE, 0) != SIZE)
+        exit(1);
+    close(fd);
+    fd = open("file", O_RDONLY);
+    for (long at = 0; at < SIZE; at += PAGE)
+        pread(fd, q + at, at + PAGE < SIZE ? PAGE : SIZE - at, at);
+    TELL(memcmp(p, q, SIZE) == 0);
+}
+
 /* Reads; the helper is killed; then somebody else writes, while this goes on with other files. */
 static void orphaned(int flags) {
     THIRD(MAKE, "file", 0, SIZE, 1);
@@ -437,6 +462,7 @@ static void execs(void) {
 static const struct row rows[] = {{"edits", edits},
                                   {"saves", saves},
                                   {"holds", holds},
+                                  {"saves_after_another", saves_after_another},
                                   {"orphaned_reader", orphaned_reader},
                                   {"orphaned_writer", orphaned_writer},
                                   {"altered", altered},

@@ -94,8 +94,13 @@ impl State {
         if let Some(id) = self.files.find(request.key) {
             let known = self.file(id);
             match known.guard {
-                Guard::Read if access == libc::O_RDONLY => return Ok(id),
-                Guard::Write if has_our_lease(request.pid, request.fd, request.key, false) => return Ok(id),
+                // (The helper answers a break before requests, but it may have been stopped in between.)
+                Guard::Read if access == libc::O_RDONLY && is_whole(&known) => return Ok(id),
+                Guard::Write
+                    if is_whole(&known) && has_our_lease(request.pid, request.fd, request.key, false) =>
+                {
+                    return Ok(id);
+                }
                 // Two ways into one file: whichever it is, one of them cannot be followed.
                 Guard::Read | Guard::Write => return Err(Reason::OwnWriter),
                 Guard::Carried | Guard::None => {}
@@ -188,10 +193,8 @@ impl State {
     fn answer_break(&mut self, id: FileId) -> bool {
         let known = self.file(id);
         let good = match known.guard {
-            Guard::None => true,
             Guard::Carried => self.adopt(id),
-            Guard::Read => file::lease(known.fd) == Ok(libc::F_RDLCK),
-            Guard::Write => file::lease(known.fd) == Ok(libc::F_WRLCK),
+            _ => is_whole(&known),
         };
         // Whoever wants the file would wait for a write under way traditionally, too; unless the program is stopped in the middle
         // of it, which it would not be.
@@ -216,13 +219,14 @@ impl State {
         self.open_carried(id);
         let known = self.file(id);
         // Asked while the file is still guarded, and a carried guard ends with the mappings; asking makes the kernel mark
-        // the next change with a new time.
+        // the next change with a new time. A lease that the kernel has taken away guarded nothing: whether it is there is asked last.
         let stamp = file::ctime(known.fd).ok().filter(|&(_, nanoseconds)| {
             // Whole seconds are all that some ext file systems keep. And on tmpfs a store through a shared mapping
             // that has been read from moves no time at all.
             self.fine_ctime
                 && nanoseconds != 0
                 && file::filesystem(known.fd).is_ok_and(|magic| magic != file::TMPFS)
+                && (known.guard == Guard::Carried || is_held(&known))
         });
         state::count_change();
         let gone = self.materialise_file(id);
@@ -431,6 +435,23 @@ fn give_up(known: &File) {
     if known.guard == Guard::Write {
         let _ = file::fcntl(known.fd, libc::F_SETOWN, 0);
     }
+}
+
+/// Is the lease of a guard held, and does nobody wait for it?
+pub(super) fn is_whole(known: &File) -> bool {
+    let lease = match known.guard {
+        Guard::None => return true,
+        Guard::Carried => return false,
+        Guard::Read => libc::F_RDLCK,
+        Guard::Write => libc::F_WRLCK,
+    };
+    file::lease(known.fd) == Ok(lease)
+}
+
+/// Is the lease of a guard held, though somebody may wait for it? The kernel takes it away from a helper that was stopped for too long, and
+/// the file may have changed since.
+pub(super) fn is_held(known: &File) -> bool {
+    is_whole(known) || shows_lock(task::pid(), known.fd, &[b"LEASE"], false)
 }
 
 /// Does the open file description hold locks of the kinds that end with it (flock, OFD)?

@@ -3,12 +3,11 @@
 
 use super::channel::{Op, PageRun, RUNS, Request};
 use super::files::{self, Guard};
-use super::guard;
+use super::guard::{has_our_lease, is_held, is_whole};
 use super::state::{self, State};
 use crate::extent::{self, Extent, FileId, Kind, PageFacts};
 use crate::history;
 use crate::stats::Reason;
-use crate::sys::file;
 use crate::sys::memory;
 use crate::sys::pages::{self, Run, Wanted, category};
 use crate::transfer::PAGE;
@@ -156,7 +155,9 @@ impl State {
             }
             self.publish();
         }
-        if done == 0 || !request.track || self.tracker < 0 || self.file(id).guard != Guard::Write {
+        let known = self.file(id);
+        if done == 0 || !request.track || self.tracker < 0 || known.guard != Guard::Write || !is_held(&known)
+        {
             return;
         }
         let delta = request.offset.wrapping_sub(start as u64);
@@ -251,12 +252,11 @@ impl State {
             let known = self.file(id);
             let same = known.guard == Guard::Write
                 && request.owned
-                && guard::has_our_lease(request.pid, request.fd, request.key, false);
+                && has_our_lease(request.pid, request.fd, request.key, false);
             // Others wait for their turn until a write is done, not until there is none.
-            let wanted = || file::lease(known.fd) != Ok(libc::F_WRLCK);
             return match same {
-                true if request.more && known.writer == name_of(request) => Ok(id),
-                true if !request.more && !wanted() => Ok(id),
+                true if request.more && known.writer == name_of(request) && is_held(&known) => Ok(id),
+                true if !request.more && is_whole(&known) => Ok(id),
                 _ => Err(Reason::OwnWriter),
             };
         }
