@@ -5,7 +5,7 @@ use crate::dropin;
 use crate::sidecar::{fork, guard};
 use crate::sys;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -257,6 +257,18 @@ impl File {
 
     pub(crate) fn write_traditionally(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
+    }
+
+    /// From the position on, which nothing else here moves.
+    pub(crate) fn write_in_order(&self, bytes: &[u8]) -> io::Result<()> {
+        (&self.file).write_all(bytes)
+    }
+
+    /// Is there room for `len` bytes once what the file has is given back?
+    pub(crate) fn has_room_to_begin_anew(&self, len: usize) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let own = self.file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
+        sys::file::room(self.raw()).is_ok_and(|free| free.saturating_add(own) >= len as u64)
     }
 
     /// Everything up to the end, of a file whose size says nothing (a pipe, a file in /proc).

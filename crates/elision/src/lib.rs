@@ -155,7 +155,9 @@ pub fn edit(path: impl AsRef<Path>) -> io::Result<Buffer> {
 
 /// Makes the file at `path` consist of the buffer's bytes: `std::fs::write`, without writing what it has already.
 ///
-/// Unlike `std::fs::write` it does not truncate first, so at no time is the file empty, unless the file system is full.
+/// Unlike `std::fs::write` it does not truncate first, so at no time is the file empty, unless that is what makes room on a full file
+/// system. After an error the file has the buffer's bytes as far as it came, and behind them its own; where there was no room, only up to the new
+/// length.
 ///
 /// The file stays open with the buffer, for the next save, until [`Buffer::close`] or the end of the buffer lets it go. That can be told from
 /// outside: an open file cannot be executed (ETXTBSY), whoever watches it is told only then that it was closed (IN_CLOSE_WRITE),
@@ -190,18 +192,33 @@ pub fn write(path: impl AsRef<Path>, buffer: &mut Buffer) -> io::Result<()> {
         }
     };
     let len = buffer.len();
-    if file.write(0, buffer).is_err() {
-        // Room that the file had and does not need would have been given back first; or it ends where the room does; or it is one of those
-        // in /proc that are written to in order alone.
-        drop(file);
-        return std::fs::write(path, buffer);
+    let mut written = file.write(0, buffer);
+    if no_room(&written) {
+        // Room that the file has behind its new end is given back first, as it would be. (There may be some behind its old end, too.)
+        file.set_len(file.metadata()?.len().min(len as u64))?;
+        written = file.write(0, buffer);
     }
+    if no_room(&written) && file.has_room_to_begin_anew(len) {
+        // Where what is written takes new room before the old is given back (btrfs).
+        file.set_len(0)?;
+        written = file.write(0, buffer);
+    }
+    if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotSeekable) {
+        // Some files in /proc are written to in order alone. They have no length.
+        return file.write_in_order(buffer);
+    }
+    written?;
     // (To cut an empty file moves its times, too.)
     if len == 0 || file.metadata()?.len() != len as u64 {
         file.set_len(len as u64)?;
     }
     buffer.origin = Some(file);
     Ok(())
+}
+
+fn no_room(written: &io::Result<()>) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    written.as_ref().is_err_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
 }
 
 #[cfg(unix)]

@@ -245,6 +245,15 @@ impl File {
         true
     }
 
+    pub(crate) fn write_in_order(&self, bytes: &[u8]) -> io::Result<()> {
+        self.lock().write_all(bytes)
+    }
+
+    /// Not that anybody knows.
+    pub(crate) fn has_room_to_begin_anew(&self, _: usize) -> bool {
+        false
+    }
+
     /// The descriptor has one position; it is taken for one transfer at a time.
     fn lock(&self) -> MutexGuard<'_, fs::File> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -434,68 +434,6 @@ fn errors_are_those_of_the_calls() {
     assert_eq!(buffer.read_at(0, LEN, &write_only, 0).unwrap_err().raw_os_error(), Some(libc::EBADF));
     assert_same(&buffer[1..], &content[1..]);
     assert_same(&fs::read(&path).unwrap(), &content);
-    // More than RLIMIT_FSIZE allows, in a process of its own: what fits is written, then EFBIG. Nothing is left of a file that was longer.
-    for pages in [40, 100] {
-        fs::write(&path, bytes(12, pages * PAGE)).unwrap();
-        let mut part = Part::start("limited", &[path.to_str().unwrap()]);
-        assert_eq!(part.hear(), format!("{} {}", libc::EFBIG, 50 * PAGE));
-        part.finish();
-    }
-}
-
-/// Where there is no room the same is left as by `std::fs::write`, which gives back first what the old file had.
-#[test]
-fn a_full_file_system() {
-    const MIB: usize = 1 << 20;
-    elision::set_min_bytes(PAGE);
-    let dir = directory();
-    let target = std::ffi::CString::new(dir.path().as_os_str().as_encoded_bytes()).unwrap();
-    // SAFETY: C strings.
-    let mounted = unsafe {
-        let options = c"size=16m".as_ptr().cast();
-        libc::mount(c"tmpfs".as_ptr(), target.as_ptr(), c"tmpfs".as_ptr(), 0, options)
-    };
-    if mounted != 0 {
-        return println!("skipped: no file system can be mounted");
-    }
-    let (path, rest) = (dir.path().join("file"), dir.path().join("rest"));
-    let played = std::panic::catch_unwind(|| {
-        // How long the old file is, how much of that at its end is no hole, and how long the new one is.
-        for (long, solid, new) in [(10, 10, 14), (6, 6, 20), (20, 6, 12), (12, 6, 4), (12, 6, 5)] {
-            let left = [false, true].map(|ours| {
-                let old = fs::File::create(&path).unwrap();
-                old.write_all_at(&bytes(1, solid * MIB), ((long - solid) * MIB) as u64).unwrap();
-                let all_but_one = fs::File::create(&rest).unwrap();
-                all_but_one.write_all_at(&vec![1; (15 - solid) * MIB], 0).unwrap();
-                let mut buffer = buffer(&bytes(2, new * MIB));
-                let result =
-                    if ours { elision::write(&path, &mut buffer) } else { fs::write(&path, &buffer) };
-                (outcome(result.map(|()| [])), fs::read(&path).unwrap())
-            });
-            assert_eq!(left[1].0, left[0].0, "{new} MiB over {long}");
-            assert!(left[1].1 == left[0].1, "{new} MiB over {long}: {}", left[1].1.len());
-        }
-    });
-    // SAFETY: a C string.
-    unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
-    played.unwrap();
-}
-
-fn limited(path: &Path) {
-    elision::set_min_bytes(PAGE);
-    let limit = libc::rlimit { rlim_cur: 50 * PAGE as u64, rlim_max: 50 * PAGE as u64 };
-    // SAFETY: a struct of ours.
-    unsafe {
-        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
-    }
-    let mut buffer = elision::edit(path).unwrap();
-    buffer.resize(60 * PAGE).unwrap();
-    buffer.fill(7);
-    let error = elision::write(path, &mut buffer).unwrap_err();
-    let there = fs::read(path).unwrap();
-    assert!(there.iter().all(|&byte| byte == 7));
-    common::say(&format!("{} {}", error.raw_os_error().unwrap(), there.len()));
 }
 
 /// Into the std world and back: once the plain file is out, nothing may depend on it.
@@ -525,7 +463,6 @@ fn play(role: &str, arguments: &[String]) {
             ordinary(Path::new(&arguments[0]));
             common::say("done");
         }
-        "limited" => limited(Path::new(&arguments[0])),
         other => panic!("no such part: {other}"),
     }
 }

@@ -122,7 +122,7 @@ pub(crate) fn ctime(fd: i32) -> Result<(i64, u32)> {
 /// Would a read through the descriptor move the file's access time? `true` where it cannot be told.
 pub(crate) fn shows_access(fd: i32) -> bool {
     const DAY: i64 = 24 * 60 * 60;
-    let (Ok(flags), Ok((_, mount)), Ok(times)) =
+    let (Ok(flags), Ok((_, mount, _)), Ok(times)) =
         (flags(fd), statfs(fd), statx(fd, libc::STATX_ATIME | libc::STATX_MTIME | libc::STATX_CTIME))
     else {
         return true;
@@ -138,18 +138,23 @@ pub(crate) fn shows_access(fd: i32) -> bool {
         || super::task::seconds() - accessed.0 >= DAY - 60
 }
 
-/// What fstatfs(2) says of type and flags. (As the words that they are on x86-64: the libc crate has no name for the flags.)
-fn statfs(fd: i32) -> Result<(i64, u64)> {
+/// What fstatfs(2) says of type, flags and free room. (As the words that they are on x86-64: the libc crate has no name for the flags.)
+fn statfs(fd: i32) -> Result<(i64, u64, u64)> {
     let mut words = [0u64; size_of::<libc::statfs>() / 8];
     // SAFETY: the kernel fills as many words as its struct has.
     unsafe { syscall(libc::SYS_fstatfs, [fd as usize, words.as_mut_ptr() as usize, 0, 0, 0, 0])? };
-    let [kind, _, _, _, _, _, _, _, _, _, flags, ..] = words;
-    Ok((kind as i64, flags))
+    let [kind, block, _, _, available, _, _, _, _, _, flags, ..] = words;
+    Ok((kind as i64, flags, available.saturating_mul(block)))
 }
 
 /// The file system's magic number, by fstatfs(2).
 pub fn filesystem(fd: i32) -> Result<i64> {
-    statfs(fd).map(|(kind, _)| kind)
+    statfs(fd).map(|(kind, ..)| kind)
+}
+
+/// Bytes that its file system has room for.
+pub(crate) fn room(fd: i32) -> Result<u64> {
+    statfs(fd).map(|(_, _, room)| room)
 }
 
 /// open(2) relative to the working directory.
