@@ -14,13 +14,13 @@ use crate::{hints, kernel, real, stdio};
 /// How often an open that may not wait is made again, a tenth of a millisecond and more apart.
 const ATTEMPTS: usize = 10_000;
 
-/// Runs a call that opens `path` with `flags` and records what it gives.
+/// Runs a call that opens `path` with `flags`, or with those that it is told instead, and records what it gives.
 #[inline]
 pub(crate) fn opening(
     directory: c_int,
     path: *const c_char,
     flags: c_int,
-    open: impl Fn() -> c_int,
+    open: impl Fn(c_int) -> c_int,
 ) -> c_int {
     let since = ownership::moment();
     let fd = past_guards(flags, || kernel::open_path(directory, path, flags), open);
@@ -33,14 +33,14 @@ pub(crate) fn opening(
 
 /// Does opening with these flags truncate, and break no lease?
 pub(crate) fn truncates(flags: c_int) -> bool {
-    flags & (libc::O_ACCMODE | libc::O_TRUNC) == libc::O_RDONLY | libc::O_TRUNC
+    flags & (libc::O_ACCMODE | libc::O_TRUNC | libc::O_PATH) == libc::O_RDONLY | libc::O_TRUNC
 }
 
 /// Runs a call that opens with `flags` what `look` gives an O_PATH descriptor of, and gets it past the guards that it
 /// would not get past by itself. Mostly the kernel sees to that, and waits; but truncating what one opens only to read
 /// breaks no lease, and who opens without waiting is turned away.
 #[inline]
-fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn() -> c_int) -> c_int {
+fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn(c_int) -> c_int) -> c_int {
     let truncates = truncates(flags);
     let impatient = flags & (libc::O_NONBLOCK | libc::O_PATH) == libc::O_NONBLOCK;
     if flags & libc::O_ACCMODE != libc::O_RDONLY || truncates {
@@ -49,8 +49,56 @@ fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn() -
     if truncates && dropin::touched(0, usize::MAX) || impatient && dropin::at_work() {
         let_go(truncates || flags & libc::O_ACCMODE != libc::O_RDONLY, &look);
     }
-    let fd = open();
-    if fd < 0 && impatient && real::errno() == libc::EWOULDBLOCK { open_again(fd, &look, &open) } else { fd }
+    if truncates {
+        return opening_to_truncate(flags, &look, &open);
+    }
+    opening_past(flags, impatient, &look, &open)
+}
+
+/// Makes the call, and if it is refused because it may not wait, perhaps again.
+#[inline]
+fn opening_past(
+    flags: c_int,
+    impatient: bool,
+    look: &impl Fn() -> Option<c_int>,
+    open: &impl Fn(c_int) -> c_int,
+) -> c_int {
+    let errno = if impatient { real::errno() } else { 0 };
+    let fd = open(flags);
+    if fd < 0 && impatient && real::errno() == libc::EWOULDBLOCK {
+        let fd = open_again(fd, look, || open(flags));
+        if fd >= 0 {
+            real::set_errno(errno);
+        }
+        return fd;
+    }
+    fd
+}
+
+/// Opens first and truncates then, in a way that breaks leases: buffers of other processes, above all of those that this one was forked
+/// from or has forked, may stand for the file.
+#[cold]
+fn opening_to_truncate(
+    flags: c_int,
+    look: &impl Fn() -> Option<c_int>,
+    open: &impl Fn(c_int) -> c_int,
+) -> c_int {
+    let impatient = flags & libc::O_NONBLOCK != 0;
+    let apart = look().is_some_and(|fd| {
+        let apart = dropin::may_be_deferred(fd) && kernel::truncatable(fd);
+        kernel::close(fd);
+        apart
+    });
+    if !apart {
+        return opening_past(flags, impatient, look, open);
+    }
+    let fd = opening_past(flags & !libc::O_TRUNC, impatient, look, open);
+    if fd < 0 || !kernel::regular(fd) || kernel::truncate(fd) {
+        return fd;
+    }
+    // It is being executed, say. The call itself tells.
+    kernel::close(fd);
+    opening_past(flags, impatient, look, open)
 }
 
 /// Lets this process's own guards go before, however long that takes: all of them, or what keeps even readers out.
@@ -71,7 +119,7 @@ fn let_go(all: bool, look: &impl Fn() -> Option<c_int>) {
 /// regular file to refuse for that (truncate(1) and touch(1) open so). Whoever else holds a lease as long as this takes
 /// keeps the caller waiting for a second or two, and not for ever.
 #[cold]
-fn open_again(refused: c_int, look: &impl Fn() -> Option<c_int>, open: &impl Fn() -> c_int) -> c_int {
+fn open_again(refused: c_int, look: &impl Fn() -> Option<c_int>, open: impl Fn() -> c_int) -> c_int {
     let regular = look().is_some_and(|fd| {
         let regular = kernel::regular(fd);
         kernel::close(fd);
@@ -96,24 +144,38 @@ pub(crate) fn opening_by_rules(
     path: *const c_char,
     how: usize,
     len: usize,
-    open: impl Fn() -> c_int,
+    open: impl Fn(usize) -> c_int,
 ) -> c_int {
-    let how = how as *const libc::open_how;
-    if len < size_of::<libc::open_how>() || !kernel::readable(how as usize, size_of::<libc::open_how>()) {
-        return open();
+    // (What a later version may have behind it is not known.)
+    if len != size_of::<libc::open_how>() || !kernel::readable(how, len) {
+        return open(how);
     }
     // SAFETY: just found to be readable.
-    let how = unsafe { how.read_unaligned() };
-    past_guards(how.flags as c_int, || kernel::open_path2(directory, path, how), open)
+    let rules = unsafe { (how as *const libc::open_how).read_unaligned() };
+    let flags = rules.flags as c_int;
+    past_guards(
+        flags,
+        || kernel::open_path2(directory, path, rules),
+        |now| {
+            let mut rules = rules;
+            rules.flags &= !u64::from((flags & !now) as u32);
+            open(if now == flags { how } else { &raw const rules as usize })
+        },
+    )
 }
 
 /// open_by_handle_at has no path.
-pub(crate) fn opening_handle(mount: c_int, handle: usize, flags: c_int, open: impl Fn() -> c_int) -> c_int {
+pub(crate) fn opening_handle(
+    mount: c_int,
+    handle: usize,
+    flags: c_int,
+    open: impl Fn(c_int) -> c_int,
+) -> c_int {
     past_guards(flags, || kernel::open_handle(mount, handle), open)
 }
 
 /// shm_open has a name, for which libc makes the path.
-fn opening_shared_memory(name: *const c_char, flags: c_int, open: impl Fn() -> c_int) -> c_int {
+fn opening_shared_memory(name: *const c_char, flags: c_int, open: impl Fn(c_int) -> c_int) -> c_int {
     let look = || {
         if name.is_null() {
             return None;
@@ -235,8 +297,12 @@ pub(crate) fn control_matters(command: c_int) -> bool {
 const CREATE: c_int = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
 const HERE: c_int = libc::AT_FDCWD;
 
-/// `$name::real` with the program's arguments, as a closure.
+/// `$name::real` with the program's arguments, as a closure; the one that is named may be another.
 macro_rules! call {
+    ($name:ident($($arg:ident),*) but $other:ident) => {
+        // SAFETY: the program's call.
+        |$other| unsafe { $name::real($($arg),*) }
+    };
     ($name:ident($($arg:ident),*)) => {
         // SAFETY: the program's call.
         || unsafe { $name::real($($arg),*) }
@@ -248,69 +314,69 @@ macro_rules! call {
 interpose! {
     /// See open(2).
     fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
-        if active() => opening(HERE, path, flags, call!(open(path, flags, mode)));
+        if active() => opening(HERE, path, flags, call!(open(path, flags, mode) but flags));
 
     /// See open(2).
     fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
-        if active() => opening(HERE, path, flags, call!(open64(path, flags, mode)));
+        if active() => opening(HERE, path, flags, call!(open64(path, flags, mode) but flags));
 
     /// An old name of open.
     fn __open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
-        if active() => opening(HERE, path, flags, call!(__open(path, flags, mode)));
+        if active() => opening(HERE, path, flags, call!(__open(path, flags, mode) but flags));
 
     /// An old name of open64.
     fn __open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
-        if active() => opening(HERE, path, flags, call!(__open64(path, flags, mode)));
+        if active() => opening(HERE, path, flags, call!(__open64(path, flags, mode) but flags));
 
     /// `open` as fortified programs call it.
     fn __open_2(path: *const c_char, flags: c_int) -> c_int, until kernel(libc::SYS_open, path, flags, 0);
-        if active() => opening(HERE, path, flags, call!(__open_2(path, flags)));
+        if active() => opening(HERE, path, flags, call!(__open_2(path, flags) but flags));
 
     /// `open64` as fortified programs call it.
     fn __open64_2(path: *const c_char, flags: c_int) -> c_int, until kernel(libc::SYS_open, path, flags, 0);
-        if active() => opening(HERE, path, flags, call!(__open64_2(path, flags)));
+        if active() => opening(HERE, path, flags, call!(__open64_2(path, flags) but flags));
 
     /// See openat(2).
     fn openat(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
         until kernel(libc::SYS_openat);
-        if active() => opening(directory, path, flags, call!(openat(directory, path, flags, mode)));
+        if active() => opening(directory, path, flags, call!(openat(directory, path, flags, mode) but flags));
 
     /// See openat(2).
     fn openat64(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
         until kernel(libc::SYS_openat);
-        if active() => opening(directory, path, flags, call!(openat64(directory, path, flags, mode)));
+        if active() => opening(directory, path, flags, call!(openat64(directory, path, flags, mode) but flags));
 
     /// `openat` as fortified programs call it.
     fn __openat_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int,
         until kernel(libc::SYS_openat, directory, path, flags, 0);
-        if active() => opening(directory, path, flags, call!(__openat_2(directory, path, flags)));
+        if active() => opening(directory, path, flags, call!(__openat_2(directory, path, flags) but flags));
 
     /// `openat64` as fortified programs call it.
     fn __openat64_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int,
         until kernel(libc::SYS_openat, directory, path, flags, 0);
-        if active() => opening(directory, path, flags, call!(__openat64_2(directory, path, flags)));
+        if active() => opening(directory, path, flags, call!(__openat64_2(directory, path, flags) but flags));
 
     /// See creat(2).
     fn creat(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_creat);
-        if active() => opening(HERE, path, CREATE, call!(creat(path, mode)));
+        if active() => opening(HERE, path, CREATE, call!(creat(path, mode) but _flags));
 
     /// See creat(2).
     fn creat64(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_creat);
-        if active() => opening(HERE, path, CREATE, call!(creat64(path, mode)));
+        if active() => opening(HERE, path, CREATE, call!(creat64(path, mode) but _flags));
 
     /// See openat2(2). (glibc has it from 2.43 on.)
     fn openat2(directory: c_int, path: *const c_char, how: usize, len: usize) -> c_int,
         until kernel(libc::SYS_openat2);
-        if active() => opening_by_rules(directory, path, how, len, call!(openat2(directory, path, how, len)));
+        if active() => opening_by_rules(directory, path, how, len, call!(openat2(directory, path, how, len) but how));
 
     /// See open_by_handle_at(2).
     fn open_by_handle_at(mount: c_int, handle: usize, flags: c_int) -> c_int,
         until kernel(libc::SYS_open_by_handle_at);
-        if active() => opening_handle(mount, handle, flags, call!(open_by_handle_at(mount, handle, flags)));
+        if active() => opening_handle(mount, handle, flags, call!(open_by_handle_at(mount, handle, flags) but flags));
 
     /// See shm_open(3).
     fn shm_open(name: *const c_char, flags: c_int, mode: mode_t) -> c_int, until lookup(-1, &[c"librt.so.1"]);
-        if active() => opening_shared_memory(name, flags, call!(shm_open(name, flags, mode)));
+        if active() => opening_shared_memory(name, flags, call!(shm_open(name, flags, mode) but flags));
 
     /// See fopen(3).
     fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());

@@ -3,6 +3,7 @@
 
 use core::mem::MaybeUninit;
 
+use elision::sys::file::{self, ProcPath};
 use elision::sys::raw::syscall;
 
 /// The most that one read or write transfers.
@@ -115,6 +116,41 @@ pub(crate) fn open_handle(mount: i32, handle: usize) -> Option<i32> {
     unsafe { syscall(libc::SYS_open_by_handle_at, [mount as usize, handle, flags, 0, 0, 0]) }
         .ok()
         .map(|fd| fd as i32)
+}
+
+/// May this thread truncate, by way of /proc, the file that an O_PATH descriptor stands for? False where there is nothing to be cut off.
+pub(crate) fn truncatable(fd: i32) -> bool {
+    let path = ProcPath::own(fd);
+    let arguments = [
+        libc::AT_FDCWD as usize,
+        path.as_c_str().as_ptr() as usize,
+        libc::W_OK as usize,
+        libc::AT_EACCESS as usize,
+    ];
+    let Ok(stat) = file::stat(fd) else { return false };
+    stat.is_regular()
+        && stat.size > 0
+        // SAFETY: a C string.
+        && unsafe { crate::real::raw_call(libc::SYS_faccessat2, &arguments) }.is_ok()
+        && open_path(libc::AT_FDCWD, path.as_c_str().as_ptr(), 0).is_some_and(|seen| {
+            let same = file::stat(seen).is_ok_and(|seen| seen.id == stat.id);
+            close(seen);
+            same
+        })
+}
+
+/// Truncates a file that is open, however it was opened. That breaks all leases on it and waits until they are gone; no other is given
+/// until it is done; and no descriptor is closed, which would take the process's locks on the file away. False: nothing was done.
+pub(crate) fn truncate(fd: i32) -> bool {
+    let path = ProcPath::own(fd);
+    loop {
+        // SAFETY: a C string.
+        match unsafe { crate::real::raw_call(libc::SYS_truncate, &[path.as_c_str().as_ptr() as usize, 0]) } {
+            // The open would not have waited, nor been interrupted.
+            Err(errno) if errno.0 == libc::EINTR => {}
+            result => return result.is_ok(),
+        }
+    }
 }
 
 /// Closes a descriptor that [`open_path`] made.

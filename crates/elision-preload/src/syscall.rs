@@ -107,15 +107,20 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         }
         libc::SYS_pwritev2 if changes::matters(fd) => changes::telling(fd, whole),
 
-        libc::SYS_open => opening(libc::AT_FDCWD, a, b as c_int, whole),
-        libc::SYS_openat => opening(fd, b, c as c_int, whole),
-        libc::SYS_creat => opening(libc::AT_FDCWD, a, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, whole),
+        libc::SYS_open => {
+            opening(libc::AT_FDCWD, a, b as c_int, |flags| real(number, [a, flags.into(), c, d, e, f]))
+        }
+        libc::SYS_openat => opening(fd, b, c as c_int, |flags| real(number, [a, b, flags.into(), d, e, f])),
+        libc::SYS_creat => {
+            opening(libc::AT_FDCWD, a, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, |_| whole())
+        }
         libc::SYS_openat2 => {
-            let (path, open) = (b as *const libc::c_char, || whole() as c_int);
-            files::opening_by_rules(fd, path, c as usize, d as usize, open).into()
+            let open = |how| real(number, [a, b, how as c_long, d, e, f]) as c_int;
+            files::opening_by_rules(fd, b as *const libc::c_char, c as usize, d as usize, open).into()
         }
         libc::SYS_open_by_handle_at => {
-            files::opening_handle(fd, b as usize, c as c_int, || whole() as c_int).into()
+            let open = |flags: c_int| real(number, [a, b, flags.into(), d, e, f]) as c_int;
+            files::opening_handle(fd, b as usize, c as c_int, open).into()
         }
         libc::SYS_dup => files::duplicating(fd, None, || whole() as c_int).into(),
         libc::SYS_dup2 | libc::SYS_dup3 => {
@@ -258,8 +263,8 @@ fn write(fd: c_int, addr: usize, len: usize, at: Option<Option<u64>>, whole: imp
     })
 }
 
-fn opening(directory: c_int, path: c_long, flags: c_int, whole: impl Fn() -> c_long) -> c_long {
-    files::opening(directory, path as *const libc::c_char, flags, || whole() as c_int).into()
+fn opening(directory: c_int, path: c_long, flags: c_int, open: impl Fn(c_int) -> c_long) -> c_long {
+    files::opening(directory, path as *const libc::c_char, flags, |flags| open(flags) as c_int).into()
 }
 
 fn cloning(flags: u64, whole: impl Fn() -> c_long) -> c_long {

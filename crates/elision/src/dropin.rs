@@ -12,7 +12,7 @@ use crate::history;
 use crate::read::Terms;
 use crate::settings;
 use crate::sidecar::channel::{self, Call, Op, Request};
-use crate::sidecar::{fault, files, forgotten, fork, launch, report, state};
+use crate::sidecar::{fault, files, forgotten, fork, guard, launch, report, state};
 use crate::stats::{self, Reason};
 use crate::sys::raw::Errno;
 use crate::sys::{file, pages, task};
@@ -140,6 +140,11 @@ pub fn let_go(fd: i32) {
     if let Ok(stat) = file::stat(fd) {
         crate::write::release(fd, stat);
     }
+}
+
+/// May reads of files of this file system be deferred, by whatever process?
+pub fn may_be_deferred(fd: i32) -> bool {
+    file::filesystem(fd).is_ok_and(guard::file_system_allowed)
 }
 
 /// Every write lease is given up, what depends on it materialised: descriptors are about to be shared with

@@ -63,6 +63,8 @@ ssize_t __pwrite64(int, const void *, size_t, off_t);
 ssize_t __send(int, const void *, size_t, int);
 int __open(const char *, int, ...);
 int __open64(const char *, int, ...);
+int __open_2(const char *, int);
+int __open64_2(const char *, int);
 int __close(int);
 int __dup2(int, int);
 int __fcntl(int, int, ...);
@@ -1539,6 +1541,133 @@ static void case_truncated_shared_memory(void) {
     SAY(shm_unlink(name + 8));
 }
 
+/* Every way of opening to read what is cut off thereby; what comes of it. */
+enum { WAYS = 14 };
+static int opened_and_cut_off(int way) {
+    int flags = O_RDONLY | O_TRUNC, mount;
+    struct open_how how = {.flags = flags};
+    union {
+        struct file_handle handle;
+        char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+    } u = {{.handle_bytes = MAX_HANDLE_SZ}};
+    if (way >= 12 && name_to_handle_at(AT_FDCWD, path, &u.handle, &mount, 0))
+        return -1;
+    int here = way < 12 ? -1 : open(path, O_RDONLY), opened = -1;
+    switch (way) {
+    case 0: return open(path, flags);
+    case 1: return open64(path, flags);
+    case 2: return openat(AT_FDCWD, path, flags);
+    case 3: return openat64(AT_FDCWD, path, flags);
+    case 4: return __open(path, flags);
+    case 5: return __open64(path, flags);
+    case 6: return __open_2(path, flags);
+    case 7: return __open64_2(path, flags);
+    case 8: return syscall(SYS_open, path, (long)flags);
+    case 9: return syscall(SYS_openat, (long)AT_FDCWD, path, (long)flags);
+    case 10:
+    case 11: return opened_by_rules(way - 10, &how);
+    case 12: opened = open_by_handle_at(here, &u.handle, flags); break;
+    case 13: opened = syscall(SYS_open_by_handle_at, (long)here, &u.handle, (long)flags); break;
+    }
+    close(here);
+    return opened;
+}
+
+/* A process, its child and its grandchild have the same buffer when one of them, the one of that number, cuts the file off. Which of them
+ * find it as it was? */
+static int among_relatives(int way, int who) {
+    int done[2], status, found;
+    pid_t child = 0;
+    pipe(done);
+    int generation = 0;
+    while (generation < 2 && (child = fork()) == 0)
+        generation++;
+    if (generation == who) {
+        int opened = opened_and_cut_off(way);
+        found = opened >= 0 && lseek(opened, 0, SEEK_END) == 0;
+        write(done[1], "done", 2);
+        close(opened);
+    } else {
+        char byte;
+        found = read(done[0], &byte, 1) == 1;
+    }
+    found = (found && memcmp(bytes, expected, SIZE) == 0) << generation;
+    if (child > 0)
+        found |= waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+    if (generation > 0)
+        _exit(found);
+    close(done[0]), close(done[1]);
+    return found;
+}
+static void case_truncated_by_relatives(void) {
+    for (int way = 0; way < WAYS; way++)
+        for (int who = 0; who < 3; who++) {
+            reset();
+            int fd = whole(O_RDONLY);
+            printf("way %d, by generation %d: kept %d\n", way, who, among_relatives(way, who));
+            munmap(bytes, SIZE), close(fd);
+        }
+}
+
+/* What else such an open does, and what it does not. */
+static void cut_off(const char *name, int flags) {
+    struct stat status;
+    int fd = open(name, flags, 0600), first = dup(0);
+    printf("%x of %s: %s, ", flags, strrchr(name, '/'), fd < 0 ? strerror(errno) : "opened");
+    printf("%d from the next, %s\n", fd < 0 ? 0 : first - fd, stat(path, &status) || status.st_size ? "as it was" : "empty");
+    close(first), close(fd);
+}
+static void case_truncated_as_ever(void) {
+    int fd = whole(O_RDONLY), flags = O_RDONLY | O_TRUNC;
+    static char other_name[500];
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct stat before, after;
+    sprintf(other_name, "%s-other", path);
+    /* Who closes a file gives up his locks on it. */
+    int locked = open(path, O_RDWR), opened;
+    SAY(fcntl(locked, F_SETLK, &lock));
+    SAY((opened = open(path, flags)) > locked);
+    pid_t child = raw(SYS_fork, 0, 0, 0, 0, 0, 0);
+    if (child == 0)
+        raw(SYS_exit_group, raw(SYS_fcntl, fd, F_GETLK, (long)&lock, 0, 0, 0) ? 2 : lock.l_type == F_WRLCK, 0, 0, 0, 0, 0);
+    SAY(wait_for(child));
+    SAY(write(locked, expected, SIZE));
+    close(opened), close(locked);
+    cut_off(path, flags | O_PATH);
+    cut_off(path, flags | O_CREAT | O_EXCL);
+    cut_off(path, flags | O_DIRECTORY);
+    symlink(path, other_name);
+    cut_off(other_name, flags | O_NOFOLLOW);
+    stat(path, &before);
+    cut_off(other_name, flags | O_NONBLOCK);
+    stat(path, &after);
+    printf("times: %d\n", (after.st_mtim.tv_sec - before.st_mtim.tv_sec) * 1000000000 + after.st_mtim.tv_nsec - before.st_mtim.tv_nsec > 0);
+    unlink(other_name);
+    kept("being cut off");
+    cut_off("/proc/self/exe", flags);
+    cut_off("/dev/null", flags);
+    SAY(mkfifo(other_name, 0600));
+    cut_off(other_name, flags | O_NONBLOCK);
+    unlink(other_name);
+    cut_off(other_name, flags);
+    cut_off(other_name, flags | O_CREAT);
+    unlink(other_name);
+    char parent[500];
+    sprintf(parent, "%.*s", (int)(strrchr(path, '/') - path), path);
+    if (getuid() == 0 && chmod(parent, 0711) == 0)
+        setresuid(-1, 65534, -1);
+    for (int rights = 0; rights < 0700; rights += 0222) {
+        seteuid(getuid());
+        reset();
+        chmod(path, rights);
+        if (getuid() == 0)
+            seteuid(65534);
+        cut_off(path, flags);
+    }
+    seteuid(getuid());
+    chmod(path, 0600);
+}
+
 static void case_truncated_by_a_child(void) {
     int fd = whole(O_RDONLY);
     pid_t child;
@@ -1636,6 +1765,8 @@ static const struct {
     {"truncated_by_handle", case_truncated_by_handle, 1},
     {"opened_without_waiting", case_opened_without_waiting, 1},
     {"truncated_by_a_child", case_truncated_by_a_child, 1},
+    {"truncated_by_relatives", case_truncated_by_relatives, 1},
+    {"truncated_as_ever", case_truncated_as_ever, 1},
     {"truncated_shared_memory", case_truncated_shared_memory, 1},
     {"old_names", case_old_names, 1},
 };

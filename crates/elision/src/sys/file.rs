@@ -462,6 +462,15 @@ impl ProcPath {
         path
     }
 
+    /// The calling thread's descriptor.
+    pub fn own(fd: i32) -> ProcPath {
+        let mut path = ProcPath([0; 64]);
+        let mut at = 0;
+        path.push(&mut at, b"/proc/thread-self/fd/");
+        path.push_number(&mut at, fd);
+        path
+    }
+
     /// The same with `tail` behind it.
     pub fn and(mut self, tail: &[u8]) -> ProcPath {
         let mut at = self.as_c_str().to_bytes().len();
