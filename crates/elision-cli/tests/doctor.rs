@@ -575,3 +575,22 @@ fn help_teaches() {
         &["Exit status", "Examples:", "--cap-add SYS_PTRACE"],
     );
 }
+
+/// By a call that reads could do without, and by one that is no row of the doctor's table.
+#[test]
+fn filters_that_kill_the_helper() {
+    for (calls, name) in [
+        (&[libc::SYS_userfaultfd][..], "userfaultfd"),
+        (&[libc::SYS_setsid], "setsid"),
+        (&[libc::SYS_clone], "clone"),
+    ] {
+        let Some((code, report)) = under(KILL, calls) else { return };
+        assert_eq!(code == 0, says(&report, "ok", "read"), "{report}");
+        if code != 0 {
+            assert_says(
+                &report,
+                &[&format!("{name}: killed by SIGSYS"), "> use a filter that lets it through"],
+            );
+        }
+    }
+}

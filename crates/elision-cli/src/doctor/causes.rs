@@ -4,6 +4,7 @@
 //! row that the library does not need any more says too much at worst, and one that is missing too little.
 
 use std::env;
+use std::ffi::c_long;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,7 +14,7 @@ use anyhow::{Result, bail};
 use elision::probe;
 use rustix::process::{Resource, geteuid, getrlimit};
 
-use super::child::{End, Starter};
+use super::child::{End, Outcome, Starter};
 use super::steps::Step;
 
 /// What of the machine or the file a step may lack.
@@ -34,11 +35,17 @@ const TRACKING: &[Step] = &[Step::Again, Step::Reopen];
 
 const CAUSES: &[Cause] = &[
     Cause {
-        name: "processes",
+        name: PROCESSES,
         of: ALL,
-        // Only one who can start children can try; see `find`.
+        // Only one who can start children can try; see `ask`.
         probe: |_| Ok(()),
         remedy: processes_remedy,
+    },
+    Cause {
+        name: CLONE,
+        of: ALL,
+        probe: |_| probe::call(libc::SYS_clone),
+        remedy: |_| "use a filter that lets it through, as any that lets programs start threads".into(),
     },
     Cause { name: "file system", of: ALL, probe: file_system, remedy: |_| ELSEWHERE.into() },
     Cause {
@@ -130,6 +137,48 @@ const CAUSES: &[Cause] = &[
     },
 ];
 
+/// What the helper, and a program's thread on its way to it, call besides: asked for only where there is a filter and nothing else was found.
+const CALLS: &[(&str, c_long)] = &[
+    ("chdir", libc::SYS_chdir),
+    ("clock_gettime", libc::SYS_clock_gettime),
+    ("close_range", libc::SYS_close_range),
+    ("fcntl", libc::SYS_fcntl),
+    ("flock", libc::SYS_flock),
+    ("fstatfs", libc::SYS_fstatfs),
+    ("futex", libc::SYS_futex),
+    ("getdents64", libc::SYS_getdents64),
+    ("geteuid", libc::SYS_geteuid),
+    ("gettid", libc::SYS_gettid),
+    ("getuid", libc::SYS_getuid),
+    ("ioctl", libc::SYS_ioctl),
+    ("kill", libc::SYS_kill),
+    ("lseek", libc::SYS_lseek),
+    ("madvise", libc::SYS_madvise),
+    ("memfd_create", libc::SYS_memfd_create),
+    ("mremap", libc::SYS_mremap),
+    ("nanosleep", libc::SYS_nanosleep),
+    ("openat2", libc::SYS_openat2),
+    ("prctl", libc::SYS_prctl),
+    ("pread64", libc::SYS_pread64),
+    ("preadv2", libc::SYS_preadv2),
+    ("prlimit64", libc::SYS_prlimit64),
+    ("process_vm_readv", libc::SYS_process_vm_readv),
+    ("pwrite64", libc::SYS_pwrite64),
+    ("readlinkat", libc::SYS_readlinkat),
+    ("rt_sigaction", libc::SYS_rt_sigaction),
+    ("sched_yield", libc::SYS_sched_yield),
+    ("setitimer", libc::SYS_setitimer),
+    ("setsid", libc::SYS_setsid),
+    ("statx", libc::SYS_statx),
+    ("unshare", libc::SYS_unshare),
+    ("wait4", libc::SYS_wait4),
+];
+
+/// The row that is probed in another way.
+const PROCESSES: &str = "processes";
+/// What processes are started by, as the library does it.
+const CLONE: &str = "clone";
+
 const CAP_SYS_PTRACE: &str = "Docker, Podman: --cap-add SYS_PTRACE; else use a filter that lets it through";
 
 const ELSEWHERE: &str = "keep what is big on ext4, XFS, btrfs or tmpfs (in a container: on a volume)";
@@ -139,6 +188,8 @@ const ELSEWHERE: &str = "keep what is big on ext4, XFS, btrfs or tmpfs (in a con
 pub struct Failure {
     text: String,
     errno: i32,
+    /// The process that tried was killed.
+    killed: bool,
 }
 
 /// What is wrong, and what to do.
@@ -175,24 +226,10 @@ fn release() -> (u32, u32) {
 /// What stands in the way of a step with this file. Empty: nothing that is known.
 pub fn find(starter: &Starter, step: Step, path: &Path) -> Result<Vec<Finding>> {
     let mut found: Vec<(String, Finding)> = Vec::new();
-    for (number, cause) in CAUSES.iter().enumerate().filter(|(_, cause)| cause.of.contains(&step)) {
-        let outcome = match cause.name {
-            // As many as a program has beside itself.
-            "processes" => starter.plainly(Step::Spawn, path, 2)?,
-            _ => starter.plainly(Step::Probe, path, number)?,
-        };
-        let failure = match outcome.end {
-            End::Exited(0) => continue,
-            End::Exited(errno) => Failure { text: outcome.said.trim().to_owned(), errno },
-            End::Killed(libc::SIGSYS) => {
-                Failure { text: "killed by SIGSYS, by a seccomp filter".into(), errno: 0 }
-            }
-            End::Killed(signal) => Failure { text: format!("killed by signal {signal}"), errno: 0 },
-            End::Late => Failure { text: "it did not end".into(), errno: 0 },
-            End::NotStarted(error) => {
-                Failure { text: text_of(&error), errno: error.raw_os_error().unwrap_or(0) }
-            }
-        };
+    let needed = |cause: &Cause| cause.of.contains(&step);
+    for number in (0..CAUSES.len()).filter(|&number| needed(&CAUSES[number])) {
+        let cause = &CAUSES[number];
+        let Some(failure) = cause.ask(starter, number, path)? else { continue };
         let (why, remedy) = (failure.describe(), (cause.remedy)(&failure));
         // What has the same reason and the same remedy is said once.
         match found.iter_mut().find(|(other, finding)| *other == why && finding.remedy == remedy) {
@@ -200,11 +237,56 @@ pub fn find(starter: &Starter, step: Step, path: &Path) -> Result<Vec<Finding>> 
             None => found.push((why.clone(), Finding { what: format!("{}: {why}", cause.name), remedy })),
         }
         // Without processes nothing else can be tried.
-        if cause.name == "processes" {
+        if [PROCESSES, CLONE].contains(&cause.name) {
             break;
         }
     }
+    // Whatever is tried, though it could be done without, may be the end of a process.
+    for number in (0..CAUSES.len()).filter(|&number| found.is_empty() && !needed(&CAUSES[number])) {
+        let cause = &CAUSES[number];
+        if let Some(failure) = cause.ask(starter, number, path)?.filter(|failure| failure.killed) {
+            let what = format!("{}: {}", cause.name, failure.text);
+            return Ok(vec![Finding { what, remedy: (cause.remedy)(&failure) }]);
+        }
+    }
+    for (number, (name, _)) in CALLS.iter().enumerate().filter(|_| found.is_empty() && probe::filtered()) {
+        if let Some(failure) = failure(starter.plainly(Step::Call, path, number)?) {
+            let what = format!("{name}: {}", failure.describe());
+            return Ok(vec![Finding { what, remedy: "use a filter that lets it through".into() }]);
+        }
+    }
     Ok(found.into_iter().map(|(_, finding)| finding).collect())
+}
+
+impl Cause {
+    /// Has a child make the probe.
+    fn ask(&self, starter: &Starter, number: usize, path: &Path) -> Result<Option<Failure>> {
+        Ok(failure(match self.name {
+            // As many as a program has beside itself.
+            PROCESSES => starter.plainly(Step::Spawn, path, 2)?,
+            _ => starter.plainly(Step::Probe, path, number)?,
+        }))
+    }
+}
+
+/// What a probe has come to, unless it was good.
+fn failure(outcome: Outcome) -> Option<Failure> {
+    let failed = |text: String, errno| Failure { text, errno, killed: false };
+    Some(match outcome.end {
+        End::Exited(0) => return None,
+        End::Exited(errno) => failed(outcome.said.trim().to_owned(), errno),
+        End::Killed(signal) => Failure { killed: true, ..failed(killed_by(signal), 0) },
+        End::Late => failed("it did not end".into(), 0),
+        End::NotStarted(error) => failed(text_of(&error), error.raw_os_error().unwrap_or(0)),
+    })
+}
+
+/// How a child ended that was killed.
+pub fn killed_by(signal: i32) -> String {
+    match signal {
+        libc::SIGSYS => "killed by SIGSYS, by a seccomp filter".into(),
+        signal => format!("killed by signal {signal}"),
+    }
 }
 
 /// What an error is, without its number.
@@ -216,11 +298,19 @@ pub fn text_of(error: &io::Error) -> String {
 /// In a child: makes the probe of one cause. The exit status is the error's number.
 pub fn probe(number: usize, path: &Path) -> Result<()> {
     let Some(cause) = CAUSES.get(number) else { bail!("there is no such cause") };
-    if let Err(error) = (cause.probe)(path) {
-        println!("{}", text_of(&error));
-        std::process::exit(error.raw_os_error().unwrap_or(255));
-    }
-    Ok(())
+    exit_with((cause.probe)(path))
+}
+
+/// In a child: makes one system call, which says nothing but whether it is let through.
+pub fn call(number: usize) -> Result<()> {
+    let Some(&(_, number)) = CALLS.get(number) else { bail!("there is no such call") };
+    exit_with(probe::call(number))
+}
+
+fn exit_with(outcome: io::Result<()>) -> Result<()> {
+    let Err(error) = outcome else { return Ok(()) };
+    println!("{}", text_of(&error));
+    std::process::exit(error.raw_os_error().unwrap_or(255))
 }
 
 /// In a child: starts so many processes, each by the one before.
@@ -237,10 +327,7 @@ pub fn spawn(number: usize, path: &Path) -> Result<()> {
     match started {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => std::process::exit(status.code().unwrap_or(255)),
-        Err(error) => {
-            println!("{}", text_of(&error));
-            std::process::exit(error.raw_os_error().unwrap_or(255));
-        }
+        Err(error) => exit_with(Err(error)),
     }
 }
 
@@ -272,9 +359,10 @@ fn lease(path: &Path) -> io::Result<()> {
     }
 }
 
-fn lease_remedy(_: &Failure) -> String {
-    match probe::sysctl("fs/leases-enable") {
-        Some(0) => "leases are switched off: sysctl fs.leases-enable=1".into(),
+fn lease_remedy(failure: &Failure) -> String {
+    match (probe::sysctl("fs/leases-enable"), failure.errno) {
+        (Some(0), _) => "leases are switched off: sysctl fs.leases-enable=1".into(),
+        (_, libc::EPERM | 0) => "use a filter that lets fcntl through".into(),
         _ => "wait until it is closed (fuser -v says by whom), or copy the file".into(),
     }
 }

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::steps::{HOLDING, Step};
 use crate::preload;
-use crate::signals::{self, Held};
+use crate::signals::Held;
 use crate::totals::{Collector, Totals};
 
 /// How long a child may take.
@@ -118,8 +118,7 @@ impl Starter {
         meanwhile: impl FnOnce(&mut dyn FnMut() -> bool) -> Result<()>,
     ) -> Result<Outcome> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        self.held.hand_down_before(&mut command);
-        signals::die_with_us(&mut command);
+        // Nothing is to be done between fork and exec, so std does without a fork: a filter may kill for that.
         let begun = Instant::now();
         let mut outcome = Outcome { end: End::Late, said: String::new(), totals: Totals::default() };
         let mut child = match command.spawn() {

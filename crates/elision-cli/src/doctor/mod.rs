@@ -25,7 +25,7 @@ use crate::Ending;
 use crate::preload;
 use crate::program::{self, Obstacle, Program};
 use crate::totals::bytes;
-use causes::{Finding, text_of};
+use causes::{Finding, killed_by, text_of};
 use child::{End, Interrupted, Outcome, Starter};
 pub use steps::Args as StepArgs;
 use steps::Step;
@@ -293,11 +293,14 @@ impl Report {
         })?;
         let took = asked.elapsed().as_millis();
         match changed {
-            Some(Err(error)) => self.no(
+            Some(Ok(false)) => self.no(
                 "break",
-                format!("another process could not change the file while a buffer stood for it: {error:#}"),
+                format!("another process could not change the file: no answer in {took} ms"),
                 "this is a fault of Elision's: please report it",
             ),
+            Some(Err(error)) => {
+                self.no("break", text_of(&error), "no file can be truncated and written to here")
+            }
             _ if !kept.good() || kept.totals.amount("deferred_bytes") == 0 => {
                 self.not_possible(starter, "break", Step::Keep, &kept, path)?;
             }
@@ -503,8 +506,7 @@ fn scratch_in(dir: &Path) -> io::Result<TempPath> {
 fn ended(outcome: &Outcome) -> String {
     match &outcome.end {
         End::Exited(_) => outcome.said.trim().to_owned(),
-        End::Killed(libc::SIGSYS) => "killed by SIGSYS, by a seccomp filter".into(),
-        End::Killed(signal) => format!("killed by signal {signal}"),
+        End::Killed(signal) => killed_by(*signal),
         End::Late => "it did not end, and was killed".into(),
         End::NotStarted(error) => format!("no process can be started: {}", text_of(error)),
     }

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::causes;
 
@@ -42,6 +43,8 @@ pub enum Step {
     Keep,
     /// Try what a cause is about. (Without the drop-in.)
     Probe,
+    /// Make a system call. (Without the drop-in.)
+    Call,
     /// Start another process, which starts another. (Without the drop-in.)
     Spawn,
 }
@@ -51,13 +54,14 @@ pub enum Step {
 pub struct Args {
     step: Step,
     path: PathBuf,
-    /// Which cause is to be probed; how many processes are to be started
+    /// Which cause is to be probed, which call made; how many processes are to be started
     #[arg(default_value_t = 0)]
     number: usize,
 }
 
 /// In the child. An error is printed by whoever called.
 pub fn carry_out(args: &Args) -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     let path = args.path.as_path();
     match args.step {
         Step::Fill => fill(path),
@@ -67,6 +71,7 @@ pub fn carry_out(args: &Args) -> Result<()> {
         Step::Reopen => reopen(path),
         Step::Keep => keep(path),
         Step::Probe => causes::probe(args.number, path),
+        Step::Call => causes::call(args.number),
         Step::Spawn => causes::spawn(args.number, path),
     }
 }
@@ -175,18 +180,18 @@ fn copy(file: &File) -> Result<Vec<u8>> {
     Ok(data)
 }
 
-/// In the doctor: changes the file as badly as can be, by way of whatever lease there is. The answer is awaited as long as `wait`
-/// says true.
-pub fn change(path: &Path, mut wait: impl FnMut() -> bool) -> Result<()> {
+/// In the doctor: truncates the file and writes to it, by way of whatever lease there is. The answer is awaited as long as `wait` says
+/// true; false if there is none.
+pub fn change(path: &Path, mut wait: impl FnMut() -> bool) -> io::Result<bool> {
     // O_NONBLOCK: the kernel asks the holder, and does not keep us waiting for fs.lease-break-time if nobody answers.
-    let mut file = loop {
-        match OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                ensure!(wait(), "the lease was not given up");
-            }
-            opened => break opened?,
+    let mut options = OpenOptions::new();
+    options.write(true).truncate(true).custom_flags(libc::O_NONBLOCK);
+    loop {
+        match options.open(path) {
+            Ok(mut file) => return file.write_all(&[0xff; 3 * PAGE]).map(|()| true),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(_) if !wait() => return Ok(false),
+            Err(_) => {}
         }
-    };
-    file.write_all(&[0xff; 3 * PAGE])?;
-    Ok(file.set_len(SIZE as u64 / 2)?)
+    }
 }
