@@ -14,7 +14,7 @@ use std::mem::{MaybeUninit, zeroed};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::Relaxed};
 use std::{io, process};
 
 static PIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
@@ -124,14 +124,6 @@ impl Held {
         }
     }
 
-    /// One of the held signals, if one has come.
-    pub fn pending(&self) -> Option<c_int> {
-        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: reads one set and one timespec.
-        let signal = unsafe { libc::sigtimedwait(&self.set, ptr::null_mut(), &now) };
-        (signal > 0).then_some(signal)
-    }
-
     /// Makes `command` start with the mask and the SIGCHLD disposition from before.
     pub fn hand_down_before(&self, command: &mut Command) {
         let before = *self;
@@ -146,6 +138,37 @@ impl Held {
         // SAFETY: `restore` makes only async-signal-safe calls and allocates nothing.
         unsafe { command.pre_exec(restore) };
     }
+}
+
+/// The last signal that was noted, or 0.
+static NOTED: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn note(signal: c_int) {
+    NOTED.store(signal, Relaxed);
+}
+
+/// From now on signals that would end this process are noted, unless they are ignored; calls that wait are interrupted. And children can
+/// be waited for, as they cannot while SIGCHLD is ignored.
+pub fn note_endings() {
+    // SAFETY: restores the default.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: reads and writes locals; the handler stores to an atomic, which is safe anywhere.
+        unsafe {
+            let mut action: libc::sigaction = zeroed();
+            if libc::sigaction(signal, ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_DFL
+            {
+                action.sa_sigaction = note as *const () as usize;
+                action.sa_flags = 0;
+                libc::sigaction(signal, &action, ptr::null_mut());
+            }
+        }
+    }
+}
+
+/// The signal that was noted, if any.
+pub fn noted() -> Option<c_int> {
+    Some(NOTED.load(Relaxed)).filter(|&signal| signal != 0)
 }
 
 /// Sends a signal to a process. That it is gone already is no error here.

@@ -6,14 +6,16 @@ use std::env;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use elision::probe;
 use libc::{c_long, c_ulong};
-use rustix::process::{Resource, Rlimit, getuid, setrlimit};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getuid, kill_process, setrlimit, waitid,
+};
 use tempfile::TempDir;
 
 const SIZE: usize = 8 << 20;
@@ -502,6 +504,37 @@ fn switched_off() {
     let (code, report) = Setting { prefix: &[], prepare: &off, dir: dir.path() }.compared();
     assert_eq!(code, 1);
     assert_says(&report, &["ELISION is set to off", "> unset ELISION"]);
+}
+
+/// It takes its scratch file away first.
+#[test]
+fn interrupted() {
+    let Some(dir) = able() else { return };
+    let scratch = || {
+        let mut all = fs::read_dir(dir.path()).expect("list").map(|entry| entry.expect("entry").file_name());
+        all.any(|name| name.to_string_lossy().contains("elision-doctor"))
+    };
+    // It may be done before the signal comes.
+    for _ in 0..50 {
+        let mut command = plain(dir.path()).command(&["doctor", text(dir.path())]);
+        let mut child = command.stdout(Stdio::null()).spawn().expect("spawn");
+        while !scratch() && is_running(&child) {
+            std::thread::yield_now();
+        }
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("it is not reaped yet");
+        let status = child.wait().expect("wait");
+        assert!(!scratch(), "{status:?}");
+        if status.signal() == Some(libc::SIGTERM) {
+            return;
+        }
+    }
+    panic!("it was never interrupted");
+}
+
+/// It is left to be waited for.
+fn is_running(child: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(Pid::from_child(child)), options).expect("wait").is_none()
 }
 
 // ---- other subjects ----

@@ -20,7 +20,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr;
 
-// ---- the numbers, from <linux/fs.h>, <linux/userfaultfd.h>, <linux/kcmp.h> and <linux/magic.h> ----
+// ---- the numbers, from <linux/fs.h>, <linux/userfaultfd.h> and <linux/magic.h> ----
 
 /// `_IOWR('f', 16, struct pm_scan_arg)`: 96 bytes.
 const PAGEMAP_SCAN: c_ulong = 0xc060_6610;
@@ -40,7 +40,6 @@ const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PROCMAP_QUERY_COVERING_OR_NEXT_VMA: u64 = 0x10;
-const KCMP_FILE: c_int = 0;
 const F_SETSIG: c_int = 10;
 
 /// `struct pm_scan_arg`: which pages of a range are in which state; optionally protect them again.
@@ -181,18 +180,6 @@ pub fn procmap_query() -> io::Result<()> {
     } else {
         Err(unlike("the answer does not cover the address asked for"))
     }
-}
-
-/// `kcmp` (CONFIG_KCMP): are two descriptors the same open file description?
-pub fn kcmp() -> io::Result<()> {
-    let file = File::open("/dev/null")?;
-    let same = file.try_clone()?;
-    let pid = std::process::id() as c_int;
-    // SAFETY: kcmp takes five integers and touches no memory.
-    let order = check(unsafe {
-        libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, file.as_raw_fd(), same.as_raw_fd())
-    })?;
-    if order == 0 { Ok(()) } else { Err(unlike("a duplicate was taken for another file")) }
 }
 
 /// `futex_waitv` (Linux 5.16): wait on several words at once.

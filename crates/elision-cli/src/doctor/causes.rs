@@ -108,12 +108,6 @@ const CAUSES: &[Cause] = &[
         remedy: |failure| failure.of_call((5, 6), CAP_SYS_PTRACE),
     },
     Cause {
-        name: "kcmp",
-        of: SAVES,
-        probe: |_| probe::kcmp(),
-        remedy: |failure| failure.of_call((3, 5), CAP_SYS_PTRACE),
-    },
-    Cause {
         name: "userfaultfd",
         of: TRACKING,
         probe: |_| probe::write_tracking(),

@@ -15,14 +15,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::steps::{HOLDING, Step};
 use crate::preload;
-use crate::signals::Held;
+use crate::signals;
 use crate::totals::{Collector, Totals};
 
 /// How long a child may take.
 const LONGEST: Duration = Duration::from_secs(15);
 /// From then on there is a word about it.
 const NOTICEABLE: Duration = Duration::from_secs(1);
-/// How often signals are looked for.
+/// How often the time is looked at.
 const TICK: Duration = Duration::from_millis(50);
 
 /// How a child ended.
@@ -68,13 +68,12 @@ impl Error for Interrupted {}
 pub struct Starter {
     command: PathBuf,
     library: PathBuf,
-    held: Held,
 }
 
 impl Starter {
     pub fn new(library: PathBuf) -> Result<Starter> {
-        let held = Held::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT]);
-        Ok(Starter { command: preload::this_command()?, library, held })
+        signals::note_endings();
+        Ok(Starter { command: preload::this_command()?, library })
     }
 
     fn command(&self, step: Step, path: &Path, number: usize) -> Command {
@@ -129,7 +128,7 @@ impl Starter {
         let mut meanwhile = Some(meanwhile);
         let mut told = false;
         loop {
-            if let Some(signal) = self.held.pending() {
+            if let Some(signal) = signals::noted() {
                 return Err(Interrupted(signal).into());
             }
             if begun.elapsed() > LONGEST {
@@ -146,7 +145,10 @@ impl Starter {
                 Err(error) => return Err(io::Error::from(error)).context("cannot wait for a child"),
             }
             let mut piece = [0; 1024];
-            let count = lines.read(&mut piece)?;
+            let count = match lines.read(&mut piece) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
             if count == 0 {
                 break;
             }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use bytesize::ByteSize;
 use elision::dropin::DEFAULT_MIN_BYTES;
 use elision::probe;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -479,8 +480,8 @@ impl Report {
     }
 
     fn size(&self, size: u64) {
-        let set = env::var("ELISION_MIN_BYTES").ok().and_then(|value| value.parse::<u64>().ok());
-        let least = set.unwrap_or(DEFAULT_MIN_BYTES as u64);
+        let set = env::var("ELISION_MIN_BYTES").ok().and_then(|value| value.parse::<ByteSize>().ok());
+        let least = set.map_or(DEFAULT_MIN_BYTES as u64, |least| least.as_u64());
         if size < least {
             let advice = format!("to have transfers of this size deferred: elision run --min-bytes {size}");
             self.note("size", format!("{}, below {}", bytes(size), bytes(least)), Some(&advice));
