@@ -15,7 +15,8 @@ pub(crate) fn limiting<T>(pid: pid_t, resource: c_uint, new: usize, call: impl F
     let sets = || {
         let limit: *const rlimit64 = core::ptr::with_exposed_provenance(new);
         // SAFETY: seen to be readable; the program's argument of this call.
-        kernel::readable(new, size_of::<rlimit64>()) && unsafe { (*limit).rlim_cur } != libc::RLIM64_INFINITY
+        kernel::readable(new, size_of::<rlimit64>())
+            && unsafe { limit.read_unaligned() }.rlim_cur != libc::RLIM64_INFINITY
     };
     // Before: it may be set below what is in use.
     if of_memory && (pid == 0 || pid == kernel::process()) && sets() {

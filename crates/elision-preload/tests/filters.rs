@@ -40,6 +40,15 @@ fn same(program: &Path, action: &str, calls: &str) -> String {
     std::fs::read_to_string(&stats).unwrap_or_default()
 }
 
+/// For what has nothing to do with the file system.
+fn elsewhere() -> bool {
+    let named = std::env::var_os("ELISION_TEST_DIR").is_some();
+    if named {
+        println!("skipped: the same everywhere, and done where ELISION_TEST_DIR is not set");
+    }
+    named
+}
+
 fn compiled(made: &tempfile::TempDir) -> PathBuf {
     common::compile(made.path(), "filters", &["-O1", "-Wextra", "-Werror"])
 }
@@ -55,4 +64,75 @@ fn descriptors_and_memories_that_cannot_be_compared() {
     }
     assert!(common::counter(&stats, "deferred_bytes") >= 3 << 20, "{stats}");
     assert!(common::counter(&stats, "elided_bytes") > 5 << 19, "{stats}");
+}
+
+/// What a program's own threads call before it is known that no filter kills for it, which a plain program may not.
+const UNTRIED: [(&str, i64); 16] = [
+    ("clone", libc::SYS_clone),
+    ("fcntl", libc::SYS_fcntl),
+    ("flock", libc::SYS_flock),
+    ("fstatfs", libc::SYS_fstatfs),
+    ("futex", libc::SYS_futex),
+    ("getpid", libc::SYS_getpid),
+    ("gettid", libc::SYS_gettid),
+    ("lseek", libc::SYS_lseek),
+    ("madvise", libc::SYS_madvise),
+    ("membarrier", libc::SYS_membarrier),
+    ("nanosleep", libc::SYS_nanosleep),
+    ("prctl", libc::SYS_prctl),
+    ("restart_syscall", libc::SYS_restart_syscall),
+    ("rt_sigprocmask", libc::SYS_rt_sigprocmask),
+    ("sched_yield", libc::SYS_sched_yield),
+    ("statx", libc::SYS_statx),
+];
+
+/// Whatever a filter kills for, it is no program that is killed which would live without the drop-in: but for a few calls, which have to be
+/// made before others can be tried by somebody else.
+#[test]
+fn any_one_call_that_kills() {
+    if elsewhere() {
+        return;
+    }
+    let made = directory();
+    let program = compiled(&made);
+    let numbers = std::sync::atomic::AtomicU32::new(0);
+    let work = || {
+        let (mut killed, mut deferred) = (Vec::new(), 0);
+        loop {
+            let number = numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            // The last in use are below 480, and between these two there are none.
+            match number {
+                335..424 => continue,
+                480.. => return (killed, deferred),
+                _ => (),
+            }
+            let call = number.to_string();
+            let plain = run(&program, "kill", &call, None);
+            if !plain.0.status.success() {
+                continue;
+            }
+            let stats = made.path().join(format!("stats{number}"));
+            let ours = run(&program, "kill", &call, Some(&stats));
+            if ours.0.status.success() {
+                assert!(plain.0.stdout == ours.0.stdout && plain.1 == ours.1, "{call}");
+                let stats = std::fs::read_to_string(&stats).unwrap_or_default();
+                deferred += u32::from(common::counter(&stats, "deferred_bytes") > 0);
+            } else {
+                killed.push(number);
+            }
+        }
+    };
+    let (mut killed, deferred) = std::thread::scope(|scope| {
+        let threads = [scope.spawn(work), scope.spawn(work)].map(|thread| thread.join().unwrap());
+        threads.into_iter().reduce(|(a, n), (b, m)| ([a, b].concat(), n + m)).unwrap()
+    });
+    killed.sort_unstable();
+    println!("{killed:?} kill; beside {deferred} others something is deferred");
+    let unexpected = |number: &&u32| UNTRIED.iter().all(|&(_, untried)| untried != i64::from(**number));
+    let unexpected: Vec<_> = killed.iter().filter(unexpected).collect();
+    assert!(unexpected.is_empty(), "{unexpected:?} kill the program with the drop-in alone");
+    let page = include_str!("../../../docs/ENTRANCES.md").split("## What is called untried").nth(1).unwrap();
+    let (_, list) = page.split_once("tried: ").unwrap();
+    let names: Vec<_> = list.split(". ").next().unwrap().split('`').skip(1).step_by(2).collect();
+    assert_eq!(names, UNTRIED.map(|(name, _)| name), "docs/ENTRANCES.md");
 }

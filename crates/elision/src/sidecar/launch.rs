@@ -13,7 +13,7 @@ use crate::sys::raw::Result;
 use crate::sys::task;
 use crate::transfer::PAGE;
 use core::ptr;
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 /// What must vanish at fork, on a page that the kernel wipes then.
 #[repr(C)]
@@ -26,7 +26,7 @@ pub(super) struct Gate {
     pub ready: AtomicU32,
     /// 1 when the sidecar may begin (a tracer has been allowed by then).
     pub go: AtomicU32,
-    /// What no other memory has here. See [`shares_memory`].
+    /// What no other memory has here: see [`shares_memory`].
     cookie: [AtomicU64; 2],
 }
 
@@ -51,6 +51,9 @@ pub(super) static END_WORD: AtomicUsize = AtomicUsize::new(0);
 pub(super) static END_VALUE: AtomicU32 = AtomicU32::new(0);
 /// The sidecar whose leases a new one takes over, or 0.
 pub(super) static PREDECESSOR: AtomicI32 = AtomicI32::new(0);
+/// A sidecar has made every system call that is made later, here or in the program's threads, and no filter has killed it for that. Until
+/// then the threads make as few as they can (docs/ENTRANCES.md has a list).
+pub(super) static HARMLESS: AtomicBool = AtomicBool::new(false);
 /// The last sidecar, and the last child of the program that was a sidecar's parent.
 pub(super) static SIDECAR: AtomicI32 = AtomicI32::new(0);
 static SUPERVISOR: AtomicI32 = AtomicI32::new(0);
@@ -190,15 +193,21 @@ fn anybody() -> bool {
     supervisor() != 0 || sidecar() != 0
 }
 
-/// Waits until the last of them is gone, or the sidecar is ready; or for a little while.
-fn wait_for_either() {
+/// Waits until the sidecar is ready, or cannot be; or for a little while: both may be killed without a word.
+fn wait_for_word() {
     let Some(gate) = gate() else { return };
-    let ready = gate.ready.load(Acquire);
-    // The kernel clears these.
+    task::futex_wait(&gate.ready, gate.ready.load(Acquire), 10);
+}
+
+/// Waits until the next of them is gone, or for a little while: the kernel wakes one of those who wait.
+fn wait_for_end() {
+    let Some(gate) = gate() else { return };
     let there = |word: &&AtomicU32| word.load(Acquire) != 0;
     if let Some(word) = [&gate.supervisor, &gate.sidecar].into_iter().find(there) {
         let pid = word.load(Acquire);
-        task::futex_wait_either(&gate.ready, ready, word.as_ptr() as usize, pid, 100);
+        if pid != 0 {
+            task::futex_wait_end(word, pid, 10);
+        }
     }
 }
 
@@ -281,7 +290,7 @@ fn lost() -> bool {
     }
     // Its parent sees to the next one, if it has not been killed as well, or finds that nothing depends on there being one.
     while !alive() && anybody() {
-        wait_for_either();
+        wait_for_word();
     }
     if alive() {
         START.store(RUNNING, Release);
@@ -400,6 +409,9 @@ fn start(mut predecessor: i32) -> Option<bool> {
     None
 }
 
+/// For how often a word of the sidecar is waited for: some ten seconds. (No clock is looked at before that is known to be harmless.)
+const TIMES: u32 = 1_000;
+
 /// Prepares the memory, starts the supervisor, which starts the sidecar, and waits until that is ready, or says that it cannot work here.
 /// `None`: both are gone without a word.
 fn start_once(predecessor: i32) -> Option<bool> {
@@ -409,12 +421,8 @@ fn start_once(predecessor: i32) -> Option<bool> {
     }
     let Some(gate) = gate() else { return Some(false) };
     begin_epoch(predecessor);
-    USER.store(task::real_user(), Release);
     gate.ready.store(0, Relaxed);
     gate.go.store(0, Relaxed);
-    for (word, value) in gate.cookie.iter().zip([task::now_ns(), task::pid() as u64]) {
-        word.store(value, Release);
-    }
     // SAFETY: no other supervisor of this memory is running; `main` keeps the rules.
     let started = unsafe { SUPERVISORS_GROUND.start(&gate.supervisor, supervise::main) };
     let Ok(pid) = started else { return Some(false) };
@@ -423,18 +431,30 @@ fn start_once(predecessor: i32) -> Option<bool> {
     task::allow_tracer(pid);
     gate.go.store(1, Release);
     task::futex_wake(&gate.go);
-    let begun = task::now_ms();
-    while gate.ready.load(Acquire) == 0 {
-        if !anybody() {
-            // Unless it said so last.
-            return (gate.ready.load(Acquire) == 2).then_some(false);
-        }
-        wait_for_either();
-        if task::ms_since(begun) > 10_000 {
+    let harmless = HARMLESS.load(Acquire);
+    for _ in 0..TIMES {
+        if gate.ready.load(Acquire) != 0 {
             break;
         }
+        if !anybody() {
+            // Unless it said so last. (Or has died of a call that we must not make, either, to ask of what.)
+            return (gate.ready.load(Acquire) == 2 || !HARMLESS.load(Acquire)).then_some(false);
+        }
+        wait_for_word();
     }
-    Some(gate.ready.load(Acquire) == 1)
+    let ready = gate.ready.load(Acquire) == 1;
+    if ready && !harmless {
+        reap_forerunners();
+    }
+    Some(ready)
+}
+
+/// In the supervisor: what is to be known of this memory, and of who uses it.
+pub(super) fn mark(gate: &Gate) {
+    for (word, value) in gate.cookie.iter().zip([task::now_ns(), task::pid() as u64]) {
+        word.store(value, Release);
+    }
+    USER.store(task::real_user(), Release);
 }
 
 /// In the supervisor: starts the sidecar.
@@ -474,7 +494,6 @@ fn reap_forerunners() {
 fn prepare() -> bool {
     const MADV_WIPEONFORK: i32 = 18;
     if GATE.load(Acquire).is_null() {
-        reap_forerunners();
         let (Ok(gate), Ok(state)) = (
             memory::allocate(PAGE, false),
             memory::allocate(size_of::<State>().next_multiple_of(PAGE), false),
@@ -544,7 +563,7 @@ fn wait_gone() -> bool {
     let begun = task::now_ms();
     let there = anybody();
     while anybody() && task::ms_since(begun) < 2_000 {
-        wait_for_either();
+        wait_for_end();
     }
     there
 }
@@ -559,7 +578,7 @@ fn send_away(how: Op) -> bool {
             done = call.send().is_none();
             asked_ms = task::now_ms();
         } else {
-            wait_for_either();
+            wait_for_end();
         }
     }
     // What remains is no child that a wait() of the program sees. It is a process until it is gone; it has little left to do.

@@ -70,6 +70,8 @@ pub(super) extern "C" fn main() -> ! {
     // SAFETY: there is one sidecar, and the program's threads never touch the state while it lives.
     let state = unsafe { launch::state() };
     let (Some(state), Some(gate)) = (state, launch::gate()) else { task::exit() };
+    task::make_every_call();
+    launch::HARMLESS.store(true, Release);
     processes::begin();
     launch::SIDECAR.store(task::pid(), Release);
     task::block_all_but(&[BREAK, NAMED_BREAK, CARRIED_BREAK, PARENTS_END, libc::SIGALRM]);

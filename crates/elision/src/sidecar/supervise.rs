@@ -8,7 +8,7 @@
 
 use super::fault;
 use super::fork;
-use super::launch::{self, PROGRAM, TRIES};
+use super::launch::{self, Gate, PROGRAM, TRIES};
 use super::processes;
 use super::serve::{self, PARENTS_END};
 use crate::sys::file::{self, ProcPath};
@@ -23,14 +23,12 @@ pub(super) extern "C" fn main() -> ! {
     let Some(gate) = launch::gate() else { task::exit() };
     task::block_all_but(&[PARENTS_END]);
     task::set_name(super::SUPERVISORS_NAME);
+    task::leave_no_core();
+    launch::mark(gate);
     let (mut tries, mut settled) = (0, false);
     loop {
         let begun = task::now_ms();
-        let Ok(pid) = launch::start_sidecar(gate) else {
-            gate.ready.store(2, Release);
-            task::futex_wake(&gate.ready);
-            task::exit();
-        };
+        let Ok(pid) = launch::start_sidecar(gate) else { give_up(gate) };
         // It has begun in the program's directory, which its statistics may be relative to.
         task::leave_directory();
         // (Not before: somebody waits for the sidecar.)
@@ -39,6 +37,10 @@ pub(super) extern "C" fn main() -> ! {
         }
         settled = true;
         let Some(signal) = task::wait_killed(pid) else { task::exit() };
+        // By a system call filter: the next one would be, too.
+        if signal == libc::SIGSYS {
+            give_up(gate);
+        }
         tries = if task::ms_since(begun) < SHORT_MS { tries + 1 } else { 0 };
         // What is noted of /proc was that one's.
         processes::begin();
@@ -53,6 +55,13 @@ pub(super) extern "C" fn main() -> ! {
         // For the statistics; to do without them is better than to do without a sidecar.
         let _ = task::change_directory(ProcPath::new(program, "cwd", None).as_c_str());
     }
+}
+
+/// No sidecar can work here.
+fn give_up(gate: &Gate) -> ! {
+    gate.ready.store(2, Release);
+    task::futex_wake(&gate.ready);
+    task::exit()
 }
 
 /// Leaves to the program what is the program's alone. False: that cannot be, and the sidecar has to do without a parent.

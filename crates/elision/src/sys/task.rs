@@ -64,11 +64,19 @@ pub(crate) fn effective_user() -> u32 {
 
 /// Waits until `word` is no longer `value`, somebody wakes it, or the time is over. Wakes spuriously.
 pub(crate) fn futex_wait(word: &AtomicU32, value: u32, timeout_ms: u64) {
+    wait_on(word, value, timeout_ms, libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG);
+}
+
+/// The same for a word that the kernel clears when a thread is gone. (It wakes one waiter.)
+pub(crate) fn futex_wait_end(word: &AtomicU32, value: u32, timeout_ms: u64) {
+    wait_on(word, value, timeout_ms, libc::FUTEX_WAIT);
+}
+
+fn wait_on(word: &AtomicU32, value: u32, timeout_ms: u64, operation: i32) {
     let timeout = libc::timespec {
         tv_sec: (timeout_ms / 1000) as i64,
         tv_nsec: (timeout_ms % 1000) as i64 * 1_000_000,
     };
-    let operation = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
     // SAFETY: both pointers are borrowed for the call.
     let _ = unsafe {
         syscall(
@@ -307,6 +315,81 @@ pub(crate) unsafe fn clone_sidecar(
     // kernel clobbers rcx and r11, also scratch; the fifth argument is already in r8, where clone expects the pointer).
     let pid = unsafe { elision_clone(flags as usize, stack, word.as_ptr(), entry, pointer) };
     if pid < 0 { Err(Errno(-pid as i32)) } else { Ok(pid as i32) }
+}
+
+/// Every system call of this library, and of the drop-in in the program's name, but those that end or make a process.
+const CALLS: [i64; 52] = [
+    libc::SYS_chdir,
+    libc::SYS_clock_gettime,
+    libc::SYS_close,
+    libc::SYS_close_range,
+    libc::SYS_faccessat2,
+    libc::SYS_fcntl,
+    libc::SYS_fdatasync,
+    libc::SYS_flock,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_fsync,
+    libc::SYS_futex,
+    libc::SYS_futex_waitv,
+    libc::SYS_getdents64,
+    libc::SYS_geteuid,
+    libc::SYS_getpid,
+    libc::SYS_getsockopt,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+    libc::SYS_ioctl,
+    libc::SYS_kill,
+    libc::SYS_lseek,
+    libc::SYS_madvise,
+    libc::SYS_membarrier,
+    libc::SYS_memfd_create,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_nanosleep,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pidfd_open,
+    libc::SYS_prctl,
+    libc::SYS_pread64,
+    libc::SYS_preadv2,
+    libc::SYS_prlimit64,
+    libc::SYS_process_vm_readv,
+    libc::SYS_ptrace,
+    libc::SYS_pwrite64,
+    libc::SYS_read,
+    libc::SYS_readlinkat,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sched_yield,
+    libc::SYS_setitimer,
+    libc::SYS_setsid,
+    libc::SYS_statx,
+    libc::SYS_userfaultfd,
+    libc::SYS_wait4,
+    libc::SYS_write,
+];
+
+/// Makes each of them once, to no effect: where a system call filter kills for one, it is the caller that it kills.
+pub(crate) fn make_every_call() {
+    for number in CALLS {
+        // None has an effect with these: no such descriptor, address, process, request or option, nothing of it, and signal 0.
+        let first = if number == libc::SYS_kill { pid() as usize } else { usize::MAX };
+        // SAFETY: no memory is involved, but for null, and an address that no program has.
+        let _ = unsafe { syscall(number, [first, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Has the calling process, and those that it makes, leave no core dump: it would be one of the program's memory. (One byte, not none: that
+/// counts for a program that is handed core dumps, too.)
+pub(crate) fn leave_no_core() {
+    let limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+    let arguments = [0, libc::RLIMIT_CORE as usize, (&raw const limit) as usize, 0, 0, 0];
+    // SAFETY: the struct is local; the limit is the calling process's alone.
+    let _ = unsafe { syscall(libc::SYS_prlimit64, arguments) };
 }
 
 /// Ends the calling process, at once.
@@ -621,4 +704,22 @@ pub(crate) fn trace_release(tid: i32, stop: Stop, interrupted: impl FnOnce(&mut 
 fn trace(request: u32, tid: i32, data: usize) -> Result<usize> {
     // SAFETY: the requests used here read or fill one struct at `data`, which the callers own.
     unsafe { syscall(libc::SYS_ptrace, [request as usize, tid as usize, 0, data, 0, 0]) }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Else a filter may kill for a call that was not tried.
+    #[test]
+    fn every_call_is_on_the_list() {
+        let own = include_str!("task.rs");
+        let (_, list) = own.split_once("const CALLS").unwrap();
+        let (list, _) = list.split_once("];").unwrap();
+        let sources = [own, include_str!("file.rs"), include_str!("memory.rs"), include_str!("pages.rs")];
+        for name in sources.into_iter().flat_map(|source| source.split("libc::SYS_").skip(1)) {
+            let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap();
+            let name = &name[..end];
+            assert!(["", "exit_group"].contains(&name) || list.contains(&format!("SYS_{name},")), "{name}");
+        }
+        super::make_every_call();
+    }
 }
