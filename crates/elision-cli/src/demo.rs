@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
+use elision::dropin::DEFAULT_MIN_BYTES;
 use elision::probe;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::statvfs;
@@ -25,14 +25,14 @@ use tempfile::TempDir;
 use crate::Ending;
 use crate::preload;
 use crate::signals::{self, Held};
-use crate::totals::{Collector, Totals, bytes};
+use crate::totals::{self, Collector, Totals, bytes};
 
 /// Shows the difference on a big file.
 #[derive(clap::Args)]
 pub struct Args {
     /// How big the file is (two of them are made)
-    #[arg(long, default_value = "1GiB")]
-    size: ByteSize,
+    #[arg(long, default_value = "1GiB", value_parser = crate::run::size)]
+    size: usize,
     /// Where to make the files [default: $TMPDIR; without it /tmp, or /var/tmp if /tmp is too small]
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -58,7 +58,7 @@ pub fn run(args: Args) -> Result<Ending> {
 }
 
 fn compare(args: Args) -> Result<Ending> {
-    let job = Job::new(args.size.as_u64())?;
+    let job = Job::new(args.size as u64)?;
     let library = preload::find()?;
     let editor = editor()?;
     let place = choose_place(args.dir, job.bytes())?;
@@ -89,18 +89,18 @@ fn compare(args: Args) -> Result<Ending> {
     let collector = Collector::new()?;
     let with_elision = {
         let mut command = job.command(&editor, &elided);
-        command.env_remove("ELISION");
+        command.env_remove("ELISION").env_remove("ELISION_MIN_BYTES");
         command.env("LD_PRELOAD", preload::prepended(&library, env::var_os("LD_PRELOAD").as_deref()));
         command.env("ELISION_STATS", collector.path());
         measure(command, &held).context("the run with Elision")?
     };
-    let totals = collector.collect()?;
+    let (_, totals) = collector.collect()?;
 
     let progress = progress_bar(2 * job.bytes(), "comparing the files");
     let verdict = [&plain, &elided].into_iter().try_for_each(|path| job.check(path, &progress));
     progress.finish_and_clear();
     println!("{}", comparison(&traditional, &with_elision));
-    println!("{}", totals.to_text());
+    println!("{}", totals.to_text(&totals::nothing_big(DEFAULT_MIN_BYTES)));
     verdict?;
     for run in [&traditional, &with_elision] {
         ensure!(run.number("found") == value(job.find), "a run found the wrong value in its record");

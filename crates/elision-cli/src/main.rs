@@ -12,7 +12,6 @@ mod totals;
 
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 /// Gives the standard read and write a different implementation: a big read returns at once, and its pages are
@@ -49,8 +48,8 @@ Examples:
   elision demo                               see the difference on a 1 GiB file
 
 Environment of a program that runs with Elision:
-  ELISION=off          do nothing: every call is the traditional one
-  ELISION_MIN_BYTES=N  leave reads and writes of fewer than N bytes alone
+  ELISION=off          do nothing: every call is the traditional one (also no, false, 0)
+  ELISION_MIN_BYTES=N  leave reads and writes of fewer than N bytes alone (65536, 64KiB, 1M)
   ELISION_STATS=FILE   append one line of JSON to FILE when a process ends
   ELISION_VERBOSE=1    confirm on standard error that it is active, and say why it declines
 
@@ -58,10 +57,11 @@ The command itself looks for the drop-in where ELISION_PRELOAD says, else beside
 
 const RUN_LESSON: &str = "\
 Exit status: the program's own, and if a signal ended it, by that signal. 127 if it was not found, 126 if it \
-could not be run, 125 if elision itself failed.
+could not be run, 125 if elision itself failed before it was started, 2 if the command line was not understood.
 
 The drop-in reaches programs that are dynamically linked against glibc and not set-uid. Any other is named \
-in one line on standard error, and runs unchanged. An existing LD_PRELOAD is kept.";
+in one line on standard error, and runs unchanged, as it does where the drop-in is missing. An existing LD_PRELOAD \
+is kept.";
 
 const DOCTOR_LESSON: &str = "\
 A child does what a program would do under `elision run`:
@@ -92,16 +92,7 @@ enum Ending {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|error| {
-        let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-        if !asked && std::env::args_os().nth(1).is_some_and(|job| job == "run") {
-            // 2 could be the program's.
-            let _ = error.print();
-            std::process::exit(run::OWN_FAILURE.into());
-        }
-        error.exit()
-    });
-    let (ending, own_failure) = match cli.command {
+    let (ending, own_failure) = match Cli::parse().command {
         Job::Run(args) => (run::run(args), run::OWN_FAILURE),
         Job::Doctor(args) => (doctor::run(args), doctor::ASKED_WRONGLY),
         Job::DoctorStep(args) => (doctor::step(args), doctor::ASKED_WRONGLY),

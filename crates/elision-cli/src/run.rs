@@ -1,22 +1,26 @@
 //! `elision run`: a program with the drop-in, as nearly as possible as if it had been started by itself.
+//!
+//! Whatever is missing, the program runs: without statistics, or without the drop-in, which is said once.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use bytesize::ByteSize;
+use elision::dropin::DEFAULT_MIN_BYTES;
+use elision::settings;
 
 use crate::Ending;
 use crate::preload;
 use crate::program::{self, Program};
 use crate::signals;
 use crate::supervise::{Fate, supervise};
-use crate::totals::Collector;
+use crate::totals::{self, Collector};
 
 /// Something of ours went wrong. This and the next two are what env(1) and its kin use.
 pub const OWN_FAILURE: u8 = 125;
@@ -31,14 +35,19 @@ pub struct Args {
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     stats: Option<Option<PathBuf>>,
     /// Leave reads and writes of fewer than N bytes alone (64KiB is 65536, 64K is 64000)
-    #[arg(long, value_name = "N")]
-    min_bytes: Option<ByteSize>,
+    #[arg(long, value_name = "N", value_parser = size)]
+    min_bytes: Option<usize>,
     /// Have the drop-in confirm on standard error that it is active, and say why it declines
     #[arg(long)]
     verbose: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_names = ["PROGRAM", "ARGS"])]
     command: Vec<OsString>,
+}
+
+/// A number of bytes, as the drop-in understands it.
+pub fn size(text: &str) -> Result<usize, &'static str> {
+    settings::bytes(text.as_bytes()).ok_or("a number of bytes is wanted, such as 65536, 64KiB or 1M")
 }
 
 /// Runs it. Returns only if there is a supervisor, or if the program could not be started.
@@ -48,35 +57,64 @@ pub fn run(args: Args) -> Result<Ending> {
     command.args(arguments);
     signals::hand_down_start(&mut command);
 
-    if within_reach(name) {
-        let library = preload::find()?;
-        command.env("LD_PRELOAD", preload::prepended(&library, env::var_os("LD_PRELOAD").as_deref()));
-    }
-    if let Some(bytes) = args.min_bytes {
-        command.env("ELISION_MIN_BYTES", bytes.as_u64().to_string());
+    // Opened first: a program that ran for hours should not find then that its report has nowhere to go.
+    let open = |path: &PathBuf| {
+        File::create(path).with_context(|| format!("cannot write the statistics to {}", path.display()))
+    };
+    let report = args.stats.as_ref().map(|path| path.as_ref().map(open).transpose()).transpose()?;
+
+    let settled = settle(&mut command, args.min_bytes);
+    let library = library(name);
+    if let Some(library) = &library {
+        command.env("LD_PRELOAD", preload::prepended(library, env::var_os("LD_PRELOAD").as_deref()));
     }
     if args.verbose {
         command.env("ELISION_VERBOSE", "1");
+        if let Some(library) = &library {
+            eprintln!("elision: {} runs with {}", name.display(), library.display());
+        }
     }
 
-    let Some(report) = args.stats else {
+    let Some(report) = report else {
         return Ok(could_not_start(name, command.exec()));
     };
-    // Opened first: a program that ran for hours should not find then that its report has nowhere to go.
-    let report = report.map(|path| {
-        File::create(&path).with_context(|| format!("cannot write the statistics to {}", path.display()))
-    });
-    let report = report.transpose()?;
-    let collector = Collector::new()?;
+    let without_statistics = |command: &mut Command, why: &dyn std::fmt::Display| {
+        eprintln!("elision: {} runs without statistics: {why}", name.display());
+        Ok(could_not_start(name, command.exec()))
+    };
+    let outer = env::var_os("ELISION_STATS").filter(|path| !path.is_empty());
+    let collector = match Collector::new() {
+        Ok(collector) => collector,
+        Err(error) => return without_statistics(&mut command, &format_args!("{error:#}")),
+    };
     command.env("ELISION_STATS", collector.path());
     let fate = match supervise(&mut command) {
         Ok(fate) => fate,
+        // There may be no second process, so the program takes the place of this one.
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory) => {
+            match &outer {
+                Some(outer) => command.env("ELISION_STATS", outer),
+                None => command.env_remove("ELISION_STATS"),
+            };
+            return without_statistics(&mut command, &error);
+        }
         Err(error) => return Ok(could_not_start(name, error)),
     };
-    let totals = collector.collect()?;
-    match report {
-        Some(mut file) => writeln!(file, "{}", totals.to_json()).context("cannot write the statistics")?,
-        None => eprintln!("{}", totals.to_text()),
+    // From here on it is the program's end that counts, whatever becomes of the statistics.
+    let done = collector.collect().and_then(|(lines, totals)| {
+        if let Some(outer) = &outer {
+            totals::pass_on(Path::new(outer), &lines)?;
+        }
+        match report {
+            Some(mut file) => {
+                writeln!(file, "{}", totals.to_json()).context("cannot write the statistics")?
+            }
+            None => eprintln!("{}", totals.to_text(&nothing(name, library.is_some(), &settled))),
+        }
+        Ok(())
+    });
+    if let Err(error) = done {
+        eprintln!("elision: {error:#}");
     }
     Ok(match fate {
         Fate::Exited(code) => Ending::Code(code as u8),
@@ -84,30 +122,79 @@ pub fn run(args: Args) -> Result<Ending> {
     })
 }
 
-/// Can the drop-in get into the program? If not, says so. What cannot be judged is given the benefit of the
+/// What the environment and the options come to.
+struct Settled {
+    off: bool,
+    least: usize,
+}
+
+/// What the drop-in would not understand is said here, once, and not by each process of the tree.
+fn settle(command: &mut Command, min_bytes: Option<usize>) -> Settled {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+    let on = set("ELISION").map_or(Some(true), |value| {
+        let on = settings::switch(value.as_bytes());
+        if on.is_none() {
+            eprintln!("elision: ELISION={} is not understood: taken for off", value.display());
+            command.env("ELISION", "off");
+        }
+        on
+    });
+    let least = min_bytes.or_else(|| {
+        let value = set("ELISION_MIN_BYTES")?;
+        let least = settings::bytes(value.as_bytes());
+        if least.is_none() {
+            eprintln!("elision: ELISION_MIN_BYTES={} is not understood: 4 MiB it is", value.display());
+            command.env_remove("ELISION_MIN_BYTES");
+        }
+        least
+    });
+    if min_bytes.is_some() {
+        command.env("ELISION_MIN_BYTES", least.unwrap_or_default().to_string());
+    }
+    Settled { off: on != Some(true), least: least.unwrap_or(DEFAULT_MIN_BYTES) }
+}
+
+/// Why there was nothing to report.
+fn nothing(name: &OsStr, loaded: bool, settled: &Settled) -> String {
+    if !loaded {
+        format!("{} ran without the drop-in", name.display())
+    } else if settled.off {
+        "ELISION says off".to_owned()
+    } else {
+        totals::nothing_big(settled.least)
+    }
+}
+
+/// The drop-in, if there is one and it can get into the program. If not, says so. What cannot be judged is given the benefit of the
 /// doubt; whether it can be started at all is for exec to find out.
-fn within_reach(name: &OsString) -> bool {
+fn library(name: &OsStr) -> Option<PathBuf> {
     if let Some(first) = env::var_os("LD_PRELOAD").and_then(|list| program::first_among(&list)) {
         eprintln!(
             "elision: {first} is preloaded, which must be loaded first; {} runs unchanged",
             name.display()
         );
-        return false;
+        return None;
     }
-    let Some(Ok(program)) = program::find(name).map(|path| Program::examine(&path)) else { return true };
-    let Some(obstacle) = program.obstacles.first() else { return true };
-    let name = name.display();
-    match program.chain.len() {
-        1 => eprintln!("elision: {name} {obstacle}; it runs unchanged"),
-        _ => eprintln!(
-            "elision: {name} is run by {}, which {obstacle}; it runs unchanged",
-            program.binary().display()
-        ),
+    let program = program::find(name).and_then(|path| Program::examine(&path).ok());
+    if let Some(program) = program
+        && let Some(obstacle) = program.obstacles.first()
+    {
+        let name = name.display();
+        match program.chain.len() {
+            1 => eprintln!("elision: {name} {obstacle}; it runs unchanged"),
+            _ => eprintln!(
+                "elision: {name} is run by {}, which {obstacle}; it runs unchanged",
+                program.binary().display()
+            ),
+        }
+        return None;
     }
-    false
+    preload::find()
+        .inspect_err(|error| eprintln!("elision: {} runs without the drop-in: {error:#}", name.display()))
+        .ok()
 }
 
-fn could_not_start(name: &OsString, error: io::Error) -> Ending {
+fn could_not_start(name: &OsStr, error: io::Error) -> Ending {
     eprintln!("elision: {}: {error}", name.display());
     Ending::Code(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN })
 }

@@ -2,12 +2,19 @@
 //!
 //! Every process that used Elision appends one line to the file that `ELISION_STATS` names:
 //!
+//! Where deferral ends because of what a program uses, the process adds a line that says so.
+//!
 //! ```json
+//! {"pid":1,"stopped":"why"}
 //! {"pid":1,"deferred_bytes":0,"loaded_bytes":0,"materialised_bytes":0,"elided_bytes":0,"written_bytes":0,"declined":{"reason":1}}
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use std::{fs, io};
@@ -15,9 +22,9 @@ use std::{fs, io};
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, MemfdFlags, flock, memfd_create};
 use serde_json::{Map, Value, json};
-use tempfile::NamedTempFile;
+use tempfile::TempPath;
 
 /// The amounts, by their names in the JSON, and what they say.
 const AMOUNTS: [(&str, &str); 5] = [
@@ -34,6 +41,7 @@ pub struct Totals {
     processes: BTreeSet<u64>,
     amounts: [u64; AMOUNTS.len()],
     declined: BTreeMap<String, u64>,
+    stopped: BTreeMap<String, u64>,
 }
 
 impl Totals {
@@ -54,6 +62,10 @@ impl Totals {
         let line: Map<String, Value> = serde_json::from_str(line).ok()?;
         let number = |name: &str| line.get(name).map_or(Some(0), Value::as_u64);
         let process = line.get("pid")?.as_u64()?;
+        if let Some(why) = line.get("stopped") {
+            *self.stopped.entry(why.as_str()?.to_owned()).or_default() += 1;
+            return Some(());
+        }
         let mut amounts = self.amounts;
         for (sum, (name, _)) in amounts.iter_mut().zip(AMOUNTS) {
             *sum = sum.saturating_add(number(name)?);
@@ -76,7 +88,7 @@ impl Totals {
 
     /// Did no process report?
     pub fn is_empty(&self) -> bool {
-        self.processes.is_empty()
+        self.processes.is_empty() && self.stopped.is_empty()
     }
 
     /// How often a transfer was declined.
@@ -92,17 +104,16 @@ impl Totals {
             object.insert((*name).into(), sum.into());
         }
         object.insert("declined".into(), json!(self.declined));
+        object.insert("stopped".into(), json!(self.stopped));
         object.into()
     }
 
-    /// The sums for people, or that there are none.
-    pub fn to_text(&self) -> String {
-        if self.processes.is_empty() {
-            return "elision: nothing to report: in no process that it reached was a transfer big enough to be considered \
-                    (--min-bytes says how big that is; 4 MiB unless set)"
-                .to_owned();
+    /// The sums for people, or that there are none, and `why`.
+    pub fn to_text(&self, why: &str) -> String {
+        match self.is_empty() {
+            true => format!("elision: nothing to report: {why}"),
+            false => self.to_table().to_string(),
         }
-        self.to_table().to_string()
     }
 
     fn to_table(&self) -> Table {
@@ -116,6 +127,9 @@ impl Totals {
         for (reason, count) in &self.declined {
             table.add_row([format!("declined: {reason}"), format!("{count} times")]);
         }
+        for (why, count) in &self.stopped {
+            table.add_row([format!("ended, for the use of {why}"), format!("{count} times")]);
+        }
         if let Some(column) = table.column_mut(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -123,34 +137,68 @@ impl Totals {
     }
 }
 
+/// Why there is nothing to report from a process that has the drop-in, is not told otherwise, and uses nothing with which it ends.
+pub fn nothing_big(least: usize) -> String {
+    format!(
+        "no process that it reached read or wrote {} or more at once (--min-bytes sets from which size on a transfer is \
+         considered)",
+        bytes(least as u64)
+    )
+}
+
 /// A number of bytes for people.
 pub fn bytes(number: u64) -> String {
     ByteSize::b(number).display().iec().to_string()
 }
 
-/// A temporary file that processes report to.
-pub struct Collector(NamedTempFile);
+/// The name of memory that processes report to: the drop-in writes below the /proc of another process only what has this name.
+const MEMORY: &str = "elision-statistics";
+
+/// A temporary file that processes report to, or, where none can be made, memory that they find by way of /proc.
+pub struct Collector {
+    file: File,
+    path: PathBuf,
+    /// Removes the file.
+    _temporary: Option<TempPath>,
+}
 
 impl Collector {
-    /// Makes the file.
+    /// Makes the file, or takes the memory.
     pub fn new() -> Result<Collector> {
+        Collector::in_a_file().or_else(|error| Collector::in_memory().map_err(|_| error))
+    }
+
+    fn in_a_file() -> Result<Collector> {
         // The program may change directory, so the name must not depend on ours.
         let dir = std::env::temp_dir();
         let dir = dir.canonicalize().with_context(|| format!("the temporary directory {}", dir.display()))?;
         let file = tempfile::Builder::new().prefix("elision-stats-").tempfile_in(&dir);
-        Ok(Collector(file.with_context(|| format!("cannot make a file in {}", dir.display()))?))
+        let (file, path) =
+            file.with_context(|| format!("cannot make a file in {}", dir.display()))?.into_parts();
+        Ok(Collector { file, path: path.to_path_buf(), _temporary: Some(path) })
+    }
+
+    fn in_memory() -> io::Result<Collector> {
+        let file = File::from(memfd_create(MEMORY, MemfdFlags::CLOEXEC)?);
+        let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
+        // /proc may be missing, or another PID namespace's.
+        let (there, here) = (fs::metadata(&path)?, file.metadata()?);
+        match (there.dev(), there.ino()) == (here.dev(), here.ino()) {
+            true => Ok(Collector { file, path, _temporary: None }),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     /// The value for `ELISION_STATS`.
     pub fn path(&self) -> &Path {
-        self.0.path()
+        &self.path
     }
 
-    /// Adds up what was reported. The sidecar of each process shares a lock on the file until it has written
+    /// The lines that were reported, and their sums. The sidecar of each process shares a lock on the file until it has written
     /// its line, which may be a moment after its process ended; what holds it longer is left out.
-    pub fn collect(&self) -> Result<Totals> {
+    pub fn collect(&self) -> Result<(Vec<u8>, Totals)> {
         let patience = Instant::now() + Duration::from_secs(2);
-        while let Err(error) = flock(self.0.as_file(), FlockOperation::NonBlockingLockExclusive) {
+        while let Err(error) = flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
             if error != rustix::io::Errno::WOULDBLOCK {
                 return Err(io::Error::from(error)).context("cannot lock the statistics");
             }
@@ -160,15 +208,33 @@ impl Collector {
             }
             sleep(Duration::from_millis(5));
         }
-        let lines = fs::read(self.path()).context("cannot read the statistics")?;
-        Ok(Totals::of(&String::from_utf8_lossy(&lines)))
+        // (By the descriptor: the program may have cleared the temporary directory.)
+        let mut lines = Vec::new();
+        (&self.file).read_to_end(&mut lines).context("cannot read the statistics")?;
+        let totals = Totals::of(&String::from_utf8_lossy(&lines));
+        Ok((lines, totals))
     }
+}
+
+/// Passes lines on to where statistics went before: to another `elision run --stats` that runs this one.
+pub fn pass_on(path: &Path, lines: &[u8]) -> Result<()> {
+    let below_proc = path
+        .to_string_lossy()
+        .strip_prefix("/proc/")
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let is_ours = || {
+        fs::read_link(path).is_ok_and(|name| name.to_string_lossy().starts_with(&format!("/memfd:{MEMORY}")))
+    };
+    if lines.is_empty() || below_proc && !is_ours() {
+        return Ok(());
+    }
+    let file = OpenOptions::new().append(true).create(true).custom_flags(libc::O_NONBLOCK).open(path);
+    file.and_then(|mut file| file.write_all(lines))
+        .with_context(|| format!("cannot pass the statistics on to {}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     const TWO: &str = concat!(
@@ -184,7 +250,7 @@ mod tests {
         let totals = Totals::of(TWO);
         let expected = json!({
             "processes": 2, "deferred_bytes": 111, "loaded_bytes": 1, "materialised_bytes": 2,
-            "elided_bytes": 95, "written_bytes": 10, "declined": {"too small": 2, "writer": 5},
+            "elided_bytes": 95, "written_bytes": 10, "declined": {"too small": 2, "writer": 5}, "stopped": {},
         });
         assert_eq!(totals.to_json(), expected);
         let table = totals.to_table().to_string();
@@ -235,6 +301,6 @@ mod tests {
             started.send(()).expect("the writer waits");
             collector.collect().expect("collect")
         });
-        assert_eq!(totals.amount("deferred_bytes"), 111);
+        assert_eq!(totals.1.amount("deferred_bytes"), 111);
     }
 }

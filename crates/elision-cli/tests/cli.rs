@@ -106,22 +106,157 @@ fn a_program_that_cannot_be_run_is_told_from_one_that_is_missing() {
     both_ways(&[text(&plain)], |output| assert_eq!(output.status.code(), Some(127)));
 }
 
+/// `elision run` without anything was 125, and the README said 2.
+#[test]
+fn what_is_asked_wrongly_is_2() {
+    for arguments in [
+        &[][..],
+        &["no-such-job"],
+        &["run"],
+        &["run", "--no-such-option", "true"],
+        &["run", "--min-bytes", "x", "true"],
+        &["run", "--stats", "--"],
+        &["doctor", "a", "b"],
+        &["demo", "--size", "x"],
+    ] {
+        let output = output(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+/// The program must not have run when its report could not have been written where it was wanted.
 #[test]
 fn own_failures_are_125() {
-    for arguments in
-        [&["run"][..], &["run", "--no-such-option", "true"], &["run", "--min-bytes", "x", "true"]]
-    {
-        let output = output(arguments);
-        assert_eq!(output.status.code(), Some(125), "{arguments:?}: {}", stderr(&output));
-    }
-    let output = elision(&["run", "true"]).env("ELISION_PRELOAD", "/nonexistent.so").output().expect("run");
-    assert_eq!(output.status.code(), Some(125));
-    assert!(stderr(&output).contains("/nonexistent.so"), "{}", stderr(&output));
-    // The program must not have run when its report could not have been written.
     let dir = dir();
     let witness = dir.path().join("witness");
     let output = self::output(&["run", "--stats=/nonexistent/file", "touch", text(&witness)]);
     assert_eq!((output.status.code(), witness.exists()), (Some(125), false), "{}", stderr(&output));
+}
+
+// ---- run: whatever is missing, the program runs ----
+
+/// It ended with 125, and the program had not run.
+#[test]
+fn a_program_runs_without_the_drop_in_where_there_is_none() {
+    let dir = dir();
+    let alone = dir.path().join("elision");
+    fs::copy(env!("CARGO_BIN_EXE_elision"), &alone).expect("copy");
+    let named = dir.path().join("with space.so");
+    fs::write(&named, "").expect("write");
+    for preload in ["", "/nonexistent.so", text(&named)] {
+        for way in WAYS {
+            let mut command = Command::new(&alone);
+            command.args(way).args(["sh", "-c", "echo \"<$LD_PRELOAD>\"; exit 5"]);
+            command.env_remove("LD_PRELOAD").env("ELISION_PRELOAD", preload);
+            let output = command.output().expect("run");
+            assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(5), "<>\n"), "{preload}");
+            let said = stderr(&output);
+            assert_eq!(said.matches("sh runs without the drop-in: ").count(), 1, "{said}");
+            assert!(said.contains(if preload.is_empty() { "looked for" } else { preload }), "{said}");
+            let nothing = "elision: nothing to report: sh ran without the drop-in\n";
+            assert_eq!(said.contains(nothing), way.contains(&"--stats"), "{said}");
+        }
+    }
+}
+
+/// It ended with 125, and the program had not run.
+#[test]
+fn statistics_need_no_temporary_directory() {
+    let declines = "echo line | dd bs=1M 2>/dev/null; exit 6";
+    for nowhere in ["/nonexistent", "/proc"] {
+        let mut command = elision(&["run", "--stats", "--min-bytes", "1MiB", "sh", "-c", declines]);
+        let output = command.env("TMPDIR", nowhere).output().expect("run");
+        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(6), "line\n"));
+        assert!(stderr(&output).contains("declined: not_a_regular_file"), "{}", stderr(&output));
+    }
+}
+
+/// It ended with 125 when all had been done.
+#[test]
+fn statistics_survive_their_file_and_no_failure_of_theirs_is_the_programs() {
+    let temporary = dir();
+    let script = format!("{REPORT}; rm -r \"$TMPDIR\"/elision-stats-*; exit 7");
+    let output = reporting("--stats", &script, temporary.path());
+    assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
+    assert!(stderr(&output).contains("declined: writer"), "{}", stderr(&output));
+    let output = reporting("--stats=/dev/full", "exit 8", temporary.path());
+    assert_eq!(output.status.code(), Some(8), "{}", stderr(&output));
+    assert!(stderr(&output).contains("cannot write the statistics"), "{}", stderr(&output));
+}
+
+/// It ended with 126.
+#[test]
+fn a_program_runs_without_statistics_where_no_second_process_is_allowed() {
+    let mut command = Command::new("setpriv");
+    // A number that nobody else has, so that the limit is for this process alone.
+    command.args(["--reuid=64321", "--regid=64321", "--clear-groups", "prlimit", "--nproc=1", "--"]);
+    let dir = dir();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let copy = dir.path().join("elision");
+    fs::copy(env!("CARGO_BIN_EXE_elision"), &copy).expect("copy");
+    command.arg(&copy).args(["run", "--stats", "sh", "-c", "echo \"<$ELISION_STATS>\"; exit 5"]);
+    let output = command.env("TMPDIR", "/nonexistent").env_remove("ELISION_STATS").output();
+    let output = match output {
+        Ok(output) if getuid().is_root() && output.status.code() != Some(127) => output,
+        _ => return println!("skipped: only root can take another user's number"),
+    };
+    let said = stderr(&output);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(5), "<>\n"), "{said}");
+    assert_eq!(said.matches("sh runs without statistics: ").count(), 1, "{said}");
+}
+
+/// It ended with 125, and the program had not run.
+#[test]
+fn a_program_runs_without_proc() {
+    let dir = dir();
+    fs::write(dir.path().join("file"), vec![7; 2 << 20]).expect("write");
+    let away =
+        "mount --make-rprivate / && umount -l /proc && ! [ -e /proc/self ] && touch away && exec \"$@\"";
+    let program = "dd if=file bs=1M of=copy 2>/dev/null; exit 5";
+    for (options, said_of_statistics) in
+        [(&[][..], 0), (&["--stats"][..], 0), (&["--stats", "TMPDIR=/nonexistent"][..], 1)]
+    {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", away, "sh"]);
+        command.args(["env"]).args(options.get(1));
+        command.args([env!("CARGO_BIN_EXE_elision"), "run", "--min-bytes", "4096"]).args(options.first());
+        command.args(["--", "sh", "-c", program]);
+        let output = command.current_dir(dir.path()).output();
+        if !dir.path().join("away").exists() {
+            return println!("skipped: /proc cannot be taken away here: {output:?}");
+        }
+        let output = output.expect("it has run");
+        assert_eq!(output.status.code(), Some(5), "{options:?}: {}", stderr(&output));
+        let without = stderr(&output).matches("runs without statistics: ").count();
+        assert_eq!(without, said_of_statistics, "{options:?}: {}", stderr(&output));
+        assert_eq!(fs::read(dir.path().join("copy")).expect("read"), vec![7; 2 << 20]);
+    }
+}
+
+#[test]
+fn a_program_that_may_not_be_read_runs() {
+    let dir = dir();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let (program, command) = (dir.path().join("program"), dir.path().join("elision"));
+    fs::copy("/bin/echo", &program).expect("copy");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o111)).expect("chmod");
+    fs::copy(env!("CARGO_BIN_EXE_elision"), &command).expect("copy");
+    for way in WAYS {
+        let mut run = match getuid().is_root() {
+            true => Command::new("setpriv"),
+            false => Command::new("env"),
+        };
+        if getuid().is_root() {
+            run.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        }
+        let output = run.arg(&command).args(way).arg(&program).arg("hello").output().expect("run");
+        assert_eq!(
+            (output.status.code(), stdout(&output).as_str()),
+            (Some(0), "hello\n"),
+            "{}",
+            stderr(&output)
+        );
+    }
 }
 
 #[test]
@@ -307,7 +442,7 @@ fn statistics_are_added_up_as_json() {
     let found: serde_json::Value = serde_json::from_slice(&fs::read(&file).expect("read")).expect("JSON");
     let expected = serde_json::json!({
         "processes": 2, "deferred_bytes": 2097152, "loaded_bytes": 0, "materialised_bytes": 0,
-        "elided_bytes": 10, "written_bytes": 0, "declined": {"writer": 6},
+        "elided_bytes": 10, "written_bytes": 0, "declined": {"writer": 6}, "stopped": {},
     });
     assert_eq!(found, expected);
     assert_eq!(entries(temporary.path()), [] as [PathBuf; 0]);
@@ -342,8 +477,61 @@ fn statistics_of_programs_that_defer_nothing() {
     let table = report("echo line | dd bs=1M of=copy 2>/dev/null");
     assert!(table.contains("declined: not_a_regular_file"), "{table}");
     let nothing = report("echo line | dd bs=64 of=copy 2>/dev/null");
-    assert!(nothing.starts_with("elision: nothing to report: ") && nothing.lines().count() == 1, "{nothing}");
+    let expected =
+        "elision: nothing to report: no process that it reached read or wrote 1.0 MiB or more at once ";
+    assert!(nothing.starts_with(expected) && nothing.lines().count() == 1, "{nothing}");
     assert_eq!(entries(temporary.path()), [] as [PathBuf; 0]);
+}
+
+/// That nothing was big enough was said of these as well.
+#[test]
+fn statistics_give_the_true_reason_where_there_are_none() {
+    let report = |settings: &[(&str, &str)], script: &str| {
+        let mut command = elision(&["run", "--stats", "sh", "-c", script]);
+        let output = command.envs(settings.iter().copied()).output().expect("run");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stderr(&output)
+    };
+    let declines = "echo line | dd bs=8M 2>/dev/null";
+    for off in ["off", "NO", "False", "0"] {
+        assert_eq!(report(&[("ELISION", off)], declines), "elision: nothing to report: ELISION says off\n");
+    }
+    let said = report(&[("ELISION", "never")], declines);
+    let not_understood = "elision: ELISION=never is not understood: taken for off\n";
+    assert_eq!(said, format!("{not_understood}elision: nothing to report: ELISION says off\n"));
+    // Not said by each process of the tree as well.
+    let said = report(&[("ELISION_MIN_BYTES", "abc")], declines);
+    let not_understood = "elision: ELISION_MIN_BYTES=abc is not understood: 4 MiB it is\n";
+    assert!(said.starts_with(not_understood) && said.matches("not understood").count() == 1, "{said}");
+    assert!(said.contains("declined: not_a_regular_file"), "{said}");
+    // What ended deferral in a process is a reason, and the process has not used it.
+    let stop = r#"echo '{"pid":1,"stopped":"RTLD_DEEPBIND"}' >> $ELISION_STATS"#;
+    let said = report(&[], stop);
+    assert!(said.contains("ended, for the use of RTLD_DEEPBIND") && said.contains("1 times"), "{said}");
+}
+
+/// The outer one had nothing to report.
+#[test]
+fn nested_statistics_count_for_both() {
+    let (dir, temporary) = (dir(), dir());
+    for place in [text(temporary.path()), "/nonexistent"] {
+        let outer = dir.path().join("outer");
+        let inner = format!(
+            "{} run --stats={}/inner sh -c 'echo line | dd bs=8M 2>/dev/null'",
+            env!("CARGO_BIN_EXE_elision"),
+            text(dir.path())
+        );
+        let mut command = elision(&["run", &format!("--stats={}", text(&outer)), "sh", "-c", &inner]);
+        let output = command.env("TMPDIR", place).output().expect("run");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        for report in [outer, dir.path().join("inner")] {
+            let found: serde_json::Value =
+                serde_json::from_slice(&fs::read(&report).expect("read")).expect("JSON");
+            // The line, and the end.
+            assert_eq!(found["declined"]["not_a_regular_file"], 2, "{}: {found}", report.display());
+        }
+        assert_eq!(entries(temporary.path()), [] as [PathBuf; 0]);
+    }
 }
 
 // ---- run: signals while it runs ----

@@ -10,7 +10,7 @@ pub fn switch(text: &[u8]) -> Option<bool> {
 }
 
 /// What a unit stands for.
-const UNITS: [(&str, usize); 14] = [
+const UNITS: [(&str, usize); 17] = [
     ("", 1),
     ("B", 1),
     ("K", 1000),
@@ -25,6 +25,9 @@ const UNITS: [(&str, usize); 14] = [
     ("T", 1000 * 1000 * 1000 * 1000),
     ("TB", 1000 * 1000 * 1000 * 1000),
     ("TiB", 1 << 40),
+    ("P", 1000 * 1000 * 1000 * 1000 * 1000),
+    ("PB", 1000 * 1000 * 1000 * 1000 * 1000),
+    ("PiB", 1 << 50),
 ];
 
 /// A number of bytes: digits, perhaps followed by a unit in any case of letters. `None`: not understood, or more than there are.
@@ -84,7 +87,7 @@ mod tests {
             "1M ",
             " 1",
             "18446744073709551616",
-            "99999999TiB",
+            "99999999PiB",
         ];
         for text in wrong {
             assert_eq!(bytes(text.as_bytes()), None, "{text}");

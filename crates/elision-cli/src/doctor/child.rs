@@ -108,7 +108,7 @@ impl Starter {
             command.env("ELISION_MIN_BYTES", bytes.to_string());
         }
         let outcome = self.run(command, meanwhile)?;
-        Ok(Outcome { totals: collector.collect()?, ..outcome })
+        Ok(Outcome { totals: collector.collect()?.1, ..outcome })
     }
 
     fn run(

@@ -73,10 +73,22 @@ fn stats_wanted() -> bool {
     stats_path().is_some()
 }
 
+/// Another process's descriptors, by way of /proc, are the command's memory for statistics or nothing of ours: the number may be
+/// another's by now, or in this PID namespace.
+fn is_safe(path: &core::ffi::CStr) -> bool {
+    let below = path.to_bytes().strip_prefix(b"/proc/");
+    if !below.and_then(|below| below.first()).is_some_and(u8::is_ascii_digit) {
+        return true;
+    }
+    let mut room = [0; 32];
+    file::read_link_at(libc::AT_FDCWD, path, &mut room)
+        .is_ok_and(|name| name.starts_with(b"/memfd:elision-statistics"))
+}
+
 /// Opens the statistics file, and holds it locked so that a reader can tell when the last sidecar is done. Waits for nobody: not
 /// for a reader who has begun, who will do without, nor for the other end of a pipe.
 pub(super) fn open_stats() -> i32 {
-    let Some(path) = stats_path() else { return -1 };
+    let Some(path) = stats_path().filter(|path| is_safe(path)) else { return -1 };
     let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NONBLOCK;
     let Ok(fd) = file::open(path, flags, 0o644) else { return -1 };
     let _ = file::flock(fd, libc::LOCK_SH | libc::LOCK_NB);
