@@ -59,10 +59,15 @@ pub(crate) fn reading(
     if got <= 0 || got as usize >= len || dropin::pauses() == before || !kernel::is_endless(fd) {
         return got;
     }
-    let done = got as usize;
-    done as ssize_t
-        + whole(len - done, || true, |more| call(buf.wrapping_byte_add(done + more), len - done - more))
-            .max(0)
+    let (done, errno) = (got as usize, real::errno());
+    match whole(len - done, || true, |more| call(buf.wrapping_byte_add(done + more), len - done - more)) {
+        more @ 0.. => got + more,
+        // The rest has failed, and the call has not.
+        _ => {
+            real::set_errno(errno);
+            got
+        }
+    }
 }
 
 /// `getrandom`, and by its number.

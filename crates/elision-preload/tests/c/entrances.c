@@ -1510,6 +1510,46 @@ static void case_opened_without_waiting(void) {
         close(opened), close(fd);
     }
 }
+/* By what another process has deferred, too. */
+static void case_opened_without_waiting_for_others(void) {
+    static const char *const names[] = {"open", "openat", "openat by number", "openat2", "open_by_handle_at"};
+    for (int i = 0; i < 5; i++) {
+        reset();
+        int fd = whole(O_RDONLY), here = open(path, O_RDONLY), mount, opened = -1, done[2], begun[2], flags = O_RDWR | O_NONBLOCK;
+        struct open_how how = {.flags = flags};
+        union {
+            struct file_handle handle;
+            char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+        } u = {{.handle_bytes = MAX_HANDLE_SZ}};
+        SAY(name_to_handle_at(AT_FDCWD, path, &u.handle, &mount, 0));
+        pipe(done), pipe(begun);
+        pid_t child = fork();
+        if (child == 0) {
+            char byte;
+            bytes = fresh();
+            close(fd), close(here);
+            fd = open(path, O_RDONLY);
+            int good = pread(fd, bytes, SIZE, 0) == SIZE && write(begun[1], "b", 1) == 1 && read(done[0], &byte, 1) == 1;
+            _exit(!good || memcmp(bytes, expected, SIZE));
+        }
+        char byte;
+        SAY(read(begun[0], &byte, 1));
+        munmap(bytes, SIZE);
+        errno = 7777;
+        switch (i) {
+        case 0: opened = open(path, flags); break;
+        case 1: opened = openat(AT_FDCWD, path, flags); break;
+        case 2: opened = syscall(SYS_openat, (long)AT_FDCWD, path, (long)flags); break;
+        case 3: opened = opened_by_rules(0, &how); break;
+        case 4: opened = open_by_handle_at(here, &u.handle, flags); break;
+        }
+        printf("%s: %s, errno %s\n", names[i], opened < 0 ? "refused" : "opened", errno == 7777 ? "as it was" : strerror(errno));
+        SAY(write(opened, "other", 5));
+        SAY(write(done[1], "d", 1));
+        SAY(wait_for(child));
+        close(done[0]), close(done[1]), close(begun[0]), close(begun[1]), close(opened), close(fd), close(here);
+    }
+}
 static void case_truncated_by_handle(void) {
     for (int i = 0; i < 2; i++) {
         reset();
@@ -1762,6 +1802,7 @@ static const struct {
     {"limited", case_limited, 0},
     {"freed_when_stopped", case_freed_when_stopped, 0},
     {"truncated_by_openat2", case_truncated_by_openat2, 1},
+    {"opened_without_waiting_for_others", case_opened_without_waiting_for_others, 1},
     {"truncated_by_handle", case_truncated_by_handle, 1},
     {"opened_without_waiting", case_opened_without_waiting, 1},
     {"truncated_by_a_child", case_truncated_by_a_child, 1},

@@ -41,7 +41,9 @@ static void whole(void) {
     unsigned char *p = memory(size);
     int from = open("from", O_RDONLY), to = open("to", O_RDWR | O_CREAT, 0644);
     int zero = open("/dev/zero", O_RDONLY), urandom = open("/dev/urandom", O_RDONLY);
-    int cut[7] = {0};
+    int cut[8] = {0};
+    unsigned char *ends = memory(size);
+    need(munmap(ends + size / 2, size / 2) == 0, "munmap");
     for (int i = 0; i < times; i++) {
         off_t at = 0, into = 0;
         lseek(to, 0, SEEK_SET), lseek(from, 0, SEEK_SET);
@@ -56,8 +58,12 @@ static void whole(void) {
         cut[5] += read(urandom, p, size / 4) != size / 4 || read(urandom, p, 64 << 10) != 64 << 10;
         memset(p, 1, size);
         cut[6] += read(zero, p, size) != size || memchr(p, 1, size);
+        // What is short in any case is no failure, and leaves errno alone.
+        errno = 7777;
+        cut[7] += read(zero, ends, size) != size / 2 || errno != 7777;
+        cut[7] += getrandom(ends + size / 4, size, 0) != size / 4 || errno != 7777;
     }
-    for (int i = 0; i < 7; i++)
+    for (int i = 0; i < 8; i++)
         printf("%d: %d\n", i, cut[i]);
 }
 
