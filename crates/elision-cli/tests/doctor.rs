@@ -506,6 +506,16 @@ fn switched_off() {
     assert_says(&report, &["ELISION is set to off", "> unset ELISION"]);
 }
 
+/// What `elision run --stats` waits with is not what the doctor's children are about.
+#[test]
+fn a_filter_that_kills_for_what_commands_wait_with() {
+    let Some(dir) = able() else { return };
+    let setting =
+        Setting { prefix: &[], prepare: &filtered(KILL, &[libc::SYS_rt_sigtimedwait]), dir: dir.path() };
+    let (code, report) = setting.doctor(text(dir.path()));
+    assert!(code == 0 && says(&report, "ok", "break"), "{report}");
+}
+
 /// It takes its scratch file away first.
 #[test]
 fn interrupted() {

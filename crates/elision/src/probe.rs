@@ -116,7 +116,13 @@ const _: () = assert!(size_of::<UffdApi>() == 24 && size_of::<UffdRegister>() ==
 
 /// The kernel's release, as `uname -r` prints it.
 pub fn release() -> String {
-    sysctl_text("kernel/osrelease").unwrap_or_else(|| "unknown".into())
+    // SAFETY: all zeroes is a valid utsname: it holds only characters.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: writes one utsname.
+    unsafe { libc::uname(&mut name) };
+    let release: Vec<u8> =
+        name.release.iter().map(|&letter| letter as u8).take_while(|&letter| letter != 0).collect();
+    String::from_utf8_lossy(&release).into_owned()
 }
 
 /// `PAGEMAP_SCAN` (Linux 6.7): which pages of a buffer were altered, without looking at each.

@@ -73,7 +73,7 @@ const CAUSES: &[Cause] = &[
         remedy: |_| "raise ulimit -Hn to 1024, as root (Docker, Podman: --ulimit nofile=1024)".into(),
     },
     Cause {
-        name: "/proc",
+        name: PROC,
         of: ALL,
         probe: |_| probe::proc(),
         remedy: |_| {
@@ -172,6 +172,7 @@ const CALLS: &[(&str, c_long)] = &[
 const PROCESSES: &str = "processes";
 /// What processes are started by, as the library does it.
 const CLONE: &str = "clone";
+const PROC: &str = "/proc";
 
 const CAP_SYS_PTRACE: &str = "Docker, Podman: --cap-add SYS_PTRACE; else use a filter that lets it through";
 
@@ -230,8 +231,8 @@ pub fn find(starter: &Starter, step: Step, path: &Path) -> Result<Vec<Finding>> 
             Some((_, finding)) => finding.what = format!("{}, {}", cause.name, finding.what),
             None => found.push((why.clone(), Finding { what: format!("{}: {why}", cause.name), remedy })),
         }
-        // Without processes nothing else can be tried.
-        if [PROCESSES, CLONE].contains(&cause.name) {
+        // Without these the others fail as well.
+        if [PROCESSES, CLONE, PROC].contains(&cause.name) {
             break;
         }
     }
