@@ -439,6 +439,22 @@ fn rights_change_while_other_threads_read() {
     assert!(common::counter(&stats, "deferred_bytes") > 0, "{stats}");
 }
 
+/// A helper that took longer than two seconds to go, or was only about to come, was there with the old rights when they had changed.
+#[test]
+fn rights_change_while_the_helper_takes_its_time() {
+    let made = directory();
+    let program = common::compile(made.path(), "slowly", &["-O1", "-Wextra", "-Werror"]);
+    for (what, more) in [("threads", ""), ("next", "NoNewPrivs:\t1\n")] {
+        let (output, _) = common::run(With::Least(4096), &program, &[what]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        if said.starts_with("skipped: ") {
+            return println!("{said}");
+        }
+        assert!(output.status.success(), "{what}: {}: {said}", output.status);
+        assert_eq!(said, format!("there when rights had changed: 0 0\n{more}"), "{what}");
+    }
+}
+
 /// What the other threads had begun ends with them: no lease, no helper, no half of a page.
 #[test]
 fn a_program_puts_another_in_its_place_while_threads_read_and_write() {

@@ -188,6 +188,13 @@ fn allow_orphan() {
     }
 }
 
+/// The sidecar does nothing any more, and its parent neither: another is to take over.
+pub(super) fn kill_both() {
+    for pid in [supervisor(), sidecar()].into_iter().filter(|&pid| pid != 0) {
+        let _ = task::send_signal(pid as i32, libc::SIGKILL);
+    }
+}
+
 /// Is there a sidecar, ready or not, or a parent that may start one? (Asked in this order: what is gone starts none.)
 fn anybody() -> bool {
     supervisor() != 0 || sidecar() != 0
@@ -443,6 +450,10 @@ fn start_once(predecessor: i32) -> Option<bool> {
         wait_for_word();
     }
     let ready = gate.ready.load(Acquire) == 1;
+    if !ready && predecessor == 0 {
+        // Nobody would send it away any more.
+        kill_both();
+    }
     if ready && !harmless {
         reap_forerunners();
     }
@@ -558,31 +569,41 @@ pub fn retire() -> bool {
     true
 }
 
-/// Waits until the sidecar and its parent are gone, whom another thread has told to go. False: there was none.
+/// Waits until the sidecar and its parent are gone, whom another thread has told to go, or kills. False: there was none.
 fn wait_gone() -> bool {
-    let begun = task::now_ms();
     let there = anybody();
-    while anybody() && task::ms_since(begun) < 2_000 {
+    // However long that takes: what they still do, they do with the old rights.
+    while anybody() {
         wait_for_end();
     }
     there
 }
 
+/// How long one that was told to go, or is only about to come, is waited for.
+const PATIENCE_MS: u64 = 2_000;
+
 /// Has the sidecar do this and go, and its parent, and waits until both are gone. False: it was killed before it could.
 fn send_away(how: Op) -> bool {
     let mut done = false;
     let mut asked_ms = task::now_ms();
-    while anybody() && task::ms_since(asked_ms) < 2_000 {
+    // Rights are not changed while there is one that has the old ones. (One that is killed does nothing more, even if its end takes longer.)
+    let kills = how == Op::Retire;
+    while anybody() && task::ms_since(asked_ms) < PATIENCE_MS << u32::from(kills) {
+        if kills && task::ms_since(asked_ms) >= PATIENCE_MS {
+            kill_both();
+        }
         // More than once if it is killed, and another was being started when START began to say that none is to be.
         if !done && let Some(mut call) = Call::new(how, false) {
             done = call.send().is_none();
-            asked_ms = task::now_ms();
+            if done {
+                asked_ms = task::now_ms();
+            }
         } else {
             wait_for_end();
         }
     }
     // What remains is no child that a wait() of the program sees. It is a process until it is gone; it has little left to do.
-    while !supervisor_is_reaped() && task::ms_since(asked_ms) < 2_000 {
+    while !supervisor_is_reaped() && task::ms_since(asked_ms) < PATIENCE_MS {
         task::yield_now();
     }
     done
