@@ -248,6 +248,14 @@ pub fn ptrace() -> io::Result<()> {
     }
 }
 
+/// The system calls that the library makes, by name (`SYS_…`) and number, but those that end or make a process.
+pub fn calls() -> &'static [(&'static str, c_long)] {
+    #[cfg(supported)]
+    return &crate::sys::task::CALLS;
+    #[cfg(not(supported))]
+    &[]
+}
+
 /// Does a filter let this system call through? It is made with arguments that mean nothing, so it should be one that does nothing then.
 pub fn call(number: c_long) -> io::Result<()> {
     // SAFETY: no address is -1, nor a length, a process or a descriptor.

@@ -4,7 +4,6 @@
 //! row that the library does not need any more says too much at worst, and one that is missing too little.
 
 use std::env;
-use std::ffi::c_long;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -131,43 +130,6 @@ const CAUSES: &[Cause] = &[
     },
 ];
 
-/// What the helper, and a program's thread on its way to it, call besides: asked for only where there is a filter and nothing else was found.
-const CALLS: &[(&str, c_long)] = &[
-    ("chdir", libc::SYS_chdir),
-    ("clock_gettime", libc::SYS_clock_gettime),
-    ("close_range", libc::SYS_close_range),
-    ("fcntl", libc::SYS_fcntl),
-    ("flock", libc::SYS_flock),
-    ("fstatfs", libc::SYS_fstatfs),
-    ("futex", libc::SYS_futex),
-    ("getdents64", libc::SYS_getdents64),
-    ("geteuid", libc::SYS_geteuid),
-    ("gettid", libc::SYS_gettid),
-    ("getuid", libc::SYS_getuid),
-    ("ioctl", libc::SYS_ioctl),
-    ("kill", libc::SYS_kill),
-    ("lseek", libc::SYS_lseek),
-    ("madvise", libc::SYS_madvise),
-    ("memfd_create", libc::SYS_memfd_create),
-    ("mremap", libc::SYS_mremap),
-    ("nanosleep", libc::SYS_nanosleep),
-    ("openat2", libc::SYS_openat2),
-    ("prctl", libc::SYS_prctl),
-    ("pread64", libc::SYS_pread64),
-    ("preadv2", libc::SYS_preadv2),
-    ("prlimit64", libc::SYS_prlimit64),
-    ("process_vm_readv", libc::SYS_process_vm_readv),
-    ("pwrite64", libc::SYS_pwrite64),
-    ("readlinkat", libc::SYS_readlinkat),
-    ("rt_sigaction", libc::SYS_rt_sigaction),
-    ("sched_yield", libc::SYS_sched_yield),
-    ("setitimer", libc::SYS_setitimer),
-    ("setsid", libc::SYS_setsid),
-    ("statx", libc::SYS_statx),
-    ("unshare", libc::SYS_unshare),
-    ("wait4", libc::SYS_wait4),
-];
-
 /// The row that is probed in another way.
 const PROCESSES: &str = "processes";
 /// What processes are started by, as the library does it.
@@ -244,9 +206,12 @@ pub fn find(starter: &Starter, step: Step, path: &Path) -> Result<Vec<Finding>> 
             return Ok(vec![Finding { what, remedy: (cause.remedy)(&failure) }]);
         }
     }
-    for (number, (name, _)) in CALLS.iter().enumerate().filter(|_| found.is_empty() && probe::filtered()) {
+    // Or it is another call.
+    for (number, (name, _)) in
+        probe::calls().iter().enumerate().filter(|_| found.is_empty() && probe::filtered())
+    {
         if let Some(failure) = failure(starter.plainly(Step::Call, path, number)?) {
-            let what = format!("{name}: {}", failure.describe());
+            let what = format!("{}: {}", name.trim_start_matches("SYS_"), failure.describe());
             return Ok(vec![Finding { what, remedy: "use a filter that lets it through".into() }]);
         }
     }
@@ -298,7 +263,7 @@ pub fn probe(number: usize, path: &Path) -> Result<()> {
 
 /// In a child: makes one system call, which says nothing but whether it is let through.
 pub fn call(number: usize) -> Result<()> {
-    let Some(&(_, number)) = CALLS.get(number) else { bail!("there is no such call") };
+    let Some(&(_, number)) = probe::calls().get(number) else { bail!("there is no such call") };
     exit_with(probe::call(number))
 }
 
