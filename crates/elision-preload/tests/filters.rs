@@ -66,6 +66,23 @@ fn descriptors_and_memories_that_cannot_be_compared() {
     assert!(common::counter(&stats, "elided_bytes") > 5 << 19, "{stats}");
 }
 
+/// What Docker's default filter refuses to whoever may not trace everybody: files are read in deferred form all the same, and children have
+/// what they had.
+#[test]
+fn what_containers_are_refused() {
+    let made = directory();
+    let program = compiled(&made);
+    let calls = [libc::SYS_kcmp, libc::SYS_pidfd_getfd, libc::SYS_userfaultfd].map(|call| call.to_string());
+    let stats = same(&program, "refuse", &calls.join(","));
+    let without = same(&program, "refuse", "999");
+    if common::counter(&without, "deferred_bytes") == 0 {
+        return println!("skipped: nothing is deferred here: {without}");
+    }
+    // (What is open for writing is not: the helper cannot get at the program's own descriptor.)
+    assert!(common::counter(&stats, "deferred_bytes") >= 2 << 20, "{stats}");
+    assert!(common::counter(&stats, "lease_refused") > 0, "{stats}");
+}
+
 /// What a program's own threads call before it is known that no filter kills for it, which a plain program may not.
 const UNTRIED: [(&str, i64); 16] = [
     ("clone", libc::SYS_clone),
