@@ -96,6 +96,11 @@ impl Totals {
         &self.declined
     }
 
+    /// With what deferral ended, and how often.
+    pub fn stops(&self) -> &BTreeMap<String, u64> {
+        &self.stopped
+    }
+
     /// The sums as one JSON object.
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();

@@ -626,6 +626,7 @@ fn filters_that_kill_the_helper() {
         (&[libc::SYS_userfaultfd][..], "userfaultfd"),
         (&[libc::SYS_setsid], "setsid"),
         (&[libc::SYS_clone], "clone"),
+        (&[libc::SYS_geteuid], "geteuid"),
     ] {
         let Some((code, report)) = under(KILL, calls) else { return };
         assert_eq!(code == 0, says(&report, "ok", "read"), "{report}");

@@ -116,13 +116,16 @@ const _: () = assert!(size_of::<UffdApi>() == 24 && size_of::<UffdRegister>() ==
 
 /// The kernel's release, as `uname -r` prints it.
 pub fn release() -> String {
+    sysctl_text("kernel/osrelease").unwrap_or_else(release_without_proc)
+}
+
+fn release_without_proc() -> String {
     // SAFETY: all zeroes is a valid utsname: it holds only characters.
     let mut name: libc::utsname = unsafe { std::mem::zeroed() };
     // SAFETY: writes one utsname.
     unsafe { libc::uname(&mut name) };
-    let release: Vec<u8> =
-        name.release.iter().map(|&letter| letter as u8).take_while(|&letter| letter != 0).collect();
-    String::from_utf8_lossy(&release).into_owned()
+    let letters = name.release.iter().map(|&letter| letter as u8).take_while(|&letter| letter != 0);
+    String::from_utf8_lossy(&letters.collect::<Vec<_>>()).into_owned()
 }
 
 /// `PAGEMAP_SCAN` (Linux 6.7): which pages of a buffer were altered, without looking at each.
@@ -529,6 +532,11 @@ mod tests {
         assert_eq!(name_file_system(1).name, "unknown");
         let missing = file_system(Path::new("/nonexistent/file")).expect_err("missing");
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_release_is_known_without_proc() {
+        assert_eq!(release_without_proc(), release());
     }
 
     #[test]

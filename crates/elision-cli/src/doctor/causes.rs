@@ -186,7 +186,9 @@ pub fn find(starter: &Starter, step: Step, path: &Path) -> Result<Vec<Finding>> 
     let needed = |cause: &Cause| cause.of.contains(&step);
     for number in (0..CAUSES.len()).filter(|&number| needed(&CAUSES[number])) {
         let cause = &CAUSES[number];
-        let Some(failure) = cause.ask(starter, number, path)? else { continue };
+        // Killed for a call that the row is not about: which one that is comes below.
+        let told = |failure: &Failure| !failure.killed || cause.is_call();
+        let Some(failure) = cause.ask(starter, number, path)?.filter(told) else { continue };
         let (why, remedy) = (failure.describe(), (cause.remedy)(&failure));
         // What has the same reason and the same remedy is said once.
         match found.iter_mut().find(|(other, finding)| *other == why && finding.remedy == remedy) {
@@ -201,7 +203,9 @@ pub fn find(starter: &Starter, step: Step, path: &Path) -> Result<Vec<Finding>> 
     // Whatever is tried, though it could be done without, may be the end of a process.
     for number in (0..CAUSES.len()).filter(|&number| found.is_empty() && !needed(&CAUSES[number])) {
         let cause = &CAUSES[number];
-        if let Some(failure) = cause.ask(starter, number, path)?.filter(|failure| failure.killed) {
+        if let Some(failure) =
+            cause.ask(starter, number, path)?.filter(|failure| failure.killed && cause.is_call())
+        {
             let what = format!("{}: {}", cause.name, failure.text);
             return Ok(vec![Finding { what, remedy: (cause.remedy)(&failure) }]);
         }
@@ -219,6 +223,12 @@ pub fn find(starter: &Starter, step: Step, path: &Path) -> Result<Vec<Finding>> 
 }
 
 impl Cause {
+    /// Is it about a system call, and named after it?
+    fn is_call(&self) -> bool {
+        self.name == CLONE
+            || probe::calls().iter().any(|(name, _)| name.strip_prefix("SYS_") == Some(self.name))
+    }
+
     /// Has a child make the probe.
     fn ask(&self, starter: &Starter, number: usize, path: &Path) -> Result<Option<Failure>> {
         Ok(failure(match self.name {

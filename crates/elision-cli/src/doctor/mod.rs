@@ -16,9 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use bytesize::ByteSize;
 use elision::dropin::DEFAULT_MIN_BYTES;
-use elision::probe;
+use elision::{probe, settings};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use tempfile::TempPath;
 
@@ -225,6 +224,9 @@ impl Report {
                 let findings = causes::find(starter, Step::Read, scratch)?;
                 self.extext_of("read", "no process can be started", findings);
                 return Ok(false);
+            }
+            End::NotStarted(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                (text_of(error), "raise ulimit -n to 1024 (Docker, Podman: --ulimit nofile=1024)")
             }
             End::NotStarted(error) => (text_of(error), "see whether this command can be executed"),
             _ => (ended(&filled), "make room, or name another directory: elision doctor DIRECTORY"),
@@ -480,8 +482,8 @@ impl Report {
     }
 
     fn size(&self, size: u64) {
-        let set = env::var("ELISION_MIN_BYTES").ok().and_then(|value| value.parse::<ByteSize>().ok());
-        let least = set.map_or(DEFAULT_MIN_BYTES as u64, |least| least.as_u64());
+        let set = env::var("ELISION_MIN_BYTES").ok().and_then(|value| settings::bytes(value.as_bytes()));
+        let least = set.unwrap_or(DEFAULT_MIN_BYTES) as u64;
         if size < least {
             let advice = format!("to have transfers of this size deferred: elision run --min-bytes {size}");
             self.note("size", format!("{}, below {}", bytes(size), bytes(least)), Some(&advice));
@@ -489,7 +491,7 @@ impl Report {
     }
 }
 
-/// Is it PHP? Told by a name that its extensions look up in it?
+/// Is it PHP? (It has a function that its extensions call.)
 fn has_zend_engine(program: &Path) -> bool {
     fs::read(program)
         .is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains("\0zend_register_extension\0"))
@@ -515,5 +517,6 @@ fn ended(outcome: &Outcome) -> String {
 
 /// Why transfers were done traditionally, by the names that statistics have for it.
 fn reasons(outcome: &Outcome) -> String {
-    outcome.totals.declines().keys().cloned().collect::<Vec<_>>().join(", ")
+    let ended = outcome.totals.stops().keys().map(|why| format!("deferral ended with {why}"));
+    outcome.totals.declines().keys().cloned().chain(ended).collect::<Vec<_>>().join(", ")
 }
