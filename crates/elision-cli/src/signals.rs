@@ -11,6 +11,7 @@
 
 use std::ffi::c_int;
 use std::mem::{MaybeUninit, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};
 use std::ptr;
@@ -164,6 +165,14 @@ pub fn note_endings() {
             }
         }
     }
+}
+
+/// Waits until there is something to be read from a descriptor, or its other end is closed, or a signal is noted, or for so many
+/// milliseconds. (By poll, which every program of Rust's calls at its start: no filter forbids it.)
+pub fn wait_readable(fd: BorrowedFd<'_>, milliseconds: c_int) -> bool {
+    let mut wanted = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: reads and writes one pollfd.
+    unsafe { libc::poll(&mut wanted, 1, milliseconds) > 0 }
 }
 
 /// The signal that was noted, if any.

@@ -506,12 +506,12 @@ fn switched_off() {
     assert_says(&report, &["ELISION is set to off", "> unset ELISION"]);
 }
 
-/// What `elision run --stats` waits with is not what the doctor's children are about.
+/// What the doctor itself could wait with is not what it is about.
 #[test]
-fn a_filter_that_kills_for_what_commands_wait_with() {
+fn filters_that_kill_for_what_commands_wait_with() {
     let Some(dir) = able() else { return };
-    let setting =
-        Setting { prefix: &[], prepare: &filtered(KILL, &[libc::SYS_rt_sigtimedwait]), dir: dir.path() };
+    let calls = &[libc::SYS_rt_sigtimedwait, libc::SYS_ppoll, libc::SYS_clock_nanosleep, libc::SYS_uname];
+    let setting = Setting { prefix: &[], prepare: &filtered(KILL, calls), dir: dir.path() };
     let (code, report) = setting.doctor(text(dir.path()));
     assert!(code == 0 && says(&report, "ok", "break"), "{report}");
 }

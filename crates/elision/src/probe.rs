@@ -236,13 +236,16 @@ pub fn ptrace() -> io::Result<()> {
         }
     }
     let mut status = 0;
-    // SAFETY: writes one integer.
-    while unsafe { libc::waitpid(child, &mut status, 0) } != child {
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
+    let waited = loop {
+        // SAFETY: writes one integer.
+        let waited = check(unsafe { libc::waitpid(child, &mut status, 0) }.into());
+        if !waited.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+            break waited;
         }
-    }
+    };
+    // SAFETY: takes integers.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, 0) };
+    waited?;
     match (libc::WIFSIGNALED(status), libc::WEXITSTATUS(status)) {
         (false, 0) => Ok(()),
         (false, errno) => Err(io::Error::from_raw_os_error(errno)),

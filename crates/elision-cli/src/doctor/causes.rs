@@ -244,6 +244,7 @@ fn failure(outcome: Outcome) -> Option<Failure> {
     let failed = |text: String, errno| Failure { text, errno, killed: false };
     Some(match outcome.end {
         End::Exited(0) => return None,
+        End::Exited(_) if outcome.said.is_empty() => failed("it cannot be asked for".into(), libc::EPERM),
         End::Exited(errno) => failed(outcome.said.trim().to_owned(), errno),
         End::Killed(signal) => Failure { killed: true, ..failed(killed_by(signal), 0) },
         End::Late => failed("it did not end".into(), 0),

@@ -4,14 +4,14 @@ use std::env;
 use std::error::Error;
 use std::fmt;
 use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::steps::{HOLDING, Step};
 use crate::preload;
@@ -22,8 +22,8 @@ use crate::totals::{Collector, Totals};
 const LONGEST: Duration = Duration::from_secs(15);
 /// From then on there is a word about it.
 const NOTICEABLE: Duration = Duration::from_secs(1);
-/// How often the time is looked at.
-const TICK: Duration = Duration::from_millis(50);
+/// After how many milliseconds the time is looked at.
+const TICK: i32 = 50;
 
 /// How a child ended.
 pub enum End {
@@ -138,11 +138,8 @@ impl Starter {
                 eprintln!("elision: waiting for a step that takes longer than usual (at most {LONGEST:?})");
                 told = true;
             }
-            let tick = Timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as i64 };
-            match poll(&mut [PollFd::new(&lines, PollFlags::IN)], Some(&tick)) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => continue,
-                Ok(_) => {}
-                Err(error) => return Err(io::Error::from(error)).context("cannot wait for a child"),
+            if !signals::wait_readable(lines.as_fd(), TICK) {
+                continue;
             }
             let mut piece = [0; 1024];
             let count = match lines.read(&mut piece) {
@@ -157,7 +154,7 @@ impl Starter {
                 && let Some(meanwhile) = meanwhile.take()
             {
                 meanwhile(&mut || {
-                    std::thread::sleep(Duration::from_millis(1));
+                    signals::wait_readable(lines.as_fd(), 1);
                     begun.elapsed() < LONGEST / 3
                 })?;
                 // It goes on at the end of its input.

@@ -61,7 +61,8 @@ pub struct Args {
 
 /// In the child. An error is printed by whoever called.
 pub fn carry_out(args: &Args) -> Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // (Where that is refused, it goes a little later.)
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let path = args.path.as_path();
     match args.step {
         Step::Fill => fill(path),
