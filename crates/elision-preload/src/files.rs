@@ -183,8 +183,9 @@ fn opening_shared_memory(name: *const c_char, flags: c_int, open: impl Fn(c_int)
         // SAFETY: the program's name, which libc reads likewise.
         let name = unsafe { core::ffi::CStr::from_ptr(name) }.to_bytes();
         let slashes = name.iter().take_while(|byte| **byte == b'/').count();
-        let name = name.get(slashes..)?;
-        let mut path = [0u8; 10 + libc::FILENAME_MAX as usize];
+        let name = name.get(slashes..).filter(|name| name.len() <= LONGEST)?;
+        const LONGEST: usize = 255;
+        let mut path = [0u8; 10 + LONGEST];
         path.get_mut(..9)?.copy_from_slice(b"/dev/shm/");
         path.get_mut(9..9 + name.len())?.copy_from_slice(name);
         kernel::open_path(HERE, path.as_ptr().cast(), flags | libc::O_NOFOLLOW)

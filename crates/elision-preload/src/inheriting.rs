@@ -378,7 +378,8 @@ fn without<T>(ours: &CStr, envp: Strings, call: impl FnOnce(Option<Strings>) -> 
     // but the stack may be a handler's.
     match words {
         0..=128 => on_stack::<128, T>(ours, envp, strings, call),
-        129..=4096 if !process::is_this() => on_stack::<4096, T>(ours, envp, strings, call),
+        129..=512 if !process::is_this() => on_stack::<512, T>(ours, envp, strings, call),
+        513..=4096 if !process::is_this() => on_stack::<4096, T>(ours, envp, strings, call),
         _ => {
             let bytes = words * size_of::<usize>();
             let Some(addr) = map(bytes) else { return call(None) };

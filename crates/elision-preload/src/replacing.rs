@@ -152,51 +152,67 @@ impl List {
 }
 
 /// What the three come down to: the list as an array. In memory of the kernel's, of which exec leaves nothing; in a child of vfork, whose
-/// parent would be left with it, on the stack if it is short.
+/// parent would be left with it, on the stack if it is short. (Which may be a signal handler's: no more of it than need be.)
 unsafe extern "C-unwind" fn with_list(
     which: Listed,
     registers: *const [*const c_char; 6],
     stack: *const *const c_char,
 ) -> c_int {
-    const SHORT: usize = 256;
     let list = List { registers, stack };
     let mut count = 0;
     // SAFETY: the list ends with a null pointer.
     while !unsafe { list.get(1 + count) }.is_null() {
         count += 1;
     }
-    let mut short = [ptr::null(); SHORT];
-    let bytes = (count + 1) * size_of::<*const c_char>();
-    let argv: *mut *const c_char = if count < SHORT {
-        short.as_mut_ptr()
-    } else {
-        let (protection, kind) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        let arguments = [0, bytes, protection as usize, kind as usize, usize::MAX, 0];
-        // SAFETY: fresh memory.
-        match unsafe { raw_call(libc::SYS_mmap, &arguments) } {
-            Ok(addr) => addr as *mut _,
-            Err(Errno(errno)) => {
-                real::set_errno(errno);
-                return -1;
+    // SAFETY: there is room for the list, its end included.
+    unsafe {
+        match count {
+            0..32 => with_room::<32>(which, list, count),
+            32..256 => with_room::<256>(which, list, count),
+            _ => {
+                let bytes = (count + 1) * size_of::<*const c_char>();
+                let (protection, kind) =
+                    (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+                let arguments = [0, bytes, protection as usize, kind as usize, usize::MAX, 0];
+                match raw_call(libc::SYS_mmap, &arguments) {
+                    Ok(addr) => {
+                        let result = with_array(which, list, count, addr as *mut _);
+                        let _ = raw_call(libc::SYS_munmap, &[addr, bytes]);
+                        result
+                    }
+                    Err(Errno(errno)) => {
+                        real::set_errno(errno);
+                        -1
+                    }
+                }
             }
         }
-    };
-    // SAFETY: there is room for the list, its end included; and the calls are the program's.
+    }
+}
+
+/// # Safety
+/// The list is shorter than `N`.
+#[inline(never)]
+unsafe fn with_room<const N: usize>(which: Listed, list: List, count: usize) -> c_int {
+    let mut room = [ptr::null(); N];
+    // SAFETY: the caller's promise.
+    unsafe { with_array(which, list, count, room.as_mut_ptr()) }
+}
+
+/// # Safety
+/// `argv` has room for `count` arguments and their end, and the list has so many.
+unsafe fn with_array(which: Listed, list: List, count: usize, argv: *mut *const c_char) -> c_int {
+    // SAFETY: the caller's promise; and the calls are the program's.
     unsafe {
         for at in 0..=count {
             *argv.add(at) = list.get(1 + at);
         }
         let path = list.get(0);
-        let result = match which {
+        match which {
             Listed::Execl => execv(path, argv),
             Listed::Execle => execve(path, argv, list.get(count + 2).cast()),
             Listed::Execlp => execvp(path, argv),
-        };
-        if count >= SHORT {
-            let _ = raw_call(libc::SYS_munmap, &[argv as usize, bytes]);
         }
-        result
     }
 }
 

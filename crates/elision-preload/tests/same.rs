@@ -2,6 +2,7 @@
 
 mod common;
 use common::{compile, same};
+use object::{Object, ObjectSymbol};
 use std::path::Path;
 use std::process::Command;
 
@@ -106,6 +107,43 @@ fn before_the_constructor_and_after_the_destructor() {
     let path = directory.path().to_str().unwrap();
     let (search, run) = (format!("-L{path}"), format!("-Wl,-rpath,{path}"));
     same(&compile(directory.path(), "early", &[&search, &run, "-learly"]), &[]);
+}
+
+/// A signal handler's stack may be small: 8 KiB are what programs gave it for thirty years.
+#[test]
+fn no_call_takes_much_more_of_the_stack() {
+    let made = tempfile::tempdir().unwrap();
+    let program = compile(made.path(), "stacks", &["-O1", "-Wextra", "-Werror"]);
+    let stats = made.path().join("stats");
+    let taken = |with: bool| -> Vec<(String, usize)> {
+        let mut command = Command::new(&program);
+        // (Binding a name when it is first called takes some of the stack, too.)
+        command.current_dir(&made).env("LD_BIND_NOW", "1").env_remove("LD_PRELOAD");
+        if with {
+            common::offer_everything(&mut command, &stats);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let call =
+            |line: &str| line.split_once(' ').map(|(name, bytes)| (name.to_owned(), bytes.parse().unwrap()));
+        said.lines().filter_map(call).collect()
+    };
+    let (plain, ours) = (taken(false), taken(true));
+    assert!(plain.len() > 30 && plain.len() == ours.len());
+    assert!(common::counter(&std::fs::read_to_string(&stats).unwrap(), "elided_bytes") > 0);
+    // A library with assertions, which is not optimised, has larger frames.
+    let library = std::fs::read(common::library()).unwrap();
+    let library = object::File::parse(&*library).unwrap();
+    let asserts =
+        library.symbols().any(|symbol| symbol.name().is_ok_and(|name| name.contains("watch_faults")));
+    let most = if asserts { 4 } else { 1 } * 2048;
+    for ((name, plain), (_, ours)) in plain.iter().zip(&ours) {
+        println!("{name}: {plain}, and {} more", *ours as i64 - *plain as i64);
+    }
+    for ((name, plain), (_, ours)) in plain.iter().zip(&ours) {
+        assert!(*ours <= plain + most, "{name}: {ours} beside {plain}");
+    }
 }
 
 /// Not a test of anything: prints a table. `cargo test --release -p elision-preload -- --ignored --nocapture cost`

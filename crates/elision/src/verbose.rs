@@ -93,6 +93,7 @@ fn say(parts: &[&[u8]]) {
 }
 
 /// Writes a line of ours in one go, so that those of several processes do not mix. What is too long is cut.
+#[inline(never)] // Its line is on the stack while it is written, and not longer.
 pub(crate) fn write_line(fd: i32, parts: &[&[u8]]) {
     const MOST: usize = 255;
     let mut line = [b'\n'; MOST + 1];

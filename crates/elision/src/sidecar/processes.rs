@@ -75,7 +75,8 @@ fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
     let Ok(directory) = open(&path, libc::O_DIRECTORY) else {
         return false;
     };
-    let mut buffer = [0u8; 2048];
+    // (On the stack of the program's thread that starts a sidecar, which may be a signal handler's.)
+    let mut buffer = [0u8; 512];
     let mut good = true;
     while good {
         let Ok(filled) = file::directory_entries(directory, &mut buffer) else {
@@ -111,7 +112,7 @@ fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
 /// Calls `visit` with every child of a thread until it says false. False if it did, or the kernel keeps no list.
 pub(super) fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool) -> bool {
     let Ok(fd) = open_of_thread(pid, tid, b"/children") else { return false };
-    let mut buffer = [0u8; 512];
+    let mut buffer = [0u8; 128];
     let mut number = 0i64;
     let mut good = true;
     while good {
