@@ -87,8 +87,10 @@ pub fn write(
         }
         return Outcome::PassThrough;
     }
+    let in_runs = big && (tracked || again);
+    let flags = if in_runs && file::writes_synchronously(fd) { flags | libc::O_DSYNC } else { flags };
     let job = Job { fd, flags, stat, whole: Transfer { addr, len, offset }, terms, guarded, follow };
-    let (written, failure) = if big && (tracked || again) { job.in_runs(alone) } else { job.at_once() };
+    let (written, failure) = if in_runs { job.in_runs(alone) } else { job.at_once() };
     give_back(len - written);
     match failure {
         Some(errno) if written == 0 => Outcome::Failed(errno),

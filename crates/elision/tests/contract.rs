@@ -436,6 +436,62 @@ fn errors_are_those_of_the_calls() {
     assert_same(&fs::read(&path).unwrap(), &content);
 }
 
+/// Each call of a synchronous write waits for the disk. So few are made of what is scattered, with what lies between; what is far apart
+/// is still all that is written.
+#[test]
+fn a_synchronous_save_is_few_calls() {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    if !common::defers(dir.path()) {
+        return;
+    }
+    let calls = || {
+        let text = fs::read_to_string("/proc/self/io").ok()?;
+        text.lines().find_map(|line| line.strip_prefix("syscw: "))?.parse::<u64>().ok()
+    };
+    for flag in [libc::O_SYNC, libc::O_DSYNC, 0] {
+        for (len, first, step, runs) in
+            [(8 << 20, 1, 2, 1), ((8 << 20) + 123, 0, 2, 1), ((24 << 20) + 123, 1000, 1500, 5)]
+        {
+            let path = dir.path().join("data");
+            let _ = fs::remove_file(&path);
+            let mut content = bytes(20, len);
+            fs::write(&path, &content).unwrap();
+            if flag == 0 {
+                // Every write to it, however it was opened (chattr +S).
+                const SET: u64 = 0x4008_6602;
+                let (plain, attributes) = (fs::File::open(&path).unwrap(), 8u32);
+                // SAFETY: an `int` of ours is read.
+                if unsafe { libc::ioctl(plain.as_raw_fd(), SET as _, &raw const attributes) } != 0 {
+                    println!("skipped: a file that is synchronous by its attributes");
+                    continue;
+                }
+            }
+            let mut options = OpenOptions::new();
+            let file = File::open_with(options.read(true).write(true).custom_flags(flag), &path).unwrap();
+            let mut buffer = file.read(0, len).unwrap();
+            let other = file.read(0, len).unwrap();
+            let before = content.clone();
+            for page in (first..len / PAGE).step_by(step) {
+                (buffer[page * PAGE], content[page * PAGE]) = (7, 7);
+            }
+            let (begun, written) = (calls(), elision::stats::snapshot().written_bytes);
+            file.write(0, &mut buffer).unwrap();
+            let what = format!("{flag:#x}, each {step}th page of {len} bytes");
+            if let (Some(begun), Some(now)) = (begun, calls()) {
+                assert!(now - begun <= runs + 1, "{what}: {} calls", now - begun);
+            }
+            let written = elision::stats::snapshot().written_bytes - written;
+            assert!(step == 2 || written <= 8 * PAGE as u64, "{what}: {written} bytes");
+            assert_same(&fs::read(&path).unwrap(), &content);
+            assert_same(&other, &before);
+            assert_same(&buffer, &content);
+        }
+    }
+}
+
 /// Into the std world and back: once the plain file is out, nothing may depend on it.
 #[test]
 fn into_std_lets_go() {

@@ -152,6 +152,20 @@ pub fn filesystem(fd: i32) -> Result<i64> {
     statfs(fd).map(|(kind, ..)| kind)
 }
 
+/// Is every write to the file synchronous, however it was opened (`mount -o sync`, `chattr +S`)?
+pub(crate) fn writes_synchronously(fd: i32) -> bool {
+    const MOUNTED_SO: u64 = 0x10;
+    const FS_SYNC_FL: u32 = 0x8;
+    let mut attributes = 0u32;
+    let argument = (&raw mut attributes) as usize;
+    // SAFETY: the kernel fills an `int`, whatever the request's name says.
+    let asked = unsafe { syscall(libc::SYS_ioctl, [fd as usize, FS_IOC_GETFLAGS, argument, 0, 0, 0]) };
+    statfs(fd).is_ok_and(|(_, flags, _)| flags & MOUNTED_SO != 0)
+        || asked.is_ok() && attributes & FS_SYNC_FL != 0
+}
+
+const FS_IOC_GETFLAGS: usize = 0x8008_6601;
+
 /// Bytes that its file system has room for.
 pub(crate) fn room(fd: i32) -> Result<u64> {
     statfs(fd).map(|(_, _, room)| room)
