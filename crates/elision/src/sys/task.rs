@@ -381,9 +381,14 @@ pub(crate) const CALLS: [(&str, i64); 52] = calls![
 pub(crate) fn make_every_call() {
     for (_, number) in CALLS {
         // None has an effect with these: no such descriptor, address, process, request or option, nothing of it, and signal 0.
-        let first = if number == libc::SYS_kill { pid() as usize } else { usize::MAX };
+        let (first, second) = match number {
+            libc::SYS_kill => (pid() as usize, 0),
+            // (Of null there the kernel's log tells.)
+            libc::SYS_setitimer => (usize::MAX, usize::MAX),
+            _ => (usize::MAX, 0),
+        };
         // SAFETY: no memory is involved, but for null, and an address that no program has.
-        let _ = unsafe { syscall(number, [first, 0, 0, 0, 0, 0]) };
+        let _ = unsafe { syscall(number, [first, second, 0, 0, 0, 0]) };
     }
 }
 
