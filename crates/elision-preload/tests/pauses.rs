@@ -53,8 +53,75 @@ fn nothing_is_lost_while_another_thread_has_the_next_helper_started() {
 
 #[test]
 fn a_program_without_its_helper_does_not_wait_for_itself() {
-    for how in ["open", "written", "stream", "truncate", "truncate by number", "fork"] {
+    for how in ["open", "written", "written, cut", "stream", "truncate", "truncate by number", "fork"] {
         row(how);
+    }
+}
+
+/// What was deferred was a SIGBUS after the program's own ftruncate.
+#[test]
+fn a_program_that_can_start_no_helper_looks_after_itself() {
+    for how in ["open", "written", "written, cut", "stream", "truncate", "truncate by number"] {
+        row(&format!("alone: {how}"));
+    }
+}
+
+/// Every one of these calls waited until somebody had the helper go on, with signals blocked.
+#[test]
+fn a_helper_that_is_stopped_goes_on() {
+    for who in ["helper", "parent", "both"] {
+        row(&format!("stopped {who}"));
+    }
+}
+
+/// A helper in a frozen cgroup cannot go on. Reads are done in the traditional way then, and the program takes its signals.
+#[test]
+#[allow(unsafe_code)] // Signals.
+fn a_program_whose_helper_is_frozen_takes_signals() {
+    let name = format!("elision-frozen-{}", std::process::id());
+    let group = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].into_iter().find_map(|place| {
+        let group = std::path::Path::new(place).join(&name);
+        std::fs::create_dir(&group).ok()?;
+        if group.join("cgroup.freeze").exists() {
+            return Some(group);
+        }
+        let _ = std::fs::remove_dir(&group);
+        None
+    });
+    let Some(group) = group else { return println!("skipped: no cgroup can be frozen here") };
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "pauses", &["-O1", "-Wextra", "-Werror"]);
+    let mut child = std::process::Command::new(program)
+        .arg("reads on")
+        .current_dir(&directory)
+        .env("LD_PRELOAD", common::library())
+        .env("ELISION_MIN_BYTES", "4096")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut ready).unwrap();
+    let helpers = |of: u32| {
+        let children = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap();
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<u32>>()
+    };
+    let [parent] = helpers(child.id())[..] else { panic!("no parent of a helper") };
+    for pid in helpers(parent).into_iter().chain([parent]) {
+        std::fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+    std::fs::write(group.join("cgroup.freeze"), "1").unwrap();
+    let frozen = || std::fs::read_to_string(group.join("cgroup.events")).unwrap().contains("frozen 1");
+    while !frozen() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    // SAFETY: a child that was not waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    // (The test's own limit ends a wait for ever.)
+    let status = child.wait().unwrap();
+    std::fs::write(group.join("cgroup.freeze"), "0").unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGTERM));
+    while std::fs::remove_dir(&group).is_err() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 

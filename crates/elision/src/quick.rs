@@ -111,7 +111,7 @@ fn map(fd: i32, len: usize, key: file::FileKey, passage: &fork::Passage) -> Opti
         return None;
     }
     if file::lease(fd) != Ok(libc::F_RDLCK) || !passage.still_holds() {
-        if !announced::withdraw(addr, launch::alive) {
+        if !announced::withdraw(addr, launch::wait_at_once) {
             // The sidecar has it already.
             crate::dropin::forget_known(addr, pages);
         }
@@ -153,7 +153,7 @@ pub(crate) unsafe fn forget(addr: usize, len: usize) {
     // SAFETY: the caller's promise. The addresses stay taken, so that nobody else's word of them can be taken for this one.
     unsafe { let_go(addr, len) };
     // Nobody has to tell the sidecar of what it has never heard.
-    if !announced::withdraw(addr, launch::alive) {
+    if !announced::withdraw(addr, launch::wait_at_once) {
         crate::dropin::forget_known(addr, len);
     }
 }

@@ -1008,8 +1008,10 @@ fn all_of(kinds: &[usize]) {
             }
         });
     }
-    let helper = sidecars(std::process::id() as i32)[0];
-    signal(helper, libc::SIGSTOP);
+    // (The parent first: it would have the helper go on.)
+    let me = std::process::id() as i32;
+    let helpers = [supervisors(me)[0], sidecars(me)[0]];
+    helpers.iter().for_each(|&pid| signal(pid, libc::SIGSTOP));
     // Begins to break the lease, if there is one, and does not wait.
     let free = |path| OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path).is_ok();
     let unguarded = paths.iter().filter(|&path| free(path)).count();
@@ -1017,7 +1019,7 @@ fn all_of(kinds: &[usize]) {
         buffer[PAGE] ^= 0xff;
     }
     // (Whatever was found: a stopped helper would outlive the test.)
-    signal(helper, libc::SIGCONT);
+    helpers.iter().for_each(|&pid| signal(pid, libc::SIGCONT));
     assert_eq!(unguarded, 0);
     eventually("all leases are gone", || paths.iter().all(free));
     for wanted in expected.iter_mut().step_by(5) {

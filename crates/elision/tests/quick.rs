@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, sidecars};
+use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, sidecars, supervisors};
 use elision::{Buffer, PageState};
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
@@ -60,10 +60,18 @@ fn signal(pid: i32, number: i32) {
     assert_eq!(unsafe { libc::kill(pid, number) }, 0);
 }
 
-/// Stops the helper: from here on nothing can be asked of it.
+/// Stops the helper, and its parent before, which would have it go on: from here on nothing can be asked of them.
 fn stop(helper: i32) {
-    signal(helper, libc::SIGSTOP);
-    eventually("it has stopped", || state_of(helper) == 'T');
+    for pid in supervisors(std::process::id() as i32).into_iter().chain([helper]) {
+        signal(pid, libc::SIGSTOP);
+        eventually("it has stopped", || state_of(pid) == 'T');
+    }
+}
+
+/// They go on.
+fn go_on(helper: i32) {
+    signal(helper, libc::SIGCONT);
+    supervisors(std::process::id() as i32).into_iter().for_each(|pid| signal(pid, libc::SIGCONT));
 }
 
 /// Would an open for writing find a lease? Asked without waiting for it.
@@ -102,7 +110,7 @@ fn nobody_is_asked() {
         assert_eq!(elision::stats::snapshot().deferred_bytes - before, 2 * (len / PAGE * PAGE) as u64);
         drop(buffer);
         assert!(!leased(&place.path), "the lease outlives its buffer");
-        signal(place.helper, libc::SIGCONT);
+        go_on(place.helper);
         place.other.finish();
     }
 }

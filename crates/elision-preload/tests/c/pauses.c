@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/sem.h>
 #include <sys/sendfile.h>
@@ -372,18 +373,23 @@ static int is_gone(pid_t pid) {
     return strstr(text, "(zombie)") != NULL;
 }
 
-// Nobody is there to answer, and the program itself wants the file.
-static void wanted(const char *how) {
+// Nobody is there to answer, and the program itself wants the file. `alone`: nor can another helper be started.
+static void wanted(const char *how, int alone) {
     make("file", LEN, 5);
     int fd = open("file", strstr(how, "written") ? O_RDWR : O_RDONLY);
-    unsigned char *p = memory(LEN);
+    unsigned char *p = memory(LEN), *other = memory(LEN);
     need(pread(fd, p, LEN, 0) == LEN, "pread");
+    p[5 * 4096] = 6;
     pid_t killed = helper(getpid(), 0);
+    if (alone)
+        need(!setrlimit(RLIMIT_NPROC, &(struct rlimit){1, 1}), "setrlimit");
     if (killed)
         kill(supervisor(getpid()), SIGKILL), kill(killed, SIGKILL);
     while (killed && !is_gone(killed))
         usleep(100);
-    if (!strcmp(how, "truncate"))
+    if (!strcmp(how, "written, cut"))
+        need(ftruncate(fd, 0) == 0, how);
+    else if (!strcmp(how, "truncate"))
         need(truncate("file", LEN / 2) == 0, how);
     else if (!strcmp(how, "truncate by number"))
         need(syscall(SYS_truncate, "file", LEN / 2) == 0, how);
@@ -397,8 +403,72 @@ static void wanted(const char *how) {
         need(waitpid(child, &status, 0) == child && !status, how);
     } else
         need(close(open("file", O_RDWR)) == 0, how);
+    need(p[5 * 4096] == 6, "an altered byte");
+    p[5 * 4096] = 5;
     for (int at = 0; at < LEN; at += 4096)
         need(p[at] == 5, "a byte");
+    // And so it goes on.
+    make("other", LEN, 7);
+    fd = open("other", O_RDWR);
+    need(pread(fd, other, LEN, 0) == LEN && pwrite(fd, other, LEN, 0) == LEN && !ftruncate(fd, 0), "another file");
+    for (int at = 0; at < LEN; at += 4096)
+        need(other[at] == 7, "another byte");
+}
+
+// Goes on as an ordinary user, from the beginning, if it is not one: others' processes do not count.
+static void as_ordinary_user(char **words) {
+    if (geteuid() != 0)
+        return;
+    need(!chown(".", 61234, 61234) && !setresgid(61234, 61234, 61234) && !setresuid(61234, 61234, 61234), "setresuid");
+    execv("/proc/self/exe", words);
+    need(0, "exec");
+}
+
+// Stops the helper, its parent, or both.
+static void hold_helpers(const char *how) {
+    pid_t parent = supervisor(getpid()), child = helper(getpid(), 0);
+    if (!child)
+        return;
+    if (strstr(how, "parent") || strstr(how, "both"))
+        kill(parent, SIGSTOP);
+    if (strstr(how, "helper") || strstr(how, "both"))
+        kill(child, SIGSTOP);
+}
+
+// The helper, or its parent, is stopped: calls come to an end, and do what they would do.
+static void stopped(const char *how) {
+    make("file", LEN, 5), make("other", LEN, 7);
+    int fd = open("file", O_RDWR), other = open("other", O_RDWR);
+    unsigned char *p = memory(LEN), *q = memory(LEN);
+    need(pread(fd, p, LEN, 0) == LEN, "pread");
+    p[5 * 4096] = 6;
+    hold_helpers(how);
+    need(pread(other, q, LEN, 0) == LEN, "pread");
+    for (int i = 0; i < 4; i++) {
+        hold_helpers(how);
+        q[i * 4096] = i;
+        need(pwrite(other, q, LEN, 0) == LEN, "pwrite");
+    }
+    hold_helpers(how);
+    need(!ftruncate(fd, 0), "ftruncate");
+    hold_helpers(how);
+    need(!close(fd) && !close(open("other", O_RDWR | O_TRUNC)), "close");
+    for (int at = 0; at < LEN; at += 4096)
+        need(p[at] == (at == 5 * 4096 ? 6 : 5) && q[at] == (at < 4 * 4096 ? at / 4096 : 7), "a byte");
+    hold_helpers(how);
+}
+
+// Reads again and again, until a signal ends it.
+static void reads_on(void) {
+    make("turned", LEN, 5);
+    unsigned char *p = memory(LEN);
+    for (;;) {
+        int fd = open("turned", O_RDONLY);
+        need(pread(fd, p, LEN, 0) == LEN && p[4096] == 5, "pread");
+        close(fd);
+        if (turns++ == 0)
+            write(1, "ready\n", 6);
+    }
 }
 
 // A mapping of the program's own keeps a description that was closed, and with it whatever lease there is.
@@ -440,8 +510,14 @@ int main(int count, char **words) {
         make("turned", LEN, 5), crowd(count > 2 ? atoi(words[2]) : 6000);
     else if (!strcmp(row, "mapped"))
         mapped();
+    else if (!strncmp(row, "stopped", 7))
+        stopped(row);
+    else if (!strcmp(row, "reads on"))
+        reads_on();
+    else if (!strncmp(row, "alone: ", 7))
+        as_ordinary_user(words), wanted(row + 7, 1);
     else
-        wanted(row);
+        wanted(row, 0);
     if (turned) {
         over = 1;
         pthread_join(turning, NULL);

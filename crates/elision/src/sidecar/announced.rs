@@ -9,7 +9,6 @@
 //! that range by then was there before.
 
 use crate::sys::file::FileKey;
-use crate::sys::task;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 
 const ROOM: usize = 256;
@@ -85,8 +84,8 @@ pub fn leave(word: Word) -> bool {
 }
 
 /// Takes back the word of a range that begins at `addr`. False: the sidecar has a record of it, or it never was here.
-/// `alive`: is there a sidecar still?
-pub fn withdraw(addr: usize, alive: impl Fn() -> bool) -> bool {
+/// `wait` waits for a moment, and says false if there is no sidecar any more.
+pub fn withdraw(addr: usize, wait: impl Fn() -> bool) -> bool {
     if pending() == 0 {
         return false;
     }
@@ -95,9 +94,7 @@ pub fn withdraw(addr: usize, alive: impl Fn() -> bool) -> bool {
             PENDING.fetch_sub(1, SeqCst);
             return true;
         }
-        while entry.state.load(Acquire) == addr | TAKEN && alive() {
-            task::yield_now();
-        }
+        while entry.state.load(Acquire) == addr | TAKEN && wait() {}
     }
     false
 }
@@ -165,6 +162,11 @@ mod tests {
         Word { addr: n << 12, len: (n + 1) << 12, key: FileKey { dev: 1, ino: n as u64 } }
     }
 
+    fn yields() -> bool {
+        std::thread::yield_now();
+        true
+    }
+
     fn take_word() -> Option<Word> {
         take().map(|taken| {
             let word = taken.word;
@@ -180,14 +182,14 @@ mod tests {
             assert!(leave(word(n)));
         }
         assert_eq!(pending(), 20);
-        assert!(withdraw(word(7).addr, || true));
-        assert!(!withdraw(word(7).addr, || true));
+        assert!(withdraw(word(7).addr, yields));
+        assert!(!withdraw(word(7).addr, yields));
         let mut taken: Vec<Word> = core::iter::from_fn(take_word).collect();
         taken.sort_by_key(|word| word.addr);
         let expected: Vec<Word> = (1..=20).filter(|&n| n != 7).map(word).collect();
         assert_eq!(taken, expected);
         assert_eq!(pending(), 0);
-        assert!(!withdraw(word(1).addr, || true));
+        assert!(!withdraw(word(1).addr, yields));
     }
 
     /// Each word goes to exactly one: back to its thread, or to the one who takes. And a thread that does not get its word back
@@ -212,7 +214,7 @@ mod tests {
                                 if n.is_multiple_of(2) {
                                     std::thread::yield_now();
                                 }
-                                let withdrawn = withdraw(word(n).addr, || true);
+                                let withdrawn = withdraw(word(n).addr, yields);
                                 assert_ne!(RECORDS[n].load(SeqCst), withdrawn, "word {n}");
                                 if withdrawn { back += 1 } else { kept += 1 }
                             }

@@ -225,6 +225,23 @@ pub(super) static ASLEEP: AtomicU32 = AtomicU32::new(0);
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
+/// How often a thread that waits looks whether the sidecar is there.
+const LOOK_MS: u64 = 100;
+/// For how many looks it waits for a sidecar to take a transfer, before it makes the call in the traditional way.
+const TRANSFER_LOOKS: u32 = 2;
+/// For how many looks at which the sidecar has done nothing since the last one it waits before the next sidecar takes over: where it has taken
+/// a transfer, which is a matter of milliseconds, and otherwise.
+const IDLE_TRANSFER_LOOKS: u32 = 50;
+const IDLE_LOOKS: u32 = (launch::IDLE_MS / LOOK_MS) as u32;
+
+/// What the sidecar has done, in steps that take some seconds at most.
+static STEPS: AtomicU32 = AtomicU32::new(0);
+
+/// In the sidecar: it has done something.
+pub(super) fn step() {
+    STEPS.fetch_add(1, Relaxed);
+}
+
 /// A claimed slot: the request to fill in, then to [`Call::send`].
 pub struct Call {
     slot: &'static Slot,
@@ -295,6 +312,10 @@ impl Call {
             }
             task::yield_now();
         }
+        // (In the middle of a save the sidecar has to hear of its end: it keeps others from the file.)
+        let request = self.request();
+        let optional = request.op == Op::Associate || request.op == Op::Plan && !request.more;
+        let (mut looks, mut idle, mut steps) = (0, 0, STEPS.load(Relaxed));
         loop {
             let status = self.slot.status.load(Acquire);
             if status == DONE {
@@ -304,19 +325,37 @@ impl Call {
             if self.slot.status.compare_exchange(status, sleeping, AcqRel, Acquire).is_err() {
                 continue;
             }
-            // The time-out is for a sidecar that was killed: nobody would wake us.
-            task::futex_wait(&self.slot.status, sleeping, 100);
+            // The time-out is for a sidecar that was killed or stopped: nobody would wake us.
+            task::futex_wait(&self.slot.status, sleeping, LOOK_MS);
             if (!launch::alive() || launch::epoch() != epoch) && self.give_up() {
                 // Until another has been at work, if anything depends on it. (Once was not enough: he who starts one may believe that it runs, and
                 // it is the one that was killed.)
                 launch::present();
-                if self.lost {
-                    // So that the slot is looked for.
-                    ring();
-                }
-                return Some(Reason::Sidecar);
+                break;
+            }
+            if self.slot.status.load(Acquire) != sleeping {
+                continue;
+            }
+            looks += 1;
+            launch::have_go_on();
+            if optional && looks >= TRANSFER_LOOKS && self.take_back() {
+                break;
+            }
+            // A sidecar that is well makes a step for this.
+            ring();
+            let now = STEPS.load(Relaxed);
+            idle = if now == steps { idle + 1 } else { 0 };
+            steps = now;
+            if idle >= if optional { IDLE_TRANSFER_LOOKS } else { IDLE_LOOKS } {
+                idle = 0;
+                launch::kill_both();
             }
         }
+        if self.lost {
+            // So that the slot is looked for.
+            ring();
+        }
+        Some(Reason::Sidecar)
     }
 
     /// Can it be sent again? Not if its sidecar was killed before it took it.
@@ -326,17 +365,22 @@ impl Call {
 
     /// The sidecar that the request was meant for is gone. True if nobody will answer it, now or later.
     fn give_up(&mut self) -> bool {
+        self.take_back()
+            || self.slot.status.load(Acquire) & !SLEEPS == TAKEN
+                && (!launch::alive() || self.slot.taken_by.load(Acquire) != launch::epoch())
+    }
+
+    /// Takes the request back if no sidecar has taken it. False: one has.
+    fn take_back(&mut self) -> bool {
         loop {
             let status = self.slot.status.load(Acquire);
-            match status & !SLEEPS {
-                DONE => return false,
-                TAKEN => return !launch::alive() || self.slot.taken_by.load(Acquire) != launch::epoch(),
-                _ if self.slot.status.compare_exchange(status, LOST, AcqRel, Acquire).is_ok() => {
-                    self.lost = true;
-                    SOME_LOST.store(true, Release);
-                    return true;
-                }
-                _ => (),
+            if status & !SLEEPS != POSTED {
+                return false;
+            }
+            if self.slot.status.compare_exchange(status, LOST, AcqRel, Acquire).is_ok() {
+                self.lost = true;
+                SOME_LOST.store(true, Release);
+                return true;
             }
         }
     }
@@ -404,6 +448,7 @@ pub(super) fn answer_all<S>(
     while let Some(slot) = unsafe { oldest.as_ref() } {
         oldest = slot.next.load(Relaxed);
         if take(slot) {
+            step();
             // SAFETY: taken.
             match answer(state, unsafe { &mut *slot.request.get() }) {
                 Answer::Later => {
@@ -464,6 +509,7 @@ pub(super) fn begin() {
 /// anything. The thread that forks may be waiting for him: in stdio, it takes locks that one who writes may hold.
 /// There are no write leases at this time, so there is nothing to do before a write, and nothing to elide.
 pub(super) fn answer_at_rest() {
+    step();
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
     // SAFETY: as in `answer_all`.
     while let Some(slot) = unsafe { list.as_ref() } {

@@ -188,11 +188,33 @@ fn allow_orphan() {
     }
 }
 
+/// The sidecar has not answered for a while. If it or its parent was stopped (SIGSTOP), it goes on now. A signal that is no harm otherwise.
+pub(super) fn have_go_on() {
+    for pid in [supervisor(), sidecar()].into_iter().filter(|&pid| pid != 0) {
+        let _ = task::send_signal(pid as i32, libc::SIGCONT);
+    }
+}
+
+/// A sidecar or a parent that has done nothing for so long, though it was needed, is killed.
+pub(super) const IDLE_MS: u64 = 60_000;
+
 /// The sidecar does nothing any more, and its parent neither: another is to take over.
 pub(super) fn kill_both() {
     for pid in [supervisor(), sidecar()].into_iter().filter(|&pid| pid != 0) {
         let _ = task::send_signal(pid as i32, libc::SIGKILL);
     }
+}
+
+/// A thread waits for the sidecar to do what it does at once. False: there is none.
+pub fn wait_at_once() -> bool {
+    static ASKED_MS: AtomicU64 = AtomicU64::new(0);
+    task::nap_us(20);
+    let now = task::now_ms();
+    let asked = ASKED_MS.load(Relaxed);
+    if now.saturating_sub(asked) >= 100 && ASKED_MS.compare_exchange(asked, now, Relaxed, Relaxed).is_ok() {
+        have_go_on();
+    }
+    alive()
 }
 
 /// Is there a sidecar, ready or not, or a parent that may start one? (Asked in this order: what is gone starts none.)
@@ -274,13 +296,17 @@ pub fn present() -> bool {
     alive()
 }
 
-/// The same for one who has nothing to say to it, but whom others may have to wait for, or who may wait himself.
+/// The same for a call of the program that says nothing to the sidecar, but in which the kernel waits for it: also if it was stopped.
 pub fn look_after() {
-    if super::state::any_or_leases() && !alive() {
-        let mask = task::block_signals();
-        present();
-        task::restore_signals(mask);
+    if !super::state::any_or_leases() {
+        return;
     }
+    if alive() {
+        return have_go_on();
+    }
+    let mask = task::block_signals();
+    present();
+    task::restore_signals(mask);
 }
 
 /// The sidecar is gone though nobody told it to go: its leases are, too. A new one will give everything that is still
@@ -296,8 +322,13 @@ fn lost() -> bool {
         return true;
     }
     // Its parent sees to the next one, if it has not been killed as well, or finds that nothing depends on there being one.
+    let begun = task::now_ms();
     while !alive() && anybody() {
         wait_for_word();
+        have_go_on();
+        if task::ms_since(begun) > IDLE_MS {
+            kill_both();
+        }
     }
     if alive() {
         START.store(RUNNING, Release);
@@ -308,9 +339,21 @@ fn lost() -> bool {
     true
 }
 
-/// While START says that one is being started: starts a sidecar after one that has gone, if anything depends on it.
+/// While START says that one is being started: starts a sidecar after one that has gone, if anything depends on it. Where that cannot be
+/// done, this thread does what the sidecar would do first.
 fn start_again() {
-    let next = if super::state::any_or_leases() { next_start(start(-1)) } else { IDLE };
+    let mut next = IDLE;
+    if super::state::any_or_leases() {
+        let started = start(-1);
+        if started == Some(false) && !anybody() {
+            // SAFETY: no sidecar is there, and START keeps other threads from starting one, or from coming here.
+            if let Some(state) = unsafe { state() } {
+                state.take_over_alone();
+            }
+        } else {
+            next = next_start(started);
+        }
+    }
     START.store(next, Release);
 }
 
@@ -592,6 +635,7 @@ fn send_away(how: Op) -> bool {
         if kills && task::ms_since(asked_ms) >= PATIENCE_MS {
             kill_both();
         }
+        have_go_on();
         // More than once if it is killed, and another was being started when START began to say that none is to be.
         if !done && let Some(mut call) = Call::new(how, false) {
             done = call.send().is_none();

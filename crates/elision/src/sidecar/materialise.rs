@@ -16,6 +16,7 @@
 //! in its place that cannot be touched either: SIGBUS, as it would have been before. All others are as they were.
 #![allow(unsafe_code)] // Replaces the program's memory by equal memory.
 
+use super::channel;
 use super::plan::SOMEWHERE;
 use super::state::{self, IN_HAND, State};
 use crate::extent::{Extent, FileId, Kind};
@@ -294,15 +295,19 @@ impl State {
             let place = fresh + (start - extent.addr);
             let reached = self.scan_each(start, end, OWN_MEMORY, |run| {
                 let (from, len) = (run.start as usize, (run.end - run.start) as usize);
-                // SAFETY: the pages are present or in swap in a readable mapping, nobody stores into them now, and
-                // the shadow is ours.
-                unsafe {
-                    core::ptr::copy_nonoverlapping(
-                        from as *const u8,
-                        (place + (from - start)) as *mut u8,
-                        len,
-                    )
-                };
+                for at in (from..from + len).step_by(STEP) {
+                    let len = STEP.min(from + len - at);
+                    // SAFETY: the pages are present or in swap in a readable mapping, nobody stores into them now, and
+                    // the shadow is ours.
+                    unsafe {
+                        core::ptr::copy_nonoverlapping(
+                            at as *const u8,
+                            (place + (at - start)) as *mut u8,
+                            len,
+                        )
+                    };
+                    channel::step();
+                }
             });
             // SAFETY: the shadow holds the same bytes, page by page, and no thread is there to see the exchange.
             if reached < end || unsafe { memory::move_over(place, start, end - start) }.is_err() {
@@ -517,6 +522,9 @@ fn take_in_hand(at: usize) {
     compiler_fence(SeqCst);
 }
 
+/// Bytes that are copied at once: a matter of seconds, however slow the device.
+const STEP: usize = 8 << 20;
+
 /// Bytes that the kernel reads ahead when it is told what will be needed, or less.
 const AHEAD: usize = 1 << 20;
 
@@ -538,6 +546,7 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
         let mut step = AHEAD;
         while done < to - from {
             let (at, len) = (from + done, step.min(to - from - done));
+            channel::step();
             // SAFETY: advice and populating change no contents, and the shadow is ours.
             unsafe {
                 let _ = memory::advise(at, len, libc::MADV_WILLNEED);
@@ -563,8 +572,9 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
     }
     while done < to - from {
         let offset = extent.offset + (from - extent.addr + done) as u64;
+        channel::step();
         // SAFETY: into the shadow, which is ours.
-        match unsafe { file::pread(fd, target + done, to - from - done, offset) } {
+        match unsafe { file::pread(fd, target + done, STEP.min(to - from - done), offset) } {
             Ok(0) | Err(_) => return done,
             Ok(n) => done += n,
         }

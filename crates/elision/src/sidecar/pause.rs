@@ -8,6 +8,7 @@
 //! A thread inside vfork cannot be stopped before its child has gone on to exec. The child shares the memory, and may be
 //! the very one that waits for the lease we are about to give up; so it is held in its parent's place.
 
+use super::channel;
 use super::launch;
 use super::processes::{each_child, each_thread, is_dead};
 use super::state::State;
@@ -290,6 +291,7 @@ impl State {
             if seized == Seized::Refused {
                 return false;
             }
+            channel::step();
             task::nap_us(10_000);
             let stuck = self.pause.stuck.take();
             while stuck.is_some_and(|tid| !self.pause.stuck_has_stopped(tid))
@@ -297,6 +299,7 @@ impl State {
             {
                 // The others go on meanwhile.
                 self.pause.release_late(self.program);
+                channel::step();
                 task::nap_us(10_000);
             }
         }

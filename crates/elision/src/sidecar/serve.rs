@@ -274,20 +274,34 @@ impl State {
 
     /// In a forked child that could not start a sidecar, by its only thread.
     pub(super) fn materialise_alone(&mut self) {
+        self.in_the_program(|state| {
+            state.recall();
+            for id in state.files.ids() {
+                state.materialise_file(id);
+                state.drop_file(id);
+            }
+        });
+        self.publish();
+    }
+
+    /// In a program whose sidecar was killed and that cannot start another. Its other threads go on meanwhile: a store into a page that is
+    /// just being exchanged is lost.
+    pub(super) fn take_over_alone(&mut self) {
+        announced::untake();
+        channel::begin();
+        self.in_the_program(State::take_over_from_nobody);
+    }
+
+    /// Does what a sidecar would do, in the calling thread of the program. What the work needs is open meanwhile.
+    fn in_the_program(&mut self, work: impl FnOnce(&mut State)) {
         self.pause.alone = true;
-        // Its own descriptors went with its parent's sidecar; these two it may open itself for a moment.
+        self.tracker = -1;
         let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
         self.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
         self.maps = file::open(c"/proc/self/maps", read_only, 0).unwrap_or(-1);
-        self.tracker = -1;
-        self.recall();
-        for id in self.files.ids() {
-            self.materialise_file(id);
-            self.drop_file(id);
-        }
+        work(self);
         file::close(self.pagemap);
         file::close(self.maps);
-        self.publish();
     }
 
     fn serve(&mut self) -> ! {
@@ -296,6 +310,7 @@ impl State {
         let mut end_word = END_WORD.load(Acquire);
         let end_value = END_VALUE.load(Acquire);
         loop {
+            channel::step();
             let rung = BELL.load(SeqCst);
             // (Who has set another word, or ended the main thread before the others, is told of in this way.)
             if (ORPHANED.swap(false, SeqCst) || end_word == 0) && !processes::program_lives(self.program) {
@@ -364,6 +379,7 @@ impl State {
         for id in self.files.ids() {
             // A forked child that is not covered yet has a minute at most.
             while self.file(id).used && !self.release(id) {
+                channel::step();
                 task::nap_us(1_000);
             }
             self.drop_file(id);

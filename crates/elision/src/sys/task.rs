@@ -633,13 +633,16 @@ pub(crate) fn send_signal(process: i32, signal: i32) -> Result<()> {
     unsafe { syscall(libc::SYS_kill, [process as usize, signal as usize, 0, 0, 0, 0]).map(drop) }
 }
 
-/// Waits until a child made by clone is gone. Which signal has killed it? (`None`: it has ended by itself.)
+/// Waits until a child made by clone is gone; while it is stopped (SIGSTOP), has it go on. Which signal has killed it? (`None`: it has ended
+/// by itself.)
 pub(crate) fn wait_killed(child: i32) -> Option<i32> {
     let mut status = 0i32;
-    let arguments = [child as usize, (&raw mut status) as usize, libc::__WALL as usize, 0, 0, 0];
+    let options = libc::__WALL | libc::WUNTRACED;
+    let arguments = [child as usize, (&raw mut status) as usize, options as usize, 0, 0, 0];
     loop {
         // SAFETY: the kernel fills the local.
         match unsafe { syscall(libc::SYS_wait4, arguments) } {
+            Ok(_) if libc::WIFSTOPPED(status) => drop(send_signal(child, libc::SIGCONT)),
             Ok(_) => return libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
             Err(Errno(libc::EINTR)) => (),
             Err(_) => return None,
