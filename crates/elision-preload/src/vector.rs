@@ -138,6 +138,8 @@ pub(crate) fn write(
         [piece] => offer(piece, offset).unwrap_or_else(whole),
         _ if !big(fd, iov, count) => unseen(),
         _ if !alone(fd) => unseen(),
+        // Each piece would wait for the disk.
+        _ if kernel::writes_synchronously(fd) => unseen(),
         // At its limit the kernel sends a signal for a call that writes nothing, which our last piece might be.
         _ if !divisible(fd, pieces, offset) || !kernel::unlimited_file_size() => unseen(),
         _ => walk(pieces, offset, fits, offer, &traditional),

@@ -404,3 +404,16 @@ fn access_times_however_they_are_kept() {
         }
     }
 }
+
+/// Each call of a synchronous write waits for the disk: a vector was taken apart, and took as many calls as it has pieces.
+#[test]
+fn a_vector_that_is_written_synchronously_is_one_call() {
+    let made = tempfile::tempdir().unwrap();
+    let program = common::compile(made.path(), "synchronous", &["-O1", "-Wextra", "-Werror"]);
+    let said = [common::With::Nothing, common::With::Least(4096)].map(|with| {
+        let (output, _) = common::run(with, &program, &["file"]);
+        assert!(output.status.success(), "{}", output.status);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    assert_eq!(said[1], said[0]);
+}
