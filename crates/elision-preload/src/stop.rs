@@ -11,6 +11,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use elision::dropin;
+use elision::sys::task;
 
 use crate::{kernel, memory, ownership, process, rights};
 
@@ -49,12 +50,15 @@ pub(crate) fn stop(why: &str) {
     if why == rights::FILTER {
         FILTERED.store(true, Ordering::Relaxed);
     }
+    if stopped() {
+        return;
+    }
+    // A signal handler that came here while its own thread is at it would wait for ever.
+    let mask = task::block_signals();
     if STATE.compare_exchange(AT_WORK, STOPPING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-        // Another thread is at it; or this one was, when a signal came, so not for ever.
-        for _ in 0..1000 {
-            if stopped() {
-                break;
-            }
+        task::restore_signals(mask);
+        // Another thread is at it. Until it is done, what depends on a file may still do so.
+        while !stopped() {
             kernel::pause();
         }
         return;
@@ -67,6 +71,7 @@ pub(crate) fn stop(why: &str) {
         crate::rights::changing(|| ());
     }
     STATE.store(STOPPED, Ordering::SeqCst);
+    task::restore_signals(mask);
 }
 
 /// In a forked child: the thread that was at it is not there to finish, so whoever comes next begins anew.

@@ -129,3 +129,9 @@ fn a_program_whose_helper_is_frozen_takes_signals() {
 fn a_mapping_of_the_programs_own_keeps_no_lease() {
     row("mapped");
 }
+
+/// The second went on after a tenth of a second, with what the kernel was not to keep hold of still mapped.
+#[test]
+fn a_thread_that_ends_deferral_waits_until_another_has_done_so() {
+    assert!(row("ended by two").starts_with("mapped: 0\n"));
+}

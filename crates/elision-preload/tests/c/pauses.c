@@ -484,6 +484,34 @@ static void mapped(void) {
     printf("%d %d\n", own[0], p[0]);
 }
 
+// Two threads end deferral while the helper cannot answer. (Without the drop-in nothing is mapped, and nobody stopped.)
+static atomic_int were_mapped;
+static void *ends(void *unused) {
+    syscall(SYS_io_uring_setup, 1u, NULL);
+    were_mapped += is_mapped("/cut");
+    return unused;
+}
+static void ended_by_two(void) {
+    make("cut", LEN, 5);
+    int fd = open("cut", O_RDONLY);
+    unsigned char *p = memory(LEN);
+    need(pread(fd, p, LEN, 0) == LEN, "pread");
+    pid_t stopped = helper(getpid(), 0);
+    need(!stopped || is_mapped("/cut"), "nothing is deferred");
+    if (stopped)
+        kill(stopped, SIGSTOP);
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, ends, NULL);
+    // No event tells that a thread does not go on: so long may one that does have to be seen.
+    usleep(400000);
+    if (stopped)
+        kill(stopped, SIGCONT);
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    printf("mapped: %d\n", were_mapped);
+}
+
 int main(int count, char **words) {
     // Whoever waits for a lease waits for 45 s.
     alarm(30);
@@ -516,6 +544,8 @@ int main(int count, char **words) {
         reads_on();
     else if (!strncmp(row, "alone: ", 7))
         as_ordinary_user(words), wanted(row + 7, 1);
+    else if (!strcmp(row, "ended by two"))
+        ended_by_two();
     else
         wanted(row, 0);
     if (turned) {
