@@ -215,8 +215,10 @@ impl File {
         self.changes.fetch_add(1 + (1 << 32), SeqCst);
         let change = Change(&self.changes);
         // (A forked child has the count, but not the threads that it counts.)
+        let mut round = 0;
         while self.deferrals.load(SeqCst) != 0 && sys::task::pid() == self.process {
-            sys::task::yield_now();
+            sys::task::give_way(round);
+            round += 1;
         }
         change
     }
@@ -304,5 +306,23 @@ pub(crate) fn settle(path: &Path) {
     if let Ok(metadata) = fs::metadata(path) {
         let key = sys::file::FileKey { dev: metadata.dev(), ino: metadata.ino() };
         crate::write::release(-1, sys::file::Stat { id: key, ..Default::default() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_real_time_thread_that_writes_does_not_wait_for_what_it_keeps_from_running() {
+        let file = File::from(tempfile::tempfile().unwrap());
+        sys::task::beside_real_time(
+            |until_waited_for| {
+                let deferral = file.defer();
+                until_waited_for();
+                drop(deferral);
+            },
+            || drop(file.change()),
+        );
     }
 }

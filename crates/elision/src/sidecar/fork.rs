@@ -209,8 +209,10 @@ pub extern "C" fn before_fork() {
         task::futex_wait(&FORKING, 1, 100);
     }
     // Whoever comes now is turned away.
+    let mut round = 0;
     while PASSING.load(SeqCst) != 0 {
-        task::yield_now();
+        task::give_way(round);
+        round += 1;
     }
     FORKS.fetch_add(1, SeqCst);
     // SAFETY: FORKING is held.
@@ -318,5 +320,26 @@ fn end_fork() {
     task::futex_wake(&FORKING);
     if let Some(mask) = mask {
         task::restore_signals(mask);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_real_time_thread_that_forks_does_not_wait_for_what_it_keeps_from_running() {
+        task::beside_real_time(
+            |until_waited_for| {
+                PASSING.fetch_add(1, SeqCst);
+                let passage = Passage { mask: task::block_signals(), sidecar: 0 };
+                until_waited_for();
+                drop(passage);
+            },
+            || {
+                before_fork();
+                after_fork_parent();
+            },
+        );
     }
 }

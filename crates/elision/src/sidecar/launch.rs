@@ -647,8 +647,10 @@ fn send_away(how: Op) -> bool {
         }
     }
     // What remains is no child that a wait() of the program sees. It is a process until it is gone; it has little left to do.
+    let mut round = 0;
     while !supervisor_is_reaped() && task::ms_since(asked_ms) < PATIENCE_MS {
-        task::yield_now();
+        task::give_way(round);
+        round += 1;
     }
     done
 }
