@@ -7,6 +7,7 @@ mod common;
 
 use common::{Dice, With};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -207,6 +208,38 @@ fn the_helper_is_killed_and_the_program_makes_no_call() {
             assert!(said.ends_with(": yes\n"), "{said}");
         }
     }
+}
+
+/// May this process have a write lease on the file, as Samba's servers want one?
+fn write_lease_is_granted(path: &Path) -> bool {
+    let file = std::fs::File::open(path).unwrap();
+    // SAFETY: no pointers. The lease goes with the descriptor.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0 }
+}
+
+/// The descriptor by which the helper guards the file of a buffer is one too many for a write lease of another process.
+#[test]
+#[ignore = "a limit: the kernel asks nobody before it refuses a write lease for a descriptor that the helper has"]
+fn a_write_lease_of_another_process_on_a_file_that_was_closed() {
+    let program = Program::start("closed");
+    let granted = write_lease_is_granted(&program.made.path().join("file"));
+    program.finish();
+    assert!(granted);
+}
+
+/// Whoever opens the file for writing is waited for with it, and the helper keeps nothing open then.
+#[test]
+fn a_write_lease_of_another_process_after_it_has_opened_the_file_for_writing() {
+    let program = Program::start("closed");
+    let path = program.made.path().join("file");
+    drop(std::fs::File::options().write(true).open(&path).unwrap());
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !write_lease_is_granted(&path) {
+        assert!(Instant::now() < deadline, "the helper keeps the file open");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (said, _made) = program.finish();
+    assert!(said.ends_with(": yes\n"), "{said}");
 }
 
 /// Both at once, as by their name: the program's next call starts another helper, with another parent.

@@ -152,6 +152,20 @@ static void orphaned(int flags) {
     TELL(are_bytes(p, SIZE, 0, 1));
 }
 
+/* Reads a file and closes it. */
+static void closed(void) {
+    THIRD(MAKE, "file", 0, SIZE, 1);
+    unsigned char *p = memory(SIZE);
+    int fd = open("file", O_RDONLY);
+    if (read(fd, p, SIZE) != SIZE)
+        exit(1);
+    close(fd);
+    printf("ready\n");
+    char byte;
+    read(0, &byte, 1);
+    TELL(are_bytes(p, SIZE, 0, 1));
+}
+
 static void orphaned_reader(void) { orphaned(O_RDONLY); }
 static void orphaned_writer(void) { orphaned(O_RDWR); }
 
@@ -462,6 +476,7 @@ static void execs(void) {
 static const struct row rows[] = {{"edits", edits},
                                   {"saves", saves},
                                   {"holds", holds},
+                                  {"closed", closed},
                                   {"saves_after_another", saves_after_another},
                                   {"orphaned_reader", orphaned_reader},
                                   {"orphaned_writer", orphaned_writer},
