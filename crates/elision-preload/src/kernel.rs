@@ -60,7 +60,7 @@ pub(crate) fn status_flags(fd: i32) -> Option<i32> {
 /// Is every write through the descriptor synchronous?
 pub(crate) fn writes_synchronously(fd: i32) -> bool {
     status_flags(fd).is_some_and(|flags| flags & libc::O_DSYNC != 0)
-        || elision::sys::file::writes_synchronously(fd)
+        || elision::dropin::writes_synchronously(fd)
 }
 
 /// The file position.

@@ -304,6 +304,11 @@ pub fn validate() -> Result<usize, &'static str> {
     }
 }
 
+/// Is every write to the file synchronous, however it was opened? `false` as well while nothing was deferred or elided yet.
+pub fn writes_synchronously(fd: i32) -> bool {
+    crate::write::is_synchronous(fd)
+}
+
 /// The smallest transfer that is worth offering (`ELISION_MIN_BYTES`), `usize::MAX` when off.
 #[inline(always)]
 pub fn min_bytes() -> usize {

@@ -9,7 +9,7 @@ use crate::dropin::Outcome;
 use crate::history;
 use crate::read::Terms;
 use crate::sidecar::channel::{Call, Op, RUNS};
-use crate::sidecar::{files, state};
+use crate::sidecar::{files, launch, state};
 use crate::stats::{COUNTERS, Counters, Reason};
 use crate::sys::file::{self, Stat};
 use crate::sys::raw::Errno;
@@ -88,7 +88,7 @@ pub fn write(
         return Outcome::PassThrough;
     }
     let in_runs = big && (tracked || again);
-    let flags = if in_runs && file::writes_synchronously(fd) { flags | libc::O_DSYNC } else { flags };
+    let flags = if in_runs && is_synchronous(fd) { flags | libc::O_DSYNC } else { flags };
     let job = Job { fd, flags, stat, whole: Transfer { addr, len, offset }, terms, guarded, follow };
     let (written, failure) = if in_runs { job.in_runs(alone) } else { job.at_once() };
     give_back(len - written);
@@ -96,6 +96,11 @@ pub fn write(
         Some(errno) if written == 0 => Outcome::Failed(errno),
         _ => Outcome::Done(written),
     }
+}
+
+/// Is every write to the file synchronous, however it was opened? (Not asked before a helper has shown that no filter kills for the question.)
+pub(crate) fn is_synchronous(fd: i32) -> bool {
+    launch::harmless() && file::writes_synchronously(fd)
 }
 
 /// Has this very write been seen before?

@@ -17,6 +17,7 @@ const HARMLESS: [(&str, &[&str]); 5] = [
             "at_work",
             "ever_at_work",
             "file_number",
+            "may_be_deferred",
             "min_bytes",
             "pauses",
             "touched",
@@ -24,6 +25,7 @@ const HARMLESS: [(&str, &[&str]); 5] = [
             "write_lease_on",
             "write_lease_on_number",
             "write_leases",
+            "writes_synchronously",
             // Give memory of its own to what depends on a file, or have more of it written.
             "before_change",
             "before_rights",

@@ -135,6 +135,11 @@ pub(super) fn wait_started() {
     }
 }
 
+/// May every system call that the library needs be made?
+pub fn harmless() -> bool {
+    HARMLESS.load(Acquire)
+}
+
 /// Is the sidecar there and ready?
 pub fn alive() -> bool {
     gate().is_some_and(|gate| gate.sidecar.load(Acquire) != 0 && gate.ready.load(Acquire) == 1)
@@ -450,10 +455,14 @@ fn find_end_word() {
 fn start(mut predecessor: i32) -> Option<bool> {
     for _ in 0..TRIES {
         let started = start_once(predecessor);
+        if started == Some(true) || !HARMLESS.load(Acquire) {
+            return started;
+        }
+        // A parent that could not start its sidecar would stay, as a process that nobody waits for.
+        reap();
         if started.is_some() {
             return started;
         }
-        reap();
         predecessor = -1;
     }
     None

@@ -14,8 +14,8 @@ use super::processes::{each_child, each_thread, is_dead};
 use super::state::State;
 use super::waits;
 use crate::glance::GLANCE;
-use crate::sys::task::{self, Stop, Traced};
-use core::sync::atomic::{AtomicBool, Ordering::*};
+use crate::sys::task::{self, SignalInfo, Stop, Traced};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::*};
 
 /// Threads that can be held at a time. (With stacks that have a guard page, twice as many mappings as `vm.max_map_count` is by default.)
 const THREADS: usize = 1 << 16;
@@ -33,7 +33,7 @@ const TRIES: u32 = 30;
 /// meanwhile no other request is answered.
 const STUCK_MS: u64 = 10_000;
 
-/// Every so often, while threads are being seized, those that died are reaped (see [`reap`]).
+/// Every so often, while threads are being seized, those that died are reaped (see [`on_timer`]).
 const REAP_MS: u64 = 20;
 
 /// That is now.
@@ -111,6 +111,7 @@ impl Pause {
         {
             *slot = Held { tid, stopped: None, lends: false };
             self.count = at + 1;
+            self.show_from(at);
             // It may have died meanwhile; then the wait will tell.
             let _ = task::trace_interrupt(tid);
             return true;
@@ -122,12 +123,20 @@ impl Pause {
         is_dead(process, tid)
     }
 
+    /// Shows [`on_timer`] the threads from this one on.
+    fn show_from(&self, at: usize) {
+        let shown = SEIZED.iter().zip(&self.threads).take(self.count).skip(at);
+        shown.for_each(|(shown, held)| shown.store(held.tid, Relaxed));
+        SEIZED_COUNT.store(self.count, Release);
+    }
+
     /// Seizes every thread of `program`, those included that are made meanwhile, and waits until they have stopped.
     fn seize_all(&mut self, program: i32) -> Seized {
         loop {
             let before = self.count;
             // A thread in exec waits for its siblings to be reaped, by us if they are seized already, and our next
             // seize would wait for the exec: a timer sees to it that they are.
+            self.show_from(0);
             SEIZING.store(true, SeqCst);
             task::ring_in_ms(REAP_MS);
             self.next = 0;
@@ -253,21 +262,20 @@ impl Pause {
     }
 }
 
-/// Called by a timer while threads are being seized, and at no other time.
-pub(super) fn reap(state: &mut State) {
-    if !SEIZING.load(SeqCst) {
-        return;
-    }
-    let pause = &mut state.pause;
-    for at in 0..pause.count {
-        if let Some(&Held { tid, stopped: None, .. }) = pause.threads.get(at)
-            && tid != 0
-        {
-            pause.note(at, task::trace_poll(tid));
+/// The threads that were seized, for [`on_timer`] alone: the code that it interrupts has the list itself in hand.
+static SEIZED: [AtomicI32; THREADS] = [const { AtomicI32::new(0) }; THREADS];
+static SEIZED_COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Called by a timer: if threads are being seized, reaps those that have died meanwhile. It touches nothing else, and leaves stops to be
+/// polled; that a thread is gone is found out when it is polled.
+pub(super) extern "C" fn on_timer(_: i32, _: &SignalInfo) {
+    if SEIZING.load(SeqCst) {
+        for tid in SEIZED.iter().take(SEIZED_COUNT.load(Acquire)) {
+            task::reap_if_dead(tid.load(Relaxed));
         }
+        // Not every so often by itself: of very many threads this may take longer than that.
+        task::ring_in_ms(REAP_MS);
     }
-    // Not every so often by itself: of very many threads this may take longer than that.
-    task::ring_in_ms(REAP_MS);
 }
 
 impl State {

@@ -54,14 +54,6 @@ pub(super) extern "C" fn on_parents_end(_: i32, _: &SignalInfo) {
     channel::ring();
 }
 
-extern "C" fn on_timer(_: i32, _: &SignalInfo) {
-    // SAFETY: the timer runs only while this very process is inside `seize_all`, in system calls; what is touched
-    // here, the list of threads, is in no register then.
-    if let Some(state) = unsafe { launch::state() } {
-        super::pause::reap(state);
-    }
-}
-
 /// Milliseconds after which the sidecar looks at everything though nobody has told it to.
 const LONG: u64 = 60_000;
 
@@ -92,7 +84,7 @@ pub(super) extern "C" fn main() -> ! {
     let handled = unsafe {
         BREAKS.iter().all(|&signal| task::handle_signal(signal, on_break).is_ok())
             && task::handle_signal(PARENTS_END, on_parents_end).is_ok()
-            && task::handle_signal(libc::SIGALRM, on_timer).is_ok()
+            && task::handle_signal(libc::SIGALRM, super::pause::on_timer).is_ok()
     };
     task::signal_at_parents_end(PARENTS_END);
     let ready = isolated && handled && sees && state.open();

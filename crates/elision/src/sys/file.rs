@@ -153,7 +153,7 @@ pub fn filesystem(fd: i32) -> Result<i64> {
 }
 
 /// Is every write to the file synchronous, however it was opened (`mount -o sync`, `chattr +S`)?
-pub fn writes_synchronously(fd: i32) -> bool {
+pub(crate) fn writes_synchronously(fd: i32) -> bool {
     const MOUNTED_SO: u64 = 0x10;
     const FS_SYNC_FL: u32 = 0x8;
     let mut attributes = 0u32;
