@@ -176,7 +176,8 @@ pub(crate) fn readable(addr: usize, len: usize) -> bool {
     const PAGE: usize = 4096;
     let here = 0u8;
     let stack = &raw const here as usize;
-    let Some(end) = addr.checked_add(len).filter(|&end| end <= ADDRESSES) else { return false };
+    // (The kernel reads nothing at null.)
+    let Some(end) = addr.checked_add(len).filter(|&end| end <= ADDRESSES && addr != 0) else { return false };
     if addr > stack && end < stack + NEAR {
         return true;
     }

@@ -1,6 +1,6 @@
 //! The next definition of a libc name: what a call passes through to.
 //!
-//! Each name the drop-in exports has a [`Next`], a static word filled in once by [`crate::objects`]. Until
+//! Each name the drop-in exports has a [`Next`], a static word filled in once by `objects`. Until
 //! then it is empty, and a wrapper falls back on the raw system call. Mostly the constructor does that, before the program's first
 //! statement. The heap's names are needed earlier, and are looked up when they are first called.
 #![allow(unsafe_code)] // Turning the address of a definition into a function can only be asserted.

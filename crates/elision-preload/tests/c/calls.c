@@ -54,6 +54,18 @@ int main(void) {
     SAY(pread(fd, map, (size_t)-1, 0));
     SAY(read(fd, map, (size_t)1 << 63));
     SAY(read(fd, NULL, BIG));
+    /* Pointers to nothing, in each call whose arguments are looked at before it is made. */
+    void *volatile none = NULL;
+    struct rlimit now;
+    SAY(readv(fd, none, 2));
+    SAY(writev(fd, none, 2));
+    SAY(preadv(fd, none, 2, 0));
+    SAY(pwritev(fd, none, 2, 0));
+    SAY(setrlimit(RLIMIT_DATA, none));
+    SAY(prlimit(0, RLIMIT_AS, none, &now));
+    SAY(prlimit(0, RLIMIT_AS, (void *)8, none));
+    SAY(syscall(SYS_openat2, AT_FDCWD, "data", none, 24l));
+    SAY(syscall(SYS_writev, fd, none, 2l));
     SAY(read(fd, (void *)8, BIG));
     SAY(pread(fd, (void *)8, BIG, 0));
     SAY(pwrite(fd, (void *)8, BIG, 0));
