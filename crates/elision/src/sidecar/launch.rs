@@ -195,6 +195,9 @@ fn allow_orphan() {
 
 /// The sidecar has not answered for a while. If it or its parent was stopped (SIGSTOP), it goes on now. A signal that is no harm otherwise.
 pub(super) fn have_go_on() {
+    if !harmless() {
+        return;
+    }
     for pid in [supervisor(), sidecar()].into_iter().filter(|&pid| pid != 0) {
         let _ = task::send_signal(pid as i32, libc::SIGCONT);
     }
@@ -205,6 +208,9 @@ pub(super) const IDLE_MS: u64 = 60_000;
 
 /// The sidecar does nothing any more, and its parent neither: another is to take over.
 pub(super) fn kill_both() {
+    if !harmless() {
+        return;
+    }
     for pid in [supervisor(), sidecar()].into_iter().filter(|&pid| pid != 0) {
         let _ = task::send_signal(pid as i32, libc::SIGKILL);
     }
