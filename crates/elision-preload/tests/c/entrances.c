@@ -1698,6 +1698,8 @@ static void case_truncated_as_ever(void) {
         setresuid(-1, 65534, -1);
     for (int rights = 0; rights < 0700; rights += 0222) {
         seteuid(getuid());
+        /* (An ordinary user may not write to the file of the round before.) */
+        chmod(path, 0600);
         reset();
         chmod(path, rights);
         if (getuid() == 0)
