@@ -195,9 +195,6 @@ fn allow_orphan() {
 
 /// The sidecar has not answered for a while. If it or its parent was stopped (SIGSTOP), it goes on now. A signal that is no harm otherwise.
 pub(super) fn have_go_on() {
-    if !harmless() {
-        return;
-    }
     for pid in [supervisor(), sidecar()].into_iter().filter(|&pid| pid != 0) {
         let _ = task::send_signal(pid as i32, libc::SIGCONT);
     }
@@ -208,9 +205,6 @@ pub(super) const IDLE_MS: u64 = 60_000;
 
 /// The sidecar does nothing any more, and its parent neither: another is to take over.
 pub(super) fn kill_both() {
-    if !harmless() {
-        return;
-    }
     for pid in [supervisor(), sidecar()].into_iter().filter(|&pid| pid != 0) {
         let _ = task::send_signal(pid as i32, libc::SIGKILL);
     }
@@ -507,9 +501,10 @@ fn start_once(predecessor: i32) -> Option<bool> {
         }
         wait_for_word();
     }
-    let ready = gate.ready.load(Acquire) == 1;
-    if !ready && predecessor == 0 {
-        // Nobody would send it away any more.
+    let said = gate.ready.load(Acquire);
+    let ready = said == 1;
+    if said == 0 && predecessor == 0 {
+        // Nobody would send it away any more. (One that has said that it cannot work here goes by itself, and a filter may kill us for this.)
         kill_both();
     }
     if ready && !harmless {
