@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
-use elision::dropin::DEFAULT_MIN_BYTES;
-use elision::probe;
+use elision_core::client::dropin::DEFAULT_MIN_BYTES;
+use elision_core::probe;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::statvfs;
 use serde_json::Value;

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use elision::program::{self, Program as Binary, Room};
+use elision_core::executable::{self, Program as Binary, Room};
 use rustix::fs::{StatVfsMountFlags, getxattr_query, statvfs};
 use rustix::process::{getgid, getuid};
 use rustix::thread::no_new_privs;
@@ -141,7 +141,7 @@ impl Format {
             Binary::Narrow => Some(Obstacle::Foreign("is a 32-bit program")),
             Binary::Foreign => Some(Obstacle::Foreign("is made for another processor")),
             // A loader asks for none, and loads what LD_PRELOAD says into the program it is given.
-            Binary::Bare if program::is_named_like_a_loader(path.as_os_str().as_bytes()) => {
+            Binary::Bare if executable::is_named_like_a_loader(path.as_os_str().as_bytes()) => {
                 loaded(path.as_os_str().as_bytes(), None)
                     .map(|_| Obstacle::Foreign("is the loader of another C library"))
             }
@@ -152,7 +152,7 @@ impl Format {
 }
 
 fn examine<'a>(file: &File, room: &'a mut Room) -> Binary<'a> {
-    program::examine(&|room, offset| file.read_at(room, offset).unwrap_or(0), room)
+    executable::examine(&|room, offset| file.read_at(room, offset).unwrap_or(0), room)
 }
 
 fn is_elf(file: &File) -> bool {
@@ -165,7 +165,7 @@ fn loaded(loader: &[u8], first: Option<&'static str>) -> Option<Obstacle> {
     if name.starts_with(b"ld-musl") {
         return Some(Obstacle::Musl);
     }
-    if !program::is_glibc_loader(loader) || !is_our_loader(Path::new(OsStr::from_bytes(loader))) {
+    if !executable::is_glibc_loader(loader) || !is_our_loader(Path::new(OsStr::from_bytes(loader))) {
         return Some(Obstacle::Loader(String::from_utf8_lossy(loader).into_owned()));
     }
     first.map(Obstacle::First)
@@ -183,7 +183,7 @@ fn is_our_loader(loader: &Path) -> bool {
 
 /// The library among those that are preloaded already which must be loaded before all others.
 pub fn first_among(preloaded: &OsStr) -> Option<&'static str> {
-    preloaded.as_bytes().split(|byte| b" :".contains(byte)).find_map(program::must_be_first)
+    preloaded.as_bytes().split(|byte| b" :".contains(byte)).find_map(executable::must_be_first)
 }
 
 /// The program that the first line of a script (after `#!`) leads to, `env` seen through.
@@ -278,7 +278,7 @@ mod tests {
         const S390: u16 = 22;
         assert_eq!(of(&header(1, 3)), [Obstacle::Foreign("is a 32-bit program")]);
         assert_eq!(of(&header(2, S390)), [Obstacle::Foreign("is made for another processor")]);
-        assert_eq!(of(&header(2, program::MACHINE)), [Obstacle::Static]);
+        assert_eq!(of(&header(2, executable::MACHINE)), [Obstacle::Static]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use elision::probe;
+use elision_core::probe;
 use libc::{c_long, c_ulong};
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getuid, kill_process, setrlimit, waitid,

@@ -3,7 +3,7 @@
 
 use core::ffi::{c_char, c_ulong, c_void};
 
-use elision::dropin;
+use elision_core::client::dropin;
 use libc::{c_int, c_uint, off_t, size_t, ssize_t};
 
 use crate::export::interpose;

@@ -3,7 +3,7 @@
 
 use core::ops::RangeInclusive;
 
-use elision::dropin;
+use elision_core::client::dropin;
 use libc::{DIR, FILE, c_char, c_int, c_uint, mode_t};
 
 use crate::export::interpose;

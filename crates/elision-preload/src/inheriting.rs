@@ -15,8 +15,8 @@ use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
 
-use elision::program::{self, Program};
-use elision::sys::file::{self, FileKey, ProcPath};
+use elision_core::executable::{self, Program};
+use elision_sys::file::{self, FileKey, ProcPath};
 use libc::c_int;
 
 use crate::real::raw_call;
@@ -189,7 +189,7 @@ impl Iterator for Lists {
 /// Can this library be loaded into the program, and do no harm there? True where it cannot be told.
 fn can_load(ours: &CStr, program: Executed, envp: Strings) -> bool {
     let another_first =
-        || Lists::of(envp).any(|list| list.entries().any(|entry| program::must_be_first(entry).is_some()));
+        || Lists::of(envp).any(|list| list.entries().any(|entry| executable::must_be_first(entry).is_some()));
     !stop::filtered() && is_visible(ours) && !another_first() && fits(program)
 }
 
@@ -221,7 +221,7 @@ fn file_of(directory: c_int, path: *const c_char) -> Option<FileKey> {
 
 /// Room to look at programs.
 struct Scratch {
-    file: program::Room,
+    file: executable::Room,
     path: Path,
 }
 
@@ -274,13 +274,13 @@ fn is_another_loader(program: Executed) -> bool {
     let Executed::At(directory, path) = program else { return false };
     // SAFETY: the kernel has opened this path.
     let name = unsafe { CStr::from_ptr(path) }.to_bytes();
-    program::is_named_like_a_loader(name) && file_of(directory, path).is_some_and(|file| !is_loader(file))
+    executable::is_named_like_a_loader(name) && file_of(directory, path).is_some_and(|file| !is_loader(file))
 }
 
 /// Any other is another C library's, or of another version.
 fn is_our_loader(loader: &[u8], path: &mut Path) -> bool {
     let theirs = path.set(&[loader]).then(|| file_of(libc::AT_FDCWD, path.as_ptr())).flatten();
-    program::is_glibc_loader(loader) && theirs.is_none_or(is_loader)
+    executable::is_glibc_loader(loader) && theirs.is_none_or(is_loader)
 }
 
 /// Is it this program's loader? True where that is not known.
@@ -290,7 +290,7 @@ fn is_loader(file: FileKey) -> bool {
 }
 
 /// What the program is, as far as it can be read.
-fn look<'a>(program: Executed, room: &'a mut program::Room, found: &mut Path) -> Program<'a> {
+fn look<'a>(program: Executed, room: &'a mut executable::Room, found: &mut Path) -> Program<'a> {
     let (directory, path) = match program {
         Executed::Open(fd) if file::flags(fd).is_ok_and(|flags| flags & libc::O_PATH == 0) => {
             return examine(fd, room);
@@ -314,7 +314,7 @@ fn look<'a>(program: Executed, room: &'a mut program::Room, found: &mut Path) ->
     look_at(directory, path, room)
 }
 
-fn look_at(directory: c_int, path: *const c_char, room: &mut program::Room) -> Program<'_> {
+fn look_at(directory: c_int, path: *const c_char, room: &mut executable::Room) -> Program<'_> {
     let readable = file_of(directory, path).and_then(|_| open(directory, path, libc::O_RDONLY).ok());
     let Some(fd) = readable else { return Program::Unknown };
     let found = examine(fd, room);
@@ -322,8 +322,8 @@ fn look_at(directory: c_int, path: *const c_char, room: &mut program::Room) -> P
     found
 }
 
-fn examine(fd: c_int, room: &mut program::Room) -> Program<'_> {
-    program::examine(&|room, offset| file::read_at(fd, room, offset).unwrap_or(0), room)
+fn examine(fd: c_int, room: &mut executable::Room) -> Program<'_> {
+    executable::examine(&|room, offset| file::read_at(fd, room, offset).unwrap_or(0), room)
 }
 
 /// A path of moderate length, with its terminator.

@@ -7,8 +7,8 @@
 //! libc's functions are points where a thread may be cancelled, so a call is one before it is offered.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
-use elision::dropin::{self, Outcome};
-use elision::stats::Reason;
+use elision_core::client::dropin::{self, Outcome};
+use elision_core::stats::Reason;
 use libc::{c_int, c_void, iovec, off_t, size_t, ssize_t};
 
 use crate::export::interpose;

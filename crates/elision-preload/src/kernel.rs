@@ -3,8 +3,8 @@
 
 use core::mem::MaybeUninit;
 
-use elision::sys::file::{self, ProcPath};
-use elision::sys::raw::syscall;
+use elision_sys::file::{self, ProcPath};
+use elision_sys::raw::syscall;
 
 /// The most that one read or write transfers.
 pub(crate) const MOST: usize = 0x7fff_f000;
@@ -25,13 +25,13 @@ pub(crate) fn status(fd: i32) -> Option<libc::stat> {
 /// A number that tells one regular file from another, though not beyond all doubt.
 pub(crate) fn file_number(fd: i32) -> Option<u64> {
     // Not by fstat: whoever asks for times makes the next write cost more.
-    let stat = elision::sys::file::stat(fd).ok().filter(|stat| stat.is_regular())?;
-    Some(elision::dropin::file_number(stat.id))
+    let stat = elision_sys::file::stat(fd).ok().filter(|stat| stat.is_regular())?;
+    Some(elision_core::client::dropin::file_number(stat.id))
 }
 
 /// Is it a regular file?
 pub(crate) fn regular(fd: i32) -> bool {
-    elision::sys::file::stat(fd).is_ok_and(|stat| stat.is_regular())
+    elision_sys::file::stat(fd).is_ok_and(|stat| stat.is_regular())
 }
 
 /// Is it a device that always has more to give (/dev/zero, /dev/random, /dev/urandom)?
@@ -45,7 +45,7 @@ pub(crate) fn is_endless(fd: i32) -> bool {
 
 /// Is a read of the file a whole to those who write to it?
 pub(crate) fn reads_are_atomic(fd: i32) -> bool {
-    use elision::sys::file::{XFS, filesystem};
+    use elision_sys::file::{XFS, filesystem};
     filesystem(fd) == Ok(XFS)
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn status_flags(fd: i32) -> Option<i32> {
 /// Is every write through the descriptor synchronous?
 pub(crate) fn writes_synchronously(fd: i32) -> bool {
     status_flags(fd).is_some_and(|flags| flags & libc::O_DSYNC != 0)
-        || elision::dropin::writes_synchronously(fd)
+        || elision_core::client::dropin::writes_synchronously(fd)
 }
 
 /// The file position.

@@ -60,7 +60,7 @@ pub mod syscall;
 pub mod vector;
 pub mod watching;
 
-use elision::dropin;
+use elision_core::client::dropin;
 
 /// Runs in the main thread when the program's libraries have been loaded. Those that the program needs run
 /// theirs before, so calls have already passed through here.

@@ -15,7 +15,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 
-use elision::sys::raw::syscall;
+use elision_sys::raw::syscall;
 use libc::{c_int, c_long, c_uint};
 
 /// What one thread is at. A cache line of its own.

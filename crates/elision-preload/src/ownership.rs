@@ -20,8 +20,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
-use elision::dropin;
-use elision::sys::task::{block_signals, restore_signals};
+use elision_core::client::dropin;
+use elision_sys::task::{block_signals, restore_signals};
 
 use crate::notes::Place;
 use crate::{kernel, notes};
@@ -563,7 +563,7 @@ mod tests {
         // SAFETY: both descriptors are ours; what `file` refers to changes, unseen by the table.
         #[allow(unsafe_code)]
         unsafe {
-            elision::sys::raw::syscall(
+            elision_sys::raw::syscall(
                 libc::SYS_dup2,
                 [other.as_raw_fd() as usize, file.as_raw_fd() as usize, 0, 0, 0, 0],
             )

@@ -7,7 +7,7 @@
 use core::ffi::{c_char, c_void};
 use core::sync::atomic::{AtomicI32, Ordering};
 
-use elision::dropin;
+use elision_core::client::dropin;
 use libc::{FILE, c_int, c_uint, mode_t, msghdr, pid_t, ssize_t};
 
 use crate::export::interpose;

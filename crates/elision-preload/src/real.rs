@@ -8,7 +8,7 @@
 use core::ffi::{CStr, c_void};
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicPtr, Ordering};
-use elision::sys::raw;
+use elision_sys::raw;
 
 /// The next definition of one name, of function pointer type `F`.
 pub struct Next<F> {

@@ -11,8 +11,8 @@
 use core::ffi::c_char;
 use core::ptr;
 
-use elision::dropin;
-use elision::sys::raw::Errno;
+use elision_core::client::dropin;
+use elision_sys::raw::Errno;
 use libc::{c_int, c_long};
 
 use crate::export::interpose;

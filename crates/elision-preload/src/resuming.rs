@@ -8,7 +8,7 @@
 
 use core::ffi::c_void;
 
-use elision::dropin;
+use elision_core::client::dropin;
 use libc::{c_int, c_long, c_uint, size_t, ssize_t};
 
 use crate::export::interpose;

@@ -3,7 +3,7 @@
 //! need of one.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
-use elision::dropin;
+use elision_core::client::dropin;
 use libc::{c_char, c_int, c_uint, c_ulong, gid_t, size_t, uid_t};
 
 use crate::export::interpose;

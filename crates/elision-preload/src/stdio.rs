@@ -14,8 +14,8 @@
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
-use elision::dropin;
-use elision::sys::raw;
+use elision_core::client::dropin;
+use elision_sys::raw;
 use libc::{FILE, c_int, ssize_t};
 
 use crate::io::{Cancel, offer_read, offer_write, write_matters};

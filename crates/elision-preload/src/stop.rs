@@ -10,8 +10,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use elision::dropin;
-use elision::sys::task;
+use elision_core::client::dropin;
+use elision_sys::task;
 
 use crate::{kernel, memory, ownership, process, rights};
 

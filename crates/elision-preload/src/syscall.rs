@@ -5,7 +5,7 @@
 //! instruction of its own, is out of reach.
 #![allow(unsafe_code)] // The program's numbers taken for what the call of that number takes them for.
 
-use elision::dropin;
+use elision_core::client::dropin;
 use libc::{c_int, c_long, c_uint, c_ulong, iovec, off_t};
 
 use crate::export::interpose;

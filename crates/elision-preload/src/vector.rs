@@ -12,7 +12,7 @@
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use elision::dropin;
+use elision_core::client::dropin;
 use libc::{c_int, iovec, off_t, ssize_t};
 
 use crate::io::{Cancel, at, offer_read, offer_write, write_matters};

@@ -52,7 +52,7 @@ fn settled(stats: &Path) -> String {
 fn every_reason_has_a_program() {
     let made = directory();
     let program = compiled(made.path());
-    for reason in elision::stats::Reason::ALL.iter().map(|reason| reason.name()) {
+    for reason in elision_core::stats::Reason::ALL.iter().map(|reason| reason.name()) {
         // By chance alone, so until it happens.
         let until = (reason == "raced").then_some(reason);
         if let Some(stats) = statistics(&program, &[reason], until) {

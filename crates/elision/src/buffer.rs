@@ -1,15 +1,15 @@
 //! Owned memory that files can be read into and written from without moving what did not change.
 #![allow(unsafe_code)] // A slice over memory that the kernel fills; why its bytes hold still is argued below.
 
-use crate::dropin::{self, Outcome};
 use crate::file::File;
-use crate::page_state::PageState;
 use crate::quick;
-use crate::read::{self, Terms};
 use crate::segment::{self, Segment};
-use crate::sidecar::channel::{Call, Op, RUNS};
-use crate::stats::Reason;
-use crate::transfer::PAGE;
+use elision_core::client::dropin::{self, Outcome};
+use elision_core::client::read::{self, Terms};
+use elision_core::page_state::PageState;
+use elision_core::shared::channel::{Call, Op, RUNS};
+use elision_core::stats::Reason;
+use elision_core::transfer::PAGE;
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
@@ -150,7 +150,7 @@ impl Buffer {
             // this buffer's too.
             Some(_) => unsafe { read::read(file.raw(), addr, len, terms, || file.undisturbed(since, 0)) },
             None => {
-                crate::decline(Reason::Raced, len);
+                elision_core::decline(Reason::Raced, len);
                 Outcome::PassThrough
             }
         };
@@ -177,7 +177,14 @@ impl Buffer {
         let _change = file.change();
         let since = file.moment();
         let alone = || file.undisturbed(since, 1);
-        let done = match crate::write::write(file.raw(), addr, len, terms, crate::write::Track::Now, alone) {
+        let done = match elision_core::client::write::write(
+            file.raw(),
+            addr,
+            len,
+            terms,
+            elision_core::client::write::Track::Now,
+            alone,
+        ) {
             Outcome::Done(done) => {
                 if !alone() {
                     dropin::untrack(addr, len);

@@ -1,9 +1,9 @@
 //! An open file whose every change goes through this crate.
 
 use crate::buffer::Buffer;
-use crate::dropin;
-use crate::sidecar::{fork, guard};
-use crate::sys;
+use elision_core::client::dropin;
+use elision_core::client::fork;
+use elision_core::helper::guard;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -102,7 +102,7 @@ impl File {
     fn of(file: fs::File, born: u64) -> File {
         let (changes, deferrals) = (AtomicU64::new(0), AtomicU32::new(0));
         let ending = Ending(file.as_raw_fd());
-        File { _ending: ending, file, born, changes, deferrals, process: sys::task::pid() }
+        File { _ending: ending, file, born, changes, deferrals, process: elision_sys::task::pid() }
     }
 
     /// Reads up to `len` bytes from `offset` (fewer only at the end of file) into a new buffer.
@@ -127,7 +127,7 @@ impl File {
 
     /// Does the size say how much there is to be read? In /proc it is 0, and elsewhere it may be of some time ago.
     fn size_is_true(&self) -> bool {
-        sys::file::filesystem(self.raw()).is_ok_and(guard::file_system_allowed)
+        elision_sys::file::filesystem(self.raw()).is_ok_and(guard::file_system_allowed)
     }
 
     /// Reads on traditionally, from where the file should have ended, until it has `len` bytes or does end.
@@ -188,7 +188,7 @@ impl File {
 
     /// Could the file, which is known to be the one at `path`, be opened now to be written anew?
     pub(crate) fn may_be_replaced(&self, path: &Path) -> bool {
-        sys::file::may_be_written(path) && sys::file::is_append_only(self.raw()) == Ok(false)
+        elision_sys::file::may_be_written(path) && elision_sys::file::is_append_only(self.raw()) == Ok(false)
     }
 
     /// Is every change through this handle one of this process? Not once it has forked: the child has the handle, too.
@@ -216,8 +216,8 @@ impl File {
         let change = Change(&self.changes);
         // (A forked child has the count, but not the threads that it counts.)
         let mut round = 0;
-        while self.deferrals.load(SeqCst) != 0 && sys::task::pid() == self.process {
-            sys::task::give_way(round);
+        while self.deferrals.load(SeqCst) != 0 && elision_sys::task::pid() == self.process {
+            elision_sys::task::give_way(round);
             round += 1;
         }
         change
@@ -235,8 +235,8 @@ impl File {
 
     /// Everything that depends on the file gets memory of its own.
     pub(crate) fn release(&self) {
-        if let Ok(stat) = sys::file::stat(self.raw()) {
-            crate::write::release(self.raw(), stat);
+        if let Ok(stat) = elision_sys::file::stat(self.raw()) {
+            elision_core::client::write::release(self.raw(), stat);
         }
     }
 
@@ -270,7 +270,7 @@ impl File {
     pub(crate) fn has_room_to_begin_anew(&self, len: usize) -> bool {
         use std::os::unix::fs::MetadataExt;
         let own = self.file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
-        sys::file::room(self.raw()).is_ok_and(|free| free.saturating_add(own) >= len as u64)
+        elision_sys::file::room(self.raw()).is_ok_and(|free| free.saturating_add(own) >= len as u64)
     }
 
     /// Everything up to the end, of a file whose size says nothing (a pipe, a file in /proc).
@@ -304,8 +304,8 @@ impl From<fs::File> for File {
 pub(crate) fn settle(path: &Path) {
     use std::os::unix::fs::MetadataExt;
     if let Ok(metadata) = fs::metadata(path) {
-        let key = sys::file::FileKey { dev: metadata.dev(), ino: metadata.ino() };
-        crate::write::release(-1, sys::file::Stat { id: key, ..Default::default() });
+        let key = elision_sys::file::FileKey { dev: metadata.dev(), ino: metadata.ino() };
+        elision_core::client::write::release(-1, elision_sys::file::Stat { id: key, ..Default::default() });
     }
 }
 
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn a_real_time_thread_that_writes_does_not_wait_for_what_it_keeps_from_running() {
         let file = File::from(tempfile::tempfile().unwrap());
-        sys::task::beside_real_time(
+        elision_sys::testing::beside_real_time(
             |until_waited_for| {
                 let deferral = file.defer();
                 until_waited_for();

@@ -20,64 +20,30 @@
 //! and whenever in doubt, the same calls read and write the traditional way. [`stats::snapshot`] says how often and why.
 //!
 //! # What is promised
-//! What is in this documentation follows semantic versioning. Modules that are not in it (`#[doc(hidden)]`) are for the project's own drop-in
-//! and command alone, and may change with any version. To them the rule applies as well that no safe function may break a [`Buffer`].
+//! What is in this documentation follows semantic versioning. The crates beneath (`elision-core`, `elision-sys`) are internal.
 
-#[cfg(supported)]
+#[cfg(all(target_os = "linux", not(elision_portable)))]
 mod buffer;
-#[cfg(supported)]
-#[doc(hidden)]
-pub mod dropin;
-#[cfg(supported)]
-#[doc(hidden)]
-pub mod extent;
-#[cfg(supported)]
+#[cfg(all(target_os = "linux", not(elision_portable)))]
 mod file;
-#[cfg(supported)]
-mod glance;
-#[cfg(supported)]
-mod history;
-mod page_state;
-#[cfg(not(supported))]
+#[cfg(not(all(target_os = "linux", not(elision_portable))))]
 mod portable;
-pub mod probe;
-#[doc(hidden)]
-pub mod program;
-#[cfg(supported)]
+#[cfg(all(target_os = "linux", not(elision_portable)))]
 mod quick;
-#[cfg(supported)]
-mod read;
-#[cfg(supported)]
+#[cfg(all(target_os = "linux", not(elision_portable)))]
 mod segment;
-#[doc(hidden)]
-pub mod settings;
-#[cfg(supported)]
-mod sidecar;
 mod slice;
-pub mod stats;
-#[cfg(supported)]
-mod stretches;
-#[cfg(supported)]
-#[doc(hidden)]
-pub mod sys;
-#[doc(hidden)]
-pub mod transfer;
-#[cfg(supported)]
-mod verbose;
-#[cfg(supported)]
-mod write;
 
-#[cfg(supported)]
+#[cfg(all(target_os = "linux", not(elision_portable)))]
 pub use buffer::Buffer;
-#[cfg(supported)]
+pub use elision_core::page_state::PageState;
+pub use elision_core::{probe, stats};
+#[cfg(all(target_os = "linux", not(elision_portable)))]
 pub use file::File;
-pub use page_state::PageState;
-#[cfg(not(supported))]
+#[cfg(not(all(target_os = "linux", not(elision_portable))))]
 pub use portable::{Buffer, File, Segment};
-#[cfg(supported)]
+#[cfg(all(target_os = "linux", not(elision_portable)))]
 pub use segment::Segment;
-#[cfg(supported)]
-pub(crate) use verbose::{decline, unavailable};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
@@ -100,13 +66,13 @@ const LEAST_WARM: usize = 4 << 20;
 /// Sets the size from which on transfers of this crate are deferred and elided: at least one page. Unless set, it is
 /// 1 MiB, and 4 MiB for reads into a buffer that is there already.
 pub fn set_min_bytes(bytes: usize) {
-    MIN_BYTES.store(bytes.max(transfer::PAGE), Relaxed);
+    MIN_BYTES.store(bytes.max(elision_core::transfer::PAGE), Relaxed);
 }
 
 /// The threshold for a transfer; `warm`: a read into memory that may have been touched.
 pub(crate) fn min_bytes(warm: bool) -> usize {
-    #[cfg(supported)]
-    sidecar::launch::register();
+    #[cfg(all(target_os = "linux", not(elision_portable)))]
+    elision_core::client::launch::register();
     match MIN_BYTES.load(Relaxed) {
         0 if warm => LEAST_WARM,
         0 => LEAST,
@@ -122,7 +88,7 @@ pub(crate) fn min_bytes(warm: bool) -> usize {
 /// As `std::fs::read`. An I/O error of a page that is loaded later arrives when it is touched; see [`Buffer::load`].
 pub fn read(path: impl AsRef<Path>) -> io::Result<Buffer> {
     let file = File::open(path)?;
-    #[cfg(supported)]
+    #[cfg(all(target_os = "linux", not(elision_portable)))]
     let file = match quick::read(file) {
         Ok(buffer) => return Ok(buffer),
         Err(file) => file,

@@ -1,7 +1,7 @@
 //! The same face where nothing can be deferred: plain memory, plain reads, plain writes.
 
-use crate::page_state::PageState;
-use crate::stats::{COUNTERS, Reason};
+use elision_core::page_state::PageState;
+use elision_core::stats::{COUNTERS, Reason};
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -20,13 +20,17 @@
 use crate::buffer::Buffer;
 use crate::file::File;
 use crate::segment::Segment;
-use crate::sidecar::announced::{self, Word};
-use crate::sidecar::channel::{Call, Op};
-use crate::sidecar::{fork, guard, launch, serve, state};
-use crate::stats::{COUNTERS, Counters};
-use crate::sys::{file, memory};
-use crate::transfer::PAGE;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use elision_core::client::fork;
+use elision_core::client::launch;
+use elision_core::helper::guard;
+use elision_core::helper::serve;
+use elision_core::helper::state;
+use elision_core::shared::channel::{Call, Op};
+use elision_core::shared::registration::{self, Word};
+use elision_core::stats::{COUNTERS, Counters};
+use elision_core::transfer::PAGE;
+use elision_sys::{file, memory};
 
 /// Reads all of a file that was opened for reading and that nobody else has. `Err`: not in this way; the file as it was.
 pub(crate) fn read(file: File) -> Result<Buffer, File> {
@@ -111,9 +115,9 @@ fn map(fd: i32, len: usize, key: file::FileKey, passage: &fork::Passage) -> Opti
         return None;
     }
     if file::lease(fd) != Ok(libc::F_RDLCK) || !passage.still_holds() {
-        if !announced::withdraw(addr, launch::wait_at_once) {
+        if !registration::withdraw(addr, launch::wait_at_once) {
             // The sidecar has it already.
-            crate::dropin::forget_known(addr, pages);
+            elision_core::client::dropin::forget_known(addr, pages);
         }
         return None;
     }
@@ -124,9 +128,9 @@ fn map(fd: i32, len: usize, key: file::FileKey, passage: &fork::Passage) -> Opti
 
 /// Leaves a word; wakes the sidecar when it is time that it took some.
 fn leave(word: Word) -> bool {
-    let left = announced::leave(word);
-    if !left || announced::pending() > announced::MANY {
-        crate::sidecar::channel::ring();
+    let left = registration::leave(word);
+    if !left || registration::pending() > registration::MANY {
+        elision_core::shared::channel::ring();
     }
     left
 }
@@ -134,7 +138,7 @@ fn leave(word: Word) -> bool {
 /// A buffer that [`read`] made is about to lose a part of its memory: has everything recorded that was announced, so that
 /// the part can be forgotten.
 pub(crate) fn settle() {
-    if announced::pending() != 0
+    if registration::pending() != 0
         && let Some(mut call) = Call::new(Op::Ping, false)
     {
         call.send();
@@ -147,14 +151,14 @@ pub(crate) fn settle() {
 /// The range is the caller's, and nobody uses it any more.
 pub(crate) unsafe fn forget(addr: usize, len: usize) {
     // Whoever wants to know how much was loaded has the sidecar look at the page tables first.
-    if crate::stats::exact() {
-        return crate::dropin::forget_known(addr, len);
+    if elision_core::stats::exact() {
+        return elision_core::client::dropin::forget_known(addr, len);
     }
     // SAFETY: the caller's promise. The addresses stay taken, so that nobody else's word of them can be taken for this one.
     unsafe { let_go(addr, len) };
     // Nobody has to tell the sidecar of what it has never heard.
-    if !announced::withdraw(addr, launch::wait_at_once) {
-        crate::dropin::forget_known(addr, len);
+    if !registration::withdraw(addr, launch::wait_at_once) {
+        elision_core::client::dropin::forget_known(addr, len);
     }
 }
 

@@ -2,10 +2,10 @@
 #![allow(unsafe_code)] // Hands out memory by address; that ranges never overlap is argued below.
 
 use crate::buffer::Buffer;
-use crate::dropin;
-use crate::stretches::Stretches;
-use crate::sys::memory;
-use crate::transfer::PAGE;
+use elision_core::client::dropin;
+use elision_core::free_list::Stretches;
+use elision_core::transfer::PAGE;
+use elision_sys::memory;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

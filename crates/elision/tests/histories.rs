@@ -715,7 +715,7 @@ impl World<'_> {
     }
 
     fn check_states(&self) -> Result {
-        elision::dropin::validate()?;
+        elision_core::client::dropin::validate()?;
         for (i, slot) in self.slots.iter().enumerate() {
             if let Some(slot) = slot {
                 slot.check_states(&self.inodes).map_err(|how| format!("buffer {i}: {how}"))?;
@@ -814,7 +814,7 @@ impl World<'_> {
         let dir = self.dir.path().to_owned();
         let alone = self.alone;
         drop(self);
-        match elision::dropin::validate()? {
+        match elision_core::client::dropin::validate()? {
             _ if !alone => (),
             0 => (),
             left => return Err(format!("{left} extents of buffers that are gone")),
@@ -963,7 +963,7 @@ fn while_the_helper_is_killed() {
                 }
                 let begun = Instant::now();
                 while both && begun.elapsed() < Duration::from_millis(2) {
-                    elision::dropin::look_after();
+                    elision_core::client::dropin::look_after();
                     std::thread::yield_now();
                 }
             }

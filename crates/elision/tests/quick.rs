@@ -152,7 +152,7 @@ fn bytes_stay_what_they_were() {
             assert_same(&buffer, &place.content);
             place.content[at] = bytes(2, at + 1)[at];
             assert_same(&second, &place.content);
-            elision::dropin::validate().unwrap();
+            elision_core::client::dropin::validate().unwrap();
             place.other.finish();
         }
     }
@@ -221,7 +221,7 @@ fn reads_race_with_changes() {
         let deferred: usize = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
         assert!(deferred > 0, "nothing was deferred in all this");
     });
-    assert_eq!(elision::dropin::validate(), Ok(0));
+    assert_eq!(elision_core::client::dropin::validate(), Ok(0));
     place.other.finish();
 }
 
@@ -299,7 +299,7 @@ fn a_buffer_that_moves_stays_deferred() {
     place.content.resize(6 * PAGE, 0);
     assert_same(&buffer, &place.content);
     drop(buffer);
-    assert_eq!(elision::dropin::validate(), Ok(0));
+    assert_eq!(elision_core::client::dropin::validate(), Ok(0));
     place.other.finish();
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
-use elision::probe;
+use elision_core::probe;
 use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::child::{End, Outcome, Starter};
@@ -402,7 +402,7 @@ pub fn unfit(path: &Path) -> Option<Finding> {
 /// Is nothing done at all because somebody said so?
 pub fn switched_off() -> Option<Finding> {
     let value = env::var_os("ELISION").filter(|value| !value.is_empty())?;
-    if elision::settings::switch(value.as_encoded_bytes()) == Some(true) {
+    if elision_core::settings::switch(value.as_encoded_bytes()) == Some(true) {
         return None;
     }
     Some(Finding { what: format!("ELISION is set to {}", value.display()), remedy: "unset ELISION".into() })

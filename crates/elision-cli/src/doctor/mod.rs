@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use elision::dropin::DEFAULT_MIN_BYTES;
-use elision::{probe, settings};
+use elision_core::client::dropin::DEFAULT_MIN_BYTES;
+use elision_core::{probe, settings};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use tempfile::TempPath;
 

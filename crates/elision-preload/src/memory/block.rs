@@ -33,9 +33,9 @@ use super::threshold::THRESHOLD;
 use super::{PAGE, phase, whole_pages};
 use crate::real::raw_call;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use elision::dropin;
-use elision::sys::raw::{Errno, Result};
-use elision::sys::task;
+use elision_core::client::dropin;
+use elision_sys::raw::{Errno, Result};
+use elision_sys::task;
 
 /// Far from where the kernel puts programs, stacks and mappings of its own choice; and above the first of these: that the program
 /// itself is the first in /proc/self/maps is taken for granted (by CPython's `_testexternalinspection`, for one).

@@ -20,8 +20,8 @@ use crate::{objects, stop};
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
-use elision::dropin;
-use elision::sys::task;
+use elision_core::client::dropin;
+use elision_sys::task;
 
 type Malloc = unsafe extern "C" fn(usize) -> *mut c_void;
 type Two = unsafe extern "C" fn(usize, usize) -> *mut c_void;

@@ -19,8 +19,8 @@ use super::{ADDRESS_LIMIT, NOTHING_ELIGIBLE, PAGE, RECORD, active, disqualify, e
 use crate::real::{To, answer, next, pass, raw_call};
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
 use core::sync::atomic::Ordering;
-use elision::dropin;
-use elision::sys::raw::{Errno, Result};
+use elision_core::client::dropin;
+use elision_sys::raw::{Errno, Result};
 
 next! {
     MMAP = c"mmap": fn(*mut c_void, usize, c_int, c_int, c_int, i64) -> *mut c_void;
@@ -337,12 +337,12 @@ fn unmap(addr: usize, len: usize) -> Result<usize> {
 /// The mappings of a range, as the kernel knows them.
 mod pieces {
     use crate::kernel;
-    use elision::sys::{file, pages};
+    use elision_sys::{file, pages};
 
     /// Has deferral made several mappings of `from..to`, now or once?
     pub(super) fn several(from: usize, to: usize) -> bool {
         let mut count = 0;
-        if elision::dropin::ever_at_work() {
+        if elision_core::client::dropin::ever_at_work() {
             each(from, to, |_, _| count += 1);
         }
         count > 1
@@ -351,7 +351,7 @@ mod pieces {
     /// Is all of `from..to` mapped, in several pieces that could be one: anonymous, private, readable and writable?
     pub(super) fn are_alike(from: usize, to: usize) -> bool {
         let (mut end, mut count) = (from, 0);
-        if elision::dropin::ever_at_work() {
+        if elision_core::client::dropin::ever_at_work() {
             each_mapping(from, to, |mapping| {
                 let plain = mapping.readable && mapping.writable && !mapping.shared && mapping.ino == 0;
                 if plain && mapping.start <= end {

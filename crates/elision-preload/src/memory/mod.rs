@@ -25,7 +25,7 @@ pub mod ranges;
 pub mod threshold;
 
 use core::sync::atomic::{AtomicBool, Ordering};
-use elision::dropin;
+use elision_core::client::dropin;
 pub use phase::hint_file;
 
 /// The page size; the drop-in is for x86-64 only.

@@ -1,0 +1,156 @@
+//! Mistakes of ours that show: a panic of the sidecar or of its parent, or the sidecar's death of a signal that nobody has sent.
+//!
+//! They lose nothing, since there will be another sidecar (see [`crate::supervisor`]). A panic would leave std's locks, which are in the memory
+//! that the program shares, as they are when it dies of the want of libc, and the program would wait for ever when it next sets a hook, or
+//! changes its environment: so it is made to end at its first step ([`launch`] has no thread-local storage for it).
+//!
+//! In the project's tests, and in debug builds of the drop-in, that is not to pass unseen: what has happened is said, and the
+//! program ended. Nobody else has this done: std's hook belongs to the program.
+
+use crate::client::launch::{self, PROGRAM};
+use crate::helper::processes;
+use crate::shared::verbose::write_line;
+use core::sync::atomic::Ordering::*;
+use elision_sys::file::{ProcPath, decimal};
+use elision_sys::task;
+use std::panic::{self, PanicHookInfo};
+use std::sync::OnceLock;
+
+type Hook = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
+
+const FAILED: &[u8] = b"the helper has failed: ";
+
+/// What std's hook was before, if mistakes are watched for.
+static BEFORE: OnceLock<Box<Hook>> = OnceLock::new();
+
+/// From now on mistakes end the program.
+pub fn watch() {
+    if BEFORE.get().is_none() && BEFORE.set(panic::take_hook()).is_ok() {
+        panic::set_hook(Box::new(on_panic));
+    }
+}
+
+/// Are they watched for?
+pub(crate) fn watched() -> bool {
+    BEFORE.get().is_some()
+}
+
+fn on_panic(info: &PanicHookInfo<'_>) {
+    if !launch::is_helper() {
+        if let Some(before) = BEFORE.get() {
+            before(info);
+        }
+        return;
+    }
+    let (file, line) = info.location().map_or(("?", 0), |at| (at.file(), at.line()));
+    let what = info.payload().downcast_ref::<&str>().copied().unwrap_or("panic");
+    let mut digits = [0; 20];
+    let line = decimal(line.into(), &mut digits);
+    tell(&[FAILED, what.as_bytes(), b" at ", file.as_bytes(), b":", line]);
+    task::exit();
+}
+
+/// In the supervisor: the sidecar was killed by this signal.
+pub(crate) fn sidecar_died(signal: i32) {
+    // All others are blocked, but for those that the kernel has for what a process does itself.
+    if signal != libc::SIGKILL && watched() {
+        tell(&[FAILED, b"signal ", decimal(signal as u64, &mut [0; 20])]);
+    }
+}
+
+/// Says so where the program's errors go, and ends the program.
+fn tell(parts: &[&[u8]]) {
+    let program = PROGRAM.load(Acquire);
+    if let Ok(errors) = processes::open(&ProcPath::new(program, "fd", Some(2)), libc::O_WRONLY) {
+        write_line(errors, parts);
+    }
+    let _ = task::send_signal(program, libc::SIGABRT);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::dropin::Outcome;
+    use crate::client::fork;
+    use crate::client::read::{self, Terms};
+    use crate::shared::channel::{Call, Op};
+    use crate::stats::Reason;
+    use core::sync::atomic::AtomicBool;
+    use elision_sys::{PAGE, memory};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Output};
+
+    const WATCHED: &str = "TEST_WATCHED";
+
+    /// Runs the first test as a program of its own. `None`: there is no helper here.
+    fn run(watched: &str) -> Option<Output> {
+        let ended = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "helper::fault::tests::a_sidecar_panics", "--nocapture"])
+            .env(WATCHED, watched)
+            .env("RUST_BACKTRACE", "1")
+            .output()
+            .unwrap();
+        if String::from_utf8_lossy(&ended.stdout).contains("skipped") {
+            println!("skipped: there is no helper here");
+            return None;
+        }
+        Some(ended)
+    }
+
+    /// Memory into which the file was read, deferred where that can be.
+    #[allow(unsafe_code)]
+    fn read(file: &tempfile::NamedTempFile, len: usize) -> &'static [u8] {
+        let terms =
+            Terms { offset: Some(0), owned: false, forks: fork::forks(), exclusive: true, least: PAGE };
+        let addr = memory::allocate(len, false).unwrap();
+        // SAFETY: allocated just now, and never given back.
+        unsafe {
+            if read::read(file.as_raw_fd(), addr, len, terms, || true) != Outcome::Done(len) {
+                assert_eq!(elision_sys::file::pread(file.as_raw_fd(), addr, len, 0), Ok(len));
+            }
+            core::slice::from_raw_parts(addr as *const u8, len)
+        }
+    }
+
+    /// What the others run.
+    #[test]
+    fn a_sidecar_panics() {
+        let Ok(watched) = std::env::var(WATCHED) else { return };
+        static CALLED: AtomicBool = AtomicBool::new(false);
+        match watched.as_str() {
+            "yes" => watch(),
+            // The program's hook, with the program's locks.
+            _ => panic::set_hook(Box::new(|_| CALLED.store(true, SeqCst))),
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let content: Vec<u8> = (0..1usize << 20).map(|at| (at / 7) as u8).collect();
+        std::fs::write(&file, &content).unwrap();
+        let kept = read(&file, content.len());
+        let Some(mut call) = Call::new(Op::Fail, true) else { return println!("skipped") };
+        assert_eq!(call.send(), Some(Reason::Sidecar));
+        drop(call);
+        assert!(!CALLED.load(SeqCst));
+        // (This waited for ever when the sidecar had died in std's own hook.)
+        drop(panic::take_hook());
+        assert!(kept == content && read(&file, content.len()) == content);
+        assert_eq!(crate::client::dropin::validate().map(drop), Ok(()));
+        println!("went on");
+    }
+
+    #[test]
+    fn a_panic_of_the_sidecar_is_survived() {
+        let Some(ended) = run("no") else { return };
+        assert!(ended.status.success(), "{ended:?}");
+        assert!(String::from_utf8_lossy(&ended.stdout).contains("went on"), "{ended:?}");
+    }
+
+    #[test]
+    fn a_panic_of_the_sidecar_ends_a_test() {
+        let Some(ended) = run("yes") else { return };
+        assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{ended:?}");
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        assert!(errors.contains("the helper has failed: as a test wants at "), "{errors}");
+        assert!(errors.contains("serve.rs:"), "{errors}");
+    }
+}

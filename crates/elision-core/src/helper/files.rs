@@ -1,0 +1,419 @@
+//! The files that extents refer to, and what the program's threads are told of them.
+
+use crate::extent::FileId;
+use crate::helper::guard::breaks::DESCRIPTORS;
+use crate::shared::hot::GLANCE;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use elision_sys::file::FileKey;
+
+/// Files known at a time.
+pub const FILES: usize = 1 << 14;
+
+/// What keeps a file's bytes fixed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Guard {
+    /// Nothing: only tracked extents may refer to the file, and only if its ctime is still `stamp`.
+    None = 0,
+    /// A read lease on a description that only the mappings themselves hold (see [`crate::quick`]). It ends with the last of
+    /// them, and we are told when it is being broken, though not which one of them it was.
+    Carried,
+    /// A read lease on a description of our own.
+    Read,
+    /// A write lease on the program's own description, of which we hold a descriptor.
+    Write,
+}
+
+/// A file that extents refer to.
+#[derive(Clone, Copy, Debug)]
+pub struct File {
+    /// In use? If not, all else means nothing.
+    pub used: bool,
+    /// Which file.
+    pub key: FileKey,
+    /// What guards it.
+    pub guard: Guard,
+    /// Our descriptor, while guarded; −1 if the guard is carried.
+    pub fd: i32,
+    /// While not guarded: ctime when the guard was let go; tracked extents hold only if it has not moved. Seconds and
+    /// nanoseconds, or [`NO_STAMP`].
+    pub stamp: (i64, u32),
+    /// The request of whoever is writing what was planned: until it is done nobody else may change the file, or read it. 0: nobody.
+    pub writer: usize,
+    /// Small writes since something was planned, or since it was guarded.
+    pub small: u32,
+    /// Something was planned since it was guarded.
+    pub saved: bool,
+    /// Up to here it was found to have no holes.
+    pub solid: u64,
+    /// A descriptor of it was closed: when to look whether that was the last (see [`State::closing`](crate::helper::state::State)), and how
+    /// long that was put off. 0: not.
+    pub closed: u64,
+    pub(crate) put_off: u64,
+    /// Device and inode number that mappings of it show (they differ from stat's on some file systems), once known: see
+    /// [`File::mapping_is_known`].
+    pub mapped: (u64, u64),
+    /// The next file of the same hash, or the next free entry: its number and one; 0 for none.
+    pub(crate) next: u32,
+}
+
+impl File {
+    /// Is it known what mappings of it show? (A sidecar that was killed may have noted the one number and not the other. When that passed for
+    /// known, its mapping was not found, and kept a lease that nobody gave up.)
+    pub fn mapping_is_known(&self) -> bool {
+        self.mapped.0 != 0 && self.mapped.1 != 0
+    }
+}
+
+/// No time that is remembered: those have nanoseconds.
+pub const NO_STAMP: (i64, u32) = (0, 0);
+
+/// A file entry that says nothing.
+pub const NO_FILE: File = File {
+    used: false,
+    key: FileKey { dev: 0, ino: 0 },
+    guard: Guard::None,
+    fd: -1,
+    stamp: NO_STAMP,
+    writer: 0,
+    small: 0,
+    saved: false,
+    solid: 0,
+    closed: 0,
+    put_off: 0,
+    mapped: (0, 0),
+    next: 0,
+};
+
+/// Hashes of files.
+const HASHES: usize = 1 << 12;
+
+/// The table. All zeroes are an empty one.
+pub struct Files {
+    entries: [File; FILES],
+    /// Entries from here on were never used, and hold nothing.
+    top: usize,
+    /// The first free entry below, and one; 0 for none.
+    free: u32,
+    /// The first file of each hash, and one.
+    first: [u32; HASHES],
+    /// Files under write leases, by bucket.
+    guarded: [u32; BUCKETS],
+    /// Files whose guard is carried.
+    carried: usize,
+    /// Which file a descriptor of ours was last the guard of, by its number.
+    watched: [FileId; DESCRIPTORS],
+}
+
+impl Files {
+    /// Forgets all of them, in whatever state a sidecar that was killed has left the table.
+    pub fn clear(&mut self) {
+        for entry in self.entries.iter_mut().take(self.top) {
+            *entry = NO_FILE;
+        }
+        (self.top, self.free, self.carried) = (0, 0, 0);
+        TOP.store(0, Release);
+        self.first.fill(0);
+        self.guarded.fill(0);
+        for held in &WRITE_GUARDED {
+            held.store(false, Release);
+        }
+        GLANCE.writers.store(0, Release);
+    }
+
+    /// The numbers of all entries, used or not.
+    pub fn ids(&self) -> core::ops::Range<FileId> {
+        0..self.top as FileId
+    }
+
+    /// The files.
+    pub fn known(&self) -> impl Iterator<Item = &File> {
+        self.entries.get(..self.top).unwrap_or(&[]).iter().filter(|file| file.used)
+    }
+
+    /// The file of that key.
+    pub fn find(&self, key: FileKey) -> Option<FileId> {
+        let mut link = *self.first.get(hash(key))?;
+        while let Some(id) = link.checked_sub(1) {
+            let file = self.entries.get(id as usize)?;
+            if file.key == key {
+                return Some(id);
+            }
+            link = file.next;
+        }
+        None
+    }
+
+    /// The guarded file whose mappings show this device and inode number, or may do so.
+    pub fn shown_as(&self, dev: u64, ino: u64) -> Option<FileId> {
+        let shows = |id: &FileId| {
+            let file = self.get(*id);
+            let same = if file.mapping_is_known() { file.mapped == (dev, ino) } else { file.key.ino == ino };
+            file.used && file.guard != Guard::None && same
+        };
+        // On most file systems they are what stat says.
+        self.find(FileKey { dev, ino }).filter(shows).or_else(|| self.ids().find(shows))
+    }
+
+    /// The file of that number.
+    pub fn get(&self, id: FileId) -> File {
+        self.entries.get(..self.top).and_then(|known| known.get(id as usize)).copied().unwrap_or(NO_FILE)
+    }
+
+    /// The file of that number, to change what is neither its key nor its guard.
+    pub fn get_mut(&mut self, id: FileId) -> Option<&mut File> {
+        self.entries.get_mut(..self.top)?.get_mut(id as usize).filter(|file| file.used)
+    }
+
+    /// Is the guard of any file carried?
+    pub fn any_carried(&self) -> bool {
+        self.carried != 0
+    }
+
+    /// From now on this descriptor guards this file.
+    pub fn watch(&mut self, fd: i32, id: FileId) {
+        if let Some(slot) = usize::try_from(fd).ok().and_then(|fd| self.watched.get_mut(fd)) {
+            *slot = id;
+        }
+    }
+
+    /// The file that this descriptor guards, if it is known to guard one.
+    pub fn watched(&self, fd: i32) -> Option<FileId> {
+        let id = *self.watched.get(usize::try_from(fd).ok()?)?;
+        let file = self.get(id);
+        (file.used && file.guard != Guard::None && file.fd == fd).then_some(id)
+    }
+
+    /// Enters a file. `None`: there is no room.
+    pub fn add(&mut self, file: File) -> Option<FileId> {
+        let id = match self.free.checked_sub(1) {
+            Some(id) => {
+                self.free = self.entries.get(id as usize)?.next;
+                id
+            }
+            None if self.top < FILES => {
+                self.top += 1;
+                TOP.store(self.top, Release);
+                self.top as FileId - 1
+            }
+            None => return None,
+        };
+        let first = self.first.get_mut(hash(file.key))?;
+        *self.entries.get_mut(id as usize)? = File { used: true, next: *first, ..file };
+        *first = id + 1;
+        self.carried += usize::from(file.guard == Guard::Carried);
+        if file.guard == Guard::Write {
+            self.count_guard(file.key, true);
+        }
+        Some(id)
+    }
+
+    /// Replaces what is known of a file, whose key stays.
+    pub fn set(&mut self, id: FileId, file: File) {
+        let before = self.get(id);
+        if file.guard == Guard::Write && before.guard != Guard::Write {
+            self.count_guard(before.key, true);
+        }
+        if let Some(entry) = self.get_mut(id) {
+            *entry = File { used: true, key: before.key, next: before.next, ..file };
+            let (now, then) = (file.guard == Guard::Carried, before.guard == Guard::Carried);
+            self.carried = (self.carried + usize::from(now)).saturating_sub(usize::from(then));
+        }
+        if file.guard != Guard::Write && before.guard == Guard::Write {
+            self.count_guard(before.key, false);
+        }
+    }
+
+    /// Forgets a file.
+    pub fn remove(&mut self, id: FileId) {
+        let file = self.get(id);
+        if !file.used {
+            return;
+        }
+        self.carried = self.carried.saturating_sub(usize::from(file.guard == Guard::Carried));
+        if file.guard == Guard::Write {
+            self.count_guard(file.key, false);
+        }
+        // The link that leads to it, from the head of its chain or from the file before.
+        let mut before = None;
+        let mut link = self.first.get(hash(file.key)).copied().unwrap_or(0);
+        while let Some(at) = link.checked_sub(1).filter(|&at| at != id) {
+            before = Some(at);
+            link = self.get(at).next;
+        }
+        let link = match before {
+            Some(at) => self.get_mut(at).map(|entry| &mut entry.next),
+            None => self.first.get_mut(hash(file.key)),
+        };
+        if let Some(link) = link {
+            *link = file.next;
+        }
+        if let Some(entry) = self.entries.get_mut(id as usize) {
+            *entry = File { next: self.free, ..NO_FILE };
+            self.free = id + 1;
+        }
+    }
+
+    /// Tells the program's threads of one more, or one less, file under a write lease.
+    fn count_guard(&mut self, key: FileKey, up: bool) {
+        let Some(count) = self.guarded.get_mut(bucket(key)) else { return };
+        *count = if up { *count + 1 } else { count.saturating_sub(1) };
+        // One store each: what a file's bucket says is never wrong in between, whatever happens to other files. (It was,
+        // when there was a list of files instead; a write that looked just then was not seen.)
+        if let Some(held) = WRITE_GUARDED.get(bucket(key)) {
+            held.store(*count > 0, Release);
+        }
+        GLANCE.writers.store(self.guarded.iter().sum(), Release);
+    }
+}
+
+fn hash(key: FileKey) -> usize {
+    (number(key) >> 44) as usize % HASHES
+}
+
+/// Entries in use, or free again.
+static TOP: AtomicUsize = AtomicUsize::new(0);
+
+/// How many files there may be, at most.
+pub fn known() -> usize {
+    TOP.load(Acquire)
+}
+
+const BUCKETS: usize = 256;
+
+static WRITE_GUARDED: [AtomicBool; BUCKETS] = [const { AtomicBool::new(false) }; BUCKETS];
+
+/// A number that tells one file from another, though not beyond all doubt, nor in its lowest bits.
+pub fn number(key: FileKey) -> u64 {
+    (key.ino ^ key.dev.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+fn bucket(key: FileKey) -> usize {
+    (number(key) >> 56) as usize
+}
+
+/// May this file be under a write lease? `false` is certain.
+pub fn write_guarded(key: FileKey) -> bool {
+    write_guarded_number(number(key))
+}
+
+/// The same for its [`number`], whatever the lowest bits are.
+#[inline]
+pub fn write_guarded_number(number: u64) -> bool {
+    GLANCE.writers.load(Acquire) != 0
+        && WRITE_GUARDED.get((number >> 56) as usize).is_none_or(|held| held.load(Acquire))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn table() -> Box<Files> {
+        // SAFETY: as `launch::prepare` has it: zeroes are numbers, `false`, and guards of no kind.
+        #[allow(unsafe_code)]
+        unsafe {
+            Box::<Files>::new_zeroed().assume_init()
+        }
+    }
+
+    fn file(ino: u64, guard: Guard) -> File {
+        File { key: FileKey { dev: 1, ino }, guard, ..NO_FILE }
+    }
+
+    #[test]
+    fn the_table_agrees_with_a_map() {
+        let mut files = table();
+        let mut model: HashMap<u64, (FileId, Guard)> = HashMap::new();
+        let mut random = 1u64;
+        for _ in 0..20_000 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            // So few that entries are used again, and hashes are shared.
+            let ino = random % 900 * 4096;
+            let guard = match random >> 39 & 3 {
+                0 => Guard::Read,
+                1 => Guard::Carried,
+                _ => Guard::Write,
+            };
+            let key = FileKey { dev: 1, ino };
+            match files.find(key) {
+                None => {
+                    assert!(!model.contains_key(&ino));
+                    model.insert(ino, (files.add(file(ino, guard)).unwrap(), guard));
+                }
+                Some(id) if random & (1 << 41) == 0 => {
+                    assert_eq!(model.get(&ino).unwrap().0, id);
+                    files.set(id, file(0, guard));
+                    model.insert(ino, (id, guard));
+                }
+                Some(id) => {
+                    assert_eq!(model.remove(&ino).unwrap().0, id);
+                    files.remove(id);
+                }
+            }
+            let guarded = model.values().filter(|file| file.1 == Guard::Write).count();
+            assert_eq!(GLANCE.writers.load(Acquire) as usize, guarded);
+            let carried = model.values().filter(|file| file.1 == Guard::Carried).count();
+            assert_eq!(files.carried, carried);
+        }
+        assert_eq!(files.known().count(), model.len());
+        for (&ino, &(id, guard)) in &model {
+            let key = FileKey { dev: 1, ino };
+            assert_eq!((files.find(key), files.get(id).guard), (Some(id), guard));
+            assert!(guard != Guard::Write || write_guarded(key));
+        }
+        assert!(files.ids().len() <= 900);
+        files.clear();
+        assert_eq!((files.known().count(), GLANCE.writers.load(Acquire)), (0, 0));
+    }
+
+    #[test]
+    fn a_file_is_found_by_what_its_mappings_show() {
+        let mut files = table();
+        let id = files.add(file(7, Guard::Read)).unwrap();
+        // Not known, half noted by a sidecar that was killed then, and known: on some file systems another device than stat's.
+        for (mapped, found) in
+            [((0, 0), true), ((5, 0), true), ((0, 7), true), ((5, 7), true), ((6, 7), false)]
+        {
+            files.get_mut(id).unwrap().mapped = mapped;
+            assert_eq!(files.shown_as(5, 7), found.then_some(id), "{mapped:?}");
+            assert_eq!(files.shown_as(5, 8), None, "{mapped:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_table_refuses() {
+        let mut files = table();
+        for ino in 0..FILES as u64 {
+            files.add(file(ino, Guard::Read)).unwrap();
+        }
+        assert_eq!(files.add(file(1 << 40, Guard::Read)), None);
+        files.remove(77);
+        assert_eq!(files.add(file(1 << 40, Guard::Read)), Some(77));
+    }
+
+    /// A write of 1,504 bytes went unseen in one of some ten thousand threaded histories, and a later write of the whole
+    /// file left its page out: the list of guarded files was being written anew, for another file, while the
+    /// write asked whether its own was on it.
+    #[test]
+    fn a_guarded_file_is_never_overlooked_while_others_come_and_go() {
+        let mut files = table();
+        let held = file(7, Guard::Write);
+        files.add(held).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for ino in 0..20_000 {
+                    let other = files.add(file(8 + ino, Guard::Write)).unwrap();
+                    files.remove(other);
+                }
+                done.store(true, Release);
+            });
+            while !done.load(Acquire) {
+                assert!(write_guarded(held.key));
+            }
+        });
+    }
+}

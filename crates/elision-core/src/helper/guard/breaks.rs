@@ -1,0 +1,156 @@
+//! Which leases may be being broken: noted in signal handlers, asked in the sidecar's loop.
+//!
+//! To ask each of thousands of leases takes milliseconds, in which everybody who wants a file waits. So the kernel is told
+//! which real-time signals to send (`F_SETSIG`):
+//!
+//! - one for the leases on our own descriptions, which comes with the number of the descriptor that the lease was taken with;
+//! - another for leases that mappings carry, whose descriptors are closed. What was adopted has a lease of our own as well,
+//!   and so the first signal, too: only those that were not have to be looked at;
+//! - and the ordinary SIGIO for leases on the program's own descriptions, on which no setting of ours must be left should
+//!   we be killed, and in place of any signal that the kernel cannot queue. Then every lease is asked.
+//!
+//! Descriptors are noted as bits, so no number of signals is too many. A note says no more than that a lease is worth a look. So
+//! it does no harm that the descriptor may have been closed, and its number given to another, before it is
+//! looked at: a break of that other one brings a note of its own. And a lease is looked at after its note was taken, so
+//! what comes while it is looked at is noted anew.
+
+use crate::helper::files::FILES;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+
+/// Descriptors that can be noted by number. (There is one for each guarded file, and a few others.)
+pub const DESCRIPTORS: usize = 2 * FILES;
+
+static ALL: AtomicBool = AtomicBool::new(false);
+static CARRIED: AtomicBool = AtomicBool::new(false);
+static ANY: AtomicBool = AtomicBool::new(false);
+static NOTED: [AtomicU64; DESCRIPTORS / 64] = [const { AtomicU64::new(0) }; DESCRIPTORS / 64];
+
+/// What was noted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Broken {
+    /// The lease of this descriptor.
+    One(i32),
+    /// Perhaps any that a mapping carries.
+    Carried,
+    /// Perhaps any.
+    All,
+}
+
+/// Every lease is worth a look. (In a signal handler, too.)
+pub fn note_all() {
+    ALL.store(true, SeqCst);
+}
+
+/// Every lease that a mapping carries is. (In a signal handler, too.)
+pub fn note_carried() {
+    CARRIED.store(true, SeqCst);
+    ANY.store(true, SeqCst);
+}
+
+/// The lease of this descriptor is. (In a signal handler, too.)
+pub fn note(fd: i32) {
+    let Ok(fd) = usize::try_from(fd) else { return note_all() };
+    let Some(word) = NOTED.get(fd / 64) else { return note_all() };
+    word.fetch_or(1 << (fd % 64), SeqCst);
+    ANY.store(true, SeqCst);
+}
+
+/// Takes the notes there are, and hands each over. After [`Broken::All`] none is left.
+pub fn take(mut each: impl FnMut(Broken)) {
+    let all = ALL.swap(false, SeqCst);
+    if !ANY.swap(false, SeqCst) && !all {
+        return;
+    }
+    for (at, word) in NOTED.iter().enumerate() {
+        if word.load(Relaxed) == 0 {
+            continue;
+        }
+        let mut bits = word.swap(0, SeqCst);
+        while bits != 0 && !all {
+            each(Broken::One((at * 64) as i32 + bits.trailing_zeros() as i32));
+            bits &= bits - 1;
+        }
+    }
+    let carried = CARRIED.swap(false, SeqCst);
+    if all {
+        each(Broken::All);
+    } else if carried {
+        each(Broken::Carried);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken() -> Vec<Broken> {
+        let mut taken = Vec::new();
+        take(|broken| taken.push(broken));
+        taken
+    }
+
+    #[test]
+    fn notes_are_taken_once_and_none_is_lost() {
+        assert_eq!(taken(), []);
+        let last = DESCRIPTORS as i32 - 1;
+        for fd in [700, 63, 64, last, 0, 64] {
+            note(fd);
+        }
+        assert_eq!(taken(), [0, 63, 64, 700, last].map(Broken::One));
+        assert_eq!(taken(), []);
+        for fd in [-1, last + 1] {
+            note(fd);
+            note(5);
+            note_carried();
+            assert_eq!(taken(), [Broken::All], "{fd}");
+            assert_eq!(taken(), []);
+        }
+        note_carried();
+        note(1);
+        assert_eq!(taken(), [Broken::One(1), Broken::Carried]);
+        assert_eq!(taken(), []);
+        // What is noted while notes are taken comes at the next time, or still at this one.
+        note(3);
+        note(900);
+        let mut seen = Vec::new();
+        take(|broken| {
+            if seen.is_empty() {
+                note(3);
+                note(1_000);
+            }
+            seen.push(broken);
+        });
+        seen.extend(taken());
+        assert_eq!(seen, [3, 900, 1_000, 3].map(Broken::One));
+    }
+
+    /// Signals come at any moment, each of a lease that is broken from then on.
+    #[test]
+    fn notes_of_another_thread_are_never_lost() {
+        const ROUNDS: i32 = 200_000;
+        let done = AtomicBool::new(false);
+        let states = [const { AtomicBool::new(false) }; 200];
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    let fd = round * 7 % 200;
+                    states[fd as usize].store(true, SeqCst);
+                    note(fd);
+                }
+                done.store(true, SeqCst);
+            });
+            let look = || {
+                take(|broken| {
+                    if let Broken::One(fd) = broken {
+                        states[fd as usize].store(false, SeqCst);
+                    }
+                });
+            };
+            while !done.load(SeqCst) {
+                look();
+            }
+            look();
+            assert!(states.iter().all(|broken| !broken.load(SeqCst)));
+        });
+    }
+}

@@ -1,0 +1,178 @@
+//! What /proc says of the program's processes and threads.
+//!
+//! A sidecar opens /proc when it begins, and looks below that from then on: the program may take it away (`umount`, `pivot_root`), and
+//! would not be held still any more, or pass for dead.
+
+use crate::client::launch;
+use core::sync::atomic::{AtomicI32, Ordering::*};
+use elision_sys::file::{self, ProcPath};
+use elision_sys::raw::Result;
+use elision_sys::task;
+
+/// The sidecar's descriptor of /proc; −1 where there is none (yet), and in other processes.
+static ROOT: AtomicI32 = AtomicI32::new(-1);
+
+/// In a sidecar that begins, or a forked child: the descriptor is another process's.
+pub(crate) fn begin() {
+    ROOT.store(-1, Relaxed);
+}
+
+/// Opens /proc. False if it is not there, or has other numbers than system calls have for processes. (It has in a PID namespace for which
+/// it was not mounted anew: there a number means another process, whose threads would be taken for the program's.)
+pub(crate) fn open_root() -> bool {
+    let Ok(root) = file::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC, 0) else {
+        return false;
+    };
+    let (mut link, mut digits) = ([0u8; 16], [0u8; 10]);
+    let own = file::decimal(task::pid() as u64, &mut digits);
+    if file::read_link_at(root, c"self", &mut link) != Ok(own) {
+        file::close(root);
+        return false;
+    }
+    ROOT.store(root, Relaxed);
+    true
+}
+
+/// Opens a file of a process, to read.
+pub(crate) fn open(path: &ProcPath, flags: i32) -> Result<i32> {
+    let flags = flags | libc::O_RDONLY | libc::O_CLOEXEC;
+    match ROOT.load(Relaxed) {
+        -1 => file::open(path.as_c_str(), flags, 0),
+        root => file::open_at(root, path.below_proc(), flags),
+    }
+}
+
+/// Is there still a thread of `pid` that uses this memory? Not after exec, nor after the end.
+pub(crate) fn program_lives(pid: i32) -> bool {
+    let mut lives = None;
+    let all = each_thread(pid, |tid| {
+        lives = Some(launch::shares_memory(tid));
+        lives == Some(false)
+    });
+    // What cannot be listed is not gone for that.
+    lives.unwrap_or(!all && task::exists(pid))
+}
+
+/// Is the process dead, as far as it can ever do anything?
+pub(crate) fn is_gone(pid: i32) -> bool {
+    match state_of(pid, pid) {
+        Some(state) => matches!(state, b'Z' | b'X' | b'x'),
+        None => !task::exists(pid),
+    }
+}
+
+/// Calls `visit` with every thread of the process until it says false. False if it did, or the list cannot be read.
+pub(crate) fn each_thread(pid: i32, visit: impl FnMut(i32) -> bool) -> bool {
+    each_number(ProcPath::new(pid, "task", None), visit)
+}
+
+/// The same with every descriptor, but 0.
+pub(crate) fn each_descriptor(pid: i32, visit: impl FnMut(i32) -> bool) -> bool {
+    each_number(ProcPath::new(pid, "fd", None), visit)
+}
+
+fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
+    let Ok(directory) = open(&path, libc::O_DIRECTORY) else {
+        return false;
+    };
+    // (On the stack of the program's thread that starts a sidecar, which may be a signal handler's.)
+    let mut buffer = [0u8; 512];
+    let mut good = true;
+    while good {
+        let Ok(filled) = file::directory_entries(directory, &mut buffer) else {
+            good = false;
+            break;
+        };
+        if filled == 0 {
+            break;
+        }
+        let mut at = 0;
+        while good && at < filled {
+            // struct linux_dirent64: inode 8, offset 8, record length 2, type 1, name.
+            let Some(length) = buffer.get(at + 16..at + 18) else { break };
+            let length = length.iter().rev().fold(0usize, |sum, &byte| sum << 8 | byte as usize);
+            let name = buffer.get(at + 19..at + length).unwrap_or(&[]);
+            let number = name
+                .iter()
+                .take_while(|b| b.is_ascii_digit())
+                .fold(0i64, |n, &b| n * 10 + i64::from(b - b'0'));
+            if number > 0 {
+                good = visit(number as i32);
+            }
+            if length == 0 {
+                break;
+            }
+            at += length;
+        }
+    }
+    file::close(directory);
+    good
+}
+
+/// Calls `visit` with every child of a thread until it says false. False if it did, or the kernel keeps no list.
+pub(crate) fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool) -> bool {
+    let Ok(fd) = open_of_thread(pid, tid, b"/children") else { return false };
+    let mut buffer = [0u8; 128];
+    let mut number = 0i64;
+    let mut good = true;
+    while good {
+        match file::read(fd, &mut buffer) {
+            Ok(0) => break,
+            Err(_) => good = false,
+            Ok(filled) => {
+                for &byte in buffer.iter().take(filled) {
+                    if byte.is_ascii_digit() {
+                        number = number * 10 + i64::from(byte - b'0');
+                    } else if number > 0 {
+                        good = good && visit(number as i32);
+                        number = 0;
+                    }
+                }
+            }
+        }
+    }
+    file::close(fd);
+    good
+}
+
+/// Has the process the name of a sidecar's parent?
+pub(crate) fn is_supervisor(pid: i32) -> bool {
+    let path = ProcPath::new(pid, "comm", None);
+    let Ok(fd) = open(&path, 0) else { return false };
+    let mut text = [0u8; 16];
+    let filled = file::read(fd, &mut text).unwrap_or(0);
+    file::close(fd);
+    text.get(..filled).and_then(|text| text.strip_suffix(b"\n"))
+        == Some(crate::helper::SUPERVISORS_NAME.to_bytes())
+}
+
+/// Opens a file of /proc/PID/task/TID.
+fn open_of_thread(pid: i32, tid: i32, name: &[u8]) -> elision_sys::raw::Result<i32> {
+    open(&ProcPath::new(pid, "task", Some(tid)).and(name), 0)
+}
+
+/// Is the thread dead, or about to be? (A main thread that ended before the others stays as a zombie.)
+pub(crate) fn is_dead(pid: i32, tid: i32) -> bool {
+    matches!(state_of(pid, tid), None | Some(b'Z' | b'X' | b'x'))
+}
+
+/// Is the process stopped (SIGSTOP and its kin)?
+pub(crate) fn is_stopped(pid: i32) -> bool {
+    let mut stopped = false;
+    each_thread(pid, |tid| {
+        stopped = matches!(state_of(pid, tid), Some(b'T' | b't'));
+        !stopped
+    });
+    stopped
+}
+
+/// The letter that /proc has for what a thread is at; `None`: there is no such thread.
+fn state_of(pid: i32, tid: i32) -> Option<u8> {
+    let fd = open_of_thread(pid, tid, b"/stat").ok()?;
+    let mut text = [0u8; 256];
+    let filled = file::read(fd, &mut text).unwrap_or(0);
+    file::close(fd);
+    // The state follows the last ')' of the name.
+    let text = text.get(..filled).unwrap_or(&[]);
+    text.iter().rposition(|&b| b == b')').and_then(|i| text.get(i + 2)).copied()
+}

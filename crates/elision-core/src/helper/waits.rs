@@ -1,0 +1,169 @@
+//! The timeouts of calls that a pause has interrupted.
+//!
+//! The kernel continues poll, select, nanosleep and futex waits with the time that is left. Other calls end with EINTR and are made
+//! again with their full timeout, so a thread that is paused often would wait for ever. Therefore the first pause of a wait notes when the
+//! wait has to be over, and a later pause ends the wait if that time has come. A wait takes three times its timeout at most: what
+//! passed before the first pause is not known, and the last repetition may begin just before the end.
+//!
+//! The note is the upper half of rax. The kernel takes the number of a call from the lower half ("treat %eax as int", Linux 5.14), and rax is
+//! one of the three registers that every system call changes. The note stays while the kernel repeats the call and is
+//! gone when the call returns, so a thread that makes the same call twice is not taken to be in one wait.
+
+use elision_sys::task::{self, Registers, Then};
+
+/// Where a call says how long it waits.
+enum Limit {
+    /// Milliseconds, in the fourth argument.
+    Milliseconds,
+    /// A `timespec` at this address.
+    At(u64),
+    /// This option of the socket in the first argument.
+    Socket(i32),
+}
+
+/// The limit of a call that the kernel does not continue by itself, and the call's result when its time is over.
+fn limit_of(registers: &Registers) -> Option<(Limit, i64)> {
+    let again = -i64::from(libc::EAGAIN);
+    match task::call_of(registers) {
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => Some((Limit::Milliseconds, 0)),
+        libc::SYS_epoll_pwait2 => Some((Limit::At(registers.r10), 0)),
+        libc::SYS_semtimedop => Some((Limit::At(registers.r10), again)),
+        libc::SYS_rt_sigtimedwait => Some((Limit::At(registers.rdx), again)),
+        libc::SYS_read
+        | libc::SYS_readv
+        | libc::SYS_recvfrom
+        | libc::SYS_recvmsg
+        | libc::SYS_accept
+        | libc::SYS_accept4 => Some((Limit::Socket(libc::SO_RCVTIMEO), again)),
+        libc::SYS_write | libc::SYS_writev | libc::SYS_sendto | libc::SYS_sendmsg => {
+            Some((Limit::Socket(libc::SO_SNDTIMEO), again))
+        }
+        _ => None,
+    }
+}
+
+impl Limit {
+    /// Milliseconds, rounded up; `None` where the call waits without a limit.
+    fn milliseconds(&self, program: i32, registers: &Registers) -> Option<u64> {
+        match *self {
+            Limit::Milliseconds => u64::try_from(registers.r10 as i32).ok().filter(|&ms| ms > 0),
+            Limit::At(address) => {
+                let [seconds, nanoseconds] = task::peek(address as usize)?;
+                let seconds = u64::try_from(seconds).ok()?;
+                Some(seconds.saturating_mul(1000).saturating_add((nanoseconds as u64).div_ceil(1_000_000)))
+            }
+            Limit::Socket(option) => task::socket_timeout_ms(program, registers.rdi as i32, option),
+        }
+    }
+}
+
+/// A pause has made the call return EINTR: notes when its wait has to be over, or ends it.
+pub(crate) fn interrupted(program: i32, registers: &mut Registers) -> Then {
+    let Some((limit, over)) = limit_of(registers) else { return Then::Again };
+    let Some(ms) = limit.milliseconds(program, registers) else { return Then::Again };
+    if note_end(registers, ms, task::now_ms()) { Then::Over(over) } else { Then::Again }
+}
+
+/// Set in a note, so that no note is zero.
+const NOTED: u64 = 1 << 62;
+/// Bits of a clock in milliseconds that a note has: they repeat after twelve days.
+const CLOCK_BITS: u32 = 30;
+const CLOCK: u64 = (1 << CLOCK_BITS) - 1;
+/// A note that is this much older than its wait can be is no note of ours.
+const LATE_MS: i64 = 60_000;
+
+/// Is the wait over, by its note? Without one it gets a note. (A wait of more than six days, which the clock could not tell from one that
+/// is over, gets none.)
+fn note_end(registers: &mut Registers, limit_ms: u64, now_ms: u64) -> bool {
+    let Some(limit) = i64::try_from(limit_ms).ok().filter(|&limit| limit < 1 << (CLOCK_BITS - 1)) else {
+        return false;
+    };
+    let noted = registers.orig_rax >> 32;
+    let unused = i64::BITS - CLOCK_BITS;
+    // The difference of two clocks of so many bits, with its sign.
+    let left = ((noted & CLOCK).wrapping_sub(now_ms) << unused) as i64 >> unused;
+    if noted & NOTED >> 32 != 0 && (-limit - LATE_MS..=limit).contains(&left) {
+        return left <= 0;
+    }
+    registers.orig_rax =
+        registers.orig_rax & u64::from(u32::MAX) | NOTED | (now_ms.wrapping_add(limit_ms) & CLOCK) << 32;
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn registers(call: i64) -> Registers {
+        // SAFETY: plain numbers.
+        #[allow(unsafe_code)]
+        let zeroes: Registers = unsafe { core::mem::zeroed() };
+        Registers { orig_rax: call as u64, ..zeroes }
+    }
+
+    proptest! {
+        /// A wait that is interrupted at any times ends at the first one that is not before its end, whatever the clock says.
+        #[test]
+        fn a_wait_ends_when_its_time_has_come(
+            begun in any::<u32>().prop_map(u64::from),
+            limit in 1u64..100_000_000,
+            steps in prop::collection::vec(0u64..40_000_000, 1..20),
+        ) {
+            let mut registers = registers(libc::SYS_epoll_wait);
+            let mut now = begun;
+            prop_assert!(!note_end(&mut registers, limit, now));
+            for step in steps {
+                now += step;
+                // The kernel would have ended the repetition by itself.
+                if step > limit { break }
+                prop_assert_eq!(note_end(&mut registers, limit, now), now >= begun + limit);
+                prop_assert_eq!(task::call_of(&registers), libc::SYS_epoll_wait);
+                if now >= begun + limit { break }
+            }
+        }
+    }
+
+    #[test]
+    fn only_rax_is_changed() {
+        let mut registers = registers(libc::SYS_epoll_wait);
+        registers.r10 = 5 << 32 | 3000;
+        let before = registers;
+        assert!(interrupted(task::pid(), &mut registers) == Then::Again);
+        assert_eq!(registers.orig_rax as u32, before.orig_rax as u32);
+        assert_ne!(registers.orig_rax, before.orig_rax);
+        assert_eq!(
+            format!("{:?}", Registers { orig_rax: before.orig_rax, ..registers }),
+            format!("{before:?}")
+        );
+    }
+
+    #[test]
+    fn what_is_no_note_of_ours_ends_no_wait() {
+        for upper in [0, 1, u64::from(u32::MAX), NOTED >> 32] {
+            let mut registers = registers(libc::SYS_epoll_wait);
+            registers.orig_rax |= upper << 32;
+            assert!(!note_end(&mut registers, 5, 1 << 29), "{upper:x}");
+            assert!(note_end(&mut registers, 5, (1 << 29) + 5), "{upper:x}");
+        }
+    }
+
+    #[test]
+    fn a_wait_of_weeks_gets_no_note() {
+        let mut registers = registers(libc::SYS_epoll_wait);
+        assert!(!note_end(&mut registers, 1 << 29, 5));
+        assert_eq!(registers.orig_rax, libc::SYS_epoll_wait as u64);
+    }
+
+    #[test]
+    fn limits_are_read_where_the_call_has_them() {
+        let time = [3i64, 1_000_001];
+        let mut registers = registers(libc::SYS_rt_sigtimedwait);
+        registers.rdx = time.as_ptr() as u64;
+        let (limit, _) = limit_of(&registers).unwrap();
+        assert_eq!(limit.milliseconds(task::pid(), &registers), Some(3002));
+        assert_eq!(Limit::At(0).milliseconds(task::pid(), &registers), None);
+        registers.r10 = -1i32 as u32 as u64;
+        assert_eq!(Limit::Milliseconds.milliseconds(task::pid(), &registers), None);
+    }
+}

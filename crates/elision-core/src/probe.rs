@@ -1,0 +1,550 @@
+//! What this kernel, this file system and this file allow, found out by trying.
+//!
+//! Everything here is asked at leisure, by `elision doctor` and by tests; nothing is remembered. Where an
+//! experiment is possible it is made, because version numbers lie: distributions port features back, and
+//! containers filter system calls out. Every experiment cleans up after itself and changes nothing that
+//! the process can see: descriptors are closed on exec and closed again, memory is unmapped.
+//!
+//! `Ok(())` means that the thing works here. An error is the one the kernel gave, or one of kind
+//! [`Unsupported`](io::ErrorKind::Unsupported) when the call succeeded and its effect was not the one needed.
+#![cfg(target_os = "linux")]
+// The experiments are system calls that no safe wrapper offers, on structures that are written out here.
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, c_int, c_long, c_ulong};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::ptr;
+
+// ---- the numbers, from <linux/fs.h>, <linux/userfaultfd.h> and <linux/magic.h> ----
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`: 96 bytes.
+const PAGEMAP_SCAN: c_ulong = 0xc060_6610;
+/// `_IOWR('f', 17, struct procmap_query)`: 104 bytes.
+const PROCMAP_QUERY: c_ulong = 0xc068_6611;
+/// `_IOWR(0xAA, 0x3F, struct uffdio_api)`: 24 bytes.
+const UFFDIO_API: c_ulong = 0xc018_aa3f;
+/// `_IOWR(0xAA, 0x00, struct uffdio_register)`: 32 bytes.
+const UFFDIO_REGISTER: c_ulong = 0xc020_aa00;
+const UFFD_API: u64 = 0xaa;
+/// Handle only faults from user space: what an ordinary user may always ask for.
+const UFFD_USER_MODE_ONLY: c_int = 1;
+const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
+const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
+const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
+const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
+const PAGE_IS_WRITTEN: u64 = 1 << 1;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PROCMAP_QUERY_COVERING_OR_NEXT_VMA: u64 = 0x10;
+const F_SETSIG: c_int = 10;
+
+/// `struct pm_scan_arg`: which pages of a range are in which state; optionally protect them again.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `struct page_region`: one answer of PAGEMAP_SCAN.
+#[repr(C)]
+#[derive(Default, Clone, Copy)]
+struct PageRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `struct uffdio_api`.
+#[repr(C)]
+#[derive(Default)]
+struct UffdApi {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+/// `struct uffdio_register`.
+#[repr(C)]
+#[derive(Default)]
+struct UffdRegister {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+/// `struct procmap_query`: one mapping of /proc/self/maps, asked for by address.
+#[repr(C)]
+#[derive(Default)]
+struct ProcmapQuery {
+    size: u64,
+    flags: u64,
+    addr: u64,
+    vma_start: u64,
+    vma_end: u64,
+    vma_flags: u64,
+    vma_page_size: u64,
+    vma_offset: u64,
+    inode: u64,
+    dev_major: u32,
+    dev_minor: u32,
+    vma_name_size: u32,
+    build_id_size: u32,
+    vma_name_addr: u64,
+    build_id_addr: u64,
+}
+
+const _: () = assert!(size_of::<ScanArg>() == 96 && size_of::<ProcmapQuery>() == 104);
+const _: () = assert!(size_of::<UffdApi>() == 24 && size_of::<UffdRegister>() == 32);
+
+// ---- the kernel ----
+
+/// The kernel's release, as `uname -r` prints it.
+pub fn release() -> String {
+    sysctl_text("kernel/osrelease").unwrap_or_else(release_without_proc)
+}
+
+fn release_without_proc() -> String {
+    // SAFETY: all zeroes is a valid utsname: it holds only characters.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: writes one utsname.
+    unsafe { libc::uname(&mut name) };
+    let letters = name.release.iter().map(|&letter| letter as u8).take_while(|&letter| letter != 0);
+    String::from_utf8_lossy(&letters.collect::<Vec<_>>()).into_owned()
+}
+
+/// `PAGEMAP_SCAN` (Linux 6.7): which pages of a buffer were altered, without looking at each.
+pub fn pagemap_scan() -> io::Result<()> {
+    let pages = Pages::new(1)?;
+    pages.store(0);
+    match scan(&pages, 0, PAGE_IS_PRESENT)? {
+        Some(found) if found.start == pages.addr(0) => Ok(()),
+        _ => Err(unlike("the page just stored into was not reported")),
+    }
+}
+
+/// Write tracking: userfaultfd for an ordinary user with asynchronous write protection, and PAGEMAP_SCAN that
+/// fetches and re-arms (Linux 6.7). Tried from end to end: of two armed pages one is stored into, and exactly
+/// that one must be reported.
+pub fn write_tracking() -> io::Result<()> {
+    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY;
+    // SAFETY: userfaultfd takes flags and returns a new descriptor or -1.
+    let fd = check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?;
+    // SAFETY: the kernel just gave this descriptor to us; nobody else knows it.
+    let uffd = unsafe { OwnedFd::from_raw_fd(fd as c_int) };
+    let mut api = UffdApi { api: UFFD_API, features: UFFD_FEATURE_WP_ASYNC, ..Default::default() };
+    // SAFETY: UFFDIO_API reads and writes one uffdio_api, which `api` is.
+    check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &mut api) }.into())?;
+    let pages = Pages::new(2)?;
+    pages.store(0);
+    pages.store(1);
+    let mut register = UffdRegister {
+        start: pages.addr(0),
+        len: pages.addr(2) - pages.addr(0),
+        mode: UFFDIO_REGISTER_MODE_WP,
+        ioctls: 0,
+    };
+    // SAFETY: UFFDIO_REGISTER reads and writes one uffdio_register; the range is our own mapping, and stores
+    // into it are resolved by the kernel (WP_ASYNC), so no thread can hang on it.
+    check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &mut register) }.into())?;
+    let rearm = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC;
+    scan(&pages, rearm, PAGE_IS_WRITTEN)?;
+    pages.store(1);
+    match scan(&pages, rearm, PAGE_IS_WRITTEN)? {
+        Some(found) if (found.start, found.end) == (pages.addr(1), pages.addr(2)) => Ok(()),
+        _ => Err(unlike("the scan did not name the page that was stored into")),
+    }
+}
+
+/// `PROCMAP_QUERY` (Linux 6.11): what is mapped at an address, without reading all of /proc/self/maps.
+pub fn procmap_query() -> io::Result<()> {
+    let maps = File::open("/proc/self/maps")?;
+    let pages = Pages::new(1)?;
+    let mut query = ProcmapQuery {
+        size: size_of::<ProcmapQuery>() as u64,
+        flags: PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
+        addr: pages.addr(0),
+        ..Default::default()
+    };
+    // SAFETY: PROCMAP_QUERY reads and writes one procmap_query of the size it states; the two buffers it may
+    // fill have length zero.
+    check(unsafe { libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY, &mut query) }.into())?;
+    if (query.vma_start..query.vma_end).contains(&pages.addr(0)) {
+        Ok(())
+    } else {
+        Err(unlike("the answer does not cover the address asked for"))
+    }
+}
+
+/// `futex_waitv` (Linux 5.16): wait on several words at once.
+pub fn futex_waitv() -> io::Result<()> {
+    let nothing = ptr::null::<u8>();
+    // SAFETY: with no waiters the kernel looks at no memory; where it has the call, it answers EINVAL.
+    let answer = check(unsafe { libc::syscall(libc::SYS_futex_waitv, nothing, 0, 0, nothing, 0) });
+    match answer {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(unlike("waiting for nothing succeeded")),
+    }
+}
+
+/// `pidfd_open` (Linux 5.3) and `pidfd_getfd` (5.6): a descriptor of our own for what another process has open.
+pub fn pidfd_getfd() -> io::Result<()> {
+    let file = File::open("/dev/null")?;
+    // SAFETY: both calls take integers and touch no memory; what they return is ours alone.
+    unsafe {
+        let pidfd = check(libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0))?;
+        let pidfd = OwnedFd::from_raw_fd(pidfd as c_int);
+        let got = check(libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), file.as_raw_fd(), 0))?;
+        drop(OwnedFd::from_raw_fd(got as c_int));
+    }
+    Ok(())
+}
+
+/// ptrace: may a process that descends from this one hold it still? Tried, by a child. The calling thread should be the only one.
+pub fn ptrace() -> io::Result<()> {
+    // SAFETY: takes integers. Where there is no Yama it fails, and nothing is lost.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
+    let parent = std::process::id() as c_int;
+    // SAFETY: the child makes system calls only, and ends.
+    let child = check(unsafe { libc::fork() }.into())? as c_int;
+    if child == 0 {
+        // SAFETY: system calls with integers and null, and a status on the child's own stack; `errno` is the child's.
+        unsafe {
+            let mut status = 0;
+            let nothing = ptr::null_mut::<u8>();
+            let held = libc::ptrace(libc::PTRACE_SEIZE, parent, nothing, nothing) == 0
+                && libc::ptrace(libc::PTRACE_INTERRUPT, parent, nothing, nothing) == 0
+                && libc::waitpid(parent, &mut status, libc::__WALL) == parent
+                && libc::ptrace(libc::PTRACE_DETACH, parent, nothing, nothing) == 0;
+            libc::_exit(if held { 0 } else { *libc::__errno_location() });
+        }
+    }
+    let mut status = 0;
+    let waited = loop {
+        // SAFETY: writes one integer.
+        let waited = check(unsafe { libc::waitpid(child, &mut status, 0) }.into());
+        if !waited.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+            break waited;
+        }
+    };
+    // SAFETY: takes integers.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, 0) };
+    waited?;
+    match (libc::WIFSIGNALED(status), libc::WEXITSTATUS(status)) {
+        (false, 0) => Ok(()),
+        (false, errno) => Err(io::Error::from_raw_os_error(errno)),
+        (true, _) if libc::WTERMSIG(status) == libc::SIGSYS => Err(unlike("killed by SIGSYS")),
+        (true, _) => Err(unlike("the process that tried was killed")),
+    }
+}
+
+/// The system calls that the library makes, by name (`SYS_…`) and number, but those that end or make a process.
+pub fn calls() -> &'static [(&'static str, c_long)] {
+    #[cfg(target_os = "linux")]
+    return &elision_sys::task::CALLS;
+    #[cfg(not(target_os = "linux"))]
+    &[]
+}
+
+/// Does a filter let this system call through? It is made with arguments that mean nothing, so it should be one that does nothing then.
+pub fn call(number: c_long) -> io::Result<()> {
+    // SAFETY: no address is -1, nor a length, a process or a descriptor.
+    match unsafe { check(libc::syscall(number, -1, -1, -1, -1, -1, -1)) } {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Is /proc there, and that of this process's PID namespace?
+pub fn proc() -> io::Result<()> {
+    match fs::read_link("/proc/self")?.to_str().and_then(|number| number.parse::<u32>().ok()) {
+        Some(number) if number == std::process::id() => Ok(()),
+        _ => Err(unlike("/proc is that of another PID namespace")),
+    }
+}
+
+/// Has this process a system call filter (seccomp)?
+pub fn filtered() -> bool {
+    status_field("Seccomp:").is_some_and(|mode| mode == "2")
+}
+
+/// Yama's `kernel.yama.ptrace_scope`: 0 anybody of the same user, 1 descendants and whoever was invited, 2
+/// administrators, 3 nobody. `None` where there is no Yama, which is the same as 0.
+pub fn ptrace_scope() -> Option<u64> {
+    sysctl("kernel/yama/ptrace_scope")
+}
+
+/// The process that traces this one (a debugger, strace), if there is one.
+pub fn tracer() -> Option<u32> {
+    status_field("TracerPid:").and_then(|pid| pid.parse().ok()).filter(|pid| *pid != 0)
+}
+
+/// Has this process the capability with this number (`<linux/capability.h>`) in effect?
+pub fn has_capability(number: u32) -> bool {
+    let set = status_field("CapEff:").and_then(|set| u64::from_str_radix(&set, 16).ok());
+    set.is_some_and(|set| set >> number & 1 == 1)
+}
+
+/// CAP_LEASE: leases on files of other owners.
+pub const CAP_LEASE: u32 = 28;
+/// CAP_SYS_PTRACE: trace where Yama says "administrators only".
+pub const CAP_SYS_PTRACE: u32 = 19;
+
+/// A number under /proc/sys, by its path there (`"vm/max_map_count"`).
+pub fn sysctl(name: &str) -> Option<u64> {
+    sysctl_text(name)?.parse().ok()
+}
+
+// ---- file systems ----
+
+/// A file system, as statfs sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileSystem {
+    /// The magic number that statfs reports.
+    pub magic: u32,
+    /// Its usual name, or "unknown".
+    pub name: &'static str,
+    /// Is it on the list of file systems whose files may be deferred? Leases are granted on others too, /proc
+    /// among them, where the bytes change without anybody writing.
+    pub supported: bool,
+}
+
+const FILE_SYSTEMS: &[(u32, &str, bool)] = &[
+    (0x0000_ef53, "ext2/ext3/ext4", true),
+    (0x5846_5342, "XFS", true),
+    (0x9123_683e, "btrfs", true),
+    (0x0102_1994, "tmpfs", true),
+    (0x794c_7630, "overlayfs", false),
+    (0x6573_5546, "FUSE", false),
+    (0x0000_6969, "NFS", false),
+    (0xff53_4d42, "CIFS", false),
+    (0xfe53_4d42, "SMB2", false),
+    (0x0102_1997, "9p", false),
+    (0x00c3_6400, "Ceph", false),
+    (0x2fc1_2fc1, "ZFS", false),
+    (0xca45_1a4e, "bcachefs", false),
+    (0xf2f5_2010, "F2FS", false),
+    (0x8584_58f6, "ramfs", false),
+    (0x9584_58f6, "hugetlbfs", false),
+    (0x7371_7368, "squashfs", false),
+    (0xe0f5_e1e2, "EROFS", false),
+    (0x0000_9660, "ISO 9660", false),
+    (0x0000_4d44, "FAT", false),
+    (0x2011_bab0, "exFAT", false),
+    (0x7366_746e, "NTFS", false),
+    (0x0000_f15f, "eCryptfs", false),
+    (0x0000_9fa0, "proc", false),
+    (0x6265_6572, "sysfs", false),
+    (0x6462_6720, "debugfs", false),
+    (0x6367_7270, "cgroup2", false),
+];
+
+/// The file system that holds `path`.
+pub fn file_system(path: &Path) -> io::Result<FileSystem> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all zeroes is a valid statfs: it holds only integers.
+    let mut answer: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` ends in a zero byte and statfs writes one struct statfs.
+    check(unsafe { libc::statfs(path.as_ptr(), &mut answer) }.into())?;
+    Ok(name_file_system(answer.f_type as u32))
+}
+
+fn name_file_system(magic: u32) -> FileSystem {
+    let known = FILE_SYSTEMS.iter().find(|known| known.0 == magic);
+    known.map_or(FileSystem { magic, name: "unknown", supported: false }, |&(magic, name, supported)| {
+        FileSystem { magic, name, supported }
+    })
+}
+
+// ---- files ----
+
+/// Can a read lease be had on this file, at this moment? It is given back at once.
+///
+/// # Errors
+/// EAGAIN: somebody has the file open for writing. EACCES: it belongs to somebody else, and this process has
+/// no CAP_LEASE. EINVAL: this file system has no leases. Otherwise what `open` said.
+pub fn read_lease(file: &Path) -> io::Result<()> {
+    lease(file, libc::F_RDLCK)
+}
+
+/// The same for a write lease, which whoever opens the file to read and write could have. (The kernel counts who has a file open, and
+/// grants it to one who only reads as well.)
+///
+/// # Errors
+/// As [`read_lease`]; but EAGAIN: somebody has the file open.
+pub fn write_lease(file: &Path) -> io::Result<()> {
+    lease(file, libc::F_WRLCK)
+}
+
+fn lease(file: &Path, kind: c_int) -> io::Result<()> {
+    // O_NONBLOCK, so that neither a pipe nor somebody else's lease keeps us waiting.
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file)?;
+    let fd = open.as_raw_fd();
+    // Whoever opens the file between the two calls below makes the kernel signal us. SIGIO would end the process; SIGURG is
+    // ignored unless somebody asked for it.
+    // SAFETY: these fcntl commands take an integer and touch no memory.
+    unsafe {
+        check(libc::fcntl(fd, F_SETSIG, libc::SIGURG).into())?;
+        check(libc::fcntl(fd, libc::F_SETLEASE, kind).into())?;
+        check(libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK).into())?;
+    }
+    Ok(())
+}
+
+// ---- small tools ----
+
+/// Anonymous private pages of our own, stored into only through [`store`](Pages::store).
+struct Pages {
+    start: *mut u8,
+    page: usize,
+    count: usize,
+}
+
+impl Pages {
+    fn new(count: usize) -> io::Result<Pages> {
+        // SAFETY: sysconf takes a name and returns a number.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a fresh mapping wherever the kernel likes disturbs no memory in use.
+        let start = unsafe { libc::mmap(ptr::null_mut(), count * page, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Pages { start: start.cast(), page, count })
+    }
+
+    fn addr(&self, index: usize) -> u64 {
+        (self.start as usize + index * self.page) as u64
+    }
+
+    fn store(&self, index: usize) {
+        assert!(index < self.count);
+        // SAFETY: inside the mapping, which is writable and referred to by nothing else. Volatile, because
+        // only the kernel sees the effect.
+        unsafe { self.start.add(index * self.page).write_volatile(1) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: `new` mapped exactly this range, and no reference into it is ever given out.
+        unsafe { libc::munmap(self.start.cast(), self.count * self.page) };
+    }
+}
+
+/// The first run of pages in any of `categories`, by PAGEMAP_SCAN.
+fn scan(pages: &Pages, flags: u64, categories: u64) -> io::Result<Option<PageRegion>> {
+    let pagemap = File::open("/proc/self/pagemap")?;
+    let mut found = [PageRegion::default(); 4];
+    let mut arg = ScanArg {
+        size: size_of::<ScanArg>() as u64,
+        flags,
+        start: pages.addr(0),
+        end: pages.addr(pages.count),
+        vec: found.as_mut_ptr() as u64,
+        vec_len: found.len() as u64,
+        category_mask: categories,
+        return_mask: categories,
+        ..Default::default()
+    };
+    // SAFETY: PAGEMAP_SCAN reads and writes one pm_scan_arg of the size it states, and at most `vec_len`
+    // regions at `vec`, which is `found`. It may write-protect pages of `pages` only, under a userfaultfd that
+    // resolves the faults by itself.
+    let count = check(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &mut arg) }.into())?;
+    Ok(found[..count as usize].first().copied())
+}
+
+fn check(returned: c_long) -> io::Result<c_long> {
+    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
+}
+
+fn unlike(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, what)
+}
+
+fn sysctl_text(name: &str) -> Option<String> {
+    Some(fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?.trim().to_owned())
+}
+
+fn status_field(name: &str) -> Option<String> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
+    Some(line[name.len()..].trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fresh directory of its own, so that tests may count what is in it.
+    fn dir() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary directory")
+    }
+
+    #[test]
+    fn scanning_agrees_with_the_release() {
+        let mut numbers = release().split(['.', '-']).map(str::parse::<u32>).collect::<Vec<_>>().into_iter();
+        let mut next = || numbers.next().expect("a release has two numbers").expect("digits");
+        let release = (next(), next());
+        if let Err(error) = pagemap_scan() {
+            assert!(release < (6, 7), "Linux {release:?} has PAGEMAP_SCAN, yet: {error}");
+            assert!(write_tracking().is_err(), "tracking needs the scan");
+        }
+    }
+
+    #[test]
+    fn a_writer_keeps_the_lease_from_us() {
+        let dir = dir();
+        let path = dir.path().join("file");
+        let writer = File::create(&path).expect("create");
+        let refused = read_lease(&path).expect_err("a file open for writing has no read lease");
+        assert_eq!(refused.raw_os_error(), Some(libc::EAGAIN), "{refused}");
+        drop(writer);
+        if file_system(dir.path()).expect("statfs").supported {
+            read_lease(&path).expect("nobody has it open now");
+            write_lease(&path).expect("nobody has it open now");
+            let reader = File::open(&path).expect("open");
+            let refused = write_lease(&path).expect_err("a file that is open has no write lease for another");
+            assert_eq!(refused.raw_os_error(), Some(libc::EAGAIN), "{refused}");
+            drop(reader);
+        }
+    }
+
+    #[test]
+    fn file_systems_are_told_apart() {
+        let proc = file_system(Path::new("/proc/self")).expect("statfs");
+        assert_eq!((proc.name, proc.supported), ("proc", false));
+        assert!(name_file_system(0xef53).supported);
+        assert_eq!(name_file_system(1).name, "unknown");
+        let missing = file_system(Path::new("/nonexistent/file")).expect_err("missing");
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_release_is_known_without_proc() {
+        assert_eq!(release_without_proc(), release());
+    }
+
+    #[test]
+    fn sysctls_are_numbers() {
+        assert!(sysctl("vm/max_map_count").is_some_and(|count| count > 0));
+        assert_eq!(sysctl("vm/no_such_thing"), None);
+    }
+}

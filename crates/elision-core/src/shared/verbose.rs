@@ -1,0 +1,103 @@
+//! `ELISION_VERBOSE=1`: one line at the first transfer that is considered, one for each new reason to decline, one when it is over.
+//! To stderr, and only then. (A process that considers none has nothing to say: a tree may have many of them.)
+
+use crate::client::launch;
+use crate::stats::{COUNTERS, Reason};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::*};
+use elision_sys::file::{decimal, write};
+use elision_sys::task;
+
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+/// One bit for each reason, and one for being active.
+static SAID: AtomicU32 = AtomicU32::new(0);
+const ACTIVE: u32 = 1 << 31;
+const _: () = assert!(Reason::ALL.len() < 32);
+
+/// The name of the program as it was at its start, ended by zero.
+static PROGRAM: [AtomicU8; 32] = [const { AtomicU8::new(0) }; 32];
+
+/// Notes the program's name for the lines.
+pub(crate) fn set_program(name: &[u8]) {
+    for (slot, &byte) in PROGRAM.iter().take(PROGRAM.len() - 1).zip(name) {
+        slot.store(byte, Relaxed);
+    }
+}
+
+/// Switches the lines on.
+pub(crate) fn set_verbose(on: bool) {
+    VERBOSE.store(on, Relaxed);
+}
+
+/// Is this the first time?
+fn is_new(what: u32) -> bool {
+    SAID.load(Relaxed) & what == 0 && SAID.fetch_or(what, Relaxed) & what == 0
+}
+
+/// Counts a transfer that is done the traditional way; with ELISION_VERBOSE, says so once for each reason.
+pub fn decline(reason: Reason, len: usize) {
+    COUNTERS.decline(reason);
+    say_active();
+    if VERBOSE.load(Relaxed) && is_new(1 << reason as u32) {
+        let mut digits = [0; 20];
+        say(&[
+            b"declined a transfer of ",
+            decimal(len as u64, &mut digits),
+            b" bytes: ",
+            reason.name().as_bytes(),
+        ]);
+    }
+}
+
+/// Confirms that the drop-in is there: a transfer is considered.
+pub(crate) fn say_active() {
+    if VERBOSE.load(Relaxed) && is_new(ACTIVE) {
+        let mut digits = [0; 20];
+        let least = crate::client::dropin::min_bytes();
+        say(&[b"active for transfers of ", decimal(least as u64, &mut digits), b" bytes and more"]);
+    }
+}
+
+/// Says that deferral is over in this process.
+pub(crate) fn say_stopped(why: &str) {
+    if VERBOSE.load(Relaxed) {
+        say(&[b"nothing is deferred from here on: the program uses ", why.as_bytes()]);
+    }
+}
+
+/// Why there is no sidecar to ask.
+pub fn unavailable() -> Reason {
+    if launch::possible() { Reason::Sidecar } else { Reason::Unavailable }
+}
+
+/// Says that a variable of the environment is not understood, and what is done. For the constructor: later the program may have another
+/// file in the place of its stderr.
+pub(crate) fn say_not_understood(name: &str, value: &[u8], instead: &str) {
+    say(&[
+        name.as_bytes(),
+        b"=",
+        value.get(..100).unwrap_or(value),
+        b" is not understood: ",
+        instead.as_bytes(),
+    ]);
+}
+
+fn say(parts: &[&[u8]]) {
+    let program = PROGRAM.each_ref().map(|byte| byte.load(Relaxed));
+    let program = program.split(|&byte| byte == 0).next().unwrap_or(&[]);
+    let mut digits = [0; 20];
+    let pid = decimal(task::pid().max(0) as u64, &mut digits);
+    let mut line: [&[u8]; 12] = [b""; 12];
+    let all = [program, b"[", pid, b"]: "].into_iter().chain(parts.iter().copied());
+    line.iter_mut().zip(all).for_each(|(slot, part)| *slot = part);
+    write_line(2, &line);
+}
+
+/// Writes a line of ours in one go, so that those of several processes do not mix. What is too long is cut.
+#[inline(never)] // Its line is on the stack while it is written, and not longer.
+pub(crate) fn write_line(fd: i32, parts: &[&[u8]]) {
+    const MOST: usize = 255;
+    let mut line = [b'\n'; MOST + 1];
+    let all = [&b"elision: "[..]].into_iter().chain(parts.iter().copied()).flatten();
+    let len = line.iter_mut().take(MOST).zip(all).map(|(slot, byte)| *slot = *byte).count();
+    let _ = write(fd, line.get(..=len).unwrap_or(&[]));
+}

@@ -1,0 +1,247 @@
+//! What was deferred, loaded, elided, materialised, written, and declined, and why.
+//!
+//! Counters of this process (a forked child starts from zero). Between them holds, whenever nothing is
+//! in flight: bytes deferred = loaded + materialised + dropped unread + still pending.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a transfer was done the traditional way.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// Every reason, in order.
+            pub const ALL: &[Reason] = &[$(Reason::$name,)*];
+
+            /// The name under which statistics count it.
+            pub fn name(self) -> &'static str {
+                match self { $(Reason::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Not a regular file.
+    NotRegular = "not_a_regular_file",
+    /// Not one of the file systems whose leases and page cache are known to hold what they promise.
+    FileSystem = "file_system",
+    /// Opened with O_DIRECT or O_APPEND.
+    OpenFlags = "open_flags",
+    /// Buffer and file position differ modulo the page size.
+    Phase = "phase",
+    /// Too little of it in whole pages.
+    Small = "small",
+    /// The buffer is not memory that may be mapped over.
+    Memory = "memory",
+    /// The lease was refused: somebody has the file open for writing, or it is not ours.
+    LeaseRefused = "lease_refused",
+    /// This process has the file open for writing in a way that cannot be watched.
+    OwnWriter = "own_writer",
+    /// The write lease was refused: somebody else has the file open.
+    NotSole = "not_sole_opener",
+    /// A limit is near: mappings, descriptors, address space.
+    Limit = "limit",
+    /// The file has holes: a traditional write would fill them, and a traditional read on tmpfs would not.
+    Holes = "holes",
+    /// The kernel lacks what is needed, or the sidecar could not be started.
+    Unavailable = "unavailable",
+    /// The sidecar is gone or busy.
+    Sidecar = "sidecar",
+    /// Nearly all of what was read of this file before, or of others of about this size, came to be altered. Of a save: nearly
+    /// all was altered since the one before, so this one is not tracked.
+    MostlyAltered = "mostly_altered",
+    /// What was deferred of this file before had to be loaded, since the file was to be changed: by another process, or by this one in a
+    /// way that is no save.
+    Changing = "changing_file",
+    /// The file changed, or moved under another thread, while the call was being prepared.
+    Raced = "raced",
+}
+
+static EXACT: AtomicBool = AtomicBool::new(false);
+
+/// Counts loaded bytes of buffers that are dropped, too. Off unless set, because dropping a buffer then has to wait for
+/// the sidecar to look at its page tables; the drop-in sets it when ELISION_STATS asks for statistics.
+pub fn count_exactly(on: bool) {
+    EXACT.store(on, Relaxed);
+}
+
+#[cfg(target_os = "linux")]
+pub fn exact() -> bool {
+    EXACT.load(Relaxed)
+}
+
+const REASONS: usize = Reason::ALL.len();
+
+/// The counters, as they are kept.
+pub struct Counters {
+    pub deferred: AtomicU64,
+    pub loaded: AtomicU64,
+    pub materialised: AtomicU64,
+    pub elided: AtomicU64,
+    pub written: AtomicU64,
+    pub declined: [AtomicU64; REASONS],
+}
+
+pub static COUNTERS: Counters = Counters {
+    deferred: AtomicU64::new(0),
+    loaded: AtomicU64::new(0),
+    materialised: AtomicU64::new(0),
+    elided: AtomicU64::new(0),
+    written: AtomicU64::new(0),
+    declined: [const { AtomicU64::new(0) }; REASONS],
+};
+
+impl Counters {
+    #[cfg(target_os = "linux")]
+    pub fn add(counter: &AtomicU64, bytes: usize) {
+        counter.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub fn decline(&self, reason: Reason) {
+        if let Some(counter) = self.declined.get(reason as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn all(&self) -> impl Iterator<Item = &AtomicU64> {
+        [&self.deferred, &self.loaded, &self.materialised, &self.elided, &self.written]
+            .into_iter()
+            .chain(&self.declined)
+    }
+
+    #[cfg(target_os = "linux")]
+    pub fn reset(&self) {
+        self.all().for_each(|counter| counter.store(0, Relaxed));
+    }
+
+    /// Was anything counted?
+    #[cfg(target_os = "linux")]
+    pub fn any(&self) -> bool {
+        self.all().any(|counter| counter.load(Relaxed) != 0)
+    }
+}
+
+/// A reading of the counters.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Bytes that reads did not load.
+    pub deferred_bytes: u64,
+    /// Of these, loaded since because they were touched (as far as has been noticed; see [`snapshot`]).
+    pub loaded_bytes: u64,
+    /// Of these, copied because the file was about to change.
+    pub materialised_bytes: u64,
+    /// Bytes that writes did not write.
+    pub elided_bytes: u64,
+    /// Bytes that the same writes did write.
+    pub written_bytes: u64,
+    /// Transfers done the traditional way, by reason.
+    pub declined: Vec<(Reason, u64)>,
+}
+
+/// Reads the counters. Loaded bytes are counted when an extent ends ([`count_exactly`]); what live buffers have loaded
+/// so far is what [`Buffer::ranges`](crate::Buffer::ranges) tells.
+pub fn snapshot() -> Stats {
+    let read = |counter: &AtomicU64| counter.load(Relaxed);
+    Stats {
+        deferred_bytes: read(&COUNTERS.deferred),
+        loaded_bytes: read(&COUNTERS.loaded),
+        materialised_bytes: read(&COUNTERS.materialised),
+        elided_bytes: read(&COUNTERS.elided),
+        written_bytes: read(&COUNTERS.written),
+        declined: Reason::ALL
+            .iter()
+            .zip(&COUNTERS.declined)
+            .map(|(&reason, count)| (reason, read(count)))
+            .filter(|&(_, count)| count > 0)
+            .collect(),
+    }
+}
+
+/// Room for the longest line that [`take_line`] makes.
+#[cfg(target_os = "linux")]
+pub const LINE: usize = 1024;
+
+/// Puts pieces of text one behind the other, as far as there is room.
+#[cfg(target_os = "linux")]
+fn putting<'a>(line: &'a mut [u8; LINE], at: &'a mut usize) -> impl FnMut(&[u8]) + 'a {
+    |bytes| {
+        for &byte in bytes {
+            if let Some(slot) = line.get_mut(*at) {
+                *slot = byte;
+                *at += 1;
+            }
+        }
+    }
+}
+
+/// The line of JSON that says why deferral is over in a process.
+#[cfg(target_os = "linux")]
+pub fn stopped_line(pid: i32, why: &str, line: &mut [u8; LINE]) -> usize {
+    let mut at = 0;
+    let mut put = putting(line, &mut at);
+    put(b"{\"pid\":");
+    put(elision_sys::file::decimal(pid.max(0) as u64, &mut [0; 20]));
+    put(b",\"stopped\":\"");
+    put(why.as_bytes());
+    put(b"\"}\n");
+    drop(put);
+    at
+}
+
+/// Writes the counters as one line of JSON into `line`, without allocating, and says how long it is. They begin anew: what
+/// two report at the same time is reported once.
+#[cfg(target_os = "linux")]
+pub fn take_line(pid: i32, line: &mut [u8; LINE]) -> usize {
+    let mut at = 0;
+    let mut put = putting(line, &mut at);
+    let mut digits = [0; 20];
+    put(b"{\"pid\":");
+    put(elision_sys::file::decimal(pid.max(0) as u64, &mut digits));
+    for (name, counter) in [
+        ("deferred_bytes", &COUNTERS.deferred),
+        ("loaded_bytes", &COUNTERS.loaded),
+        ("materialised_bytes", &COUNTERS.materialised),
+        ("elided_bytes", &COUNTERS.elided),
+        ("written_bytes", &COUNTERS.written),
+    ] {
+        put(b",\"");
+        put(name.as_bytes());
+        put(b"\":");
+        put(elision_sys::file::decimal(counter.swap(0, Relaxed), &mut digits));
+    }
+    put(b",\"declined\":{");
+    let mut first = true;
+    for (reason, count) in Reason::ALL.iter().zip(&COUNTERS.declined) {
+        let count = count.swap(0, Relaxed);
+        if count > 0 {
+            put(if first { b"\"" } else { b",\"" });
+            put(reason.name().as_bytes());
+            put(b"\":");
+            put(elision_sys::file::decimal(count, &mut digits));
+            first = false;
+        }
+    }
+    put(b"}}\n");
+    drop(put);
+    at
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// It would be cut off, and no longer JSON.
+    #[test]
+    fn the_longest_line_has_room() {
+        COUNTERS.all().for_each(|counter| counter.store(u64::MAX, Relaxed));
+        let mut line = [0; LINE];
+        let length = take_line(i32::MAX, &mut line);
+        assert!(line[..length].ends_with(b"}}\n"), "{}", String::from_utf8_lossy(&line[..length]));
+        assert!(!COUNTERS.any());
+    }
+}

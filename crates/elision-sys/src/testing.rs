@@ -1,0 +1,43 @@
+//! What the tests of several crates need.
+#![allow(unsafe_code)] // The calling thread's processor and priority.
+
+/// For tests of waits: `waits` runs in a thread of real-time priority, once `holds`, in an ordinary thread on the same processor, calls what
+/// it is given, which comes back when the other is about to wait. That may not take as long as the kernel lets such a thread keep others from
+/// running (95 of 100 hundredths of a second, or for ever).
+pub fn beside_real_time(holds: impl FnOnce(&dyn Fn()) + Send, waits: impl FnOnce() + Send) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let (held, waiting) = (AtomicBool::new(false), AtomicBool::new(false));
+    let until = |flag: &AtomicBool| {
+        while !flag.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+    };
+    let real_time = || {
+        // SAFETY: structures of ours; zero stands for the calling thread.
+        unsafe {
+            let mut one = core::mem::zeroed::<libc::cpu_set_t>();
+            libc::CPU_SET(libc::sched_getcpu() as usize, &mut one);
+            assert_eq!(libc::sched_setaffinity(0, size_of_val(&one), &one), 0);
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                holds(&|| {
+                    held.store(true, Ordering::SeqCst);
+                    until(&waiting);
+                });
+            });
+            until(&held);
+            let priority = libc::sched_param { sched_priority: 1 };
+            // SAFETY: as above.
+            let granted = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &priority) } == 0;
+            if !granted {
+                println!("skipped: no right to a real-time priority");
+            }
+            let begun = std::time::Instant::now();
+            waiting.store(true, Ordering::SeqCst);
+            waits();
+            assert!(!granted || begun.elapsed().as_millis() < 500, "waited for {:?}", begun.elapsed());
+        });
+    };
+    std::thread::scope(|scope| scope.spawn(real_time).join().unwrap());
+}
