@@ -90,13 +90,6 @@ impl From<libc::statx> for Stat {
     }
 }
 
-/// The same, and the number of the mount, which is never given to another (Linux 6.8).
-pub fn stat_and_mount(fd: i32) -> Result<(Stat, Option<u64>)> {
-    const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
-    let answer = statx(fd, STAT_MASK | STATX_MNT_ID_UNIQUE)?;
-    Ok((answer.into(), (answer.stx_mask & STATX_MNT_ID_UNIQUE != 0).then_some(answer.stx_mnt_id)))
-}
-
 /// May only be appended to, whoever writes (`chattr +a`).
 pub fn is_append_only(fd: i32) -> Result<bool> {
     statx(fd, 0).map(|answer| answer.stx_attributes & libc::STATX_ATTR_APPEND as u64 != 0)
@@ -183,34 +176,6 @@ pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<i32> {
     Ok(fd as i32)
 }
 
-/// Opens a file for reading by its path from the root, if every part of the path is known already: nothing is waited for.
-pub fn open_known(path: &CStr) -> Result<i32> {
-    const RESOLVE_CACHED: u64 = 0x20;
-    #[repr(C)]
-    struct How {
-        flags: u64,
-        mode: u64,
-        resolve: u64,
-    }
-    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY;
-    let how = How { flags: flags as u64, mode: 0, resolve: RESOLVE_CACHED };
-    // SAFETY: the path is borrowed, and the struct lives, for the call.
-    let fd = unsafe {
-        syscall(
-            libc::SYS_openat2,
-            [
-                libc::AT_FDCWD as usize,
-                path.as_ptr() as usize,
-                (&raw const how) as usize,
-                size_of::<How>(),
-                0,
-                0,
-            ],
-        )?
-    };
-    Ok(fd as i32)
-}
-
 /// close(2).
 pub fn close(fd: i32) {
     // SAFETY: no memory is involved. An error leaves nothing to do.
@@ -292,26 +257,6 @@ pub unsafe fn pread(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usi
 pub fn read_at(fd: i32, bytes: &mut [u8], offset: u64) -> Result<usize> {
     // SAFETY: the slice is borrowed for writing.
     unsafe { pread(fd, bytes.as_mut_ptr() as usize, bytes.len(), offset) }
-}
-
-/// The same as [`pread`], unless it would have to wait for a device (`EAGAIN`).
-///
-/// # Safety
-/// As [`pread`].
-pub unsafe fn pread_at_once(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
-    if len == 0 {
-        return Ok(0);
-    }
-    let piece = libc::iovec { iov_base: core::ptr::with_exposed_provenance_mut(addr), iov_len: len };
-    let arguments =
-        [fd as usize, (&raw const piece) as usize, 1, offset as usize, 0, libc::RWF_NOWAIT as usize];
-    // SAFETY: the vector is borrowed for the call; what it names is the caller's promise.
-    match unsafe { syscall(libc::SYS_preadv2, arguments) } {
-        // A file system that cannot tell (tmpfs) has no device to wait for.
-        // SAFETY: the caller's promise.
-        Err(Errno(libc::EOPNOTSUPP)) => unsafe { pread(fd, addr, len, offset) },
-        other => other,
-    }
 }
 
 /// pwrite(2) from an address. The kernel checks the range, so no promise is needed.

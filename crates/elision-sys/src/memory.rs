@@ -56,14 +56,6 @@ pub unsafe fn map_file_at(addr: usize, len: usize, fd: i32, offset: u64) -> Resu
     Ok(())
 }
 
-/// Maps the first `len` bytes of `fd` privately, where there is room.
-pub fn map_file(len: usize, fd: i32) -> Result<usize> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: without MAP_FIXED the kernel picks addresses that nobody uses.
-    unsafe { syscall(libc::SYS_mmap, [0, len, prot as usize, flags as usize, fd as usize, 0]) }
-}
-
 /// Mappings of [`untouchable_at`] show positions in their file from here on. No file is so long.
 pub const UNTOUCHABLE: u64 = 1 << 62;
 

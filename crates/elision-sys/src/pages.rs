@@ -154,12 +154,6 @@ pub fn is_mapped(maps: i32, ino: u64) -> bool {
     }
 }
 
-/// The path of the file that is mapped at `addr`, ended by zero, as the kernel knows it now.
-pub fn mapped_path(maps: i32, addr: usize, path: &mut [u8]) -> Result<()> {
-    let mapping = query_mapping(maps, addr, COVERING_OR_NEXT, path)?;
-    if mapping.start <= addr && path.first() == Some(&b'/') { Ok(()) } else { Err(Errno(libc::ENOENT)) }
-}
-
 const COVERING_OR_NEXT: u64 = 0x10;
 const OF_A_FILE: u64 = 0x20;
 

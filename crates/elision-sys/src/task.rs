@@ -50,18 +50,6 @@ pub fn tid() -> i32 {
     unsafe { syscall(libc::SYS_gettid, [0; 6]) }.unwrap_or(0) as i32
 }
 
-/// getuid(2).
-pub fn real_user() -> u32 {
-    // SAFETY: no arguments.
-    unsafe { syscall(libc::SYS_getuid, [0; 6]) }.unwrap_or(0) as u32
-}
-
-/// geteuid(2).
-pub fn effective_user() -> u32 {
-    // SAFETY: no arguments.
-    unsafe { syscall(libc::SYS_geteuid, [0; 6]) }.unwrap_or(0) as u32
-}
-
 /// Waits until `word` is no longer `value`, somebody wakes it, or the time is over. Wakes spuriously.
 pub fn futex_wait(word: &AtomicU32, value: u32, timeout_ms: u64) {
     wait_on(word, value, timeout_ms, libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG);
@@ -322,7 +310,7 @@ macro_rules! calls {
 }
 
 /// Every system call of this library, and of the drop-in in the program's name, but those that end or make a process.
-pub const CALLS: [(&str, i64); 53] = calls![
+pub const CALLS: [(&str, i64); 50] = calls![
     SYS_chdir,
     SYS_clock_gettime,
     SYS_close,
@@ -337,11 +325,9 @@ pub const CALLS: [(&str, i64); 53] = calls![
     SYS_futex,
     SYS_futex_waitv,
     SYS_getdents64,
-    SYS_geteuid,
     SYS_getpid,
     SYS_getsockopt,
     SYS_gettid,
-    SYS_getuid,
     SYS_ioctl,
     SYS_kill,
     SYS_lseek,
@@ -359,7 +345,6 @@ pub const CALLS: [(&str, i64); 53] = calls![
     SYS_pidfd_open,
     SYS_prctl,
     SYS_pread64,
-    SYS_preadv2,
     SYS_prlimit64,
     SYS_process_vm_readv,
     SYS_ptrace,

@@ -2,7 +2,6 @@
 #![allow(unsafe_code)] // A slice over memory that the kernel fills; why its bytes hold still is argued below.
 
 use crate::file::File;
-use crate::quick;
 use crate::segment::{self, Segment};
 use elision_core::client::dropin::{self, Outcome};
 use elision_core::client::read::{self, Terms};
@@ -40,8 +39,6 @@ pub struct Buffer {
     addr: usize,
     len: usize,
     room: usize,
-    /// Made by [`quick`].
-    announced: bool,
     /// The file this buffer was last saved to, kept open so that saving again needs no new descriptor.
     pub(crate) origin: Option<File>,
 }
@@ -67,12 +64,7 @@ impl Buffer {
     pub(crate) fn place(segment: Segment, len: usize) -> io::Result<Buffer> {
         let room = len.max(1).checked_next_multiple_of(PAGE).ok_or_else(segment::no_room)?;
         let addr = segment.take(room)?;
-        Ok(Buffer { segment, addr, len, room, announced: false, origin: None })
-    }
-
-    /// All of a segment that has been filled, and announced to the sidecar.
-    pub(crate) fn announced(segment: Segment, addr: usize, len: usize, room: usize) -> Buffer {
-        Buffer { segment, addr, len, room, announced: true, origin: None }
+        Ok(Buffer { segment, addr, len, room, origin: None })
     }
 
     /// Changes the length. New bytes are zero; the pages that stay, stay associated.
@@ -87,11 +79,6 @@ impl Buffer {
             }
             self.room = room;
         } else if room < self.room {
-            if self.announced {
-                quick::settle();
-                // SAFETY: our own pages, which are exclusively borrowed, and cut off.
-                unsafe { quick::let_go(self.addr + room, self.room - room) };
-            }
             self.segment.give(self.addr + room, self.room - room);
             self.room = room;
         }
@@ -276,10 +263,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.announced {
-            // SAFETY: the memory is ours, and goes.
-            unsafe { quick::forget(self.addr, self.room) };
-        } else if self.segment.is_sole() {
+        if self.segment.is_sole() {
             // The segment ends with its only buffer: unmapped once, as a whole.
             // SAFETY: the memory is ours, and goes.
             unsafe { dropin::forget(self.addr, self.room) };

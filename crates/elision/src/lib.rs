@@ -29,8 +29,6 @@ mod file;
 #[cfg(not(all(target_os = "linux", not(elision_portable))))]
 mod portable;
 #[cfg(all(target_os = "linux", not(elision_portable)))]
-mod quick;
-#[cfg(all(target_os = "linux", not(elision_portable)))]
 mod segment;
 mod slice;
 
@@ -88,11 +86,6 @@ pub(crate) fn min_bytes(warm: bool) -> usize {
 /// As `std::fs::read`. An I/O error of a page that is loaded later arrives when it is touched; see [`Buffer::load`].
 pub fn read(path: impl AsRef<Path>) -> io::Result<Buffer> {
     let file = File::open(path)?;
-    #[cfg(all(target_os = "linux", not(elision_portable)))]
-    let file = match quick::read(file) {
-        Ok(buffer) => return Ok(buffer),
-        Err(file) => file,
-    };
     read_all(&file)
 }
 

@@ -43,11 +43,6 @@ impl Segment {
         Ok(Segment(Arc::new(Range { base, len, free: Mutex::new(free) })))
     }
 
-    /// Memory that is there already, and is all in use.
-    pub(crate) fn of(base: usize, len: usize) -> Segment {
-        Segment(Arc::new(Range { base, len, free: Mutex::default() }))
-    }
-
     /// Bytes reserved.
     pub fn capacity(&self) -> usize {
         self.0.len

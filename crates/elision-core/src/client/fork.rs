@@ -61,44 +61,6 @@ pub(crate) fn count() -> u64 {
     FORKS.load(SeqCst)
 }
 
-/// Threads that hold a descriptor which must not come to be shared; see [`Passage`].
-static PASSING: AtomicU32 = AtomicU32::new(0);
-
-/// A time in which no fork happens, and signals are blocked. Short, and without waiting for anything.
-pub struct Passage {
-    mask: Mask,
-    sidecar: u32,
-}
-
-impl Passage {
-    /// `None` while a fork is under way, and where there is no sidecar that the kernel may signal in this process's name.
-    pub fn enter() -> Option<Passage> {
-        let mask = task::block_signals();
-        PASSING.fetch_add(1, SeqCst);
-        // From here on leaving is what dropping does.
-        let passage = Passage { mask, sidecar: launch::sidecar() };
-        let good = FORKING.load(SeqCst) == 0 && passage.still_holds() && launch::may_be_signalled();
-        good.then_some(passage)
-    }
-
-    /// Pid of the sidecar.
-    pub fn sidecar(&self) -> u32 {
-        self.sidecar
-    }
-
-    /// Is it there still, and not about to go?
-    pub fn still_holds(&self) -> bool {
-        self.sidecar != 0 && launch::running() && launch::alive() && launch::sidecar() == self.sidecar
-    }
-}
-
-impl Drop for Passage {
-    fn drop(&mut self) {
-        PASSING.fetch_sub(1, SeqCst);
-        task::restore_signals(self.mask);
-    }
-}
-
 struct ForkMask(UnsafeCell<Option<Mask>>);
 // SAFETY: only touched by the thread that holds FORKING.
 unsafe impl Sync for ForkMask {}
@@ -208,12 +170,6 @@ pub extern "C" fn before_fork() {
     while FORKING.compare_exchange(0, 1, SeqCst, Acquire).is_err() {
         task::futex_wait(&FORKING, 1, 100);
     }
-    // Whoever comes now is turned away.
-    let mut round = 0;
-    while PASSING.load(SeqCst) != 0 {
-        task::give_way(round);
-        round += 1;
-    }
     FORKS.fetch_add(1, SeqCst);
     // SAFETY: FORKING is held.
     unsafe { *FORK_MASK.0.get() = Some(mask) };
@@ -290,11 +246,9 @@ pub extern "C" fn after_fork_child() {
     let predecessor = launch::begin_in_child();
     channel::reset();
     crate::shared::unmap_queue::reset();
-    crate::shared::registration::reset();
     processes::begin();
-    PASSING.store(0, Release);
     COUNTERS.reset();
-    if crate::helper::state::LIVE.load(Acquire) > 0 || crate::shared::registration::pending() > 0 {
+    if crate::helper::state::LIVE.load(Acquire) > 0 {
         // SAFETY: there is no sidecar, and this is the only thread.
         if !rested && let Some(state) = unsafe { launch::state() } {
             state.usage.whole = false;
@@ -320,26 +274,5 @@ fn end_fork() {
     task::futex_wake(&FORKING);
     if let Some(mask) = mask {
         task::restore_signals(mask);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_real_time_thread_that_forks_does_not_wait_for_what_it_keeps_from_running() {
-        elision_sys::testing::beside_real_time(
-            |until_waited_for| {
-                PASSING.fetch_add(1, SeqCst);
-                let passage = Passage { mask: task::block_signals(), sidecar: 0 };
-                until_waited_for();
-                drop(passage);
-            },
-            || {
-                before_fork();
-                after_fork_parent();
-            },
-        );
     }
 }

@@ -111,9 +111,6 @@ impl Ground {
 /// How many are started that are killed, one after the other, before it is given up for now.
 pub(crate) const TRIES: u32 = 40;
 
-/// The user whom signals to the sidecar must come from: who started it.
-static USER: AtomicU32 = AtomicU32::new(u32::MAX);
-
 /// The gate, once it is prepared.
 pub(crate) fn gate() -> Option<&'static Gate> {
     // SAFETY: null, or a page that is never unmapped; it holds atomics only.
@@ -175,11 +172,6 @@ pub(crate) fn is_helper() -> bool {
     [sidecar(), supervisor()].contains(&(task::pid() as u32))
 }
 
-/// May the kernel signal it in the name of the calling process?
-pub(crate) fn may_be_signalled() -> bool {
-    task::pid() == PROGRAM.load(Acquire) && task::effective_user() == USER.load(Acquire)
-}
-
 /// The pid of its parent, or 0.
 pub(crate) fn supervisor() -> u32 {
     gate().map_or(0, |gate| gate.supervisor.load(SeqCst))
@@ -209,18 +201,6 @@ pub(crate) fn kill_both() {
     for pid in [supervisor(), sidecar()].into_iter().filter(|&pid| pid != 0) {
         let _ = task::send_signal(pid as i32, libc::SIGKILL);
     }
-}
-
-/// A thread waits for the sidecar to do what it does at once. False: there is none.
-pub fn wait_at_once() -> bool {
-    static ASKED_MS: AtomicU64 = AtomicU64::new(0);
-    task::nap_us(20);
-    let now = task::now_ms();
-    let asked = ASKED_MS.load(Relaxed);
-    if now.saturating_sub(asked) >= 100 && ASKED_MS.compare_exchange(asked, now, Relaxed, Relaxed).is_ok() {
-        have_go_on();
-    }
-    alive()
 }
 
 /// Is there a sidecar, ready or not, or a parent that may start one? (Asked in this order: what is gone starts none.)
@@ -519,7 +499,6 @@ pub(crate) fn mark(gate: &Gate) {
     for (word, value) in gate.cookie.iter().zip([task::now_ns(), task::pid() as u64]) {
         word.store(value, Release);
     }
-    USER.store(task::real_user(), Release);
 }
 
 /// In the supervisor: starts the sidecar.

@@ -15,9 +15,6 @@ pub const FILES: usize = 1 << 14;
 pub enum Guard {
     /// Nothing: only tracked extents may refer to the file, and only if its ctime is still `stamp`.
     None = 0,
-    /// A read lease on a description that only the mappings themselves hold (see [`crate::quick`]). It ends with the last of
-    /// them, and we are told when it is being broken, though not which one of them it was.
-    Carried,
     /// A read lease on a description of our own.
     Read,
     /// A write lease on the program's own description, of which we hold a descriptor.
@@ -33,7 +30,7 @@ pub struct File {
     pub key: FileKey,
     /// What guards it.
     pub guard: Guard,
-    /// Our descriptor, while guarded; −1 if the guard is carried.
+    /// Our descriptor, while guarded.
     pub fd: i32,
     /// While not guarded: ctime when the guard was let go; tracked extents hold only if it has not moved. Seconds and
     /// nanoseconds, or [`NO_STAMP`].
@@ -99,8 +96,6 @@ pub struct Files {
     first: [u32; HASHES],
     /// Files under write leases, by bucket.
     guarded: [u32; BUCKETS],
-    /// Files whose guard is carried.
-    carried: usize,
     /// Which file a descriptor of ours was last the guard of, by its number.
     watched: [FileId; DESCRIPTORS],
 }
@@ -111,7 +106,7 @@ impl Files {
         for entry in self.entries.iter_mut().take(self.top) {
             *entry = NO_FILE;
         }
-        (self.top, self.free, self.carried) = (0, 0, 0);
+        (self.top, self.free) = (0, 0);
         TOP.store(0, Release);
         self.first.fill(0);
         self.guarded.fill(0);
@@ -165,11 +160,6 @@ impl Files {
         self.entries.get_mut(..self.top)?.get_mut(id as usize).filter(|file| file.used)
     }
 
-    /// Is the guard of any file carried?
-    pub fn any_carried(&self) -> bool {
-        self.carried != 0
-    }
-
     /// From now on this descriptor guards this file.
     pub fn watch(&mut self, fd: i32, id: FileId) {
         if let Some(slot) = usize::try_from(fd).ok().and_then(|fd| self.watched.get_mut(fd)) {
@@ -201,7 +191,6 @@ impl Files {
         let first = self.first.get_mut(hash(file.key))?;
         *self.entries.get_mut(id as usize)? = File { used: true, next: *first, ..file };
         *first = id + 1;
-        self.carried += usize::from(file.guard == Guard::Carried);
         if file.guard == Guard::Write {
             self.count_guard(file.key, true);
         }
@@ -216,8 +205,6 @@ impl Files {
         }
         if let Some(entry) = self.get_mut(id) {
             *entry = File { used: true, key: before.key, next: before.next, ..file };
-            let (now, then) = (file.guard == Guard::Carried, before.guard == Guard::Carried);
-            self.carried = (self.carried + usize::from(now)).saturating_sub(usize::from(then));
         }
         if file.guard != Guard::Write && before.guard == Guard::Write {
             self.count_guard(before.key, false);
@@ -230,7 +217,6 @@ impl Files {
         if !file.used {
             return;
         }
-        self.carried = self.carried.saturating_sub(usize::from(file.guard == Guard::Carried));
         if file.guard == Guard::Write {
             self.count_guard(file.key, false);
         }
@@ -332,9 +318,8 @@ mod tests {
             random ^= random << 17;
             // So few that entries are used again, and hashes are shared.
             let ino = random % 900 * 4096;
-            let guard = match random >> 39 & 3 {
+            let guard = match random >> 39 & 1 {
                 0 => Guard::Read,
-                1 => Guard::Carried,
                 _ => Guard::Write,
             };
             let key = FileKey { dev: 1, ino };
@@ -355,8 +340,6 @@ mod tests {
             }
             let guarded = model.values().filter(|file| file.1 == Guard::Write).count();
             assert_eq!(GLANCE.writers.load(Acquire) as usize, guarded);
-            let carried = model.values().filter(|file| file.1 == Guard::Carried).count();
-            assert_eq!(files.carried, carried);
         }
         assert_eq!(files.known().count(), model.len());
         for (&ino, &(id, guard)) in &model {

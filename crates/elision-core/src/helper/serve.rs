@@ -10,7 +10,6 @@ use crate::helper::guard::breaks;
 use crate::helper::processes;
 use crate::helper::state::{self, State};
 use crate::shared::channel::{self, ASLEEP, Answer, BELL, Op, Request};
-use crate::shared::registration;
 use crate::shared::unmap_queue;
 use crate::stats::Reason;
 use core::sync::atomic::{AtomicBool, Ordering::*};
@@ -21,10 +20,9 @@ use elision_sys::{pages, task};
 /// The kernel announces a lease break with this signal…
 const BREAK: i32 = libc::SIGIO;
 
-/// …or, where it was told to, with this one, which says of which descriptor, or with that one, which says that the lease is
-/// carried by a mapping. (Of the real-time signals any will do: nobody else's code runs in a sidecar.)
+/// …or, where it was told to, with this one, which says of which descriptor. (Of the real-time signals any will do: nobody else's code
+/// runs in a sidecar.)
 pub(crate) const NAMED_BREAK: i32 = 40;
-pub const CARRIED_BREAK: i32 = 41;
 
 /// A thread of the program has ended that may have been the last. (Sent to the supervisor, and handed on by it.)
 pub(crate) const PARENTS_END: i32 = 42;
@@ -34,13 +32,12 @@ pub(crate) const PARENTS_END: i32 = 42;
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
-/// All three of them.
-const BREAKS: [i32; 3] = [BREAK, NAMED_BREAK, CARRIED_BREAK];
+/// Both of them.
+const BREAKS: [i32; 2] = [BREAK, NAMED_BREAK];
 
 extern "C" fn on_break(signal: i32, info: &SignalInfo) {
     match (signal, info.descriptor()) {
         (NAMED_BREAK, Some(fd)) => breaks::note(fd),
-        (CARRIED_BREAK, _) => breaks::note_carried(),
         _ => breaks::note_all(),
     }
     BELL.fetch_add(1, SeqCst);
@@ -66,7 +63,7 @@ pub(crate) extern "C" fn main() -> ! {
     launch::HARMLESS.store(true, Release);
     processes::begin();
     launch::SIDECAR.store(task::pid(), Release);
-    task::block_all_but(&[BREAK, NAMED_BREAK, CARRIED_BREAK, PARENTS_END, libc::SIGALRM]);
+    task::block_all_but(&[BREAK, NAMED_BREAK, PARENTS_END, libc::SIGALRM]);
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();
     task::set_name(super::NAME);
@@ -103,7 +100,6 @@ pub(crate) extern "C" fn main() -> ! {
 impl State {
     /// Opens what the sidecar works with. False: it cannot work here.
     fn open(&mut self) -> bool {
-        registration::untake();
         channel::begin();
         self.program = PROGRAM.load(Acquire);
         self.retiring = false;
@@ -154,7 +150,7 @@ impl State {
                 held
             }
             pid => {
-                self.take_news();
+                self.take_forgotten();
                 self.take_over(pid);
                 held
             }
@@ -242,10 +238,10 @@ impl State {
         }
         if self.usage.whole {
             self.enter_mapped(self.intent);
-            self.take_news();
+            self.take_forgotten();
         } else {
             self.map().clear();
-            self.take_news();
+            self.take_forgotten();
             self.survey();
         }
     }
@@ -285,7 +281,6 @@ impl State {
     /// In a program whose sidecar was killed and that cannot start another. Its other threads go on meanwhile: a store into a page that is
     /// just being exchanged is lost.
     pub(crate) fn take_over_alone(&mut self) {
-        registration::untake();
         channel::begin();
         self.in_the_program(State::take_over_from_nobody);
     }
@@ -314,18 +309,14 @@ impl State {
             if (ORPHANED.swap(false, SeqCst) || end_word == 0) && !processes::program_lives(self.program) {
                 self.finish();
             }
-            self.take_news();
-            if timed_out {
-                // While nobody waits: so that breaks of these, too, will be announced by name.
-                self.settle_carried();
-                if task::ms_since(looked) >= LONG {
-                    looked = task::now_ms();
-                    breaks::note_all();
-                    ORPHANED.store(true, SeqCst);
-                }
+            self.take_forgotten();
+            if timed_out && task::ms_since(looked) >= LONG {
+                looked = task::now_ms();
+                breaks::note_all();
+                ORPHANED.store(true, SeqCst);
             }
             let mut again = self.answer_breaks();
-            while channel::answer_all(self, State::take_news, State::answer, State::rest_for_fork) {
+            while channel::answer_all(self, State::take_forgotten, State::answer, State::rest_for_fork) {
                 again |= self.answer_breaks();
             }
             self.look_at_closed();
@@ -358,16 +349,7 @@ impl State {
         }
     }
 
-    /// What was left for us without a request: mappings made, ranges gone. See [`announced`] for the order.
-    pub(crate) fn take_news(&mut self) {
-        while let Some(taken) = registration::take() {
-            self.take_forgotten();
-            self.enter_carried(taken.word);
-            taken.recorded();
-        }
-        self.take_forgotten();
-    }
-
+    /// What was left for us without a request: ranges that are gone.
     fn take_forgotten(&mut self) {
         unmap_queue::take_all(|addr, len| self.forget(addr, len));
     }
@@ -494,8 +476,6 @@ impl State {
             Op::Fork => {
                 // Here and not before, so that no other thread's write lease comes in between.
                 self.surrender();
-                // The child's copies of these mappings will hold their leases, too, and only we would be told.
-                self.settle_carried();
                 self.fork = fork::fork_under_way();
                 if !fork::set_mark() {
                     for id in self.files.ids() {
@@ -592,26 +572,22 @@ mod tests {
     #[test]
     fn the_kernel_names_the_descriptor() {
         let Ok(dir) = tempfile::tempdir() else { return println!("skipped: no temporary directory") };
-        let paths = ["a", "b", "c"].map(|name| dir.path().join(name));
+        let paths = ["a", "b"].map(|name| dir.path().join(name));
         let files = paths.clone().map(|path| {
             std::fs::write(&path, "some").unwrap();
             std::fs::File::open(&path).unwrap()
         });
-        let [named, carried, plain] = files.each_ref().map(AsRawFd::as_raw_fd);
+        let [named, plain] = files.each_ref().map(AsRawFd::as_raw_fd);
         // SAFETY: the handlers do only what they do in a sidecar.
         unsafe {
             BREAKS.iter().for_each(|&signal| task::handle_signal(signal, on_break).unwrap());
         }
-        file::set_lease_signal(carried, CARRIED_BREAK).unwrap();
-        let taken = guard::take_read_lease(named).is_ok()
-            && [carried, plain].iter().all(|&fd| file::set_lease(fd, libc::F_RDLCK).is_ok());
+        let taken = guard::take_read_lease(named).is_ok() && file::set_lease(plain, libc::F_RDLCK).is_ok();
         if !taken {
             return println!("skipped: no leases here");
         }
-        let [named_path, carried_path, plain_path] = &paths;
-        for (path, expected) in
-            [(named_path, Broken::One(named)), (carried_path, Broken::Carried), (plain_path, Broken::All)]
-        {
+        let [named_path, plain_path] = &paths;
+        for (path, expected) in [(named_path, Broken::One(named)), (plain_path, Broken::All)] {
             let rung = BELL.load(SeqCst);
             assert!(is_leased(path));
             while BELL.load(SeqCst) == rung {

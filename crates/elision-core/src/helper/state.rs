@@ -8,7 +8,6 @@ use crate::helper::files::{self, FILES, File, Files, Guard};
 use crate::helper::spare::Spare;
 use crate::helper::stop_world::Pause;
 use crate::shared::hot::GLANCE;
-use crate::shared::registration;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*, compiler_fence};
 use elision_sys::file::{FileKey, lease};
 use elision_sys::pages::Run;
@@ -106,20 +105,14 @@ impl State {
             if row.kind == Kind::Mapped && file.guard == Guard::None {
                 return Err("a mapped extent has no guard");
             }
-            if row.kind == Kind::Tracked && file.guard == Guard::Carried {
-                return Err("a tracked extent has a guard that says nothing of the time before it");
-            }
             if row.kind == Kind::Tracked && file.guard == Guard::None && file.stamp == files::NO_STAMP {
                 return Err("a tracked extent has neither guard nor stamp");
             }
         }
-        if self.files.any_carried() != self.files.known().any(|file| file.guard == Guard::Carried) {
-            return Err("carried guards are counted wrong");
-        }
         for file in self.files.known() {
             let held = match file.guard {
                 Guard::None if file.fd >= 0 => return Err("a file without a guard has a descriptor"),
-                Guard::None | Guard::Carried => continue,
+                Guard::None => continue,
                 Guard::Read => libc::F_RDLCK,
                 Guard::Write => libc::F_WRLCK,
             };
@@ -130,6 +123,20 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Records what there is of a mapping that should be ours.
+    pub(crate) fn enter_mapped(&mut self, whole: Extent) {
+        let mut at = whole.addr;
+        while at < whole.end() {
+            let (end, ours) = self.stretch(whole, at);
+            if ours && let Some(extent) = whole.clip(at, end) {
+                self.learn_mapping(whole.file, at);
+                let _ = self.map().insert(extent);
+                mark(extent.addr, extent.len);
+            }
+            at = end;
+        }
     }
 
     /// Says what is about to be mapped, or with [`extent::BLANK`] that nothing is. (A sidecar is killed between any two instructions: what it
@@ -206,7 +213,7 @@ pub(crate) fn marks_are_kept() -> bool {
 
 /// Is anything deferred or tracked, as far as is known?
 pub fn any() -> bool {
-    LIVE.load(Acquire) != 0 || registration::pending() != 0 || marks_are_kept()
+    LIVE.load(Acquire) != 0 || marks_are_kept()
 }
 
 /// Does anything depend on there being a sidecar: what is deferred or tracked, or those who want a file of which it holds the write
@@ -214,16 +221,6 @@ pub fn any() -> bool {
 pub fn any_or_leases() -> bool {
     any() || GLANCE.writers.load(Acquire) != 0
 }
-
-/// Is there certain to be room for what is announced, and one more? Each may need an entry for a file and two for extents.
-pub fn room_for_another() -> bool {
-    let pending = registration::pending() + THREADS_AT_A_TIME;
-    files::known() + pending < FILES
-        && (LIVE.load(Acquire) + 2 * pending) < EXTENTS.min(MAPPINGS.load(Acquire))
-}
-
-/// Threads that may have asked for room, and been told that there is, before any of them has taken it.
-const THREADS_AT_A_TIME: usize = 64;
 
 /// Mappings that the sidecar makes at most; 0 before it is there.
 pub(crate) static MAPPINGS: AtomicUsize = AtomicUsize::new(0);

@@ -2,6 +2,5 @@
 
 pub mod channel;
 pub mod hot;
-pub mod registration;
 pub mod unmap_queue;
 pub mod verbose;

@@ -1,13 +1,9 @@
 //! Which leases may be being broken: noted in signal handlers, asked in the sidecar's loop.
 //!
-//! To ask each of thousands of leases takes milliseconds, in which everybody who wants a file waits. So the kernel is told
-//! which real-time signals to send (`F_SETSIG`):
-//!
-//! - one for the leases on our own descriptions, which comes with the number of the descriptor that the lease was taken with;
-//! - another for leases that mappings carry, whose descriptors are closed. What was adopted has a lease of our own as well,
-//!   and so the first signal, too: only those that were not have to be looked at;
-//! - and the ordinary SIGIO for leases on the program's own descriptions, on which no setting of ours must be left should
-//!   we be killed, and in place of any signal that the kernel cannot queue. Then every lease is asked.
+//! To ask each of thousands of leases takes milliseconds, in which everybody who wants a file waits. So for leases on our own
+//! descriptions the kernel is told (`F_SETSIG`) to send a real-time signal, which comes with the number of the descriptor that the lease
+//! was taken with. It sends the ordinary SIGIO for leases on the program's own descriptions, on which no setting of ours must be left
+//! should we be killed, and in place of any signal that it cannot queue. Then every lease is asked.
 //!
 //! Descriptors are noted as bits, so no number of signals is too many. A note says no more than that a lease is worth a look. So
 //! it does no harm that the descriptor may have been closed, and its number given to another, before it is
@@ -21,7 +17,6 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 pub const DESCRIPTORS: usize = 2 * FILES;
 
 static ALL: AtomicBool = AtomicBool::new(false);
-static CARRIED: AtomicBool = AtomicBool::new(false);
 static ANY: AtomicBool = AtomicBool::new(false);
 static NOTED: [AtomicU64; DESCRIPTORS / 64] = [const { AtomicU64::new(0) }; DESCRIPTORS / 64];
 
@@ -30,8 +25,6 @@ static NOTED: [AtomicU64; DESCRIPTORS / 64] = [const { AtomicU64::new(0) }; DESC
 pub enum Broken {
     /// The lease of this descriptor.
     One(i32),
-    /// Perhaps any that a mapping carries.
-    Carried,
     /// Perhaps any.
     All,
 }
@@ -39,12 +32,6 @@ pub enum Broken {
 /// Every lease is worth a look. (In a signal handler, too.)
 pub fn note_all() {
     ALL.store(true, SeqCst);
-}
-
-/// Every lease that a mapping carries is. (In a signal handler, too.)
-pub fn note_carried() {
-    CARRIED.store(true, SeqCst);
-    ANY.store(true, SeqCst);
 }
 
 /// The lease of this descriptor is. (In a signal handler, too.)
@@ -71,11 +58,8 @@ pub fn take(mut each: impl FnMut(Broken)) {
             bits &= bits - 1;
         }
     }
-    let carried = CARRIED.swap(false, SeqCst);
     if all {
         each(Broken::All);
-    } else if carried {
-        each(Broken::Carried);
     }
 }
 
@@ -101,14 +85,9 @@ mod tests {
         for fd in [-1, last + 1] {
             note(fd);
             note(5);
-            note_carried();
             assert_eq!(taken(), [Broken::All], "{fd}");
             assert_eq!(taken(), []);
         }
-        note_carried();
-        note(1);
-        assert_eq!(taken(), [Broken::One(1), Broken::Carried]);
-        assert_eq!(taken(), []);
         // What is noted while notes are taken comes at the next time, or still at this one.
         note(3);
         note(900);

@@ -5,7 +5,6 @@
 //! go. So the rule is: extents that depend on the file get memory of their own first, then the lease goes.
 
 pub mod breaks;
-pub mod mapping_held;
 
 use crate::extent::{FileId, Kind};
 use crate::helper::files::{File, Guard, NO_FILE};
@@ -106,7 +105,7 @@ impl State {
                 }
                 // Two ways into one file: whichever it is, one of them cannot be followed.
                 Guard::Read | Guard::Write => return Err(Reason::OwnWriter),
-                Guard::Carried | Guard::None => {}
+                Guard::None => {}
             }
         }
         match access {
@@ -176,17 +175,12 @@ impl State {
         breaks::take(|broken| {
             let named = match broken {
                 Broken::One(fd) => self.files.watched(fd),
-                Broken::Carried | Broken::All => {
-                    // The word that the mapping left came before its lease was broken, but perhaps after we looked last.
-                    self.take_news();
-                    None
-                }
+                Broken::All => None,
             };
-            match (broken, named) {
-                (Broken::Carried, _) => self.settle_carried(),
-                (_, Some(id)) => again |= !self.answer_break(id),
+            match named {
+                Some(id) => again |= !self.answer_break(id),
                 // Also if the descriptor that was named is no guard any more: that happens seldom enough.
-                (_, None) => self.files.ids().for_each(|id| again |= !self.answer_break(id)),
+                None => self.files.ids().for_each(|id| again |= !self.answer_break(id)),
             }
         });
         again
@@ -195,10 +189,7 @@ impl State {
     /// Lets the guard of a file go, if its lease is being broken. False: it has to be asked about again.
     fn answer_break(&mut self, id: FileId) -> bool {
         let known = self.file(id);
-        let good = match known.guard {
-            Guard::Carried => self.adopt(id),
-            _ => is_whole(&known),
-        };
+        let good = is_whole(&known);
         // Whoever wants the file would wait for a write under way traditionally, too; unless the program is stopped in the middle
         // of it, which it would not be.
         let under_way = known.writer != 0 && !processes::is_stopped(self.program);
@@ -219,9 +210,8 @@ impl State {
         if self.file(id).guard == Guard::None {
             return true;
         }
-        self.open_carried(id);
         let known = self.file(id);
-        // Asked while the file is still guarded, and a carried guard ends with the mappings; asking makes the kernel mark
+        // Asked while the file is still guarded; asking makes the kernel mark
         // the next change with a new time. A lease that the kernel has taken away guarded nothing: whether it is there is asked last.
         let stamp = file::ctime(known.fd).ok().filter(|&(_, nanoseconds)| {
             // Whole seconds are all that some ext file systems keep. And on tmpfs a store through a shared mapping
@@ -229,11 +219,11 @@ impl State {
             self.fine_ctime
                 && nanoseconds != 0
                 && file::filesystem(known.fd).is_ok_and(|magic| magic != file::TMPFS)
-                && (known.guard == Guard::Carried || is_held(&known))
+                && is_held(&known)
         });
         state::count_change();
         let gone = self.materialise_file(id);
-        // A write lease was given up before any fork, so no child depends on this one. Nor on a carried one.
+        // A write lease was given up before any fork, so no child depends on this one.
         if known.guard == Guard::Read && crate::client::fork::children_uncovered() {
             return false;
         }
@@ -444,7 +434,6 @@ fn give_up(known: &File) {
 pub(crate) fn is_whole(known: &File) -> bool {
     let lease = match known.guard {
         Guard::None => return true,
-        Guard::Carried => return false,
         Guard::Read => libc::F_RDLCK,
         Guard::Write => libc::F_WRLCK,
     };

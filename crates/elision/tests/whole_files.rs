@@ -1,11 +1,9 @@
-//! Whole files read without asking the helper: the mapping carries its own lease.
-//!
-//! The first deferred read of a process starts the helper and is not of this kind. So each test begins with one.
+//! `elision::read` of whole files, and what others do to these files.
 #![allow(unsafe_code)] // Signals and forks.
 
 mod common;
 
-use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, sidecars, supervisors};
+use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, sidecars};
 use elision::{Buffer, PageState};
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
@@ -60,20 +58,6 @@ fn signal(pid: i32, number: i32) {
     assert_eq!(unsafe { libc::kill(pid, number) }, 0);
 }
 
-/// Stops the helper, and its parent before, which would have it go on: from here on nothing can be asked of them.
-fn stop(helper: i32) {
-    for pid in supervisors(std::process::id() as i32).into_iter().chain([helper]) {
-        signal(pid, libc::SIGSTOP);
-        eventually("it has stopped", || state_of(pid) == 'T');
-    }
-}
-
-/// They go on.
-fn go_on(helper: i32) {
-    signal(helper, libc::SIGCONT);
-    supervisors(std::process::id() as i32).into_iter().for_each(|pid| signal(pid, libc::SIGCONT));
-}
-
 /// Would an open for writing find a lease? Asked without waiting for it.
 fn leased(path: &Path) -> bool {
     match fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path) {
@@ -91,28 +75,6 @@ fn assert_same(got: &[u8], expected: &[u8]) {
 
 fn states(buffer: &Buffer) -> Vec<PageState> {
     buffer.ranges().into_iter().map(|(_, state)| state).collect()
-}
-
-/// Neither reading nor letting go needs the helper, and the lease ends with the buffer, at once.
-#[test]
-fn nobody_is_asked() {
-    for len in [4 * MIB, 4 * MIB + 1, 5 * MIB - 1] {
-        let Some(place) = place(len) else { return };
-        stop(place.helper);
-        let before = elision::stats::snapshot().deferred_bytes;
-        let buffer = elision::read(&place.path).unwrap();
-        assert_eq!(elision::stats::snapshot().deferred_bytes - before, (len / PAGE * PAGE) as u64);
-        assert_same(&buffer, &place.content);
-        let descriptors = common::descriptors();
-        drop(buffer);
-        let buffer = elision::read(&place.path).unwrap();
-        assert_eq!(common::descriptors(), descriptors);
-        assert_eq!(elision::stats::snapshot().deferred_bytes - before, 2 * (len / PAGE * PAGE) as u64);
-        drop(buffer);
-        assert!(!leased(&place.path), "the lease outlives its buffer");
-        go_on(place.helper);
-        place.other.finish();
-    }
 }
 
 /// Whatever others do to the file, and however the helper has to find it.
@@ -158,11 +120,10 @@ fn bytes_stay_what_they_were() {
     }
 }
 
-/// The helper is killed before it has heard of the buffers. Another finds out, and nothing is lost.
+/// The helper is killed. Another gives the buffers memory of their own, and nothing is lost.
 #[test]
-fn what_a_killed_helper_has_not_heard_of() {
+fn a_killed_helper_leaves_no_lease() {
     let Some(mut place) = place(8 * MIB) else { return };
-    stop(place.helper);
     let buffer = elision::read(&place.path).unwrap();
     signal(place.helper, libc::SIGKILL);
     eventually("it is gone", || matches!(state_of(place.helper), 'X' | 'Z'));
@@ -173,6 +134,24 @@ fn what_a_killed_helper_has_not_heard_of() {
     assert!(begun.elapsed() < Duration::from_secs(20), "a lease was left: {:?}", begun.elapsed());
     assert_same(&buffer, &place.content);
     place.other.finish();
+}
+
+/// A buffer leaves no descriptor in the program, and no lease behind: once it has gone, the helper gives the lease up by itself.
+#[test]
+fn a_lease_ends_with_its_buffer() {
+    for len in [4 * MIB, 4 * MIB + 1, 5 * MIB - 1] {
+        let Some(place) = place(len) else { return };
+        let before = elision::stats::snapshot().deferred_bytes;
+        let descriptors = common::descriptors();
+        let buffer = elision::read(&place.path).unwrap();
+        assert!(elision::stats::snapshot().deferred_bytes - before >= (len / PAGE * PAGE) as u64);
+        assert_eq!(common::descriptors(), descriptors);
+        assert_same(&buffer, &place.content);
+        assert!(leased(&place.path));
+        drop(buffer);
+        eventually("the lease has ended", || !leased(&place.path));
+        place.other.finish();
+    }
 }
 
 /// Threads read while another process writes: each buffer stays what it was when the call returned.
@@ -284,8 +263,8 @@ fn a_buffer_that_moves_stays_deferred() {
     buffer[5 * PAGE] = 77;
     place.content[5 * PAGE] = 77;
     let before = buffer.as_ptr();
-    buffer.resize(20 * MIB).unwrap();
-    place.content.resize(20 * MIB, 0);
+    buffer.resize(100 * MIB).unwrap();
+    place.content.resize(100 * MIB, 0);
     assert_ne!(buffer.as_ptr(), before, "there was no room beside it");
     let states = states(&buffer);
     assert!(states.contains(&PageState::Deferred) && states.contains(&PageState::Altered), "{states:?}");
