@@ -1,30 +1,13 @@
 //! The drop-in: a library to be preloaded, which gives an unmodified program reads that are deferred and writes
 //! that are elided.
 //!
-//! It defines names of libc's, so that the program's calls come here first. One family, one file:
+//! It defines names of libc's, so that the program's calls come here first. A file imports only what is below it:
 //!
-//! | file | calls |
+//! | folder | |
 //! | --- | --- |
-//! | [`io`], [`vector`] | read, write, their positioned, vector and fortified forms |
-//! | [`stdio`] | what libc reads, writes and closes on behalf of a FILE |
-//! | [`files`] | open, dup, close and their kin: which descriptors are ours alone |
-//! | [`notes`] | who is changing a file at this moment |
-//! | [`changes`] | what else changes a file: ftruncate, fallocate, copy_file_range… |
-//! | [`resuming`] | what a pause cuts short: sendfile, getrandom… |
-//! | [`hints`] | lseek and fstat, which tell where the next large block should start |
-//! | [`process`] | fork, spawn, exit, and descriptors sent away |
-//! | [`replacing`] | exec |
-//! | [`inheriting`] | whether the next program gets this library, too |
-//! | [`rights`] | setuid, capset, prctl: what the sidecar must not keep |
-//! | [`foreign`] | io_uring and asynchronous I/O |
-//! | [`lending`] | memory that the kernel keeps hold of after a call |
-//! | [`limits`] | setrlimit |
-//! | [`loading`] | dlopen, where it leads past these names |
-//! | [`watching`] | inotify and fanotify, which would tell of the sidecar |
-//! | `objects` | what each name is passed on to |
-//! | [`stop`] | what ends deferral for good |
-//! | [`mod@syscall`] | `syscall()`, by number |
-//! | [`memory`] | malloc, mmap and their kin: where extents may lie |
+//! | `wrap` | libc's names, one file per family |
+//! | `state` | open descriptions, writers in flight, the program's memory, the large-block heap, the off switch |
+//! | `abi` | the shape of a wrapper, the next definition of a name, system calls past libc |
 //!
 //! The rule for every wrapper: one condition, and if it does not hold, libc's own function with the arguments as
 //! they came. What holds is offered to the library, which may always decline. Nothing takes a lock,
@@ -34,64 +17,49 @@
 
 #![cfg_attr(test, allow(dead_code))] // Unit tests are not preloaded into themselves: no constructor runs.
 
-pub mod changes;
-pub mod export;
-pub mod files;
-pub mod foreign;
-pub mod hints;
-pub mod inheriting;
-pub mod io;
-pub mod kernel;
-pub mod lending;
-pub mod limits;
-pub mod loading;
-pub mod memory;
-pub mod notes;
-pub(crate) mod objects;
-pub mod ownership;
-pub mod process;
-pub mod real;
-pub mod replacing;
-pub mod resuming;
-pub mod rights;
-pub mod stdio;
-pub mod stop;
-pub mod syscall;
-pub mod vector;
-pub mod watching;
+mod abi;
+mod state;
+mod wrap;
 
+use abi::raw;
 use elision_core::client::dropin;
+use state::{descriptions, stop};
+use wrap::{
+    async_io, changes, credentials, dlopen, exec, io, limits, malloc, memory, notify, open, pinned, position,
+    preload_env, process, resuming, stdio, syscall, vector,
+};
 
 /// Runs in the main thread when the program's libraries have been loaded. Those that the program needs run
 /// theirs before, so calls have already passed through here.
 extern "C" fn constructor() {
-    let errno = real::errno();
+    let errno = raw::errno();
     set_up();
     // Where main begins it is zero.
-    real::set_errno(errno);
+    raw::set_errno(errno);
 }
 
 #[allow(unsafe_code)] // The library has to be told that this is the constructor.
 fn set_up() {
     io::resolve();
-    files::resolve();
+    open::resolve();
     changes::resolve();
-    hints::resolve();
+    position::resolve();
     process::resolve();
-    replacing::resolve();
-    inheriting::init();
+    exec::resolve();
+    preload_env::init();
     resuming::resolve();
-    rights::resolve();
-    foreign::resolve();
-    lending::resolve();
+    credentials::resolve();
+    async_io::resolve();
+    pinned::resolve();
     limits::resolve();
-    loading::resolve();
-    watching::resolve();
+    dlopen::resolve();
+    notify::resolve();
     syscall::resolve();
     vector::resolve();
     // SAFETY: called by the constructor alone.
     unsafe { dropin::start() };
-    real::init();
+    memory::resolve();
+    malloc::init();
     if stop::stopped() {
         // By a library whose constructor came before.
         dropin::stop("what a library of its used");
@@ -105,7 +73,7 @@ fn set_up() {
     stdio::install();
     process::watch_the_end(last_of_all);
     process::watch_forks();
-    ownership::activate();
+    descriptions::activate();
 }
 
 /// Runs when the program ends by itself, after all that it and its libraries do then.

@@ -1,0 +1,235 @@
+//! The shape of every wrapper: one condition, then either libc's own function or ours.
+//!
+//! `interpose!` defines, for each name, an exported function and a module of the same name (the two live
+//! in different namespaces) that holds the way to libc's. So `read(fd, …)` is what the program calls, and
+//! `read::real(fd, …)` is what it would have called without us.
+//!
+//! Before the constructor has run, `real` is the bare system call, or, for functions that are more than one,
+//! a lookup on first use. Afterwards it is a jump through a pointer to libc's function, because only that one
+//! is a point where a thread may be cancelled. A cancelled thread is unwound through our frames: hence
+//! "C-unwind" throughout, and nothing in a wrapper's frame that would need dropping.
+//!
+//! (The memory family has shapes of its own, in [`crate::real`]: nothing there is a cancellation point.)
+#![allow(unsafe_code)] // Function pointers are kept as words.
+
+use core::ffi::{CStr, c_void};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::abi::objects;
+
+/// The next definition of `name` after ours, and where to keep it.
+pub(crate) fn lookup(slot: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
+    let found = objects::next(name).unwrap_or(null_mut());
+    if !found.is_null() {
+        slot.store(found, Ordering::Relaxed);
+    }
+    found
+}
+
+/// Looks in the named libraries as well, if they are loaded. What is found there is not kept, since they may go.
+pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CStr]) -> *mut c_void {
+    match lookup(slot, name) {
+        found if !found.is_null() => found,
+        _ => libraries.iter().find_map(|library| objects::find_in(library, name)).unwrap_or(null_mut()),
+    }
+}
+
+/// See the top of the file.
+///
+/// ```text
+/// fn name(arguments) -> result, until SOURCE; if CONDITION => OURS;
+/// ```
+///
+/// Without a condition, OURS decides for itself.
+///
+/// SOURCE says what stands in for libc's function until the constructor has run: `kernel(NUMBER)` or
+/// `kernel(NUMBER, arguments…)`, a system call; `lookup(FAILED)`, the function looked up when first
+/// wanted, or FAILED with ENOSYS where there is none; `lookup(FAILED, libraries)`, the same in named libraries; `early(FAILED)`,
+/// the same, but the constructor looks it up, because signal handlers and forked children call it.
+macro_rules! interpose {
+    ($(
+        $(#[$meta:meta])*
+        fn $name:ident($($arg:ident: $type:ty),* $(,)?) -> $ret:ty,
+            until $source:ident($($from:tt)*);
+            $(if $condition:expr)? => $ours:expr;
+    )*) => {
+        $(
+            #[allow(missing_docs, non_snake_case)] // Some of libc's names have capitals.
+            pub(crate) mod $name {
+                #[allow(unused_imports)]
+                use super::*;
+                use core::sync::atomic::{AtomicPtr, Ordering};
+
+                static POINTER: AtomicPtr<core::ffi::c_void> =
+                    AtomicPtr::new(until as *const () as *mut core::ffi::c_void);
+
+                #[allow(unused_variables)] // Some arguments are libc's alone.
+                unsafe extern "C-unwind" fn until($($arg: $type),*) -> $ret {
+                    interpose!(@$source $name ($($arg: $type),*) -> $ret; $($from)*)
+                }
+
+                /// What the program would have called.
+                ///
+                /// # Safety
+                /// The program's own, as to libc's function.
+                #[inline(always)]
+                pub(crate) unsafe fn real($($arg: $type),*) -> $ret {
+                    // SAFETY: the pointer is never null and always to a function of this type: `until`, or
+                    // what was found under its name.
+                    unsafe { through(POINTER.load(Ordering::Relaxed), $($arg),*) }
+                }
+
+                #[inline(always)]
+                #[allow(clippy::too_many_arguments)] // The name's, and one.
+                unsafe fn through(pointer: *mut core::ffi::c_void, $($arg: $type),*) -> $ret {
+                    // SAFETY: of this type, as the callers have it.
+                    let function = unsafe {
+                        core::mem::transmute::<
+                            *mut core::ffi::c_void,
+                            unsafe extern "C-unwind" fn($($type),*) -> $ret,
+                        >(pointer)
+                    };
+                    // SAFETY: the program's arguments, untouched.
+                    unsafe { function($($arg),*) }
+                }
+
+                /// Finds libc's function, so that signal handlers need not.
+                pub(super) fn resolve() {
+                    interpose!(@resolve $source POINTER, $name);
+                }
+            }
+
+            $(#[$meta])*
+            #[cfg_attr(not(test), unsafe(no_mangle))]
+            #[allow(non_snake_case)]
+            #[allow(clippy::missing_safety_doc)] // The program's contract with libc.
+            pub unsafe extern "C-unwind" fn $name($($arg: $type),*) -> $ret {
+                if interpose!(@condition $($condition)?) {
+                    $ours
+                } else {
+                    // SAFETY: the program's call, passed on as it is.
+                    unsafe { $name::real($($arg),*) }
+                }
+            }
+        )*
+
+        /// Finds the functions of this family.
+        pub(crate) fn resolve() {
+            $($name::resolve();)*
+        }
+    };
+
+    (@condition) => { true };
+    (@condition $condition:expr) => { $condition };
+    (@kernel $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $number:expr) => {
+        interpose!(@kernel $name ($($arg: $type),*) -> $ret; $number, $($arg),*)
+    };
+    (@kernel $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $number:expr, $($given:expr),*) => {{
+        // SAFETY: the program's arguments to the system call of that name.
+        $crate::abi::raw::answer(unsafe { $crate::abi::raw::raw_call($number, &[$($given as usize),*]) }) as $ret
+    }};
+    (@lookup $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $failed:expr) => {
+        interpose!(@lookup $name ($($arg: $type),*) -> $ret; $failed, &[])
+    };
+    (@lookup $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $failed:expr, $libraries:expr) => {{
+        const NAME: &core::ffi::CStr = $crate::abi::interpose::c_name(concat!(stringify!($name), "\0"));
+        let found = $crate::abi::interpose::lookup_in(&POINTER, NAME, $libraries);
+        if found.is_null() {
+            $crate::abi::raw::set_errno(libc::ENOSYS);
+            return $failed;
+        }
+        // SAFETY: the program's arguments, for what has this name.
+        unsafe { through(found, $($arg),*) }
+    }};
+    (@early $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $failed:expr) => {
+        interpose!(@lookup $name ($($arg: $type),*) -> $ret; $failed)
+    };
+    (@resolve early $pointer:ident, $name:ident) => {
+        interpose!(@resolve kernel $pointer, $name)
+    };
+    (@resolve kernel $pointer:ident, $name:ident) => {
+        const NAME: &core::ffi::CStr = $crate::abi::interpose::c_name(concat!(stringify!($name), "\0"));
+        $crate::abi::interpose::lookup(&$pointer, NAME);
+    };
+    // Rare, and no signal handler's business: looked up when they are first called.
+    (@resolve lookup $pointer:ident, $name:ident) => {
+        let _ = &$pointer;
+    };
+}
+pub(crate) use interpose;
+
+/// A function's name as the loader wants it.
+pub(crate) const fn c_name(name: &str) -> &CStr {
+    match CStr::from_bytes_with_nul(name.as_bytes()) {
+        Ok(name) => name,
+        Err(_) => panic!("a name without its terminator"),
+    }
+}
+
+/// A function of which only the address is wanted.
+pub(crate) type Function = unsafe extern "C" fn();
+
+/// Where a [`forward!`] goes on to.
+pub(crate) fn onward(next: &crate::abi::next::Next<Function>) -> *const c_void {
+    if next.address().is_null() {
+        next.resolve();
+    }
+    next.address()
+}
+
+/// In place of a function that is to see its caller's own registers, stack and return address: one that is variadic,
+/// or that asks who calls it. `$before` gets the first arguments, and says where to go on with all of them.
+macro_rules! forward {
+    ($name:ident, $before:ident) => {
+        #[doc = concat!("See ", stringify!($name), "(3).")]
+        ///
+        /// # Safety
+        /// The program's contract with libc.
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name() {
+            core::arch::naked_asm!(
+                // Six registers for arguments, al for how many there are in vector registers, and those.
+                // With the return address this keeps the stack aligned.
+                "sub rsp, 184",
+                "movups [rsp], xmm0",
+                "movups [rsp + 16], xmm1",
+                "movups [rsp + 32], xmm2",
+                "movups [rsp + 48], xmm3",
+                "movups [rsp + 64], xmm4",
+                "movups [rsp + 80], xmm5",
+                "movups [rsp + 96], xmm6",
+                "movups [rsp + 112], xmm7",
+                "mov [rsp + 128], rdi",
+                "mov [rsp + 136], rsi",
+                "mov [rsp + 144], rdx",
+                "mov [rsp + 152], rcx",
+                "mov [rsp + 160], r8",
+                "mov [rsp + 168], r9",
+                "mov [rsp + 176], rax",
+                "call {before}",
+                "mov r11, rax",
+                "movups xmm0, [rsp]",
+                "movups xmm1, [rsp + 16]",
+                "movups xmm2, [rsp + 32]",
+                "movups xmm3, [rsp + 48]",
+                "movups xmm4, [rsp + 64]",
+                "movups xmm5, [rsp + 80]",
+                "movups xmm6, [rsp + 96]",
+                "movups xmm7, [rsp + 112]",
+                "mov rdi, [rsp + 128]",
+                "mov rsi, [rsp + 136]",
+                "mov rdx, [rsp + 144]",
+                "mov rcx, [rsp + 152]",
+                "mov r8, [rsp + 160]",
+                "mov r9, [rsp + 168]",
+                "mov rax, [rsp + 176]",
+                "add rsp, 184",
+                "jmp r11",
+                before = sym $before,
+            )
+        }
+    };
+}
+pub(crate) use forward;

@@ -1,0 +1,42 @@
+//! A system call past libc, and `errno`.
+#![allow(unsafe_code)] // System calls with the caller's arguments, and libc's location of errno.
+
+use elision_sys::raw;
+
+/// A raw system call with as many arguments as there are; the rest are zero.
+///
+/// # Safety
+/// As for [`raw::syscall`].
+#[inline]
+pub unsafe fn raw_call(number: libc::c_long, arguments: &[usize]) -> raw::Result<usize> {
+    let mut six = [0; 6];
+    for (place, argument) in six.iter_mut().zip(arguments) {
+        *place = *argument;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { raw::syscall(number, six) }
+}
+
+/// What libc's wrapper would return: the value, or −1 with `errno` set. Success leaves `errno` alone.
+#[inline]
+pub fn answer(result: raw::Result<usize>) -> isize {
+    match result {
+        Ok(value) => value as isize,
+        Err(errno) => {
+            set_errno(errno.0);
+            -1
+        }
+    }
+}
+
+/// Sets `errno`.
+pub fn set_errno(errno: i32) {
+    // SAFETY: glibc's errno location is valid in every thread that libc started.
+    unsafe { *libc::__errno_location() = errno }
+}
+
+/// The present `errno`.
+pub fn errno() -> i32 {
+    // SAFETY: as in `set_errno`.
+    unsafe { *libc::__errno_location() }
+}

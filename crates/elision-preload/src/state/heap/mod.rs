@@ -1,0 +1,35 @@
+//! The heap of large blocks.
+
+pub mod block;
+pub mod page_offset;
+pub mod threshold;
+
+pub(super) use super::memory::{PAGE, whole_pages};
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use elision_core::client::dropin;
+
+/// Are blocks placed?
+static PLACING: AtomicBool = AtomicBool::new(false);
+
+/// Are they?
+#[inline]
+pub fn placing() -> bool {
+    PLACING.load(Ordering::Acquire)
+}
+
+/// From now on blocks are placed, if `when`.
+pub fn place(when: bool) {
+    PLACING.store(when, Ordering::Release);
+}
+
+/// From now on no block is placed, and none is kept for later.
+pub(crate) fn place_no_more() {
+    place(false);
+    block::give_back();
+}
+
+/// From how many bytes on blocks are placed, at present.
+pub fn least() -> usize {
+    if placing() { dropin::min_bytes() } else { usize::MAX }
+}

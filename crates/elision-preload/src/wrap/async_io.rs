@@ -1,0 +1,84 @@
+//! Libraries that read and write by ways that no wrapper sees: io_uring's rings, the kernel's asynchronous I/O, and
+//! libc's. From the first use of one, nothing is owned any more. The kernel's two also hold on to the pages that a
+//! transfer is for, wherever their address leads by the time it is done, and no thread that is held still keeps them
+//! from it: with these, deferral ends.
+//!
+//! These names mostly are not libc's, and the library that has them may have been loaded for a plugin alone,
+//! so it is looked for by its file name too.
+#![allow(unsafe_code)] // Other libraries' names, with the program's pointers.
+
+use core::ffi::CStr;
+
+use libc::c_int;
+
+use crate::abi::interpose::interpose;
+use crate::state::descriptions;
+use crate::state::stop::stopping;
+
+const URING: &[&CStr] = &[c"liburing.so.2", c"liburing-ffi.so.2", c"liburing.so.1"];
+const AIO: &[&CStr] = &[c"libaio.so.1", c"libaio.so.1t64"];
+const ABSENT: c_int = -libc::ENOSYS;
+
+/// `$name::real` with the program's arguments, after giving up.
+macro_rules! stopping {
+    ($name:ident($($arg:ident),*)) => {
+        // SAFETY: the program's call.
+        stopping("rings of requests to the kernel", || unsafe { $name::real($($arg),*) })
+    };
+}
+
+/// The same where only descriptors are used unseen, by threads like any other.
+macro_rules! shared {
+    ($name:ident($($arg:ident),*)) => {{
+        descriptions::share_for_good();
+        // SAFETY: the program's call.
+        unsafe { $name::real($($arg),*) }
+    }};
+}
+
+// Arguments as the registers have them: whoever else has a function of such a name gets his call unharmed.
+interpose! {
+    /// liburing's.
+    fn io_uring_setup(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
+        until lookup(ABSENT, URING);
+        if true => stopping!(io_uring_setup(a, b, c, d, e, f));
+
+    /// liburing's.
+    fn io_uring_queue_init(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
+        until lookup(ABSENT, URING);
+        if true => stopping!(io_uring_queue_init(a, b, c, d, e, f));
+
+    /// liburing's.
+    fn io_uring_queue_init_params(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
+        until lookup(ABSENT, URING);
+        if true => stopping!(io_uring_queue_init_params(a, b, c, d, e, f));
+
+    /// liburing's.
+    fn io_uring_queue_init_mem(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
+        until lookup(ABSENT, URING);
+        if true => stopping!(io_uring_queue_init_mem(a, b, c, d, e, f));
+
+    /// libaio's.
+    fn io_setup(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int, until lookup(ABSENT, AIO);
+        if true => stopping!(io_setup(a, b, c, d, e, f));
+
+    /// libaio's.
+    fn io_queue_init(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int, until lookup(ABSENT, AIO);
+        if true => stopping!(io_queue_init(a, b, c, d, e, f));
+
+    /// See aio_write(3).
+    fn aio_write(request: usize) -> c_int, until lookup(-1);
+        if true => shared!(aio_write(request));
+
+    /// See aio_write(3).
+    fn aio_write64(request: usize) -> c_int, until lookup(-1);
+        if true => shared!(aio_write64(request));
+
+    /// See lio_listio(3).
+    fn lio_listio(mode: c_int, requests: usize, count: c_int, event: usize) -> c_int, until lookup(-1);
+        if true => shared!(lio_listio(mode, requests, count, event));
+
+    /// See lio_listio(3).
+    fn lio_listio64(mode: c_int, requests: usize, count: c_int, event: usize) -> c_int, until lookup(-1);
+        if true => shared!(lio_listio64(mode, requests, count, event));
+}

@@ -1,0 +1,247 @@
+//! Calls other than write that change a file. The library is told before; then they are made.
+#![allow(unsafe_code)] // libc's names, with the program's pointers.
+
+use core::ffi::{c_char, c_ulong, c_void};
+
+use elision_core::client::dropin;
+use libc::{c_int, c_uint, off_t, size_t, ssize_t};
+
+use crate::abi::interpose::interpose;
+use crate::state::descriptions::{self, changing};
+use crate::state::stop::{active, stop, stopped};
+use crate::wrap::process;
+use crate::wrap::resuming::copying;
+
+/// Must a change through `fd` be told?
+#[inline(always)]
+pub(crate) fn matters(fd: c_int) -> bool {
+    descriptions::writable(fd) || dropin::write_leases()
+}
+
+/// Tells the library, if it must be told, and then makes the change.
+#[inline]
+pub(crate) fn telling<T>(fd: c_int, change: impl FnOnce() -> T) -> T {
+    if !matters(fd) {
+        return change();
+    }
+    changing(fd, || {
+        // What a read has just mapped cannot be had again once it is cut off.
+        descriptions::wait_for_readers();
+        dropin::before_change(fd);
+        change()
+    })
+}
+
+/// Can the request change the contents of a file? The groups of btrfs (which lent its clone requests to all), of
+/// XFS, and of what file systems have in common.
+#[inline]
+fn request_matters(request: c_ulong) -> bool {
+    matches!((request >> 8) as u8, 0x94 | b'X' | b'f')
+}
+
+/// What is to happen before an ioctl of this request on any descriptor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// Nothing.
+    Plain,
+    /// It may change the file of this very descriptor.
+    Changes,
+    /// It writes to, or keeps, a file whose descriptor is in the argument.
+    Shares,
+    /// The kernel, or a device, holds on to memory that is in the argument.
+    Pins,
+}
+
+/// Which of them?
+#[inline]
+pub(crate) fn kind_of(request: c_ulong) -> Request {
+    match (request & 0xffff) as u16 {
+        // A loop device writes to the file it is given.
+        0x4c00 | 0x4c06 | 0x4c0a => Request::Shares,
+        // ext4's and XFS's exchanges of contents with another file, and what btrfs sends to one.
+        0x660f | 0x586d | 0x5881..=0x5883 | 0x9426 => Request::Shares,
+        // Memory of encrypted guests, of enclaves and of trusted applications.
+        0xaebb | 0xae24 | 0xa409 => Request::Pins,
+        // Userfaultfd, VFIO and iommufd, vhost, RDMA, video buffers, and the one vendor that maps memory into its own
+        // devices without following what becomes of the address.
+        0xaa00..=0xaaff
+        | 0x3b00..=0x3bff
+        | 0xaf00..=0xafff
+        | 0x1b00..=0x1bff
+        | 0x5600..=0x56ff
+        | 0x4600..=0x46ff => Request::Pins,
+        _ if request_matters(request) => Request::Changes,
+        _ => Request::Plain,
+    }
+}
+
+/// Runs an ioctl that is not [`Request::Plain`].
+#[cold]
+pub(crate) fn controlling<T>(fd: c_int, request: c_ulong, call: impl FnOnce() -> T) -> T {
+    match kind_of(request) {
+        Request::Changes if matters(fd) => telling(fd, call),
+        Request::Shares => process::sharing(call),
+        Request::Pins => {
+            stop("an ioctl that keeps memory");
+            call()
+        }
+        _ => call(),
+    }
+}
+
+/// `$name::real` with the program's arguments, told before.
+macro_rules! told {
+    ($fd:ident, $name:ident($($arg:ident),*)) => {
+        // SAFETY: the program's call.
+        telling($fd, || unsafe { $name::real($($arg),*) })
+    };
+}
+
+/// libc writes to `fd` in a way that we do not see.
+fn writes_unseen<T>(fd: c_int, call: impl FnOnce() -> T) -> T {
+    descriptions::disown(fd);
+    call()
+}
+
+/// Does fallocate with this mode change what a file says? Not if it only sets room aside, as numpy does
+/// before it writes an array in place.
+pub(crate) fn reshapes(mode: c_int) -> bool {
+    mode & !libc::FALLOC_FL_KEEP_SIZE != 0
+}
+
+interpose! {
+    /// See ftruncate(2).
+    fn ftruncate(fd: c_int, len: off_t) -> c_int, until kernel(libc::SYS_ftruncate);
+        if matters(fd) => told!(fd, ftruncate(fd, len));
+
+    /// See ftruncate(2).
+    fn ftruncate64(fd: c_int, len: off_t) -> c_int, until kernel(libc::SYS_ftruncate);
+        if matters(fd) => told!(fd, ftruncate64(fd, len));
+
+    /// See truncate(2). The kernel has everybody's guards let go, and waits; so there must be somebody who does.
+    fn truncate(path: *const c_char, len: off_t) -> c_int, until kernel(libc::SYS_truncate);
+        if active() => {
+            dropin::look_after();
+            // SAFETY: the program's call.
+            unsafe { truncate::real(path, len) }
+        };
+
+    /// See truncate(2).
+    fn truncate64(path: *const c_char, len: off_t) -> c_int, until kernel(libc::SYS_truncate);
+        if active() => {
+            dropin::look_after();
+            // SAFETY: the program's call.
+            unsafe { truncate64::real(path, len) }
+        };
+
+    /// See fallocate(2).
+    fn fallocate(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int, until kernel(libc::SYS_fallocate);
+        if reshapes(mode) && matters(fd) => told!(fd, fallocate(fd, mode, offset, len));
+
+    /// See fallocate(2).
+    fn fallocate64(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int, until kernel(libc::SYS_fallocate);
+        if reshapes(mode) && matters(fd) => told!(fd, fallocate64(fd, mode, offset, len));
+
+    /// See posix_fallocate(3).
+    fn posix_fallocate(fd: c_int, offset: off_t, len: off_t) -> c_int, until lookup(libc::ENOSYS);
+        if matters(fd) => told!(fd, posix_fallocate(fd, offset, len));
+
+    /// See posix_fallocate(3).
+    fn posix_fallocate64(fd: c_int, offset: off_t, len: off_t) -> c_int, until lookup(libc::ENOSYS);
+        if matters(fd) => told!(fd, posix_fallocate64(fd, offset, len));
+
+    /// See copy_file_range(2).
+    fn copy_file_range(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, len: size_t, flags: c_uint)
+        -> ssize_t, until kernel(libc::SYS_copy_file_range);
+        if active() => telling(to, || copying(to, len, |len| {
+            // SAFETY: the program's call, or the rest of it.
+            unsafe { copy_file_range::real(from, from_at, to, to_at, len, flags) }
+        }));
+
+    /// See sendfile(2).
+    fn sendfile(to: c_int, from: c_int, from_at: *mut off_t, len: size_t) -> ssize_t,
+        until kernel(libc::SYS_sendfile);
+        if active() => telling(to, || copying(to, len, |len| {
+            // SAFETY: as above.
+            unsafe { sendfile::real(to, from, from_at, len) }
+        }));
+
+    /// See sendfile(2).
+    fn sendfile64(to: c_int, from: c_int, from_at: *mut off_t, len: size_t) -> ssize_t,
+        until kernel(libc::SYS_sendfile);
+        if active() => telling(to, || copying(to, len, |len| {
+            // SAFETY: as above.
+            unsafe { sendfile64::real(to, from, from_at, len) }
+        }));
+
+    /// See splice(2).
+    fn splice(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, len: size_t, flags: c_uint)
+        -> ssize_t, until kernel(libc::SYS_splice);
+        if matters(to) => told!(to, splice(from, from_at, to, to_at, len, flags));
+
+    /// See ioctl(2). All that C passes behind the request fits one register.
+    fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int, until kernel(libc::SYS_ioctl);
+        if kind_of(request) != Request::Plain && !stopped() => controlling(fd, request, || {
+            // SAFETY: the program's call.
+            unsafe { ioctl::real(fd, request, argument) }
+        });
+
+    /// See vdprintf(3).
+    fn vdprintf(fd: c_int, format: *const c_char, arguments: *mut c_void) -> c_int, until lookup(-1);
+        if matters(fd) => writes_unseen(fd, || {
+            // SAFETY: the program's call. A va_list is passed by its address.
+            unsafe { vdprintf::real(fd, format, arguments) }
+        });
+
+    /// `vdprintf` as fortified programs call it.
+    fn __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, arguments: *mut c_void) -> c_int,
+        until lookup(-1);
+        if matters(fd) => writes_unseen(fd, || {
+            // SAFETY: the program's call.
+            unsafe { __vdprintf_chk::real(fd, flag, format, arguments) }
+        });
+
+    /// See backtrace_symbols_fd(3). (Returns nothing; nobody looks.)
+    fn backtrace_symbols_fd(frames: *const *mut c_void, count: c_int, fd: c_int) -> c_int, until lookup(0);
+        if matters(fd) => writes_unseen(fd, || {
+            // SAFETY: the program's call.
+            unsafe { backtrace_symbols_fd::real(frames, count, fd) }
+        });
+
+    /// The same, under glibc's other name.
+    fn __backtrace_symbols_fd(frames: *const *mut c_void, count: c_int, fd: c_int) -> c_int, until lookup(0);
+        if matters(fd) => writes_unseen(fd, || {
+            // SAFETY: the program's call.
+            unsafe { __backtrace_symbols_fd::real(frames, count, fd) }
+        });
+}
+
+/// dprintf, which cannot be defined in Rust: its arguments are kept, `fd` is disowned, and the same arguments go on
+/// to libc's. Recent glibcs write to the descriptor directly, past stdio's table.
+mod variadic {
+    use super::{descriptions, matters};
+    use crate::abi::interpose::{Function, forward, onward};
+    use crate::abi::next::Next;
+    use core::ffi::{c_int, c_void};
+
+    static DPRINTF: Next<Function> = Next::new(c"dprintf");
+    static DPRINTF_CHK: Next<Function> = Next::new(c"__dprintf_chk");
+
+    extern "C" fn before_dprintf(fd: c_int) -> *const c_void {
+        before(fd, &DPRINTF)
+    }
+
+    extern "C" fn before_dprintf_chk(fd: c_int) -> *const c_void {
+        before(fd, &DPRINTF_CHK)
+    }
+
+    fn before(fd: c_int, next: &Next<Function>) -> *const c_void {
+        if matters(fd) {
+            descriptions::disown(fd);
+        }
+        onward(next)
+    }
+
+    forward!(dprintf, before_dprintf);
+    forward!(__dprintf_chk, before_dprintf_chk);
+}

@@ -1,0 +1,146 @@
+//! A program that gives up rights must not leave them with the sidecar, which shares its memory: before it does,
+//! everything is given memory of its own and the sidecar goes. Another, with the new rights, is started when there is
+//! need of one.
+#![allow(unsafe_code)] // libc's names, with the program's pointers.
+
+use elision_core::client::dropin;
+use libc::{c_char, c_int, c_uint, c_ulong, gid_t, size_t, uid_t};
+
+use crate::abi::interpose::interpose;
+use crate::state::stop::{active, stop, stopped};
+use crate::wrap::memory;
+
+/// Runs a call that changes what this process may do.
+pub(crate) fn changing<T>(call: impl FnOnce() -> T) -> T {
+    let gone = dropin::before_rights();
+    let result = call();
+    if gone {
+        // SAFETY: it said true.
+        unsafe { dropin::after_rights() };
+    }
+    result
+}
+
+/// Does prctl with this option change rights, or whether others may look at the process?
+pub(crate) fn option_matters(option: c_int) -> bool {
+    matches!(
+        option,
+        libc::PR_SET_NO_NEW_PRIVS
+            | libc::PR_SET_DUMPABLE
+            | libc::PR_CAPBSET_DROP
+            | libc::PR_CAP_AMBIENT
+            | libc::PR_SET_SECUREBITS
+    )
+}
+
+/// Is deferral over with this option? A filter may kill for any of the calls that we would make besides the program's
+/// own. And who may trace this process can be said only once, for one tracer.
+pub(crate) fn ends(option: c_int, a: c_ulong, b: c_ulong) -> Option<&'static str> {
+    match option {
+        // Its modes are seccomp's operations, counted from 1.
+        libc::PR_SET_SECCOMP => filters((a as c_uint).wrapping_sub(1), b).then_some(FILTER),
+        libc::PR_SET_PTRACER => Some("a tracer of its own choice"),
+        _ => None,
+    }
+}
+
+/// What a program uses that deferral ends with.
+pub(crate) const FILTER: &str = "a seccomp filter";
+
+/// prctl can give memory a name, but only what is anonymous.
+pub(crate) fn before_naming(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong) {
+    if option == libc::PR_SET_VMA && a == libc::PR_SET_VMA_ANON_NAME as c_ulong {
+        memory::settle(b as usize, c as usize);
+    }
+}
+
+/// Does `seccomp` with this operation install a filter? Without one, as libraries call it to find out what there is, it only
+/// fails.
+pub(crate) fn filters(operation: c_uint, filter: c_ulong) -> bool {
+    match operation {
+        libc::SECCOMP_SET_MODE_STRICT => true,
+        libc::SECCOMP_SET_MODE_FILTER => filter != 0,
+        _ => false,
+    }
+}
+
+/// `$name::real` with the program's arguments.
+macro_rules! told {
+    ($name:ident($($arg:ident),*)) => {
+        // SAFETY: the program's call.
+        changing(|| unsafe { $name::real($($arg),*) })
+    };
+}
+
+interpose! {
+    /// See setuid(2).
+    fn setuid(uid: uid_t) -> c_int, until lookup(-1);
+        if active() => told!(setuid(uid));
+
+    /// See setgid(2).
+    fn setgid(gid: gid_t) -> c_int, until lookup(-1);
+        if active() => told!(setgid(gid));
+
+    /// See seteuid(2).
+    fn seteuid(uid: uid_t) -> c_int, until lookup(-1);
+        if active() => told!(seteuid(uid));
+
+    /// See setegid(2).
+    fn setegid(gid: gid_t) -> c_int, until lookup(-1);
+        if active() => told!(setegid(gid));
+
+    /// See setreuid(2).
+    fn setreuid(real: uid_t, effective: uid_t) -> c_int, until lookup(-1);
+        if active() => told!(setreuid(real, effective));
+
+    /// See setregid(2).
+    fn setregid(real: gid_t, effective: gid_t) -> c_int, until lookup(-1);
+        if active() => told!(setregid(real, effective));
+
+    /// See setresuid(2).
+    fn setresuid(real: uid_t, effective: uid_t, saved: uid_t) -> c_int, until lookup(-1);
+        if active() => told!(setresuid(real, effective, saved));
+
+    /// See setresgid(2).
+    fn setresgid(real: gid_t, effective: gid_t, saved: gid_t) -> c_int, until lookup(-1);
+        if active() => told!(setresgid(real, effective, saved));
+
+    /// See setgroups(2).
+    fn setgroups(count: size_t, groups: *const gid_t) -> c_int, until lookup(-1);
+        if active() => told!(setgroups(count, groups));
+
+    /// See initgroups(3): it sets groups inside libc.
+    fn initgroups(user: *const c_char, group: gid_t) -> c_int, until lookup(-1);
+        if active() => told!(initgroups(user, group));
+
+    /// See setfsuid(2). What is no user only asks.
+    fn setfsuid(uid: uid_t) -> c_int, until kernel(libc::SYS_setfsuid);
+        if uid != uid_t::MAX && active() => told!(setfsuid(uid));
+
+    /// See setfsgid(2).
+    fn setfsgid(gid: gid_t) -> c_int, until kernel(libc::SYS_setfsgid);
+        if gid != gid_t::MAX && active() => told!(setfsgid(gid));
+
+    /// See capset(2).
+    fn capset(header: usize, data: usize) -> c_int, until lookup(-1);
+        if active() => told!(capset(header, data));
+
+    /// See chroot(2).
+    fn chroot(path: *const c_char) -> c_int, until lookup(-1);
+        if active() => told!(chroot(path));
+
+    /// See prctl(2). What C leaves out is whatever the registers hold, and nobody looks.
+    fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int,
+        until kernel(libc::SYS_prctl);
+        if !stopped() => {
+            if let Some(why) = ends(option, a, b) {
+                stop(why);
+            }
+            before_naming(option, a, b, c);
+            if option_matters(option) && active() {
+                return told!(prctl(option, a, b, c, d));
+            }
+            // SAFETY: the program's call.
+            unsafe { prctl::real(option, a, b, c, d) }
+        };
+}

@@ -1,0 +1,251 @@
+//! Another program in the place of this one: the sidecar goes before.
+//!
+//! It would go by itself, once it sees that its memory has no user left. But then the kernel announces the end of a child that an
+//! earlier program had by SIGCHLD, to a new one that knows of no child; and a descriptor that outlives exec would keep
+//! its write lease for a moment.
+//!
+//! exec is for signal handlers and children of vfork, too. So nothing here allocates, and libc's functions are found by the
+//! constructor. Those that take a list of arguments are a few instructions of their own: Rust has no name for such a list.
+#![allow(unsafe_code)] // libc's names, with the program's pointers; naked functions, and what is on their callers' stacks.
+
+use core::ffi::c_char;
+use core::ptr;
+
+use elision_core::client::dropin;
+use elision_sys::raw::Errno;
+use libc::{c_int, c_long};
+
+use crate::abi::interpose::interpose;
+use crate::abi::kernel;
+use crate::abi::raw::{self, raw_call};
+use crate::state::stop::{active, filtered};
+use crate::wrap::preload_env::{Executed, Strings, environment, inheriting};
+
+/// Makes a call that returns only if it fails.
+fn replacing<T>(call: impl FnOnce() -> T) -> T {
+    // SAFETY: exec is next, or the other of the two.
+    let left = unsafe { dropin::before_exec() };
+    let result = call();
+    if left {
+        // SAFETY: as above.
+        unsafe { dropin::after_exec() };
+    }
+    result
+}
+
+/// Makes a call that executes a program in the place of this one, with the environment that is for it.
+fn executing<T>(program: Executed, envp: Strings, call: impl FnOnce(Option<Strings>) -> T) -> T {
+    inheriting(program, envp, |changed| match active() {
+        true => replacing(|| call(changed)),
+        false => call(changed),
+    })
+}
+
+/// What `execveat` with these arguments executes.
+fn named_at(directory: c_int, path: *const c_char, flags: c_int) -> Executed {
+    // SAFETY: just found to be there.
+    let is_empty = || !filtered() && kernel::readable(path as usize, 1) && unsafe { *path } == 0;
+    match flags & libc::AT_EMPTY_PATH != 0 && is_empty() {
+        true => Executed::Open(directory),
+        false => Executed::At(directory, path),
+    }
+}
+
+/// `execve` and `execveat` through `syscall`.
+pub(crate) fn by_number(number: c_long, arguments: [c_long; 6]) -> c_long {
+    let [a, b, c, d, e, _] = arguments;
+    let (program, envp) = match number {
+        libc::SYS_execve => (Executed::At(libc::AT_FDCWD, a as *const c_char), 2),
+        _ => (named_at(a as c_int, b as *const c_char, e as c_int), 3),
+    };
+    let given = if envp == 2 { c } else { d };
+    executing(program, given as Strings, |changed| {
+        let mut arguments = arguments.map(|argument| argument as usize);
+        if let Some(changed) = changed {
+            arguments[envp] = changed as usize;
+        }
+        // SAFETY: the program's call.
+        raw::answer(unsafe { raw_call(number, &arguments) }) as c_long
+    })
+}
+
+interpose! {
+    /// See execve(2).
+    fn execve(path: *const c_char, argv: Strings, envp: Strings) -> c_int, until kernel(libc::SYS_execve);
+        => executing(Executed::At(libc::AT_FDCWD, path), envp, |changed| {
+            // SAFETY: the program's call, in this and what follows.
+            unsafe { execve::real(path, argv, changed.unwrap_or(envp)) }
+        });
+
+    /// See execveat(2).
+    fn execveat(directory: c_int, path: *const c_char, argv: Strings, envp: Strings, flags: c_int) -> c_int,
+        until kernel(libc::SYS_execveat);
+        => executing(named_at(directory, path, flags), envp, |changed| {
+            // SAFETY: as above.
+            unsafe { execveat::real(directory, path, argv, changed.unwrap_or(envp), flags) }
+        });
+
+    /// See fexecve(3).
+    fn fexecve(fd: c_int, argv: Strings, envp: Strings) -> c_int,
+        until kernel(libc::SYS_execveat, fd, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH);
+        => executing(Executed::Open(fd), envp, |changed| {
+            // SAFETY: as above.
+            unsafe { fexecve::real(fd, argv, changed.unwrap_or(envp)) }
+        });
+
+    /// See execv(3).
+    fn execv(path: *const c_char, argv: Strings) -> c_int,
+        until kernel(libc::SYS_execve, path, argv, environment());
+        => executing(Executed::At(libc::AT_FDCWD, path), environment(), |changed| match changed {
+            // SAFETY: as above.
+            None => unsafe { execv::real(path, argv) },
+            // SAFETY: as above; execv is this with libc's environment.
+            Some(envp) => unsafe { execve::real(path, argv, envp) },
+        });
+
+    /// See execvp(3).
+    fn execvp(file: *const c_char, argv: Strings) -> c_int, until early(-1);
+        => executing(Executed::Named(file), environment(), |changed| match changed {
+            // SAFETY: as above.
+            None => unsafe { execvp::real(file, argv) },
+            // SAFETY: as above; execvp is this with libc's environment.
+            Some(envp) => unsafe { execvpe::real(file, argv, envp) },
+        });
+
+    /// See execvpe(3).
+    fn execvpe(file: *const c_char, argv: Strings, envp: Strings) -> c_int, until early(-1);
+        => executing(Executed::Named(file), envp, |changed| {
+            // SAFETY: as above.
+            unsafe { execvpe::real(file, argv, changed.unwrap_or(envp)) }
+        });
+}
+
+/// Which of the functions that take a list.
+#[repr(usize)]
+enum Listed {
+    /// A path, and this program's environment.
+    Execl,
+    /// A path, and an environment after the list.
+    Execle,
+    /// A name to be searched for.
+    Execlp,
+}
+
+/// The arguments of a variadic call: six in registers, the others where the caller has put them.
+struct List {
+    registers: *const [*const c_char; 6],
+    stack: *const *const c_char,
+}
+
+impl List {
+    /// # Safety
+    /// There must be so many.
+    unsafe fn get(&self, at: usize) -> *const c_char {
+        // SAFETY: the caller's promise; the registers are on the naked function's stack.
+        unsafe {
+            match at.checked_sub(6) {
+                None => *self.registers.cast::<*const c_char>().add(at),
+                Some(at) => *self.stack.add(at),
+            }
+        }
+    }
+}
+
+/// What the three come down to: the list as an array. In memory of the kernel's, of which exec leaves nothing; in a child of vfork, whose
+/// parent would be left with it, on the stack if it is short. (Which may be a signal handler's: no more of it than need be.)
+unsafe extern "C-unwind" fn with_list(
+    which: Listed,
+    registers: *const [*const c_char; 6],
+    stack: *const *const c_char,
+) -> c_int {
+    let list = List { registers, stack };
+    let mut count = 0;
+    // SAFETY: the list ends with a null pointer.
+    while !unsafe { list.get(1 + count) }.is_null() {
+        count += 1;
+    }
+    // SAFETY: there is room for the list, its end included.
+    unsafe {
+        match count {
+            0..32 => with_room::<32>(which, list, count),
+            32..256 => with_room::<256>(which, list, count),
+            _ => {
+                let bytes = (count + 1) * size_of::<*const c_char>();
+                let (protection, kind) =
+                    (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+                let arguments = [0, bytes, protection as usize, kind as usize, usize::MAX, 0];
+                match raw_call(libc::SYS_mmap, &arguments) {
+                    Ok(addr) => {
+                        let result = with_array(which, list, count, addr as *mut _);
+                        let _ = raw_call(libc::SYS_munmap, &[addr, bytes]);
+                        result
+                    }
+                    Err(Errno(errno)) => {
+                        raw::set_errno(errno);
+                        -1
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The list is shorter than `N`.
+#[inline(never)]
+unsafe fn with_room<const N: usize>(which: Listed, list: List, count: usize) -> c_int {
+    let mut room = [ptr::null(); N];
+    // SAFETY: the caller's promise.
+    unsafe { with_array(which, list, count, room.as_mut_ptr()) }
+}
+
+/// # Safety
+/// `argv` has room for `count` arguments and their end, and the list has so many.
+unsafe fn with_array(which: Listed, list: List, count: usize, argv: *mut *const c_char) -> c_int {
+    // SAFETY: the caller's promise; and the calls are the program's.
+    unsafe {
+        for at in 0..=count {
+            *argv.add(at) = list.get(1 + at);
+        }
+        let path = list.get(0);
+        match which {
+            Listed::Execl => execv(path, argv),
+            Listed::Execle => execve(path, argv, list.get(count + 2).cast()),
+            Listed::Execlp => execvp(path, argv),
+        }
+    }
+}
+
+/// One of the functions that take a list.
+macro_rules! listed {
+    ($name:ident, $which:expr) => {
+        #[doc = concat!("See ", stringify!($name), "(3).")]
+        ///
+        /// # Safety
+        /// The program's contract with libc.
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        #[unsafe(naked)]
+        pub unsafe extern "C-unwind" fn $name(path: *const c_char, first: *const c_char) -> c_int {
+            core::arch::naked_asm!(
+                "sub rsp, 56",
+                "mov [rsp], rdi",
+                "mov [rsp + 8], rsi",
+                "mov [rsp + 16], rdx",
+                "mov [rsp + 24], rcx",
+                "mov [rsp + 32], r8",
+                "mov [rsp + 40], r9",
+                "mov edi, {which}",
+                "mov rsi, rsp",
+                "lea rdx, [rsp + 64]",
+                "call {with_list}",
+                "add rsp, 56",
+                "ret",
+                which = const $which as usize,
+                with_list = sym with_list,
+            )
+        }
+    };
+}
+listed!(execl, Listed::Execl);
+listed!(execle, Listed::Execle);
+listed!(execlp, Listed::Execlp);

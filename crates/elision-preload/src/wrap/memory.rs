@@ -1,0 +1,617 @@
+//! The calls that make, move, reshape and drop mappings.
+//!
+//! Each has two forms: the exported name, and a plain function of the same effect (`sys_…`) for a program
+//! that comes by way of `syscall(2)`, and wants the kernel and nobody in between. Most of the time nothing in the
+//! range is deferred, and then keeping the record true is all there is to do. Otherwise, before the call:
+//!
+//! | the call | what is deferred in its range |
+//! | --- | --- |
+//! | unmaps the range | is forgotten |
+//! | makes it zero (`MADV_DONTNEED`, `MADV_FREE`) | becomes zero |
+//! | maps over it, moves it, changes what may be done with it | is dissolved |
+//! | advises | stays |
+//!
+//! A call that the kernel is going to refuse must change nothing, so what the kernel checks first is checked
+//! here first, in `span`. Where a failure may come later, the range is dissolved, which costs time and loses nothing.
+#![allow(unsafe_code)] // Implements mmap and its kin, whose contract is the program's to keep.
+
+use crate::abi::next::{To, next, pass};
+use crate::abi::raw::{answer, raw_call};
+use crate::state::memory::{
+    ADDRESS_LIMIT, NOTHING_ELIGIBLE, PAGE, RECORD, active, disqualify, eligible, whole_pages,
+};
+use core::ffi::{c_int, c_uint, c_ulong, c_void};
+use core::sync::atomic::Ordering;
+use elision_core::client::dropin;
+use elision_sys::raw::{Errno, Result};
+
+next! {
+    MMAP = c"mmap": fn(*mut c_void, usize, c_int, c_int, c_int, i64) -> *mut c_void;
+    MUNMAP = c"munmap": fn(*mut c_void, usize) -> c_int;
+    MREMAP = c"mremap": fn(*mut c_void, usize, usize, c_int, *mut c_void) -> *mut c_void;
+    MPROTECT = c"mprotect": fn(*mut c_void, usize, c_int) -> c_int;
+    PKEY_MPROTECT = c"pkey_mprotect": fn(*mut c_void, usize, c_int, c_int) -> c_int;
+    PROCESS_MADVISE = c"process_madvise": fn(c_int, *const libc::iovec, usize, c_int, c_uint) -> isize;
+    MADVISE = c"madvise": fn(*mut c_void, usize, c_int) -> c_int;
+    MLOCK = c"mlock": fn(*const c_void, usize) -> c_int;
+    MLOCK2 = c"mlock2": fn(*const c_void, usize, c_uint) -> c_int;
+    MLOCKALL = c"mlockall": fn(c_int) -> c_int;
+    MSEAL = c"mseal": fn(*mut c_void, usize, c_ulong) -> c_int;
+    SHMAT = c"shmat": fn(c_int, *const c_void, c_int) -> *mut c_void;
+}
+
+/// The pages that a call is about.
+#[derive(Clone, Copy)]
+struct Span {
+    start: usize,
+    end: usize,
+}
+
+impl Span {
+    fn len(self) -> usize {
+        self.end - self.start
+    }
+
+    fn touched(self) -> bool {
+        dropin::touched(self.start, self.len())
+    }
+
+    fn dissolve(self) {
+        if self.touched() {
+            dropin::dissolve(self.start, self.len());
+        }
+    }
+
+    fn forget(self) {
+        if self.touched() {
+            // SAFETY: the program gives the range up, or nothing in it is deferred any more.
+            unsafe { dropin::forget(self.start, self.len()) };
+        }
+    }
+
+    fn disqualify(self) {
+        disqualify(self.start, self.end);
+    }
+
+    /// Something else is about to be mapped here, if the kernel agrees.
+    fn replace(self) {
+        self.dissolve();
+        self.forget();
+        self.disqualify();
+    }
+}
+
+/// The pages of a range whose start must be one. `None`: the kernel will refuse it, or do nothing.
+fn span(addr: *const c_void, len: usize) -> Option<Span> {
+    let start = addr.addr();
+    let end = start.checked_add(whole_pages(len)?)?;
+    (start.is_multiple_of(PAGE) && start < end && end <= ADDRESS_LIMIT).then_some(Span { start, end })
+}
+
+/// The pages that have a byte of the range.
+fn span_around(addr: *const c_void, len: usize) -> Option<Span> {
+    let start = addr.addr() & !(PAGE - 1);
+    span(core::ptr::without_provenance(start), len.checked_add(addr.addr() - start)?)
+}
+
+const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// `mmap(2)`.
+///
+/// # Safety
+/// The program's promise to mmap.
+pub unsafe fn sys_mmap(
+    to: To,
+    addr: *mut c_void,
+    len: usize,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: i64,
+) -> *mut c_void {
+    if active() {
+        if flags & libc::MAP_FIXED != 0
+            && let Some(target) = span(addr, len)
+        {
+            target.replace();
+        }
+        let shared = flags & libc::MAP_SHARED != 0;
+        if shared && flags & libc::MAP_ANONYMOUS == 0 && (prot & libc::PROT_WRITE != 0 || writable(fd)) {
+            // Stores through the mapping are writes that nobody will see.
+            crate::state::descriptions::disown(fd);
+        }
+    }
+    // SAFETY: the program's own arguments.
+    let mapped = unsafe { pass!(to, MMAP, libc::SYS_mmap, (addr, len, prot, flags, fd, offset)) };
+    if active() && mapped != libc::MAP_FAILED && recordable(prot, flags) {
+        record(mapped, len);
+    }
+    mapped
+}
+
+/// (What is smaller than any read that is looked at would only be in the way.)
+fn record(addr: *const c_void, len: usize) {
+    if len >= dropin::min_bytes()
+        && let Some(pages) = span(addr, len)
+    {
+        RECORD.insert(pages.start, pages.end);
+    }
+}
+
+/// Plain anonymous private memory, to read and write.
+fn recordable(prot: c_int, flags: c_int) -> bool {
+    let plain = libc::MAP_PRIVATE
+        | libc::MAP_ANONYMOUS
+        | libc::MAP_FIXED
+        | libc::MAP_FIXED_NOREPLACE
+        | libc::MAP_NORESERVE
+        | libc::MAP_POPULATE
+        | libc::MAP_32BIT;
+    let needed = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    prot == READ_WRITE && flags & needed == needed && flags & !plain == 0
+}
+
+/// Was the descriptor opened for writing? Then a mapping that is only readable can be made writable.
+fn writable(fd: c_int) -> bool {
+    // SAFETY: F_GETFL takes no pointer.
+    let flags = unsafe { raw_call(libc::SYS_fcntl, &[fd as usize, libc::F_GETFL as usize, 0]) };
+    flags.is_ok_and(|flags| flags as c_int & libc::O_ACCMODE != libc::O_RDONLY)
+}
+
+/// `munmap(2)`.
+///
+/// # Safety
+/// The program's promise to munmap.
+pub unsafe fn sys_munmap(to: To, addr: *mut c_void, len: usize) -> c_int {
+    let pages = if active() { span(addr, len) } else { None };
+    let touched = pages.is_some_and(Span::touched);
+    if let Some(pages) = pages {
+        pages.forget();
+        pages.disqualify();
+    }
+    // SAFETY: the program's own arguments.
+    let result = unsafe { pass!(to, MUNMAP, libc::SYS_munmap, (addr, len)) };
+    if result != 0 && touched {
+        // The one refusal that is left: no mapping to spare for the two that a hole makes of one. What was
+        // deferred stays with the program, without a guard; it is loaded at once.
+        // SAFETY: loads pages, and changes no byte.
+        let _ =
+            unsafe { raw_call(libc::SYS_madvise, &[addr.addr(), len, libc::MADV_POPULATE_WRITE as usize]) };
+    }
+    result
+}
+
+/// `mremap(2)`.
+///
+/// # Safety
+/// The program's promise to mremap.
+pub unsafe fn sys_mremap(
+    to: To,
+    old: *mut c_void,
+    old_len: usize,
+    new_len: usize,
+    flags: c_int,
+    new: *mut c_void,
+) -> *mut c_void {
+    let from = if active() { span(old, old_len) } else { None };
+    let Some(from) = from else {
+        // SAFETY: the program's own arguments.
+        return unsafe { pass!(to, MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) };
+    };
+    let errno = crate::abi::raw::errno();
+    let plain = eligible(from.start, from.len());
+    let touched = from.touched();
+    from.dissolve();
+    from.disqualify();
+    if flags & libc::MREMAP_FIXED != 0
+        && let Some(target) = span(new, new_len)
+    {
+        target.replace();
+    }
+    let arguments = [old.addr(), old_len, new_len, flags as usize, new.addr()];
+    // To a given place the kernel moves one mapping after the other (Linux 6.17), and may stop at any with EFAULT: too late then.
+    let moved = if plain
+        && sound_to_fixed(from, new_len, flags, new.addr())
+        && pieces::several(from.start, from.end)
+    {
+        remap_pieces(from, new_len, flags, new.addr())
+    } else if plain || touched {
+        // SAFETY: the program's own arguments. Not by way of libc, which would set errno on a refusal that
+        // the program may never hear of.
+        match unsafe { raw_call(libc::SYS_mremap, &arguments) } {
+            // One mapping, as far as the program knows; deferral, now or once, made several of it.
+            Err(Errno(libc::EFAULT)) if plain || pieces::are_alike(from.start, from.end) => {
+                remap_pieces(from, new_len, flags, new.addr())
+            }
+            result => result,
+        }
+    } else {
+        // SAFETY: as above.
+        match unsafe { pass!(to, MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) } {
+            // (The program has locked or protected a part meanwhile, perhaps, and so it is not known as plain any more.)
+            libc::MAP_FAILED
+                if crate::abi::raw::errno() == libc::EFAULT && pieces::are_alike(from.start, from.end) =>
+            {
+                crate::abi::raw::set_errno(errno);
+                remap_pieces(from, new_len, flags, new.addr())
+            }
+            libc::MAP_FAILED => Err(Errno(crate::abi::raw::errno())),
+            addr => Ok(addr.addr()),
+        }
+    };
+    if plain {
+        match moved {
+            Ok(addr) => {
+                record(core::ptr::without_provenance(addr), new_len);
+                if flags & libc::MREMAP_DONTUNMAP != 0 {
+                    record(old, from.len());
+                }
+            }
+            Err(_) => record(old, from.len()),
+        }
+    }
+    core::ptr::with_exposed_provenance_mut(answer(moved) as usize)
+}
+
+/// Would the kernel move one mapping to this given place?
+fn sound_to_fixed(from: Span, new_len: usize, flags: c_int, new: usize) -> bool {
+    let known = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+    let needed = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    flags & needed == needed
+        && flags & !known == 0
+        && span(core::ptr::without_provenance(new), new_len).is_some_and(|to| {
+            let apart = to.end <= from.start || from.end <= to.start;
+            apart && (flags & libc::MREMAP_DONTUNMAP == 0 || to.len() == from.len())
+        })
+}
+
+/// What mremap does to one anonymous private mapping, done to the several that deferral made of it.
+fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<usize> {
+    // Left behind as fresh memory. (Of the same length, or the kernel would not have come to EFAULT.)
+    let stays = flags & libc::MREMAP_DONTUNMAP;
+    let new_len = whole_pages(new_len).filter(|len| *len != 0).ok_or(Errno(libc::EINVAL))?;
+    let fixed = flags & libc::MREMAP_FIXED != 0;
+    let kept = from.len().min(new_len);
+    let map = |addr: usize, len: usize, extra: c_int| {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | extra;
+        // SAFETY: where no address is given the kernel finds room; with NOREPLACE nothing is replaced; the
+        // fixed form is used for the destination that the program asked to have replaced.
+        unsafe { raw_call(libc::SYS_mmap, &[addr, len, READ_WRITE as usize, flags as usize, usize::MAX, 0]) }
+    };
+    if !fixed && stays == 0 {
+        if new_len <= from.len() {
+            // The kernel would not have come to EFAULT; but in case another one does:
+            if new_len < from.len() {
+                unmap(from.start + new_len, from.len() - new_len)?;
+            }
+            return Ok(from.start);
+        }
+        if let Ok(at) = map(from.end, new_len - from.len(), libc::MAP_FIXED_NOREPLACE) {
+            if at == from.end {
+                return Ok(from.start);
+            }
+            unmap(at, new_len - from.len())?;
+        }
+        if flags & libc::MREMAP_MAYMOVE == 0 {
+            return Err(Errno(libc::ENOMEM));
+        }
+    }
+    let to = if fixed { map(new, new_len, libc::MAP_FIXED)? } else { map(0, new_len, 0)? };
+    let leave = |start: usize, len: usize| {
+        let _ = if stays == 0 { unmap(start, len) } else { map(start, len, libc::MAP_FIXED) };
+    };
+    let mut done = from.start;
+    pieces::each(from.start, from.start + kept, |start, end| {
+        let place = to + (start - from.start);
+        let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | stays) as usize;
+        // SAFETY: the source is part of what the program wants moved, and the destination part of what was
+        // mapped for it just now.
+        let moved = unsafe { raw_call(libc::SYS_mremap, &[start, end - start, end - start, flags, place]) };
+        if moved.is_err() {
+            copy(start, place, end - start);
+            leave(start, end - start);
+        }
+        done = end;
+    });
+    // Only what is still there is unmapped: where a piece has left, another thread may have mapped something by now.
+    let kept_end = from.start + kept;
+    if done < kept_end {
+        // Nobody could say where one mapping ends and the next begins.
+        copy(done, to + (done - from.start), kept_end - done);
+        leave(done, kept_end - done);
+    }
+    if kept < from.len() {
+        let _ = unmap(kept_end, from.len() - kept);
+    }
+    Ok(to)
+}
+
+fn copy(from: usize, to: usize, len: usize) {
+    let source: *const u8 = core::ptr::with_exposed_provenance(from);
+    // SAFETY: the source is in what was one readable mapping to the program, and has not been moved; the
+    // destination was mapped for it just now.
+    unsafe { core::ptr::copy_nonoverlapping(source, core::ptr::with_exposed_provenance_mut(to), len) };
+}
+
+fn unmap(addr: usize, len: usize) -> Result<usize> {
+    // SAFETY: the range is what the program asked to have moved away or cut off.
+    unsafe { raw_call(libc::SYS_munmap, &[addr, len]) }
+}
+
+/// The mappings of a range, as the kernel knows them.
+mod pieces {
+    use crate::abi::kernel;
+    use elision_sys::{file, pages};
+
+    /// Has deferral made several mappings of `from..to`, now or once?
+    pub(super) fn several(from: usize, to: usize) -> bool {
+        let mut count = 0;
+        if elision_core::client::dropin::ever_at_work() {
+            each(from, to, |_, _| count += 1);
+        }
+        count > 1
+    }
+
+    /// Is all of `from..to` mapped, in several pieces that could be one: anonymous, private, readable and writable?
+    pub(super) fn are_alike(from: usize, to: usize) -> bool {
+        let (mut end, mut count) = (from, 0);
+        if elision_core::client::dropin::ever_at_work() {
+            each_mapping(from, to, |mapping| {
+                let plain = mapping.readable && mapping.writable && !mapping.shared && mapping.ino == 0;
+                if plain && mapping.start <= end {
+                    (end, count) = (mapping.end, count + 1);
+                }
+            });
+        }
+        end >= to && count > 1
+    }
+
+    /// Calls `piece` for what each mapping has of `from..to`, in order. `piece` may unmap it. Ends early
+    /// where the kernel does not say.
+    pub(super) fn each(from: usize, to: usize, mut piece: impl FnMut(usize, usize)) {
+        each_mapping(from, to, |mapping| piece(mapping.start.max(from), mapping.end.min(to)));
+    }
+
+    fn each_mapping(from: usize, to: usize, mut act: impl FnMut(&pages::Mapping)) {
+        let Ok(maps) = file::open(c"/proc/self/maps", libc::O_RDONLY | libc::O_CLOEXEC, 0) else { return };
+        let mut at = from;
+        while at < to
+            && let Ok(mapping) = pages::mapping(maps, at)
+            && mapping.start < to
+        {
+            act(&mapping);
+            at = mapping.end;
+        }
+        kernel::close(maps);
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn the_pieces_of_a_range_cover_it() {
+            let bytes = vec![0u8; 1 << 20];
+            let (start, end) = (bytes.as_ptr().addr(), bytes.as_ptr().addr() + bytes.len());
+            let mut covered = 0;
+            each(start, end, |from, to| {
+                assert!(start <= from && to <= end);
+                covered += to - from;
+            });
+            assert_eq!(covered, bytes.len());
+        }
+    }
+}
+
+/// `mprotect(2)`, and `pkey_mprotect(2)` with any other key than −1.
+///
+/// # Safety
+/// The program's promise to mprotect.
+pub unsafe fn sys_mprotect(to: To, addr: *mut c_void, len: usize, prot: c_int) -> c_int {
+    if active()
+        && let Some(pages) = span(addr, len)
+    {
+        pages.dissolve();
+        if prot != READ_WRITE {
+            pages.disqualify();
+        }
+    }
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(to, MPROTECT, libc::SYS_mprotect, (addr, len, prot)) }
+}
+
+/// `pkey_mprotect(2)`.
+///
+/// # Safety
+/// The program's promise to pkey_mprotect.
+pub unsafe fn sys_pkey_mprotect(to: To, addr: *mut c_void, len: usize, prot: c_int, key: c_int) -> c_int {
+    if active()
+        && let Some(pages) = span(addr, len)
+    {
+        pages.dissolve();
+        pages.disqualify();
+    }
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(to, PKEY_MPROTECT, libc::SYS_pkey_mprotect, (addr, len, prot, key)) }
+}
+
+/// Does the advice concern when pages are loaded, and on which size of page: nothing that an extent would betray?
+fn harmless(advice: c_int) -> bool {
+    matches!(
+        advice,
+        libc::MADV_NORMAL
+            | libc::MADV_RANDOM
+            | libc::MADV_SEQUENTIAL
+            | libc::MADV_WILLNEED
+            | libc::MADV_HUGEPAGE
+            | libc::MADV_NOHUGEPAGE
+            | libc::MADV_COLD
+            | libc::MADV_PAGEOUT
+            | libc::MADV_POPULATE_READ
+            | libc::MADV_POPULATE_WRITE
+    )
+}
+
+/// `madvise(2)`.
+///
+/// # Safety
+/// The program's promise to madvise.
+pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) -> c_int {
+    /// Since Linux 5.18, and not in every libc.
+    const MADV_DONTNEED_LOCKED: c_int = 24;
+    if active()
+        && let Some(pages) = span(addr, len)
+    {
+        match advice {
+            libc::MADV_DONTNEED | MADV_DONTNEED_LOCKED | libc::MADV_FREE => {
+                if pages.touched() {
+                    // SAFETY: the program discards it.
+                    unsafe { dropin::zero(pages.start, pages.len()) };
+                }
+            }
+            _ if harmless(advice) => {}
+            // Concerns fork, dumps, merging, guards, or what was invented since: such a range is left alone for good.
+            _ => {
+                pages.dissolve();
+                pages.disqualify();
+            }
+        }
+    }
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(to, MADVISE, libc::SYS_madvise, (addr, len, advice)) }
+}
+
+/// Whose memory it is about, only the kernel knows. So what is ours at these addresses is made plain, and keeps its
+/// contents, which the call may then take away.
+fn before_process_madvise(ranges: *const libc::iovec, count: usize, advice: c_int) {
+    if active() && !harmless(advice) {
+        crate::wrap::pinned::settle_all(ranges, count);
+    }
+}
+
+/// `process_madvise(2)`.
+///
+/// # Safety
+/// The program's promise to process_madvise.
+pub unsafe fn sys_process_madvise(
+    to: To,
+    process: c_int,
+    ranges: *const libc::iovec,
+    count: usize,
+    advice: c_int,
+    flags: c_uint,
+) -> isize {
+    before_process_madvise(ranges, count, advice);
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(to, PROCESS_MADVISE, libc::SYS_process_madvise, (process, ranges, count, advice, flags)) }
+}
+
+/// Makes every page of the range plain memory, and nothing else from now on.
+pub fn settle(addr: usize, len: usize) {
+    before_lock(core::ptr::without_provenance(addr), len);
+}
+
+/// Makes everything plain memory.
+pub(crate) fn dissolve_all() {
+    Span { start: PAGE, end: ADDRESS_LIMIT - PAGE }.dissolve();
+}
+
+fn before_lock(addr: *const c_void, len: usize) {
+    if active()
+        && let Some(pages) = span_around(addr, len)
+    {
+        pages.dissolve();
+        pages.disqualify();
+    }
+}
+
+/// `mlock(2)`.
+///
+/// # Safety
+/// None beyond C's.
+pub unsafe fn sys_mlock(to: To, addr: *const c_void, len: usize) -> c_int {
+    before_lock(addr, len);
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(to, MLOCK, libc::SYS_mlock, (addr, len)) }
+}
+
+/// `mlock2(2)`.
+///
+/// # Safety
+/// None beyond C's.
+pub unsafe fn sys_mlock2(to: To, addr: *const c_void, len: usize, flags: c_uint) -> c_int {
+    before_lock(addr, len);
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(to, MLOCK2, libc::SYS_mlock2, (addr, len, flags)) }
+}
+
+/// `mlockall(2)`.
+///
+/// # Safety
+/// None beyond C's.
+pub unsafe fn sys_mlockall(to: To, flags: c_int) -> c_int {
+    if active() {
+        NOTHING_ELIGIBLE.store(true, Ordering::SeqCst);
+        dissolve_all();
+    }
+    // SAFETY: the program's own argument.
+    unsafe { pass!(to, MLOCKALL, libc::SYS_mlockall, (flags)) }
+}
+
+/// `mseal(2)`: sealed, a range can be given no other memory.
+///
+/// # Safety
+/// None beyond C's.
+pub unsafe fn sys_mseal(to: To, addr: *mut c_void, len: usize, flags: c_ulong) -> c_int {
+    before_lock(addr, len);
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(to, MSEAL, crate::wrap::syscall::SYS_MSEAL, (addr, len, flags)) }
+}
+
+/// `shmat(2)`.
+///
+/// # Safety
+/// The program's promise to shmat.
+pub unsafe fn sys_shmat(to: To, id: c_int, addr: *const c_void, flags: c_int) -> *mut c_void {
+    if active() && flags & libc::SHM_REMAP != 0 {
+        let mut segment = core::mem::MaybeUninit::<libc::shmid_ds>::zeroed();
+        let arguments = [id as usize, libc::IPC_STAT as usize, segment.as_mut_ptr().addr()];
+        // SAFETY: the kernel fills a structure of ours, which all zeroes make a valid one.
+        let (known, segment) = unsafe { (raw_call(libc::SYS_shmctl, &arguments), segment.assume_init()) };
+        if known.is_ok()
+            && let Some(target) = span_around(addr, segment.shm_segsz)
+        {
+            target.replace();
+        }
+    }
+    // SAFETY: the program's own arguments.
+    unsafe { pass!(to, SHMAT, libc::SYS_shmat, (id, addr, flags)) }
+}
+
+/// The names that programs know. Their contract is in the manual, section 2.
+macro_rules! export {
+    ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty = $body:ident;)*) => {
+        $(#[doc = concat!("`", stringify!($name), "(2)`.\n\n# Safety\nThe program's promise to it.")]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name($($argument: $type),*) -> $result {
+            // SAFETY: the program's promise, handed on.
+            unsafe { $body(To::Next, $($argument),*) }
+        })*
+    };
+}
+
+export! {
+    fn mmap(addr: *mut c_void, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: i64) -> *mut c_void = sys_mmap;
+    fn mmap64(addr: *mut c_void, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: i64) -> *mut c_void = sys_mmap;
+    fn munmap(addr: *mut c_void, len: usize) -> c_int = sys_munmap;
+    fn mremap(old: *mut c_void, old_len: usize, new_len: usize, flags: c_int, new: *mut c_void) -> *mut c_void = sys_mremap;
+    fn mprotect(addr: *mut c_void, len: usize, prot: c_int) -> c_int = sys_mprotect;
+    fn pkey_mprotect(addr: *mut c_void, len: usize, prot: c_int, key: c_int) -> c_int = sys_pkey_mprotect;
+    fn madvise(addr: *mut c_void, len: usize, advice: c_int) -> c_int = sys_madvise;
+    fn process_madvise(process: c_int, ranges: *const libc::iovec, count: usize, advice: c_int, flags: c_uint) -> isize = sys_process_madvise;
+    fn mlock(addr: *const c_void, len: usize) -> c_int = sys_mlock;
+    fn mlock2(addr: *const c_void, len: usize, flags: c_uint) -> c_int = sys_mlock2;
+    fn mlockall(flags: c_int) -> c_int = sys_mlockall;
+    fn mseal(addr: *mut c_void, len: usize, flags: c_ulong) -> c_int = sys_mseal;
+    fn shmat(id: c_int, addr: *const c_void, flags: c_int) -> *mut c_void = sys_shmat;
+}

@@ -1,0 +1,484 @@
+//! Where descriptors come from and go to: open, dup, close and their kin. They feed [`crate::state::descriptions`].
+#![allow(unsafe_code)] // libc's names, with the program's pointers.
+
+use core::ops::RangeInclusive;
+
+use elision_core::client::dropin;
+use libc::{DIR, FILE, c_char, c_int, c_uint, mode_t};
+
+use crate::abi::interpose::interpose;
+use crate::abi::{kernel, raw};
+use crate::state::descriptions;
+use crate::state::stop::{active, stop, stopped};
+use crate::wrap::{position, stdio};
+
+/// How often an open that may not wait is made again, a tenth of a millisecond and more apart.
+const ATTEMPTS: usize = 10_000;
+
+/// Runs a call that opens `path` with `flags`, or with those that it is told instead, and records what it gives.
+#[inline]
+pub(crate) fn opening(
+    directory: c_int,
+    path: *const c_char,
+    flags: c_int,
+    open: impl Fn(c_int) -> c_int,
+) -> c_int {
+    let since = descriptions::moment();
+    let fd = past_guards(flags, || kernel::open_path(directory, path, flags), open);
+    if fd >= 0 {
+        position::forget(fd);
+        descriptions::opened(fd, flags, since);
+    }
+    fd
+}
+
+/// Does opening with these flags truncate, and break no lease?
+pub(crate) fn truncates(flags: c_int) -> bool {
+    flags & (libc::O_ACCMODE | libc::O_TRUNC | libc::O_PATH) == libc::O_RDONLY | libc::O_TRUNC
+}
+
+/// Runs a call that opens with `flags` what `look` gives an O_PATH descriptor of, and gets it past the guards that it
+/// would not get past by itself. Mostly the kernel sees to that, and waits; but truncating what one opens only to read
+/// breaks no lease, and who opens without waiting is turned away.
+#[inline]
+fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn(c_int) -> c_int) -> c_int {
+    let truncates = truncates(flags);
+    let impatient = flags & (libc::O_NONBLOCK | libc::O_PATH) == libc::O_NONBLOCK;
+    if flags & libc::O_ACCMODE != libc::O_RDONLY || truncates {
+        dropin::look_after();
+    }
+    if truncates && dropin::touched(0, usize::MAX) || impatient && dropin::at_work() {
+        let_go(truncates || flags & libc::O_ACCMODE != libc::O_RDONLY, &look);
+    }
+    if truncates {
+        return opening_to_truncate(flags, &look, &open);
+    }
+    opening_past(flags, impatient, &look, &open)
+}
+
+/// Makes the call, and if it is refused because it may not wait, perhaps again.
+#[inline]
+fn opening_past(
+    flags: c_int,
+    impatient: bool,
+    look: &impl Fn() -> Option<c_int>,
+    open: &impl Fn(c_int) -> c_int,
+) -> c_int {
+    let errno = if impatient { raw::errno() } else { 0 };
+    let fd = open(flags);
+    if fd < 0 && impatient && raw::errno() == libc::EWOULDBLOCK {
+        let fd = open_again(fd, look, || open(flags));
+        if fd >= 0 {
+            raw::set_errno(errno);
+        }
+        return fd;
+    }
+    fd
+}
+
+/// Opens first and truncates then, in a way that breaks leases: buffers of other processes, above all of those that this one was forked
+/// from or has forked, may stand for the file.
+#[cold]
+fn opening_to_truncate(
+    flags: c_int,
+    look: &impl Fn() -> Option<c_int>,
+    open: &impl Fn(c_int) -> c_int,
+) -> c_int {
+    let impatient = flags & libc::O_NONBLOCK != 0;
+    let apart = look().is_some_and(|fd| {
+        let apart = dropin::may_be_deferred(fd) && kernel::truncatable(fd);
+        kernel::close(fd);
+        apart
+    });
+    if !apart {
+        return opening_past(flags, impatient, look, open);
+    }
+    let fd = opening_past(flags & !libc::O_TRUNC, impatient, look, open);
+    if fd < 0 || !kernel::regular(fd) || kernel::truncate(fd) {
+        return fd;
+    }
+    // It is being executed, say. The call itself tells.
+    kernel::close(fd);
+    opening_past(flags, impatient, look, open)
+}
+
+/// Lets this process's own guards go before, however long that takes: all of them, or what keeps even readers out.
+#[cold]
+fn let_go(all: bool, look: &impl Fn() -> Option<c_int>) {
+    if let Some(fd) = look() {
+        if all {
+            dropin::let_go(fd);
+        } else {
+            dropin::before_change(fd);
+        }
+        kernel::close(fd);
+    }
+}
+
+/// Makes a call again that was refused because it may not wait. For a regular file that means a lease, and most likely one
+/// of ours, held for buffers in another process: it has been told to go, and will in a moment. No program expects a
+/// regular file to refuse for that (truncate(1) and touch(1) open so). Whoever else holds a lease as long as this takes
+/// keeps the caller waiting for a second or two, and not for ever.
+#[cold]
+fn open_again(refused: c_int, look: &impl Fn() -> Option<c_int>, open: impl Fn() -> c_int) -> c_int {
+    let regular = look().is_some_and(|fd| {
+        let regular = kernel::regular(fd);
+        kernel::close(fd);
+        regular
+    });
+    if !regular {
+        return refused;
+    }
+    for _ in 0..ATTEMPTS {
+        kernel::pause();
+        let fd = open();
+        if fd >= 0 || raw::errno() != libc::EWOULDBLOCK {
+            return fd;
+        }
+    }
+    refused
+}
+
+/// openat2 has flags, and rules for how the path is followed, in a structure.
+pub(crate) fn opening_by_rules(
+    directory: c_int,
+    path: *const c_char,
+    how: usize,
+    len: usize,
+    open: impl Fn(usize) -> c_int,
+) -> c_int {
+    // (What a later version may have behind it is not known.)
+    if len != size_of::<libc::open_how>() || !kernel::readable(how, len) {
+        return open(how);
+    }
+    // SAFETY: just found to be readable.
+    let rules = unsafe { (how as *const libc::open_how).read_unaligned() };
+    let flags = rules.flags as c_int;
+    past_guards(
+        flags,
+        || kernel::open_path2(directory, path, rules),
+        |now| {
+            let mut rules = rules;
+            rules.flags &= !u64::from((flags & !now) as u32);
+            open(if now == flags { how } else { &raw const rules as usize })
+        },
+    )
+}
+
+/// open_by_handle_at has no path.
+pub(crate) fn opening_handle(
+    mount: c_int,
+    handle: usize,
+    flags: c_int,
+    open: impl Fn(c_int) -> c_int,
+) -> c_int {
+    past_guards(flags, || kernel::open_handle(mount, handle), open)
+}
+
+/// shm_open has a name, for which libc makes the path.
+fn opening_shared_memory(name: *const c_char, flags: c_int, open: impl Fn(c_int) -> c_int) -> c_int {
+    let look = || {
+        if name.is_null() {
+            return None;
+        }
+        // SAFETY: the program's name, which libc reads likewise.
+        let name = unsafe { core::ffi::CStr::from_ptr(name) }.to_bytes();
+        let slashes = name.iter().take_while(|byte| **byte == b'/').count();
+        let name = name.get(slashes..).filter(|name| name.len() <= LONGEST)?;
+        const LONGEST: usize = 255;
+        let mut path = [0u8; 10 + LONGEST];
+        path.get_mut(..9)?.copy_from_slice(b"/dev/shm/");
+        path.get_mut(9..9 + name.len())?.copy_from_slice(name);
+        kernel::open_path(HERE, path.as_ptr().cast(), flags | libc::O_NOFOLLOW)
+    };
+    past_guards(flags, look, open)
+}
+
+/// Runs a call that duplicates `from`, perhaps over `over`.
+#[inline]
+pub(crate) fn duplicating(from: c_int, over: Option<c_int>, duplicate: impl FnOnce() -> c_int) -> c_int {
+    let since = descriptions::moment();
+    if let Some(over) = over
+        && over != from
+    {
+        closing(over);
+    }
+    let to = duplicate();
+    if to >= 0 {
+        descriptions::copied(from, to, since);
+    }
+    to
+}
+
+/// `fd` is about to be closed.
+#[inline]
+pub(crate) fn closing(fd: c_int) {
+    position::forget(fd);
+    descriptions::closing(fd);
+}
+
+/// `close_range` is about to do what it does.
+pub(crate) fn closing_range(first: c_uint, last: c_uint, flags: c_int) {
+    if flags & libc::CLOSE_RANGE_UNSHARE as c_int != 0 {
+        descriptions::pause_for_good();
+    }
+    // Marked to be closed by a later exec, they stay what they are.
+    if flags & libc::CLOSE_RANGE_CLOEXEC as c_int == 0 {
+        descriptions::closing_range(first, last);
+    }
+}
+
+/// Runs a call of stdio's that opens a FILE and records its descriptor, if what stdio does with it is shown to us.
+fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
+    let since = descriptions::moment();
+    dropin::look_after();
+    let file = open();
+    if !file.is_null() && stdio::visible() {
+        // SAFETY: a FILE that libc has just made.
+        let (fd, seen) = unsafe { (stdio::descriptor(file), stdio::led_through_here(file)) };
+        position::forget(fd);
+        if seen {
+            descriptions::found(fd, since);
+        }
+    }
+    file
+}
+
+/// The same for a FILE that is there, and whose descriptor is closed, or duplicated over, inside libc.
+fn reopening_stream(file: *mut FILE, reopen: impl FnOnce() -> *mut FILE) -> *mut FILE {
+    if stdio::visible() && !file.is_null() {
+        // SAFETY: the program's FILE.
+        closing(unsafe { stdio::descriptor(file) });
+    }
+    opening_stream(reopen)
+}
+
+/// libc is given a descriptor to use, and to close, as it likes.
+fn surrendering_to_libc(fd: c_int) {
+    descriptions::disown(fd);
+    closing(fd);
+}
+
+/// F_SETOWN, F_GETOWN, F_SETSIG, F_GETSIG.
+const OWNER: RangeInclusive<c_int> = 8..=11;
+/// F_SETOWN_EX, F_GETOWN_EX, F_GETOWNER_UIDS.
+const OWNER_EX: RangeInclusive<c_int> = 15..=17;
+
+/// fcntl: duplicates; leases that the program takes itself; and whom the kernel should tell about a description, which for
+/// one under a write lease of ours is the sidecar. Were it the program, a break would reach nobody who answers.
+pub(crate) fn control(fd: c_int, command: c_int, argument: usize, call: impl FnOnce() -> c_int) -> c_int {
+    match command {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return duplicating(fd, None, call),
+        libc::F_GETFL => return without_async(fd, call()),
+        // Leases are the program's own business from here on: what we hold and open would refuse it one, or break it.
+        libc::F_SETLEASE if argument as c_int != libc::F_UNLCK => stop("leases of its own"),
+        // Ours on the program's description is not to be seen in it, nor to be given up for the program's.
+        _ if descriptions::writable(fd) => descriptions::disown(fd),
+        _ => {}
+    }
+    call()
+}
+
+/// Status flags as they would be without a lease of ours, which the kernel shows in them; on a regular file nothing else sets that one.
+fn without_async(fd: c_int, flags: c_int) -> c_int {
+    let ours = flags >= 0 && flags & libc::O_ASYNC != 0 && descriptions::writable(fd) && kernel::regular(fd);
+    if ours { flags & !libc::O_ASYNC } else { flags }
+}
+
+/// Does this command of fcntl concern us?
+#[inline]
+pub(crate) fn control_matters(command: c_int) -> bool {
+    match command {
+        // Before the constructor as well: the lease may be there when it comes.
+        libc::F_SETLEASE => !stopped(),
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_GETLEASE | libc::F_GETFL => active(),
+        _ => (OWNER.contains(&command) || OWNER_EX.contains(&command)) && active(),
+    }
+}
+
+const CREATE: c_int = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+const HERE: c_int = libc::AT_FDCWD;
+
+/// `$name::real` with the program's arguments, as a closure; the one that is named may be another.
+macro_rules! call {
+    ($name:ident($($arg:ident),*) but $other:ident) => {
+        // SAFETY: the program's call.
+        |$other| unsafe { $name::real($($arg),*) }
+    };
+    ($name:ident($($arg:ident),*)) => {
+        // SAFETY: the program's call.
+        || unsafe { $name::real($($arg),*) }
+    };
+}
+
+// `mode` is declared though C leaves it out when no file can be made: it is then whatever the register holds,
+// and nobody looks.
+interpose! {
+    /// See open(2).
+    fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
+        if active() => opening(HERE, path, flags, call!(open(path, flags, mode) but flags));
+
+    /// See open(2).
+    fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
+        if active() => opening(HERE, path, flags, call!(open64(path, flags, mode) but flags));
+
+    /// An old name of open.
+    fn __open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
+        if active() => opening(HERE, path, flags, call!(__open(path, flags, mode) but flags));
+
+    /// An old name of open64.
+    fn __open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
+        if active() => opening(HERE, path, flags, call!(__open64(path, flags, mode) but flags));
+
+    /// `open` as fortified programs call it.
+    fn __open_2(path: *const c_char, flags: c_int) -> c_int, until kernel(libc::SYS_open, path, flags, 0);
+        if active() => opening(HERE, path, flags, call!(__open_2(path, flags) but flags));
+
+    /// `open64` as fortified programs call it.
+    fn __open64_2(path: *const c_char, flags: c_int) -> c_int, until kernel(libc::SYS_open, path, flags, 0);
+        if active() => opening(HERE, path, flags, call!(__open64_2(path, flags) but flags));
+
+    /// See openat(2).
+    fn openat(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
+        until kernel(libc::SYS_openat);
+        if active() => opening(directory, path, flags, call!(openat(directory, path, flags, mode) but flags));
+
+    /// See openat(2).
+    fn openat64(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
+        until kernel(libc::SYS_openat);
+        if active() => opening(directory, path, flags, call!(openat64(directory, path, flags, mode) but flags));
+
+    /// `openat` as fortified programs call it.
+    fn __openat_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int,
+        until kernel(libc::SYS_openat, directory, path, flags, 0);
+        if active() => opening(directory, path, flags, call!(__openat_2(directory, path, flags) but flags));
+
+    /// `openat64` as fortified programs call it.
+    fn __openat64_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int,
+        until kernel(libc::SYS_openat, directory, path, flags, 0);
+        if active() => opening(directory, path, flags, call!(__openat64_2(directory, path, flags) but flags));
+
+    /// See creat(2).
+    fn creat(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_creat);
+        if active() => opening(HERE, path, CREATE, call!(creat(path, mode) but _flags));
+
+    /// See creat(2).
+    fn creat64(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_creat);
+        if active() => opening(HERE, path, CREATE, call!(creat64(path, mode) but _flags));
+
+    /// See openat2(2). (glibc has it from 2.43 on.)
+    fn openat2(directory: c_int, path: *const c_char, how: usize, len: usize) -> c_int,
+        until kernel(libc::SYS_openat2);
+        if active() => opening_by_rules(directory, path, how, len, call!(openat2(directory, path, how, len) but how));
+
+    /// See open_by_handle_at(2).
+    fn open_by_handle_at(mount: c_int, handle: usize, flags: c_int) -> c_int,
+        until kernel(libc::SYS_open_by_handle_at);
+        if active() => opening_handle(mount, handle, flags, call!(open_by_handle_at(mount, handle, flags) but flags));
+
+    /// See shm_open(3).
+    fn shm_open(name: *const c_char, flags: c_int, mode: mode_t) -> c_int, until lookup(-1, &[c"librt.so.1"]);
+        if active() => opening_shared_memory(name, flags, call!(shm_open(name, flags, mode) but flags));
+
+    /// See fopen(3).
+    fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
+        if active() => opening_stream(call!(fopen(path, mode)));
+
+    /// See fopen(3).
+    fn fopen64(path: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
+        if active() => opening_stream(call!(fopen64(path, mode)));
+
+    /// See freopen(3).
+    fn freopen(path: *const c_char, mode: *const c_char, file: *mut FILE) -> *mut FILE,
+        until lookup(core::ptr::null_mut());
+        if active() => reopening_stream(file, call!(freopen(path, mode, file)));
+
+    /// See freopen(3).
+    fn freopen64(path: *const c_char, mode: *const c_char, file: *mut FILE) -> *mut FILE,
+        until lookup(core::ptr::null_mut());
+        if active() => reopening_stream(file, call!(freopen64(path, mode, file)));
+
+    /// See fdopen(3).
+    fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
+        if active() && !stdio::visible() => {
+            surrendering_to_libc(fd);
+            // SAFETY: the program's call.
+            unsafe { fdopen::real(fd, mode) }
+        };
+
+    /// See fdopendir(3).
+    fn fdopendir(fd: c_int) -> *mut DIR, until lookup(core::ptr::null_mut());
+        if active() => {
+            surrendering_to_libc(fd);
+            // SAFETY: the program's call.
+            unsafe { fdopendir::real(fd) }
+        };
+
+    /// See dup(2).
+    fn dup(fd: c_int) -> c_int, until kernel(libc::SYS_dup);
+        if active() => duplicating(fd, None, call!(dup(fd)));
+
+    /// See dup2(2).
+    fn dup2(fd: c_int, over: c_int) -> c_int, until kernel(libc::SYS_dup2);
+        if active() => duplicating(fd, Some(over), call!(dup2(fd, over)));
+
+    /// An old name of dup2.
+    fn __dup2(fd: c_int, over: c_int) -> c_int, until kernel(libc::SYS_dup2);
+        if active() => duplicating(fd, Some(over), call!(__dup2(fd, over)));
+
+    /// See dup3(2).
+    fn dup3(fd: c_int, over: c_int, flags: c_int) -> c_int, until kernel(libc::SYS_dup3);
+        if active() => duplicating(fd, Some(over), call!(dup3(fd, over, flags)));
+
+    /// See fcntl(2). All that C passes behind the command fits one register.
+    fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
+        if control_matters(command) => control(fd, command, argument, call!(fcntl(fd, command, argument)));
+
+    /// An old name of fcntl.
+    fn __fcntl(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
+        if control_matters(command) => control(fd, command, argument, call!(__fcntl(fd, command, argument)));
+
+    /// See fcntl(2).
+    fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
+        if control_matters(command) => control(fd, command, argument, call!(fcntl64(fd, command, argument)));
+
+    /// See close(2).
+    fn close(fd: c_int) -> c_int, until kernel(libc::SYS_close);
+        if active() => {
+            closing(fd);
+            // SAFETY: the program's call.
+            unsafe { close::real(fd) }
+        };
+
+    /// An old name of close.
+    fn __close(fd: c_int) -> c_int, until kernel(libc::SYS_close);
+        if active() => {
+            closing(fd);
+            // SAFETY: the program's call.
+            unsafe { __close::real(fd) }
+        };
+
+    /// See login_tty(3): libc duplicates the descriptor, and closes it.
+    fn login_tty(fd: c_int) -> c_int, until lookup(-1, &[c"libutil.so.1"]);
+        if active() => {
+            surrendering_to_libc(fd);
+            // SAFETY: the program's call.
+            unsafe { login_tty::real(fd) }
+        };
+
+    /// See close_range(2).
+    fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int, until kernel(libc::SYS_close_range);
+        if active() => {
+            closing_range(first, last, flags);
+            // SAFETY: the program's call.
+            unsafe { close_range::real(first, last, flags) }
+        };
+
+    /// See closefrom(3). (Returns nothing; nobody looks.)
+    fn closefrom(first: c_int) -> c_int, until lookup(0);
+        if active() => {
+            closing_range(first.max(0) as c_uint, c_uint::MAX, 0);
+            // SAFETY: the program's call.
+            unsafe { closefrom::real(first) }
+        };
+}

@@ -1,0 +1,104 @@
+//! What a program asks about a file before it reads it tells where its next large block should start.
+//!
+//! Programs ask with fstat and lseek. fstat says how large the file is, and costs one more lseek here; lseek
+//! says where they are, and is called too often to ask for the size each time: it is remembered for the
+//! file last asked about.
+#![allow(unsafe_code)] // libc's names, with the program's pointers.
+
+use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use libc::{c_int, off_t};
+
+use crate::abi::interpose::interpose;
+use crate::abi::kernel;
+use crate::state::heap::page_offset;
+use crate::state::stop::active;
+
+/// The descriptor last asked about, −1 for none, and the size of its file, 0 if it is not a regular one. Two
+/// words that may disagree under a race: the worst is a block in an unlucky place.
+static LAST: AtomicI32 = AtomicI32::new(-1);
+static SIZE: AtomicU64 = AtomicU64::new(0);
+
+/// `fd` is about to mean another file.
+#[inline]
+pub(crate) fn forget(fd: c_int) {
+    if LAST.load(Ordering::Relaxed) == fd {
+        LAST.store(-1, Ordering::Relaxed);
+    }
+}
+
+fn remember(fd: c_int, status: Option<libc::stat>) -> u64 {
+    let size = match status {
+        Some(status) if status.st_mode & libc::S_IFMT == libc::S_IFREG => status.st_size as u64,
+        _ => 0,
+    };
+    SIZE.store(size, Ordering::Relaxed);
+    LAST.store(fd, Ordering::Relaxed);
+    size
+}
+
+fn hint(position: u64, size: u64) {
+    if position < size {
+        page_offset::hint_file(position, size - position);
+    }
+}
+
+fn sought(fd: c_int, position: off_t) -> off_t {
+    if let Ok(position) = u64::try_from(position) {
+        let size = if LAST.load(Ordering::Relaxed) == fd {
+            SIZE.load(Ordering::Relaxed)
+        } else {
+            remember(fd, kernel::status(fd))
+        };
+        hint(position, size);
+    }
+    position
+}
+
+/// The call filled `status` if `result` is 0.
+fn measured(fd: c_int, status: *const libc::stat, result: c_int) -> c_int {
+    if result == 0 {
+        // SAFETY: the kernel has just filled it.
+        let size = remember(fd, Some(unsafe { *status }));
+        if size >= elision_core::client::dropin::min_bytes() as u64
+            && let Some(position) = kernel::position(fd)
+        {
+            hint(position, size);
+        }
+    }
+    result
+}
+
+interpose! {
+    /// See lseek(2).
+    fn lseek(fd: c_int, offset: off_t, whence: c_int) -> off_t, until kernel(libc::SYS_lseek);
+        // SAFETY: the program's call.
+        if active() => sought(fd, unsafe { lseek::real(fd, offset, whence) });
+
+    /// See lseek(2).
+    fn lseek64(fd: c_int, offset: off_t, whence: c_int) -> off_t, until kernel(libc::SYS_lseek);
+        // SAFETY: the program's call.
+        if active() => sought(fd, unsafe { lseek64::real(fd, offset, whence) });
+
+    /// See fstat(2).
+    fn fstat(fd: c_int, status: *mut libc::stat) -> c_int, until kernel(libc::SYS_fstat);
+        // SAFETY: the program's call.
+        if active() => measured(fd, status, unsafe { fstat::real(fd, status) });
+
+    /// See fstat(2).
+    fn fstat64(fd: c_int, status: *mut libc::stat) -> c_int, until kernel(libc::SYS_fstat);
+        // SAFETY: the program's call.
+        if active() => measured(fd, status, unsafe { fstat64::real(fd, status) });
+
+    /// `fstat` as programs built before glibc 2.33 call it.
+    fn __fxstat(version: c_int, fd: c_int, status: *mut libc::stat) -> c_int,
+        until kernel(libc::SYS_fstat, fd, status);
+        // SAFETY: the program's call.
+        if active() => measured(fd, status, unsafe { __fxstat::real(version, fd, status) });
+
+    /// `fstat64` as programs built before glibc 2.33 call it.
+    fn __fxstat64(version: c_int, fd: c_int, status: *mut libc::stat) -> c_int,
+        until kernel(libc::SYS_fstat, fd, status);
+        // SAFETY: the program's call.
+        if active() => measured(fd, status, unsafe { __fxstat64::real(version, fd, status) });
+}

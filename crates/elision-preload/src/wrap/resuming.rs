@@ -1,0 +1,113 @@
+//! Calls that stop half-way when a thread is held still, and go on here.
+//!
+//! To the kernel a pause is a signal on its way. Copying from file to file, and what some devices and the generator of random numbers
+//! give, ends early for one: never when there is none, so that programs do not expect it. A call that came back short is
+//! made again for the rest, if there was a pause since it began. (Where the call may have to wait for somebody else, sockets and pipes,
+//! less than was asked for is common, and more might never come: those are left alone.)
+#![allow(unsafe_code)] // libc's names, with the program's pointers.
+
+use core::ffi::c_void;
+
+use elision_core::client::dropin;
+use libc::{c_int, c_long, c_uint, size_t, ssize_t};
+
+use crate::abi::interpose::interpose;
+use crate::abi::{kernel, raw};
+use crate::state::stop::active;
+
+/// Reads of no more than this are never cut short.
+pub(crate) const SHORT: usize = 4096;
+
+/// Makes a call, and again for the rest while pauses cut it short. `may`: is it one that goes on? `call` gets the bytes that
+/// are done.
+pub(crate) fn whole(len: usize, may: impl Fn() -> bool, mut call: impl FnMut(usize) -> ssize_t) -> ssize_t {
+    let len = len.min(kernel::MOST);
+    let mut done = 0;
+    let errno = raw::errno();
+    loop {
+        let before = dropin::pauses();
+        let got = call(done);
+        let Some(got) = usize::try_from(got).ok().filter(|&got| got > 0) else {
+            if done > 0 {
+                raw::set_errno(errno);
+                return done as ssize_t;
+            }
+            return got;
+        };
+        done += got;
+        if done >= len || dropin::pauses() == before || !may() {
+            return done as ssize_t;
+        }
+    }
+}
+
+/// A copy to a file, which keeps account of its positions itself.
+pub(crate) fn copying(to: c_int, len: usize, mut call: impl FnMut(usize) -> ssize_t) -> ssize_t {
+    whole(len, || kernel::regular(to), |done| call(len - done))
+}
+
+/// A read of more than [`SHORT`] bytes.
+#[inline(always)]
+pub(crate) fn reading(
+    fd: c_int,
+    buf: *mut c_void,
+    len: usize,
+    mut call: impl FnMut(*mut c_void, usize) -> ssize_t,
+) -> ssize_t {
+    let before = dropin::pauses();
+    let got = call(buf, len);
+    if got <= 0 || got as usize >= len || dropin::pauses() == before || !kernel::is_endless(fd) {
+        return got;
+    }
+    let (done, errno) = (got as usize, raw::errno());
+    match whole(len - done, || true, |more| call(buf.wrapping_byte_add(done + more), len - done - more)) {
+        more @ 0.. => got + more,
+        // The rest has failed, and the call has not.
+        _ => {
+            raw::set_errno(errno);
+            got
+        }
+    }
+}
+
+/// `getrandom`, and by its number.
+pub(crate) fn random(len: usize, call: impl FnMut(usize) -> ssize_t) -> ssize_t {
+    whole(len, || true, call)
+}
+
+interpose! {
+    /// See getrandom(2).
+    fn getrandom(buf: *mut c_void, len: size_t, flags: c_uint) -> ssize_t, until kernel(libc::SYS_getrandom);
+        if len > SHORT && active() => random(len, |done| {
+            // SAFETY: the program's call, or the rest of it.
+            unsafe { getrandom::real(buf.wrapping_byte_add(done), len - done, flags) }
+        });
+}
+
+/// The calls of this kind that came through `syscall`, made by number with these arguments.
+pub(crate) fn by_number(
+    number: c_long,
+    arguments: [c_long; 6],
+    call: impl Fn([c_long; 6]) -> c_long,
+) -> c_long {
+    // Where the length is, and which argument is a buffer that has to be moved along.
+    let (at, buffer) = match number {
+        libc::SYS_getrandom => (1, Some(0)),
+        libc::SYS_sendfile => (3, None),
+        _ => (4, None),
+    };
+    let len = arguments[at] as usize;
+    let part = |done: usize| {
+        let mut arguments = arguments;
+        arguments[at] -= done as c_long;
+        if let Some(buffer) = buffer {
+            arguments[buffer] += done as c_long;
+        }
+        call(arguments) as ssize_t
+    };
+    (match number {
+        libc::SYS_getrandom => random(len, part),
+        libc::SYS_sendfile => copying(arguments[0] as c_int, len, |rest| part(len - rest)),
+        _ => copying(arguments[2] as c_int, len, |rest| part(len - rest)),
+    }) as c_long
+}

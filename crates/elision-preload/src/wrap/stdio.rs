@@ -1,0 +1,266 @@
+//! libc's own reads, writes and closes on behalf of a FILE.
+//!
+//! They happen inside libc, where no name of ours is asked. But they go through a table of functions, one
+//! for byte streams and one for wide ones, which glibc exports. It insists that a FILE's table lies in its own
+//! section, and does not mind what the table says: so three of its entries are led through here. That covers
+//! everything that stdio does, fread and fwrite as well as what printf, putc_unlocked or exit flush, without
+//! wrapping a single one of their names.
+//!
+//! The layout of the table and of FILE has been part of glibc's ABI since 2.1, but neither is documented, so
+//! nothing is changed unless every entry is what it is expected to be, and the layout is seen to hold. If
+//! not, `visible` says so, and descriptors that ever had a FILE are owned no longer.
+#![allow(unsafe_code)] // Stores into libc's tables, and reads its structures.
+
+use core::ffi::{CStr, c_void};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+use elision_core::client::dropin;
+use elision_sys::raw;
+use libc::{FILE, c_int, ssize_t};
+
+use crate::abi::objects;
+use crate::state::descriptions::{self, changing};
+use crate::wrap::io::{Cancel, offer_read, offer_write, write_matters};
+
+/// Entries of glibc's table of stream operations.
+const READ: usize = 14;
+const WRITE: usize = 15;
+const CLOSE: usize = 17;
+
+/// Where FILE keeps what is wanted of it, in bytes.
+const FLAGS: usize = 0;
+const FILENO: usize = 0x70;
+const OFFSET: usize = 0x90;
+const TABLE: usize = 0xd8;
+
+/// In the flags: what FILE always has in its upper half, and the error indicator.
+const MAGIC: u32 = 0xfbad_0000;
+const MAGIC_MASK: u32 = 0xffff_0000;
+const ERROR: u32 = 0x20;
+
+const PAGE: usize = 4096;
+
+type Transfer = unsafe extern "C-unwind" fn(*mut FILE, *mut c_void, ssize_t) -> ssize_t;
+type Close = unsafe extern "C-unwind" fn(*mut FILE) -> c_int;
+
+static ORIGINAL_READ: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+static ORIGINAL_WRITE: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+static ORIGINAL_CLOSE: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+
+static VISIBLE: AtomicBool = AtomicBool::new(false);
+
+/// The tables that are led through here.
+static TABLES: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+/// Does this FILE use one of them? Those that read a file through a mapping (mode `m`) do not.
+///
+/// # Safety
+/// `file` is a FILE of glibc's.
+pub(crate) unsafe fn led_through_here(file: *mut FILE) -> bool {
+    // SAFETY: the caller's promise; the table is the first thing behind the public part of FILE.
+    let table = unsafe { field::<AtomicUsize>(file, TABLE) }.load(Ordering::Relaxed);
+    TABLES.iter().any(|known| known.load(Ordering::Relaxed) == table)
+}
+
+/// Is what stdio does shown to us?
+pub(crate) fn visible() -> bool {
+    VISIBLE.load(Ordering::Relaxed)
+}
+
+/// A field of FILE. Atomic, because other threads may look at it without the lock.
+///
+/// # Safety
+/// `file` is a FILE of glibc's, and a `T` lies `at` so many bytes from its start.
+unsafe fn field<'a, T>(file: *mut FILE, at: usize) -> &'a T {
+    // SAFETY: the caller's promise.
+    unsafe { &*file.byte_add(at).cast::<T>() }
+}
+
+/// The descriptor of a FILE.
+///
+/// # Safety
+/// `file` is a FILE of glibc's.
+pub(crate) unsafe fn descriptor(file: *mut FILE) -> c_int {
+    // SAFETY: the caller's promise; `install` has seen that the field is there.
+    unsafe { field::<AtomicU32>(file, FILENO) }.load(Ordering::Relaxed) as c_int
+}
+
+/// What stdio calls to fill a buffer: its own, or for a large fread the caller's.
+unsafe extern "C-unwind" fn read(file: *mut FILE, buf: *mut c_void, len: ssize_t) -> ssize_t {
+    if len as usize >= dropin::min_bytes() {
+        // SAFETY: stdio hands us its FILE.
+        let fd = unsafe { descriptor(file) };
+        if let Some(result) = offer_read(fd, buf as usize, len as usize, None, Cancel::No) {
+            return result;
+        }
+    }
+    // SAFETY: what was in the table before us, for the arguments that it was meant for.
+    unsafe { original::<Transfer>(&ORIGINAL_READ)(file, buf, len) }
+}
+
+/// What stdio calls to write `len` bytes, however many calls that takes. It answers how many were written, and
+/// leaves an error in the FILE and in `errno`.
+unsafe extern "C-unwind" fn write(file: *mut FILE, buf: *mut c_void, len: ssize_t) -> ssize_t {
+    // SAFETY: stdio hands us its FILE.
+    let fd = unsafe { descriptor(file) };
+    if !write_matters(fd, len as usize) {
+        // SAFETY: what was in the table before us.
+        return unsafe { original::<Transfer>(&ORIGINAL_WRITE)(file, buf, len) };
+    }
+    changing(fd, || {
+        let written = match offer_write(fd, buf as usize, len as usize, None, Cancel::No) {
+            None => 0,
+            Some(failed) if failed < 0 => {
+                // SAFETY: the flags are where `install` found them.
+                unsafe { field::<AtomicU32>(file, FLAGS) }.fetch_or(ERROR, Ordering::Relaxed);
+                return 0;
+            }
+            Some(written) => written,
+        };
+        if written > 0 {
+            // SAFETY: the offset lies between two fields that `install` has seen in their places. Negative
+            // means that stdio does not know it.
+            let offset = unsafe { field::<AtomicI64>(file, OFFSET) };
+            let before = offset.load(Ordering::Relaxed);
+            if before >= 0 {
+                offset.store(before.wrapping_add(written as i64), Ordering::Relaxed);
+            }
+        }
+        if written == len {
+            return written;
+        }
+        // SAFETY: what was in the table before us, for the rest of the buffer.
+        written
+            + unsafe {
+                original::<Transfer>(&ORIGINAL_WRITE)(file, buf.byte_add(written as usize), len - written)
+            }
+    })
+}
+
+/// What stdio calls to close the descriptor.
+unsafe extern "C-unwind" fn close(file: *mut FILE) -> c_int {
+    // SAFETY: stdio hands us its FILE.
+    descriptions::closing(unsafe { descriptor(file) });
+    // SAFETY: what was in the table before us.
+    unsafe { original::<Close>(&ORIGINAL_CLOSE)(file) }
+}
+
+/// # Safety
+/// `F` is the type of the function that the slot keeps, and the slot is filled, which `install` does first.
+unsafe fn original<F: Copy>(slot: &AtomicPtr<c_void>) -> F {
+    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+    // SAFETY: the caller's promise.
+    unsafe { core::mem::transmute_copy(&slot.load(Ordering::Relaxed)) }
+}
+
+fn symbol(name: &CStr) -> *mut c_void {
+    objects::next(name).unwrap_or(core::ptr::null_mut())
+}
+
+/// Leads both tables through here. From the constructor, in the main thread.
+pub(crate) fn install() {
+    let expected = [
+        (READ, symbol(c"_IO_file_read"), &ORIGINAL_READ, read as Transfer as *mut c_void),
+        (WRITE, symbol(c"_IO_file_write"), &ORIGINAL_WRITE, write as Transfer as *mut c_void),
+        (CLOSE, symbol(c"_IO_file_close"), &ORIGINAL_CLOSE, close as Close as *mut c_void),
+    ];
+    let tables =
+        [symbol(c"_IO_file_jumps"), symbol(c"_IO_wfile_jumps")].map(|table| table.cast::<AtomicUsize>());
+    if tables.iter().any(|table| table.is_null()) || !layout_holds() {
+        return;
+    }
+    for &(slot, function, _, _) in &expected {
+        for table in tables {
+            // SAFETY: glibc's table has 21 words, all of them pointers; nobody stores to it but us.
+            let found = unsafe { &*table.add(slot) }.load(Ordering::Relaxed);
+            if function.is_null() || found != function as usize {
+                return;
+            }
+        }
+    }
+    for (_, function, keep, _) in &expected {
+        keep.store(*function, Ordering::Relaxed);
+    }
+    let Some(()) = tables.into_iter().try_for_each(|table| {
+        // SAFETY: within the table, as above.
+        let first = unsafe { table.add(READ) } as usize;
+        writable(first, size_of::<usize>() * (CLOSE + 1 - READ), || {
+            for &(slot, _, _, ours) in &expected {
+                // SAFETY: as above, and the page may be written to now.
+                unsafe { &*table.add(slot) }.store(ours as usize, Ordering::Relaxed);
+            }
+        })
+    }) else {
+        return; // Perhaps one table of two: then nothing relies on either.
+    };
+    for (known, table) in TABLES.iter().zip(tables) {
+        known.store(table as usize, Ordering::Relaxed);
+    }
+    VISIBLE.store(true, Ordering::Relaxed);
+}
+
+/// Is FILE laid out as the constants say? The three standard streams are asked.
+fn layout_holds() -> bool {
+    [c"stdin", c"stdout", c"stderr"].into_iter().all(|name| {
+        let stream = symbol(name).cast::<*mut FILE>();
+        if stream.is_null() {
+            return false;
+        }
+        // SAFETY: libc's variable of that name; what it points to is at least as big as glibc's FILE, whose
+        // public part ends behind the offsets used here; `fileno` takes any FILE.
+        unsafe {
+            let file = *stream;
+            let before = crate::abi::raw::errno();
+            let fd = if file.is_null() { -1 } else { libc::fileno(file) };
+            crate::abi::raw::set_errno(before);
+            fd >= 0
+                && descriptor(file) == fd
+                && field::<AtomicU32>(file, FLAGS).load(Ordering::Relaxed) & MAGIC_MASK == MAGIC
+        }
+    })
+}
+
+/// Runs `store` while the `len` bytes at `addr` may be written to. The loader has made libc's tables read-only,
+/// and they are so again afterwards.
+fn writable(addr: usize, len: usize, store: impl FnOnce()) -> Option<()> {
+    let start = addr & !(PAGE - 1);
+    let end = (addr + len).next_multiple_of(PAGE);
+    let protect = |protection: c_int| {
+        // SAFETY: whole pages of libc's data, which stay readable throughout.
+        unsafe { raw::syscall(libc::SYS_mprotect, [start, end - start, protection as usize, 0, 0, 0]) }.ok()
+    };
+    match read_only_after_loading(start, end) {
+        // Data like any other, where the loader did not protect it.
+        false => return None,
+        true => protect(libc::PROT_READ | libc::PROT_WRITE)?,
+    };
+    store();
+    protect(libc::PROT_READ).map(|_| ())
+}
+
+/// Do all these pages belong to what the loader made read-only when it had relocated an object?
+fn read_only_after_loading(start: usize, end: usize) -> bool {
+    struct Search {
+        start: usize,
+        end: usize,
+        found: bool,
+    }
+    unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
+        // SAFETY: the loader's description of one object, and our own structure.
+        let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
+        // SAFETY: as many headers as the loader says.
+        let headers = unsafe { core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize) };
+        for header in headers {
+            if header.p_type == libc::PT_GNU_RELRO {
+                let from = (info.dlpi_addr + header.p_vaddr) as usize;
+                let to = (from + header.p_memsz as usize) & !(PAGE - 1);
+                search.found |= from & !(PAGE - 1) <= search.start && search.end <= to;
+            }
+        }
+        search.found as c_int
+    }
+    let mut search = Search { start, end, found: false };
+    // SAFETY: the callback gets the structure that it expects, and keeps nothing.
+    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
+    search.found
+}

@@ -1,0 +1,214 @@
+//! readv and writev: a vector of one piece is a plain transfer; in a longer one the big pieces are offered
+//! one by one.
+//!
+//! Taking a vector apart must not be noticed. The kernel checks all of it before it moves a byte, so a vector
+//! that it would refuse is left to it whole. It moves a short count and stops: so do we, at the first piece
+//! that comes up short or fails. It writes all of it without anybody else's write coming in between: so one is written in pieces only
+//! where nobody else can write, in a process of one thread, under a write lease. Some file systems let none come into a read either: there
+//! one is never taken apart. And it holds the file position throughout, which we do not: a transfer at the
+//! current position is taken apart only where nobody else can move it, in a process of one thread, on a
+//! descriptor that was opened here and never shared.
+#![allow(unsafe_code)] // Reads the program's vector, once it is known to be readable.
+
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use elision_core::client::dropin;
+use libc::{c_int, iovec, off_t, ssize_t};
+
+use crate::abi::{kernel, objects, raw};
+use crate::state::descriptions::{self, changing};
+use crate::state::memory;
+use crate::wrap::io::{Cancel, at, offer_read, offer_write, write_matters};
+
+/// The longest vector that the kernel takes.
+const PIECES: c_int = 1024;
+
+/// libc's word for "no second thread was ever started".
+static SINGLE_THREADED: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Finds it.
+pub(crate) fn resolve() {
+    if let Some(found) = objects::first(c"__libc_single_threaded") {
+        SINGLE_THREADED.store(found.address.cast(), Ordering::Relaxed);
+    }
+}
+
+fn single_threaded() -> bool {
+    let flag = SINGLE_THREADED.load(Ordering::Relaxed);
+    // SAFETY: libc's variable lives as long as libc; it stores to it only while there is one thread.
+    !flag.is_null() && unsafe { flag.read_volatile() } != 0
+}
+
+/// The program's vector, unless it is empty, too long or not to be read. (The kernel says which.)
+pub(crate) fn pieces<'a>(iov: *const iovec, count: c_int) -> Option<&'a [iovec]> {
+    if iov.is_null() || !iov.is_aligned() || !(1..=PIECES).contains(&count) {
+        return None;
+    }
+    if !kernel::readable(iov as usize, count as usize * size_of::<iovec>()) {
+        return None;
+    }
+    // SAFETY: not null, aligned, and just found to be readable; a program that unmaps or alters it in another
+    // thread meanwhile would get as little sense from the kernel.
+    Some(unsafe { core::slice::from_raw_parts(iov, count as usize) })
+}
+
+/// Is it a vector that deserves a look? Whether its pieces are big is not to be seen without reading them, which
+/// may take a system call to do safely: so only on descriptors that were opened here, which no socket is.
+#[inline]
+pub(crate) fn big(fd: c_int, iov: *const iovec, count: c_int) -> bool {
+    descriptions::recorded(fd)
+        && pieces(iov, count).is_some_and(|pieces| {
+            pieces.iter().fold(0usize, |total, piece| total.saturating_add(piece.iov_len))
+                >= dropin::min_bytes()
+        })
+}
+
+/// May the vector be taken apart?
+fn divisible(fd: c_int, pieces: &[iovec], offset: Option<off_t>) -> bool {
+    let mut total = 0usize;
+    for piece in pieces {
+        total = total.saturating_add(piece.iov_len);
+        if !kernel::nameable(piece.iov_base as usize, piece.iov_len) {
+            return false;
+        }
+    }
+    total <= kernel::MOST
+        && offset.is_none_or(|offset| offset.checked_add(total as off_t).is_some())
+        && (offset.is_some() || single_threaded() && descriptions::sole(fd))
+        && !descriptions::paused()
+        && kernel::regular(fd)
+        && kernel::status_flags(fd).is_some_and(|flags| flags & (libc::O_APPEND | libc::O_DIRECT) == 0)
+}
+
+/// Is nobody there who could write to the same file between two pieces? The kernel lets no other write come in between.
+fn alone(fd: c_int) -> bool {
+    single_threaded() && descriptions::sole(fd) && dropin::write_lease_on(fd)
+}
+
+/// A vector read that [`big`] has looked at. `traditional` makes the call with a part of the vector, at an offset
+/// that only positioned calls look at.
+#[cold]
+#[inline(never)]
+pub(crate) fn read(
+    fd: c_int,
+    iov: *const iovec,
+    count: c_int,
+    offset: Option<off_t>,
+    cancel: Cancel,
+    traditional: impl Fn(*const iovec, c_int, off_t) -> ssize_t,
+) -> ssize_t {
+    let whole = || traditional(iov, count, offset.unwrap_or(0));
+    let Some(pieces) = pieces(iov, count) else { return whole() };
+    let fits = |piece: &iovec| {
+        piece.iov_len >= dropin::min_bytes() && memory::eligible(piece.iov_base as usize, piece.iov_len)
+    };
+    let offer = |piece: &iovec, offset: Option<off_t>| {
+        let offset = offset.map_or(Some(None), at)?;
+        offer_read(fd, piece.iov_base as usize, piece.iov_len, offset, cancel)
+    };
+    match pieces {
+        [piece] => offer(piece, offset).unwrap_or_else(whole),
+        _ if !pieces.iter().any(fits) || !divisible(fd, pieces, offset) => whole(),
+        _ if kernel::reads_are_atomic(fd) => whole(),
+        _ => walk(pieces, offset, fits, offer, &traditional),
+    }
+}
+
+/// A vector write, of any size.
+#[inline(never)]
+pub(crate) fn write(
+    fd: c_int,
+    iov: *const iovec,
+    count: c_int,
+    offset: Option<off_t>,
+    cancel: Cancel,
+    traditional: impl Fn(*const iovec, c_int, off_t) -> ssize_t,
+) -> ssize_t {
+    let whole = || traditional(iov, count, offset.unwrap_or(0));
+    let unseen = || {
+        before_change(fd);
+        whole()
+    };
+    let Some(pieces) = pieces(iov, count) else { return whole() };
+    let offer = |piece: &iovec, offset: Option<off_t>| {
+        let offset = offset.map_or(Some(None), at)?;
+        offer_write(fd, piece.iov_base as usize, piece.iov_len, offset, cancel)
+    };
+    let fits = |piece: &iovec| write_matters(fd, piece.iov_len) && piece.iov_len != 0;
+    changing(fd, || match pieces {
+        [piece] => offer(piece, offset).unwrap_or_else(whole),
+        _ if !big(fd, iov, count) => unseen(),
+        _ if !alone(fd) => unseen(),
+        // Each piece would wait for the disk.
+        _ if kernel::writes_synchronously(fd) => unseen(),
+        // At its limit the kernel sends a signal for a call that writes nothing, which our last piece might be.
+        _ if !divisible(fd, pieces, offset) || !kernel::unlimited_file_size() => unseen(),
+        _ => walk(pieces, offset, fits, offer, &traditional),
+    })
+}
+
+/// `pwritev2`: flags, and −1 for the current position, are left to the kernel.
+pub(crate) fn write2(
+    fd: c_int,
+    iov: *const iovec,
+    count: c_int,
+    offset: off_t,
+    flags: c_int,
+    cancel: Cancel,
+    traditional: impl Fn(*const iovec, c_int, off_t) -> ssize_t,
+) -> ssize_t {
+    if flags == 0 && offset >= 0 {
+        write(fd, iov, count, Some(offset), cancel, traditional)
+    } else {
+        changing(fd, || {
+            before_change(fd);
+            traditional(iov, count, offset)
+        })
+    }
+}
+
+/// A change that the library is not shown in full.
+fn before_change(fd: c_int) {
+    if dropin::write_leases() {
+        dropin::before_change(fd);
+    }
+}
+
+/// Piece by piece: those that fit are offered, what lies between them or is declined goes the traditional way.
+fn walk(
+    pieces: &[iovec],
+    offset: Option<off_t>,
+    fits: impl Fn(&iovec) -> bool,
+    offer: impl Fn(&iovec, Option<off_t>) -> Option<ssize_t>,
+    traditional: &impl Fn(*const iovec, c_int, off_t) -> ssize_t,
+) -> ssize_t {
+    let before = raw::errno();
+    let mut done: ssize_t = 0;
+    let mut rest = pieces;
+    while let Some(first) = rest.first() {
+        let here = offset.map(|offset| offset.wrapping_add(done as off_t));
+        let (taken, moved) = match fits(first).then(|| offer(first, here)).flatten() {
+            Some(moved) => (1, moved),
+            None => {
+                let run =
+                    1 + rest.get(1..).map_or(0, |rest| rest.iter().take_while(|piece| !fits(piece)).count());
+                (run, traditional(rest.as_ptr(), run as c_int, here.unwrap_or(0)))
+            }
+        };
+        if moved < 0 {
+            if done == 0 {
+                return moved;
+            }
+            // What was moved is what the kernel would have reported, without an error.
+            raw::set_errno(before);
+            return done;
+        }
+        done += moved;
+        let (run, after) = rest.split_at_checked(taken).unwrap_or((rest, &[]));
+        if moved as usize != run.iter().map(|piece| piece.iov_len).sum::<usize>() {
+            return done;
+        }
+        rest = after;
+    }
+    done
+}
