@@ -254,14 +254,14 @@ fn what_the_table_calls_handled_is_exported_and_nothing_else() {
         );
     }
     // Numbers that not every libc has are constants of that file, in capitals.
-    let dispatch = std::fs::read_to_string("src/syscall.rs").unwrap().to_lowercase();
+    let dispatch = std::fs::read_to_string("src/wrap/syscall.rs").unwrap().to_lowercase();
     let lower = |name: &str| name.to_lowercase();
     for name in handled.keys() {
         match by_number(name) {
             true => {
                 assert!(
                     says(&dispatch, &lower(name)),
-                    "{TABLE} says {name} is handled, but src/syscall.rs does not"
+                    "{TABLE} says {name} is handled, but src/wrap/syscall.rs does not"
                 )
             }
             false => assert!(
@@ -276,7 +276,7 @@ fn what_the_table_calls_handled_is_exported_and_nothing_else() {
         .filter(|word| word.starts_with("sys_"))
     {
         let known = rows.iter().any(|row| row.names.iter().any(|known| lower(known) == name));
-        assert!(known, "src/syscall.rs looks at {name}, of which {TABLE} says nothing");
+        assert!(known, "src/wrap/syscall.rs looks at {name}, of which {TABLE} says nothing");
     }
 }
 
