@@ -7,7 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Operations of one history.
 const STEPS: &str = "1500";
@@ -21,22 +21,29 @@ fn compiled(directory: &Path) -> PathBuf {
     common::compile(directory, "histories", &["-O1", "-g", "-Wextra", "-Werror"])
 }
 
-/// The histories of some seeds, two at a time; with `stats`, under the drop-in, which adds its statistics there.
-fn run(program: &Path, seeds: std::ops::Range<u64>, flags: &str, stats: Option<&Path>) {
-    let next = AtomicU64::new(seeds.start);
+/// What the histories of one test may take before the rest of them is left out. The runner ends a test after five minutes.
+const AMPLE: Duration = Duration::from_secs(60);
+
+/// The histories of some seeds, two at a time, and how many: no more than a fifth on a machine where that many take [`AMPLE`]. With
+/// `stats`, under the drop-in, which adds its statistics there.
+fn run(program: &Path, seeds: std::ops::Range<u64>, flags: &str, stats: Option<&Path>) -> u64 {
+    let (next, played) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
+    let (least, begun) = (seeds.start + (seeds.end - seeds.start).div_ceil(5), Instant::now());
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
+                    if seed >= seeds.end || seed >= least && begun.elapsed() >= AMPLE {
                         break;
                     }
                     one(program, seed, flags, stats);
+                    played.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
     });
+    played.into_inner()
 }
 
 /// With `w` among the flags, another process wants the program's files, again and again. (To the program itself, it means
@@ -83,8 +90,7 @@ fn under_the_drop_in(seeds: std::ops::Range<u64>, flags: &str) {
 fn play(program: &Path, seeds: std::ops::Range<u64>, flags: &str) {
     let made = directory();
     let stats = made.path().join("stats");
-    let histories = seeds.end - seeds.start;
-    run(program, seeds, flags, Some(&stats));
+    let histories = run(program, seeds, flags, Some(&stats));
     let stats = std::fs::read_to_string(&stats).unwrap();
     let of = |name| common::counter(&stats, name);
     println!(

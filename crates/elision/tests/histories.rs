@@ -5,7 +5,7 @@
 //! from proptest, so a failing one shrinks. After most steps (not all: looking at a buffer loads it, and looking
 //! at a file breaks its write lease) everything is compared.
 //!
-//! `PROPTEST_CASES` says how many; [`CASES`] otherwise.
+//! `PROPTEST_CASES` says how many; otherwise [`CASES`], or as many as there is time for.
 //!
 //! The same are played by several threads at once while somebody kills their helper again and again ([`while_the_helper_is_killed`]).
 #![allow(unsafe_code)] // fork, and pipes to the children: there is no safe way to have them.
@@ -866,45 +866,41 @@ fn play_history(
     world.end().map_err(|how| format!("at the end: {how}"))
 }
 
-/// How many, for one who says nothing.
-fn cases(usual: u32) -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
-}
-
 #[test]
 fn random_histories_agree_with_plain_read_and_write() {
     elision::set_min_bytes(PAGE);
-    // How many is for PROPTEST_CASES to say, and no file is looked for that is not there.
-    let cases = cases(CASES);
-    let config = Config {
-        cases,
-        max_shrink_iters: 4000,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
-            "proptest-regressions/histories.txt",
-        ))),
-        ..Config::default()
-    };
     let other = RefCell::new(Part::start("other", &[]));
     let offered = RefCell::new(0);
     let before = common::descriptors();
-    let failed = TestRunner::new(config).run(&history(), |(files, steps)| {
-        play_history(&other, &offered, &files, &steps, true).map_err(TestCaseError::fail)
+    let played = common::in_ample_time(CASES, |cases| {
+        let config = Config {
+            cases,
+            max_shrink_iters: 4000,
+            // No file is looked for that is not there.
+            failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
+                "proptest-regressions/histories.txt",
+            ))),
+            ..Config::default()
+        };
+        let failed = TestRunner::new(config).run(&history(), |(files, steps)| {
+            play_history(&other, &offered, &files, &steps, true).map_err(TestCaseError::fail)
+        });
+        if let Err(error) = failed {
+            // After a failure the other process may hold a file still.
+            panic!("{error}");
+        }
     });
-    if let Err(error) = failed {
-        // After a failure the other process may hold a file still.
-        panic!("{error}");
-    }
     assert_eq!(common::descriptors(), before, "descriptors left open");
     let stats = elision::stats::snapshot();
-    println!("{stats:?}");
+    println!("{played} histories: {stats:?}");
     assert!(stats.deferred_bytes >= stats.loaded_bytes + stats.materialised_bytes, "{stats:?}");
     assert!(stats.elided_bytes + stats.written_bytes <= *offered.borrow(), "{stats:?} of {offered:?}");
     if common::defers(directory().path()) {
         // Or all of this has tested nothing.
-        assert!(stats.deferred_bytes > u64::from(cases) * PAGE as u64, "{stats:?}");
+        assert!(stats.deferred_bytes > u64::from(played) * PAGE as u64, "{stats:?}");
         // Where nothing is remembered of a file that was let go, there is less to elide: mostly half a page a case, a sixth at times.
         let share = if common::remembers(directory().path()) { 1 } else { 20 };
-        assert!(stats.elided_bytes > u64::from(cases) * PAGE as u64 / share, "{stats:?}");
+        assert!(stats.elided_bytes > u64::from(played) * PAGE as u64 / share, "{stats:?}");
         assert!(stats.materialised_bytes > 0, "{stats:?}");
     }
     other.into_inner().finish();
@@ -938,9 +934,8 @@ fn while_the_helper_is_killed() {
     if !common::defers(directory().path()) {
         return;
     }
-    let cases = cases(CASES_WITH_KILLS);
     let done = AtomicBool::new(false);
-    let kills = std::thread::scope(|scope| {
+    let (played, kills) = std::thread::scope(|scope| {
         let killer = scope.spawn(|| {
             let (mut kills, mut word) = (0, 0x2545_F491_4F6C_DD1Du64);
             while !done.load(Relaxed) {
@@ -970,32 +965,35 @@ fn while_the_helper_is_killed() {
             kills
         });
         let play = || {
-            let config =
-                Config { cases, max_shrink_iters: 0, failure_persistence: None, ..Config::default() };
             let other = RefCell::new(Part::start("other", &[]));
             let offered = RefCell::new(0);
-            let played = TestRunner::new(config).run(&history(), |(files, steps)| {
-                let begun = Instant::now();
-                let played = play_history(&other, &offered, &files, &steps, false);
-                played.map_err(TestCaseError::fail)?;
-                let took = begun.elapsed();
-                prop_assert!(took < PATIENCE, "somebody waited: {took:?} for {files:?} {steps:?}");
-                Ok(())
+            let mut failed = Ok(());
+            let played = common::in_ample_time(CASES_WITH_KILLS, |cases| {
+                let config =
+                    Config { cases, max_shrink_iters: 0, failure_persistence: None, ..Config::default() };
+                let result = TestRunner::new(config).run(&history(), |(files, steps)| {
+                    let begun = Instant::now();
+                    let played = play_history(&other, &offered, &files, &steps, false);
+                    played.map_err(TestCaseError::fail)?;
+                    let took = begun.elapsed();
+                    prop_assert!(took < PATIENCE, "somebody waited: {took:?} for {files:?} {steps:?}");
+                    Ok(())
+                });
+                failed = std::mem::replace(&mut failed, Ok(())).and(result.map_err(|error| error.to_string()));
             });
             other.into_inner().finish();
-            played.map_err(|error| error.to_string())
+            failed.map(|()| played)
         };
         let players: Vec<_> = (0..THREADS).map(|_| scope.spawn(play)).collect();
         let played: Vec<_> = players.into_iter().map(|player| player.join()).collect();
         done.store(true, Relaxed);
-        for result in played {
-            if let Err(how) = result.expect("a thread panicked") {
-                panic!("{how}");
-            }
-        }
-        killer.join().unwrap()
+        let played = played.into_iter().map(|result| match result.expect("a thread panicked") {
+            Ok(played) => played,
+            Err(how) => panic!("{how}"),
+        });
+        (played.sum::<u32>(), killer.join().unwrap())
     });
-    println!("{} histories, {kills} kills", cases as usize * THREADS);
+    println!("{played} histories, {kills} kills");
     assert!(kills > 0);
 }
 

@@ -40,6 +40,24 @@ macro_rules! roles {
     };
 }
 
+/// Plays up to `usual` random cases in portions (`play` is told how many), and says how many were played: no more than a fifth on a
+/// machine where that many take [`AMPLE`]. `PROPTEST_CASES` sets the number, however long that takes.
+pub fn in_ample_time(usual: u32, mut play: impl FnMut(u32)) -> u32 {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
+    let (wanted, least) = asked.map_or((usual, usual / 5), |asked| (asked, asked));
+    let (portion, begun) = ((usual / 20).max(1), Instant::now());
+    let mut played = 0;
+    while played < wanted && (played < least || begun.elapsed() < AMPLE) {
+        let next = portion.min(wanted - played);
+        play(next);
+        played += next;
+    }
+    played
+}
+
+/// What one test of random cases may take. The runner ends a test after five minutes.
+const AMPLE: Duration = Duration::from_secs(60);
+
 /// A new directory in the place that the tests are run for.
 pub fn directory() -> tempfile::TempDir {
     match std::env::var_os("ELISION_TEST_DIR") {
