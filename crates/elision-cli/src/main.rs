@@ -3,16 +3,20 @@
 
 mod demo;
 mod doctor;
+mod ending;
 mod preload;
 mod program;
 mod run;
 mod signals;
 mod supervise;
 mod totals;
+mod units;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use ending::Ending;
 
 /// Gives the standard read and write a different implementation: a big read returns at once, and its pages are
 /// loaded when they are touched, or never; a big write writes only the pages that were altered.
@@ -84,12 +88,6 @@ Examples:
   elision doctor python3                      can this program be reached?
   docker run --cap-add SYS_PTRACE IMAGE elision doctor
                                               what a container lacks is often this";
-
-/// How this process is to end.
-enum Ending {
-    Code(u8),
-    Signal(i32),
-}
 
 fn main() -> ExitCode {
     let (ending, own_failure) = match Cli::parse().command {

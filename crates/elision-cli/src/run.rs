@@ -15,12 +15,13 @@ use anyhow::{Context, Result};
 use elision_core::client::dropin::DEFAULT_MIN_BYTES;
 use elision_core::settings;
 
-use crate::Ending;
+use crate::ending::Ending;
 use crate::preload;
 use crate::program::{self, Program};
 use crate::signals;
 use crate::supervise::{Fate, supervise};
 use crate::totals::{self, Collector};
+use crate::units;
 
 /// Something of ours went wrong. This and the next two are what env(1) and its kin use.
 pub const OWN_FAILURE: u8 = 125;
@@ -35,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     stats: Option<Option<PathBuf>>,
     /// Leave reads and writes of fewer than N bytes alone (64KiB is 65536, 64K is 64000)
-    #[arg(long, value_name = "N", value_parser = size)]
+    #[arg(long, value_name = "N", value_parser = units::size)]
     min_bytes: Option<usize>,
     /// Have the drop-in confirm on standard error that it is active, and say why it declines
     #[arg(long)]
@@ -43,11 +44,6 @@ pub struct Args {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_names = ["PROGRAM", "ARGS"])]
     command: Vec<OsString>,
-}
-
-/// A number of bytes, as the drop-in understands it.
-pub fn size(text: &str) -> Result<usize, &'static str> {
-    settings::bytes(text.as_bytes()).ok_or("a number of bytes is wanted, such as 65536, 64KiB or 1M")
 }
 
 /// Runs it. Returns only if there is a supervisor, or if the program could not be started.

@@ -20,11 +20,12 @@ use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use anyhow::{Context, Result};
-use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 use rustix::fs::{FlockOperation, MemfdFlags, flock, memfd_create};
 use serde_json::{Map, Value, json};
 use tempfile::TempPath;
+
+use crate::units::bytes;
 
 /// The amounts, by their names in the JSON, and what they say.
 const AMOUNTS: [(&str, &str); 5] = [
@@ -149,11 +150,6 @@ pub fn nothing_big(least: usize) -> String {
          considered)",
         bytes(least as u64)
     )
-}
-
-/// A number of bytes for people.
-pub fn bytes(number: u64) -> String {
-    ByteSize::b(number).display().iec().to_string()
 }
 
 /// The name of memory that processes report to: the drop-in writes below the /proc of another process only what has this name.

@@ -455,7 +455,7 @@ fn a_file_that_somebody_has_open() {
     assert!(code == 1 && says(&report, "no", "save"), "{report}");
     assert_says(
         &report,
-        &["8.0 MiB deferred", "somebody has it open, and who saves", "> wait until it is closed"],
+        &["8.0 MiB deferred", "another process has it open; saves", "> wait until it is closed"],
     );
     assert_eq!(setting.reality(), (true, false));
     drop(reader);

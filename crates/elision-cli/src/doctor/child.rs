@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::ValueEnum;
 
-use super::steps::{HOLDING, Step};
+use super::step::{HOLDING, Step};
 use crate::preload;
 use crate::signals;
 use crate::totals::{Collector, Totals};

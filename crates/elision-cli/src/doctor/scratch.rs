@@ -1,16 +1,16 @@
-//! What the doctor has a child process do: an ordinary program that reads, looks, alters and saves.
+//! The doctor's scratch file, and what a child does with it: an ordinary program that reads, alters and saves.
 //!
-//! The child is this command, started with the drop-in as `elision run` starts a program. It uses std's `File` alone.
+//! Only std's `File` is used. The child is started with the drop-in, as `elision run` starts a program.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use tempfile::TempPath;
 
-use super::causes;
+use super::step::HOLDING;
 
 const PAGE: usize = 4096;
 /// The size of the scratch file: more than the smallest transfer that is considered where nothing is said.
@@ -21,60 +21,10 @@ const MOST: u64 = 64 << 20;
 const SMALL: usize = 2048;
 /// The byte that [`Step::Save`] alters.
 const ALTERED: usize = SIZE / 2 + 100;
-/// What a child says when it holds a buffer, and waits.
-pub const HOLDING: &str = "holding";
 
-/// A task for a child.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum Step {
-    /// Fill the scratch file. (Without the drop-in.)
-    Fill,
-    /// Read all of it, and compare some of it.
-    Read,
-    /// The same of a file that others may be changing: nothing is compared.
-    Look,
-    /// Read all, alter one byte, write all back, through one descriptor.
-    Save,
-    /// Write the same memory to the same place, again and again.
-    Again,
-    /// Read all through one descriptor, alter one byte, write all back through another.
-    Reopen,
-    /// Read all, wait until somebody has changed the file, and compare with what it was.
-    Keep,
-    /// Try what a cause is about. (Without the drop-in.)
-    Probe,
-    /// Make a system call. (Without the drop-in.)
-    Call,
-    /// Start another process, which starts another. (Without the drop-in.)
-    Spawn,
-}
-
-/// Carries out a step of `elision doctor`; for its own use.
-#[derive(clap::Args)]
-pub struct Args {
-    step: Step,
-    path: PathBuf,
-    /// Which cause is to be probed, which call made; how many processes are to be started
-    #[arg(default_value_t = 0)]
-    number: usize,
-}
-
-/// In the child. An error is printed by whoever called.
-pub fn carry_out(args: &Args) -> Result<()> {
-    // (Where that is refused, it goes a little later.)
-    let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    let path = args.path.as_path();
-    match args.step {
-        Step::Fill => fill(path),
-        Step::Read | Step::Look => read(path, args.step == Step::Read),
-        Step::Save => save(path),
-        Step::Again => again(path),
-        Step::Reopen => reopen(path),
-        Step::Keep => keep(path),
-        Step::Probe => causes::probe(args.number, path),
-        Step::Call => causes::call(args.number),
-        Step::Spawn => causes::spawn(args.number, path),
-    }
+/// Makes an empty scratch file. No process has it open.
+pub fn make(dir: &Path) -> io::Result<TempPath> {
+    Ok(tempfile::Builder::new().prefix(".elision-doctor-").tempfile_in(dir)?.into_temp_path())
 }
 
 /// A page of the scratch file: like no other.
@@ -84,7 +34,7 @@ fn page(number: usize) -> [u8; PAGE] {
     page
 }
 
-fn fill(path: &Path) -> Result<()> {
+pub fn fill(path: &Path) -> Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     (0..SIZE / PAGE).try_for_each(|number| Ok(file.write_all(&page(number))?))
 }
@@ -123,7 +73,7 @@ fn read_all(file: &mut File) -> Result<Vec<u8>> {
     Ok(data)
 }
 
-fn read(path: &Path, compare: bool) -> Result<()> {
+pub fn read(path: &Path, compare: bool) -> Result<()> {
     const PLACES: usize = 16;
     let mut file = open(path, false)?;
     let data = read_all(&mut file)?;
@@ -137,7 +87,7 @@ fn read(path: &Path, compare: bool) -> Result<()> {
     Ok(())
 }
 
-fn save(path: &Path) -> Result<()> {
+pub fn save(path: &Path) -> Result<()> {
     let mut file = open(path, true)?;
     let mut data = read_all(&mut file)?;
     alter(&mut data[ALTERED]);
@@ -145,7 +95,7 @@ fn save(path: &Path) -> Result<()> {
     Ok(file.write_all(&data)?)
 }
 
-fn again(path: &Path) -> Result<()> {
+pub fn save_again(path: &Path) -> Result<()> {
     let mut file = open(path, true)?;
     let data = copy(&file)?;
     for _ in 0..4 {
@@ -155,13 +105,13 @@ fn again(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn reopen(path: &Path) -> Result<()> {
+pub fn reopen(path: &Path) -> Result<()> {
     let mut data = read_all(&mut open(path, false)?)?;
     alter(&mut data[ALTERED]);
     Ok(open(path, true)?.write_all(&data)?)
 }
 
-fn keep(path: &Path) -> Result<()> {
+pub fn keep(path: &Path) -> Result<()> {
     let mut file = open(path, false)?;
     let expected = copy(&file)?;
     let data = read_all(&mut file)?;
