@@ -7,7 +7,7 @@ mod ending;
 mod preload;
 mod program;
 mod run;
-mod signals;
+mod start;
 mod supervise;
 mod totals;
 mod units;
@@ -99,7 +99,7 @@ fn main() -> ExitCode {
     // By now every temporary file has been dropped, and with it removed.
     match ending {
         Ok(Ending::Code(code)) => ExitCode::from(code),
-        Ok(Ending::Signal(signal)) => signals::die_by(signal),
+        Ok(Ending::Signal(signal)) => ending::die_by(signal),
         Err(error) => {
             eprintln!("elision: {error:#}");
             ExitCode::from(own_failure)

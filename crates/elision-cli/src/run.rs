@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,8 +18,8 @@ use elision_core::settings;
 use crate::ending::Ending;
 use crate::preload;
 use crate::program::{self, Program};
-use crate::signals;
-use crate::supervise::{Fate, supervise};
+use crate::start;
+use crate::supervise::supervise;
 use crate::totals::{self, Collector};
 use crate::units;
 
@@ -51,7 +51,7 @@ pub fn run(args: Args) -> Result<Ending> {
     let (name, arguments) = args.command.split_first().expect("clap demands one");
     let mut command = Command::new(name);
     command.args(arguments);
-    signals::hand_down_start(&mut command);
+    start::hand_down(&mut command);
 
     // Opened first: a program that ran for hours should not find then that its report has nowhere to go.
     let open = |path: &PathBuf| {
@@ -84,8 +84,8 @@ pub fn run(args: Args) -> Result<Ending> {
         Err(error) => return without_statistics(&mut command, &format_args!("{error:#}")),
     };
     command.env("ELISION_STATS", collector.path());
-    let fate = match supervise(&mut command) {
-        Ok(fate) => fate,
+    let status = match supervise(&mut command) {
+        Ok(status) => status,
         // There may be no second process, so the program takes the place of this one.
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory) => {
             match &outer {
@@ -112,9 +112,9 @@ pub fn run(args: Args) -> Result<Ending> {
     if let Err(error) = done {
         eprintln!("elision: {error:#}");
     }
-    Ok(match fate {
-        Fate::Exited(code) => Ending::Code(code as u8),
-        Fate::Killed(signal) => Ending::Signal(signal),
+    Ok(match status.signal() {
+        Some(signal) => Ending::Signal(signal),
+        None => Ending::Code(status.code().unwrap_or_default() as u8),
     })
 }
 

@@ -1,27 +1,23 @@
-//! Standing in for a program while it runs: signals pass through, stops and endings are mirrored.
+//! Standing in for a program while it runs: signals are passed on, stops and the end are mirrored.
 //!
-//! Only `--stats` needs this, because there is something to do after the program; otherwise the command execs.
-//! The program runs in our process group, so the terminal's keys reach it directly. What the kernel sends to
-//! that group is therefore dropped here, and what a process sent to *us* is passed on.
+//! Only `--stats` needs this, because there is something to do after the program; otherwise the command execs. The program runs in the
+//! command's process group, so the terminal's keys reach it directly. Signals that the kernel sends to that group are dropped here;
+//! signals that a process sends to the command are passed on.
+#![allow(unsafe_code)] // Masks have no safe wrapper, and handlers are unsafe by nature.
 
 use std::ffi::c_int;
 use std::io;
-use std::process::Command;
+use std::mem::zeroed;
+use std::process::{Child, Command, ExitStatus};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, waitid};
 
-use crate::signals::{self, Held};
+use crate::start;
 
-/// How a program ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
-    /// By exiting.
-    Exited(i32),
-    /// By a signal.
-    Killed(c_int),
-}
-
-/// Everything that somebody may send on purpose. The others are faults of our own making, or cannot be held.
+/// All signals that somebody may send on purpose. The others are faults of this process, or cannot be handled.
 fn passed_on() -> impl Iterator<Item = c_int> {
     const NAMED: [c_int; 10] = [
         libc::SIGHUP,
@@ -38,54 +34,72 @@ fn passed_on() -> impl Iterator<Item = c_int> {
     NAMED.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
-/// Runs `command` to its end.
+/// The program's process; 0 once it has ended.
+static PROGRAM: AtomicI32 = AtomicI32::new(0);
+
+/// Runs a command, which starts as `start::hand_down` says, to its end.
 ///
 /// # Errors
-/// What the operating system said when it could not be started.
-pub fn supervise(command: &mut Command) -> io::Result<Fate> {
-    // Held before the program exists, so that a signal that comes in between waits for it.
-    let held = Held::new(passed_on().chain([libc::SIGCHLD]));
-    held.hand_down_before(command);
-    let program = command.spawn()?.id();
+/// It could not be started.
+pub fn supervise(command: &mut Command) -> io::Result<ExitStatus> {
+    // Blocked until there is a program to pass them on to. The handlers come after it, as it inherits what is ignored.
+    change_mask(libc::SIG_BLOCK);
+    start::keep_children();
+    let mut program = command.spawn()?;
+    PROGRAM.store(program.id() as i32, SeqCst);
+    for signal in passed_on() {
+        let pass_on = move |info: &libc::siginfo_t| {
+            let program = PROGRAM.load(SeqCst);
+            // Sent by a process (kill and its kin), not by the kernel.
+            if info.si_code <= 0 && program != 0 {
+                // SAFETY: takes two integers.
+                unsafe { libc::kill(program, signal) };
+            }
+        };
+        // SAFETY: `pass_on` makes one async-signal-safe call.
+        let _ = unsafe { signal_hook_registry::register_sigaction(signal, pass_on) };
+    }
+    change_mask(libc::SIG_UNBLOCK);
+    wait(&mut program)
+}
+
+fn change_mask(how: c_int) {
+    // SAFETY: a set that is filled in here.
+    unsafe {
+        let mut set = zeroed();
+        libc::sigemptyset(&mut set);
+        passed_on().for_each(|signal| _ = libc::sigaddset(&mut set, signal));
+        libc::sigprocmask(how, &set, ptr::null_mut());
+    }
+}
+
+/// Waits for the end, and mirrors stops, unless waitid is refused.
+fn wait(program: &mut Child) -> io::Result<ExitStatus> {
+    let of_program = || WaitId::Pid(Pid::from_child(program));
+    // NOWAIT: nobody else gets the program's number before PROGRAM is cleared.
+    let change = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
     loop {
-        let arrival = held.next();
-        if arrival.signal == libc::SIGCHLD {
-            // One SIGCHLD may stand for several changes.
-            while let Some(change) = next_change(program)? {
-                match change {
-                    Change::Ended(fate) => return Ok(fate),
-                    Change::Stopped(signal) => mirror_stop(signal),
+        match waitid(of_program(), change) {
+            Ok(Some(status)) if status.stopped() => {
+                if let Ok(Some(stop)) = waitid(of_program(), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG) {
+                    mirror_stop(stop.stopping_signal());
                 }
             }
-        } else if arrival.by_process {
-            signals::send(program, arrival.signal);
+            Err(Errno::INTR) => {}
+            Ok(_) => {
+                PROGRAM.store(0, SeqCst);
+                return program.wait();
+            }
+            Err(_) => return program.wait(),
         }
     }
 }
 
-enum Change {
-    Stopped(c_int),
-    Ended(Fate),
-}
-
-fn next_change(program: u32) -> io::Result<Option<Change>> {
-    let pid = Pid::from_raw(program as i32);
-    let Some((_, status)) = waitpid(pid, WaitOptions::NOHANG | WaitOptions::UNTRACED)? else {
-        return Ok(None);
-    };
-    Ok(match (status.exit_status(), status.terminating_signal(), status.stopping_signal()) {
-        (Some(code), ..) => Some(Change::Ended(Fate::Exited(code))),
-        (_, Some(signal), _) => Some(Change::Ended(Fate::Killed(signal))),
-        (.., Some(signal)) => Some(Change::Stopped(signal)),
-        _ => None,
-    })
-}
-
-/// The shell watches us, not the program: when its terminal stopped the program, we stop too, and the shell
-/// prompts. The SIGCONT that ends this is held, and passed on by the loop. A plain SIGSTOP is not mirrored:
-/// whoever sends that to the program by number will wake it by number, and would leave us asleep.
-fn mirror_stop(signal: c_int) {
-    if [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal) {
-        signals::send(std::process::id(), libc::SIGSTOP);
+/// The shell watches this process: when the terminal has stopped the program, this process stops as well, and the shell prompts. The
+/// SIGCONT that ends the stop is passed on. A SIGSTOP is not mirrored: its sender wakes the program by number, and would leave this
+/// process stopped.
+fn mirror_stop(signal: Option<c_int>) {
+    if [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].map(Some).contains(&signal) {
+        let _ = kill_process(getpid(), Signal::STOP);
     }
 }

@@ -1,12 +1,16 @@
 //! The `elision` command from outside: what a user, a shell and a parent process see of it.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
+use common::{REFUSE, filtered};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::process::{Pid, Signal, WaitOptions, getuid, kill_process, waitpid};
 use rustix::thread::no_new_privs;
@@ -538,7 +542,15 @@ fn nested_statistics_count_for_both() {
 
 /// Starts the supervisor in a group of its own (as a shell does), and waits until its program says so.
 fn supervised(script: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    supervised_as(|_| (), script)
+}
+
+fn supervised_as(
+    prepare: impl Fn(&mut Command),
+    script: &str,
+) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut command = elision(&["run", "--stats", "sh", "-c", script]);
+    prepare(&mut command);
     command.env("ELISION", "off").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.process_group(0).spawn().expect("spawn");
     let mut lines = BufReader::new(child.stdout.take().expect("piped"));
@@ -580,6 +592,27 @@ fn signals_sent_to_the_supervisor_reach_the_program() {
         send(&child, signal);
         assert_eq!(next_line(&mut lines), "got", "{name}");
         assert_eq!(child.wait().expect("wait").code(), Some(7), "{name}");
+    }
+}
+
+/// The command waited with a call that the filter refused, again and again, and never ended.
+#[test]
+fn filters_that_refuse_what_commands_wait_with() {
+    for calls in
+        [&[libc::SYS_rt_sigtimedwait][..], &[libc::SYS_waitid], &[libc::SYS_ppoll, libc::SYS_signalfd4]]
+    {
+        let (mut child, mut lines) = supervised_as(
+            filtered(REFUSE, calls),
+            "trap 'kill $!; exit 7' TERM; sleep 20 & echo ready; wait",
+        );
+        send(&child, Signal::TERM);
+        let begun = Instant::now();
+        while child.try_wait().expect("wait").is_none() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = child.kill();
+        assert_eq!(child.wait().expect("wait").code(), Some(7), "{calls:?}");
+        let _ = lines.read_to_end(&mut Vec::new());
     }
 }
 

@@ -22,13 +22,13 @@ use elision_core::probe;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::statvfs;
 use serde_json::Value;
+use signal_hook::iterator::Signals;
 use tempfile::TempDir;
 
-use crate::ending::Ending;
-use crate::preload;
-use crate::signals::{self, Held};
+use crate::ending::{self, Ending};
 use crate::totals::{self, Collector, Totals};
 use crate::units::{self, bytes};
+use crate::{preload, start};
 use job::Job;
 
 /// Shows the difference on a big file.
@@ -61,11 +61,12 @@ fn compare(args: Args) -> Result<Ending> {
     let editor = editor()?;
     let place = choose_place(args.dir, job.bytes())?;
 
-    // Held before there is anything to clean up, and in every thread that is started from here on.
-    let held = Held::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT]);
+    start::keep_children();
+    // Handled before there is anything to clean up.
+    let signals = Signals::new(ending::signals())?;
     let dir = tempfile::Builder::new().prefix("elision-demo-").tempdir_in(&place);
     let dir = dir.with_context(|| format!("cannot make a directory in {}", place.display()))?;
-    clean_up_when_interrupted(held, &dir);
+    clean_up_when_interrupted(signals, &dir);
 
     eprintln!("elision: making two files of {} in {}", bytes(job.bytes()), dir.path().display());
     warn_if_unsupported(&place);
@@ -80,7 +81,7 @@ fn compare(args: Args) -> Result<Ending> {
         let mut command = job.command(&editor, &plain);
         // Off, in case this command was itself started with the drop-in.
         command.env("ELISION", "off");
-        measure(command, &held).context("the traditional run")?
+        measure(command).context("the traditional run")?
     };
     // Otherwise the second run would share the disk with what the first left to be stored.
     File::open(&plain)?.sync_all()?;
@@ -90,7 +91,7 @@ fn compare(args: Args) -> Result<Ending> {
         command.env_remove("ELISION").env_remove("ELISION_MIN_BYTES");
         command.env("LD_PRELOAD", preload::prepended(&library, env::var_os("LD_PRELOAD").as_deref()));
         command.env("ELISION_STATS", collector.path());
-        measure(command, &held).context("the run with Elision")?
+        measure(command).context("the run with Elision")?
     };
     let (_, totals) = collector.collect()?;
 
@@ -147,14 +148,14 @@ fn editor() -> Result<PathBuf> {
 }
 
 /// Waits in a thread of its own for a signal that would end us, and then leaves nothing behind.
-fn clean_up_when_interrupted(held: Held, dir: &TempDir) {
+fn clean_up_when_interrupted(mut signals: Signals, dir: &TempDir) {
     let dir = dir.path().to_owned();
     thread::spawn(move || {
-        let signal = held.next().signal;
+        let Some(signal) = signals.forever().next() else { return };
         INTERRUPTED.store(true, SeqCst);
         // The main thread may be putting a file there at this moment.
         while fs::remove_dir_all(&dir).is_err_and(|_| dir.exists()) {}
-        signals::die_by(signal)
+        ending::die_by(signal)
     });
 }
 
@@ -177,10 +178,9 @@ impl Run {
 }
 
 /// Runs the editing program and reads the account that it prints.
-fn measure(mut command: Command, held: &Held) -> Result<Run> {
+fn measure(mut command: Command) -> Result<Run> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    held.hand_down_before(&mut command);
-    signals::die_with_us(&mut command);
+    start::die_with_us(&mut command);
     let begun = Instant::now();
     let mut child = command.spawn().context("cannot start the program")?;
     let mut line = String::new();

@@ -1,10 +1,11 @@
-//! Starting a child for a [`Step`], with a limit on how long it may take, and learning what became of it.
+//! Starting a child for a [`Step`], with a limit on its time.
+#![allow(unsafe_code)] // One call of poll.
 
 use std::env;
 use std::error::Error;
 use std::fmt;
 use std::io::{self, IsTerminal, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,9 +15,8 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use super::step::{HOLDING, Step};
-use crate::preload;
-use crate::signals;
 use crate::totals::{Collector, Totals};
+use crate::{ending, preload, start};
 
 /// How long a child may take.
 const LONGEST: Duration = Duration::from_secs(15);
@@ -72,7 +72,8 @@ pub struct Starter {
 
 impl Starter {
     pub fn new(library: PathBuf) -> Result<Starter> {
-        signals::note_endings();
+        start::keep_children();
+        ending::note_signals();
         Ok(Starter { command: preload::this_command()?, library })
     }
 
@@ -128,7 +129,7 @@ impl Starter {
         let mut meanwhile = Some(meanwhile);
         let mut told = false;
         loop {
-            if let Some(signal) = signals::noted() {
+            if let Some(signal) = ending::noted() {
                 return Err(Interrupted(signal).into());
             }
             if begun.elapsed() > LONGEST {
@@ -138,7 +139,7 @@ impl Starter {
                 eprintln!("elision: waiting for a step that takes longer than usual (at most {LONGEST:?})");
                 told = true;
             }
-            if !signals::wait_readable(lines.as_fd(), TICK) {
+            if !wait_readable(lines.as_fd(), TICK) {
                 continue;
             }
             let mut piece = [0; 1024];
@@ -154,7 +155,7 @@ impl Starter {
                 && let Some(meanwhile) = meanwhile.take()
             {
                 meanwhile(&mut || {
-                    signals::wait_readable(lines.as_fd(), 1);
+                    wait_readable(lines.as_fd(), 1);
                     begun.elapsed() < LONGEST / 3
                 })?;
                 // It goes on at the end of its input.
@@ -178,4 +179,12 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Waits until a descriptor can be read or its other end is closed, a signal comes, or so many milliseconds have passed. (By poll, which every
+/// Rust program calls at its start: no filter forbids it.)
+fn wait_readable(fd: BorrowedFd<'_>, milliseconds: i32) -> bool {
+    let mut wanted = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: reads and writes one pollfd.
+    unsafe { libc::poll(&mut wanted, 1, milliseconds) > 0 }
 }
