@@ -3,14 +3,16 @@
 
 use core::mem::MaybeUninit;
 
+use libc::{c_int, iovec};
+
+use crate::abi::arch::NAMEABLE_LIMIT;
+use crate::abi::raw::raw_call;
+use elision_sys::PAGE;
 use elision_sys::file::{self, ProcPath};
 use elision_sys::raw::syscall;
 
 /// The most that one read or write transfers.
 pub(crate) const MOST: usize = 0x7fff_f000;
-
-/// One more than the highest address a program may name.
-const ADDRESSES: usize = 0x7fff_ffff_f000;
 
 /// What fstat says.
 pub(crate) fn status(fd: i32) -> Option<libc::stat> {
@@ -137,7 +139,7 @@ pub(crate) fn truncatable(fd: i32) -> bool {
     stat.is_regular()
         && stat.size > 0
         // SAFETY: a C string.
-        && unsafe { crate::abi::raw::raw_call(libc::SYS_faccessat2, &arguments) }.is_ok()
+        && unsafe { raw_call(libc::SYS_faccessat2, &arguments) }.is_ok()
         && open_path(libc::AT_FDCWD, path.as_c_str().as_ptr(), 0).is_some_and(|seen| {
             let same = file::stat(seen).is_ok_and(|seen| seen.id == stat.id);
             close(seen);
@@ -151,9 +153,7 @@ pub(crate) fn truncate(fd: i32) -> bool {
     let path = ProcPath::own(fd);
     loop {
         // SAFETY: a C string.
-        match unsafe {
-            crate::abi::raw::raw_call(libc::SYS_truncate, &[path.as_c_str().as_ptr() as usize, 0])
-        } {
+        match unsafe { raw_call(libc::SYS_truncate, &[path.as_c_str().as_ptr() as usize, 0]) } {
             // The open would not have waited, nor been interrupted.
             Err(errno) if errno.0 == libc::EINTR => {}
             result => return result.is_ok(),
@@ -175,11 +175,12 @@ pub(crate) fn close(fd: i32) {
 #[inline]
 pub(crate) fn readable(addr: usize, len: usize) -> bool {
     const NEAR: usize = 16 * 1024;
-    const PAGE: usize = 4096;
     let here = 0u8;
     let stack = &raw const here as usize;
     // (The kernel reads nothing at null.)
-    let Some(end) = addr.checked_add(len).filter(|&end| end <= ADDRESSES && addr != 0) else { return false };
+    let Some(end) = addr.checked_add(len).filter(|&end| end <= NAMEABLE_LIMIT && addr != 0) else {
+        return false;
+    };
     if addr > stack && end < stack + NEAR {
         return true;
     }
@@ -196,7 +197,29 @@ pub(crate) fn readable(addr: usize, len: usize) -> bool {
     true
 }
 
+/// The longest vector that the kernel takes.
+const PIECES: c_int = 1024;
+
+/// The program's vector, unless it is empty, too long or not to be read. (The kernel says which.)
+pub(crate) fn pieces<'a>(iov: *const iovec, count: c_int) -> Option<&'a [iovec]> {
+    if iov.is_null() || !iov.is_aligned() || !(1..=PIECES).contains(&count) {
+        return None;
+    }
+    if !readable(iov as usize, count as usize * size_of::<iovec>()) {
+        return None;
+    }
+    // SAFETY: not null, aligned, and just found to be readable; a program that unmaps or alters it in another
+    // thread meanwhile would get as little sense from the kernel.
+    Some(unsafe { core::slice::from_raw_parts(iov, count as usize) })
+}
+
+/// `n` rounded up to whole pages; `None` past the end of the address space.
+#[inline]
+pub(crate) fn whole_pages(n: usize) -> Option<usize> {
+    n.checked_next_multiple_of(PAGE)
+}
+
 /// May a program name these addresses at all? The kernel checks a whole vector for this before it moves a byte.
 pub(crate) fn nameable(addr: usize, len: usize) -> bool {
-    addr.checked_add(len).is_some_and(|end| end <= ADDRESSES)
+    addr.checked_add(len).is_some_and(|end| end <= NAMEABLE_LIMIT)
 }

@@ -15,6 +15,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 
+use crate::abi::arch::thread_pointer;
 use elision_sys::raw::syscall;
 use libc::{c_int, c_long, c_uint};
 
@@ -84,14 +85,6 @@ pub(crate) fn membarrier_of_program(command: c_int, flags: c_uint, call: impl Fn
         }
         _ => call(),
     }
-}
-
-#[inline(always)]
-fn thread_pointer() -> usize {
-    let pointer;
-    // SAFETY: on x86-64 the first word of a thread's control block is its own address.
-    unsafe { core::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, pure, readonly)) };
-    pointer
 }
 
 /// Where a thread's slot may be.

@@ -15,27 +15,22 @@
 //! Nothing here takes a lock. Every record is one atomic word that says all there is to say, so a signal
 //! handler, or a child forked while another thread was in the middle, finds nothing half done; the worst it
 //! can find is a range that is not eligible any more.
+#![allow(unsafe_code)] // Forgets what is deferred, for which the program has given the memory up.
 
 use super::heap::{self, block};
 use super::ranges;
+use crate::abi::arch::ADDRESS_LIMIT;
+use crate::abi::kernel;
+use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, Ordering};
 use elision_core::client::dropin;
-
-/// The page size; the drop-in is for x86-64 only.
-pub const PAGE: usize = 4096;
-
-/// One past the highest address a program has without asking for more.
-pub(crate) const ADDRESS_LIMIT: usize = 1 << 47;
+use elision_sys::PAGE;
 
 /// The program's own anonymous private mappings.
-pub(crate) static RECORD: ranges::Ranges<4096> = ranges::Ranges::new();
+static RECORD: ranges::Ranges<4096> = ranges::Ranges::new();
 
 /// Set by `mlockall`: the program wants its pages present, and an extent's are not.
-pub(crate) static NOTHING_ELIGIBLE: AtomicBool = AtomicBool::new(false);
-
-/// In a forked child, before it does anything else. Nothing can be held or half done (see above), so this
-/// has nothing to repair; it is the place for it, should that change.
-pub fn after_fork_child() {}
+static NOTHING_ELIGIBLE: AtomicBool = AtomicBool::new(false);
 
 /// May the range have extents? Asked before a read into it is offered.
 pub fn eligible(addr: usize, len: usize) -> bool {
@@ -46,15 +41,20 @@ pub fn eligible(addr: usize, len: usize) -> bool {
     if block::in_window(addr) { block::eligible(addr, end) } else { RECORD.contains(addr, end) }
 }
 
-/// Nothing is eligible any more, and no block is placed or kept. See [`crate::state::stop`].
-pub(crate) fn stop() {
+/// Nothing is eligible any more, and nothing is deferred.
+pub(crate) fn nothing_eligible() {
     NOTHING_ELIGIBLE.store(true, Ordering::SeqCst);
-    crate::wrap::memory::dissolve_all();
+    Span { start: PAGE, end: ADDRESS_LIMIT - PAGE }.dissolve();
+}
+
+/// The same, and no block is placed or kept. See [`crate::state::stop`].
+pub(crate) fn stop() {
+    nothing_eligible();
     heap::place_no_more();
 }
 
 /// No page of the range is eligible from now on.
-pub(crate) fn disqualify(addr: usize, end: usize) {
+fn disqualify(addr: usize, end: usize) {
     RECORD.remove(addr, end);
     block::reshape(addr, end);
 }
@@ -65,8 +65,83 @@ pub(crate) fn active() -> bool {
     dropin::min_bytes() != usize::MAX
 }
 
-/// `n` rounded up to whole pages; `None` past the end of the address space.
-#[inline]
-pub(crate) fn whole_pages(n: usize) -> Option<usize> {
-    n.checked_next_multiple_of(PAGE)
+/// The pages that a call is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+impl Span {
+    pub(crate) fn len(self) -> usize {
+        self.end - self.start
+    }
+
+    pub(crate) fn touched(self) -> bool {
+        dropin::touched(self.start, self.len())
+    }
+
+    pub(crate) fn dissolve(self) {
+        if self.touched() {
+            dropin::dissolve(self.start, self.len());
+        }
+    }
+
+    pub(crate) fn forget(self) {
+        if self.touched() {
+            // SAFETY: the program gives the range up, or nothing in it is deferred any more.
+            unsafe { dropin::forget(self.start, self.len()) };
+        }
+    }
+
+    pub(crate) fn disqualify(self) {
+        disqualify(self.start, self.end);
+    }
+
+    /// Something else is about to be mapped here, if the kernel agrees.
+    pub(crate) fn replace(self) {
+        self.dissolve();
+        self.forget();
+        self.disqualify();
+    }
+}
+
+/// The pages of a range whose start must be one. `None`: the kernel will refuse it, or do nothing.
+pub(crate) fn span(addr: *const c_void, len: usize) -> Option<Span> {
+    let start = addr.addr();
+    let end = start.checked_add(kernel::whole_pages(len)?)?;
+    (start.is_multiple_of(PAGE) && start < end && end <= ADDRESS_LIMIT).then_some(Span { start, end })
+}
+
+/// The pages that have a byte of the range.
+pub(crate) fn span_around(addr: *const c_void, len: usize) -> Option<Span> {
+    let start = addr.addr() & !(PAGE - 1);
+    span(core::ptr::without_provenance(start), len.checked_add(addr.addr() - start)?)
+}
+
+/// (What is smaller than any read that is looked at would only be in the way.)
+pub(crate) fn record(addr: *const c_void, len: usize) {
+    if len >= dropin::min_bytes()
+        && let Some(pages) = span(addr, len)
+    {
+        RECORD.insert(pages.start, pages.end);
+    }
+}
+
+/// Makes every page of the range plain memory, and nothing else from now on.
+pub(crate) fn settle(addr: usize, len: usize) {
+    if active()
+        && let Some(pages) = span_around(core::ptr::without_provenance(addr), len)
+    {
+        pages.dissolve();
+        pages.disqualify();
+    }
+}
+
+/// The same for what a vector names. (The kernel refuses one that cannot be read, or is too long.)
+pub(crate) fn settle_all(iov: *const libc::iovec, count: usize) {
+    let pieces = i32::try_from(count).ok().and_then(|count| kernel::pieces(iov, count));
+    for piece in pieces.unwrap_or(&[]) {
+        settle(piece.iov_base as usize, piece.iov_len);
+    }
 }

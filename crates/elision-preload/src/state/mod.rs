@@ -4,5 +4,6 @@ pub mod descriptions;
 pub mod heap;
 pub mod in_flight;
 pub mod memory;
+pub mod process;
 pub mod ranges;
 pub mod stop;

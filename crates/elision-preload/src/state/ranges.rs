@@ -5,8 +5,8 @@
 //! putting the smaller one back would need a second word, and a removal running beside it could pass that
 //! word before it was written.
 
-use super::memory::PAGE;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use elision_sys::PAGE;
 
 const LENGTH_BITS: u32 = 29;
 

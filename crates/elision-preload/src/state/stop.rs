@@ -7,6 +7,7 @@
 //! (watches on files). None is common, and after each of them it would take more than one rule to stay right. So there
 //! is one: before such a call everything is given memory of its own, the sidecar goes, and from then on every call
 //! passes straight through.
+#![allow(unsafe_code)] // What `dropin` asks to be promised.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -14,13 +15,15 @@ use elision_core::client::dropin;
 use elision_sys::task;
 
 use crate::abi::kernel;
-use crate::state::{descriptions, memory};
-use crate::wrap::{credentials, process};
+use crate::state::{descriptions, memory, process};
 
 const AT_WORK: u8 = 0;
 const STOPPING: u8 = 1;
 const STOPPED: u8 = 2;
 static STATE: AtomicU8 = AtomicU8::new(AT_WORK);
+
+/// What a program uses that deferral ends with, and every call but its own.
+pub(crate) const FILTER: &str = "a seccomp filter";
 
 /// Has a seccomp filter been put on, or been about to be?
 static FILTERED: AtomicBool = AtomicBool::new(false);
@@ -49,7 +52,7 @@ pub(crate) fn stop(why: &str) {
     if !process::is_this() {
         return;
     }
-    if why == credentials::FILTER {
+    if why == FILTER {
         FILTERED.store(true, Ordering::Relaxed);
     }
     if stopped() {
@@ -70,7 +73,7 @@ pub(crate) fn stop(why: &str) {
         dropin::stop(why);
         memory::stop();
         descriptions::share_for_good();
-        crate::wrap::credentials::changing(|| ());
+        without_helper(|| ());
     }
     STATE.store(STOPPED, Ordering::SeqCst);
     task::restore_signals(mask);
@@ -85,4 +88,16 @@ pub(crate) fn after_fork_child() {
 pub(crate) fn stopping<T>(why: &str, call: impl FnOnce() -> T) -> T {
     stop(why);
     call()
+}
+
+/// Runs a call that changes what this process may do. The helper, which shares its memory, must not keep the old rights: it
+/// goes before, and another is started when there is need again.
+pub(crate) fn without_helper<T>(call: impl FnOnce() -> T) -> T {
+    let gone = dropin::before_rights();
+    let result = call();
+    if gone {
+        // SAFETY: it said true.
+        unsafe { dropin::after_rights() };
+    }
+    result
 }

@@ -220,7 +220,8 @@ interpose! {
 /// to libc's. Recent glibcs write to the descriptor directly, past stdio's table.
 mod variadic {
     use super::{descriptions, matters};
-    use crate::abi::interpose::{Function, forward, onward};
+    use crate::abi::arch::forward;
+    use crate::abi::interpose::{Function, onward};
     use crate::abi::next::Next;
     use core::ffi::{c_int, c_void};
 

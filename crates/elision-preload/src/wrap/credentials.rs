@@ -3,23 +3,11 @@
 //! need of one.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
-use elision_core::client::dropin;
 use libc::{c_char, c_int, c_uint, c_ulong, gid_t, size_t, uid_t};
 
 use crate::abi::interpose::interpose;
-use crate::state::stop::{active, stop, stopped};
-use crate::wrap::memory;
-
-/// Runs a call that changes what this process may do.
-pub(crate) fn changing<T>(call: impl FnOnce() -> T) -> T {
-    let gone = dropin::before_rights();
-    let result = call();
-    if gone {
-        // SAFETY: it said true.
-        unsafe { dropin::after_rights() };
-    }
-    result
-}
+use crate::state::memory::settle;
+use crate::state::stop::{FILTER, active, stop, stopped, without_helper};
 
 /// Does prctl with this option change rights, or whether others may look at the process?
 pub(crate) fn option_matters(option: c_int) -> bool {
@@ -44,13 +32,10 @@ pub(crate) fn ends(option: c_int, a: c_ulong, b: c_ulong) -> Option<&'static str
     }
 }
 
-/// What a program uses that deferral ends with.
-pub(crate) const FILTER: &str = "a seccomp filter";
-
 /// prctl can give memory a name, but only what is anonymous.
 pub(crate) fn before_naming(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong) {
     if option == libc::PR_SET_VMA && a == libc::PR_SET_VMA_ANON_NAME as c_ulong {
-        memory::settle(b as usize, c as usize);
+        settle(b as usize, c as usize);
     }
 }
 
@@ -68,7 +53,7 @@ pub(crate) fn filters(operation: c_uint, filter: c_ulong) -> bool {
 macro_rules! told {
     ($name:ident($($arg:ident),*)) => {
         // SAFETY: the program's call.
-        changing(|| unsafe { $name::real($($arg),*) })
+        without_helper(|| unsafe { $name::real($($arg),*) })
     };
 }
 

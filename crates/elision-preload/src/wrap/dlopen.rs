@@ -4,7 +4,8 @@
 
 use core::ffi::{c_int, c_long, c_void};
 
-use crate::abi::interpose::{Function, forward, onward};
+use crate::abi::arch::forward;
+use crate::abi::interpose::{Function, onward};
 use crate::abi::next::Next;
 use crate::state::stop::stop;
 

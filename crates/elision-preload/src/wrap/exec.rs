@@ -15,6 +15,7 @@ use elision_core::client::dropin;
 use elision_sys::raw::Errno;
 use libc::{c_int, c_long};
 
+use crate::abi::arch::listed;
 use crate::abi::interpose::interpose;
 use crate::abi::kernel;
 use crate::abi::raw::{self, raw_call};
@@ -216,36 +217,6 @@ unsafe fn with_array(which: Listed, list: List, count: usize, argv: *mut *const 
     }
 }
 
-/// One of the functions that take a list.
-macro_rules! listed {
-    ($name:ident, $which:expr) => {
-        #[doc = concat!("See ", stringify!($name), "(3).")]
-        ///
-        /// # Safety
-        /// The program's contract with libc.
-        #[cfg_attr(not(test), unsafe(no_mangle))]
-        #[unsafe(naked)]
-        pub unsafe extern "C-unwind" fn $name(path: *const c_char, first: *const c_char) -> c_int {
-            core::arch::naked_asm!(
-                "sub rsp, 56",
-                "mov [rsp], rdi",
-                "mov [rsp + 8], rsi",
-                "mov [rsp + 16], rdx",
-                "mov [rsp + 24], rcx",
-                "mov [rsp + 32], r8",
-                "mov [rsp + 40], r9",
-                "mov edi, {which}",
-                "mov rsi, rsp",
-                "lea rdx, [rsp + 64]",
-                "call {with_list}",
-                "add rsp, 56",
-                "ret",
-                which = const $which as usize,
-                with_list = sym with_list,
-            )
-        }
-    };
-}
-listed!(execl, Listed::Execl);
-listed!(execle, Listed::Execle);
-listed!(execlp, Listed::Execlp);
+listed!(execl, Listed::Execl, with_list);
+listed!(execle, Listed::Execle, with_list);
+listed!(execlp, Listed::Execlp, with_list);

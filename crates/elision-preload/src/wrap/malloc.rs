@@ -19,11 +19,12 @@ use crate::abi::next::Next;
 use crate::abi::objects;
 use crate::abi::raw::{raw_call, set_errno};
 use crate::state::heap::{self, block, least};
-use crate::state::memory::{self, PAGE};
+use crate::state::memory;
 use crate::state::stop;
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use elision_core::client::dropin;
+use elision_sys::PAGE;
 use elision_sys::task;
 
 type Malloc = unsafe extern "C" fn(usize) -> *mut c_void;
@@ -428,7 +429,7 @@ pub unsafe extern "C" fn valloc(size: usize) -> *mut c_void {
 /// None beyond C's.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn pvalloc(size: usize) -> *mut c_void {
-    if let Some(payload) = memory::whole_pages(size).and_then(|size| place_aligned(PAGE, size)) {
+    if let Some(payload) = crate::abi::kernel::whole_pages(size).and_then(|size| place_aligned(PAGE, size)) {
         return payload;
     }
     next_call!(PVALLOC(size), ptr::null_mut())

@@ -15,13 +15,15 @@
 //! here first, in `span`. Where a failure may come later, the range is dissolved, which costs time and loses nothing.
 #![allow(unsafe_code)] // Implements mmap and its kin, whose contract is the program's to keep.
 
+use crate::abi::arch;
+use crate::abi::kernel::whole_pages;
 use crate::abi::next::{To, next, pass};
 use crate::abi::raw::{answer, raw_call};
+use crate::state::descriptions;
 use crate::state::memory::{
-    ADDRESS_LIMIT, NOTHING_ELIGIBLE, PAGE, RECORD, active, disqualify, eligible, whole_pages,
+    Span, active, eligible, nothing_eligible, record, settle, settle_all, span, span_around,
 };
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
-use core::sync::atomic::Ordering;
 use elision_core::client::dropin;
 use elision_sys::raw::{Errno, Result};
 
@@ -40,59 +42,8 @@ next! {
     SHMAT = c"shmat": fn(c_int, *const c_void, c_int) -> *mut c_void;
 }
 
-/// The pages that a call is about.
-#[derive(Clone, Copy)]
-struct Span {
-    start: usize,
-    end: usize,
-}
-
-impl Span {
-    fn len(self) -> usize {
-        self.end - self.start
-    }
-
-    fn touched(self) -> bool {
-        dropin::touched(self.start, self.len())
-    }
-
-    fn dissolve(self) {
-        if self.touched() {
-            dropin::dissolve(self.start, self.len());
-        }
-    }
-
-    fn forget(self) {
-        if self.touched() {
-            // SAFETY: the program gives the range up, or nothing in it is deferred any more.
-            unsafe { dropin::forget(self.start, self.len()) };
-        }
-    }
-
-    fn disqualify(self) {
-        disqualify(self.start, self.end);
-    }
-
-    /// Something else is about to be mapped here, if the kernel agrees.
-    fn replace(self) {
-        self.dissolve();
-        self.forget();
-        self.disqualify();
-    }
-}
-
-/// The pages of a range whose start must be one. `None`: the kernel will refuse it, or do nothing.
-fn span(addr: *const c_void, len: usize) -> Option<Span> {
-    let start = addr.addr();
-    let end = start.checked_add(whole_pages(len)?)?;
-    (start.is_multiple_of(PAGE) && start < end && end <= ADDRESS_LIMIT).then_some(Span { start, end })
-}
-
-/// The pages that have a byte of the range.
-fn span_around(addr: *const c_void, len: usize) -> Option<Span> {
-    let start = addr.addr() & !(PAGE - 1);
-    span(core::ptr::without_provenance(start), len.checked_add(addr.addr() - start)?)
-}
+/// Not in every libc.
+pub(crate) const SYS_MSEAL: libc::c_long = 462;
 
 const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
 
@@ -118,7 +69,7 @@ pub unsafe fn sys_mmap(
         let shared = flags & libc::MAP_SHARED != 0;
         if shared && flags & libc::MAP_ANONYMOUS == 0 && (prot & libc::PROT_WRITE != 0 || writable(fd)) {
             // Stores through the mapping are writes that nobody will see.
-            crate::state::descriptions::disown(fd);
+            descriptions::disown(fd);
         }
     }
     // SAFETY: the program's own arguments.
@@ -129,15 +80,6 @@ pub unsafe fn sys_mmap(
     mapped
 }
 
-/// (What is smaller than any read that is looked at would only be in the way.)
-fn record(addr: *const c_void, len: usize) {
-    if len >= dropin::min_bytes()
-        && let Some(pages) = span(addr, len)
-    {
-        RECORD.insert(pages.start, pages.end);
-    }
-}
-
 /// Plain anonymous private memory, to read and write.
 fn recordable(prot: c_int, flags: c_int) -> bool {
     let plain = libc::MAP_PRIVATE
@@ -146,7 +88,7 @@ fn recordable(prot: c_int, flags: c_int) -> bool {
         | libc::MAP_FIXED_NOREPLACE
         | libc::MAP_NORESERVE
         | libc::MAP_POPULATE
-        | libc::MAP_32BIT;
+        | arch::MAP_32BIT;
     let needed = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     prot == READ_WRITE && flags & needed == needed && flags & !plain == 0
 }
@@ -485,7 +427,7 @@ pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) 
 /// contents, which the call may then take away.
 fn before_process_madvise(ranges: *const libc::iovec, count: usize, advice: c_int) {
     if active() && !harmless(advice) {
-        crate::wrap::pinned::settle_all(ranges, count);
+        settle_all(ranges, count);
     }
 }
 
@@ -506,31 +448,12 @@ pub unsafe fn sys_process_madvise(
     unsafe { pass!(to, PROCESS_MADVISE, libc::SYS_process_madvise, (process, ranges, count, advice, flags)) }
 }
 
-/// Makes every page of the range plain memory, and nothing else from now on.
-pub fn settle(addr: usize, len: usize) {
-    before_lock(core::ptr::without_provenance(addr), len);
-}
-
-/// Makes everything plain memory.
-pub(crate) fn dissolve_all() {
-    Span { start: PAGE, end: ADDRESS_LIMIT - PAGE }.dissolve();
-}
-
-fn before_lock(addr: *const c_void, len: usize) {
-    if active()
-        && let Some(pages) = span_around(addr, len)
-    {
-        pages.dissolve();
-        pages.disqualify();
-    }
-}
-
 /// `mlock(2)`.
 ///
 /// # Safety
 /// None beyond C's.
 pub unsafe fn sys_mlock(to: To, addr: *const c_void, len: usize) -> c_int {
-    before_lock(addr, len);
+    settle(addr.addr(), len);
     // SAFETY: the program's own arguments.
     unsafe { pass!(to, MLOCK, libc::SYS_mlock, (addr, len)) }
 }
@@ -540,7 +463,7 @@ pub unsafe fn sys_mlock(to: To, addr: *const c_void, len: usize) -> c_int {
 /// # Safety
 /// None beyond C's.
 pub unsafe fn sys_mlock2(to: To, addr: *const c_void, len: usize, flags: c_uint) -> c_int {
-    before_lock(addr, len);
+    settle(addr.addr(), len);
     // SAFETY: the program's own arguments.
     unsafe { pass!(to, MLOCK2, libc::SYS_mlock2, (addr, len, flags)) }
 }
@@ -551,8 +474,7 @@ pub unsafe fn sys_mlock2(to: To, addr: *const c_void, len: usize, flags: c_uint)
 /// None beyond C's.
 pub unsafe fn sys_mlockall(to: To, flags: c_int) -> c_int {
     if active() {
-        NOTHING_ELIGIBLE.store(true, Ordering::SeqCst);
-        dissolve_all();
+        nothing_eligible();
     }
     // SAFETY: the program's own argument.
     unsafe { pass!(to, MLOCKALL, libc::SYS_mlockall, (flags)) }
@@ -563,9 +485,9 @@ pub unsafe fn sys_mlockall(to: To, flags: c_int) -> c_int {
 /// # Safety
 /// None beyond C's.
 pub unsafe fn sys_mseal(to: To, addr: *mut c_void, len: usize, flags: c_ulong) -> c_int {
-    before_lock(addr, len);
+    settle(addr.addr(), len);
     // SAFETY: the program's own arguments.
-    unsafe { pass!(to, MSEAL, crate::wrap::syscall::SYS_MSEAL, (addr, len, flags)) }
+    unsafe { pass!(to, MSEAL, SYS_MSEAL, (addr, len, flags)) }
 }
 
 /// `shmat(2)`.

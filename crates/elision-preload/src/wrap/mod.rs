@@ -30,6 +30,7 @@ pub mod malloc;
 pub mod malloc_info;
 pub mod memory;
 pub mod notify;
+pub mod offer;
 pub mod open;
 pub mod pinned;
 pub mod position;

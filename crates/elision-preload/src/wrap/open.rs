@@ -315,27 +315,33 @@ macro_rules! call {
 // and nobody looks.
 interpose! {
     /// See open(2).
-    fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
+    fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
+        until kernel(libc::SYS_openat, HERE, path, flags, mode);
         if active() => opening(HERE, path, flags, call!(open(path, flags, mode) but flags));
 
     /// See open(2).
-    fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
+    fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
+        until kernel(libc::SYS_openat, HERE, path, flags, mode);
         if active() => opening(HERE, path, flags, call!(open64(path, flags, mode) but flags));
 
     /// An old name of open.
-    fn __open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
+    fn __open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
+        until kernel(libc::SYS_openat, HERE, path, flags, mode);
         if active() => opening(HERE, path, flags, call!(__open(path, flags, mode) but flags));
 
     /// An old name of open64.
-    fn __open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, until kernel(libc::SYS_open);
+    fn __open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
+        until kernel(libc::SYS_openat, HERE, path, flags, mode);
         if active() => opening(HERE, path, flags, call!(__open64(path, flags, mode) but flags));
 
     /// `open` as fortified programs call it.
-    fn __open_2(path: *const c_char, flags: c_int) -> c_int, until kernel(libc::SYS_open, path, flags, 0);
+    fn __open_2(path: *const c_char, flags: c_int) -> c_int,
+        until kernel(libc::SYS_openat, HERE, path, flags, 0);
         if active() => opening(HERE, path, flags, call!(__open_2(path, flags) but flags));
 
     /// `open64` as fortified programs call it.
-    fn __open64_2(path: *const c_char, flags: c_int) -> c_int, until kernel(libc::SYS_open, path, flags, 0);
+    fn __open64_2(path: *const c_char, flags: c_int) -> c_int,
+        until kernel(libc::SYS_openat, HERE, path, flags, 0);
         if active() => opening(HERE, path, flags, call!(__open64_2(path, flags) but flags));
 
     /// See openat(2).
@@ -359,11 +365,11 @@ interpose! {
         if active() => opening(directory, path, flags, call!(__openat64_2(directory, path, flags) but flags));
 
     /// See creat(2).
-    fn creat(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_creat);
+    fn creat(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_openat, HERE, path, CREATE, mode);
         if active() => opening(HERE, path, CREATE, call!(creat(path, mode) but _flags));
 
     /// See creat(2).
-    fn creat64(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_creat);
+    fn creat64(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_openat, HERE, path, CREATE, mode);
         if active() => opening(HERE, path, CREATE, call!(creat64(path, mode) but _flags));
 
     /// See openat2(2). (glibc has it from 2.43 on.)
@@ -419,11 +425,11 @@ interpose! {
         if active() => duplicating(fd, None, call!(dup(fd)));
 
     /// See dup2(2).
-    fn dup2(fd: c_int, over: c_int) -> c_int, until kernel(libc::SYS_dup2);
+    fn dup2(fd: c_int, over: c_int) -> c_int, until early(-1);
         if active() => duplicating(fd, Some(over), call!(dup2(fd, over)));
 
     /// An old name of dup2.
-    fn __dup2(fd: c_int, over: c_int) -> c_int, until kernel(libc::SYS_dup2);
+    fn __dup2(fd: c_int, over: c_int) -> c_int, until early(-1);
         if active() => duplicating(fd, Some(over), call!(__dup2(fd, over)));
 
     /// See dup3(2).

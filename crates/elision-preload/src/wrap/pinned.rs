@@ -9,22 +9,13 @@ use libc::{c_int, c_uint, c_void, iovec, mmsghdr, msghdr, size_t, sockaddr, sock
 
 use crate::abi::interpose::interpose;
 use crate::abi::kernel;
+use crate::state::memory::{settle, settle_all};
 use crate::state::stop::{active, stopped, stopping};
-use crate::wrap::memory;
-use crate::wrap::vector;
 
 /// Does a send with these flags keep the pages that it sends from?
 #[inline(always)]
 pub(crate) fn pins(flags: c_int) -> bool {
     flags & libc::MSG_ZEROCOPY != 0
-}
-
-/// Makes what a vector names plain memory. (One that cannot be read, or is too long, is the kernel's to refuse.)
-pub(crate) fn settle_all(iov: *const iovec, count: usize) {
-    let pieces = c_int::try_from(count).ok().and_then(|count| vector::pieces(iov, count));
-    for piece in pieces.unwrap_or(&[]) {
-        memory::settle(piece.iov_base as usize, piece.iov_len);
-    }
 }
 
 /// A message is about to be sent.
@@ -66,7 +57,7 @@ interpose! {
     fn send(socket: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t,
         until kernel(libc::SYS_sendto, socket, buf, len, flags, 0, 0);
         if pins(flags) && active() => {
-            memory::settle(buf as usize, len);
+            settle(buf as usize, len);
             // SAFETY: the program's call.
             unsafe { send::real(socket, buf, len, flags) }
         };
@@ -75,7 +66,7 @@ interpose! {
     fn __send(socket: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t,
         until kernel(libc::SYS_sendto, socket, buf, len, flags, 0, 0);
         if pins(flags) && active() => {
-            memory::settle(buf as usize, len);
+            settle(buf as usize, len);
             // SAFETY: the program's call.
             unsafe { __send::real(socket, buf, len, flags) }
         };
@@ -84,7 +75,7 @@ interpose! {
     fn sendto(socket: c_int, buf: *const c_void, len: size_t, flags: c_int, to: *const sockaddr, to_len: socklen_t)
         -> ssize_t, until kernel(libc::SYS_sendto);
         if pins(flags) && active() => {
-            memory::settle(buf as usize, len);
+            settle(buf as usize, len);
             // SAFETY: the program's call.
             unsafe { sendto::real(socket, buf, len, flags, to, to_len) }
         };

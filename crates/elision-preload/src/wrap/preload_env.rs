@@ -21,8 +21,7 @@ use libc::c_int;
 
 use crate::abi::kernel;
 use crate::abi::raw::raw_call;
-use crate::state::stop;
-use crate::wrap::process;
+use crate::state::{process, stop};
 
 /// argv and envp, as C declares them.
 pub(crate) type Strings = *const *const c_char;

@@ -5,21 +5,18 @@
 #![allow(unsafe_code)] // libc's names, with the program's pointers, and one naked function.
 
 use core::ffi::{c_char, c_void};
-use core::sync::atomic::{AtomicI32, Ordering};
 
 use elision_core::client::dropin;
 use libc::{FILE, c_int, c_uint, mode_t, msghdr, pid_t, ssize_t};
 
+use crate::abi::arch::vfork;
 use crate::abi::interpose::interpose;
 use crate::abi::{kernel, raw};
 use crate::state::descriptions;
-use crate::state::memory;
+use crate::state::process;
 use crate::state::stop::{self, active, stop, stopped, stopping};
 use crate::wrap::preload_env::{Executed, inheriting};
 use crate::wrap::{open, pinned};
-
-/// The process whose library this is. A vfork child runs in its parent's memory, and must not end it.
-static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn before_fork() {
     descriptions::begin_sharing();
@@ -30,16 +27,15 @@ extern "C" fn after_fork_parent() {
 }
 
 extern "C" fn after_fork_child() {
-    PROCESS.store(kernel::process(), Ordering::Relaxed);
+    process::remember();
     descriptions::begin_child();
-    memory::after_fork_child();
     stop::after_fork_child();
 }
 
 /// Registers for forks, after the library has: handlers run before a fork in the reverse order, and ours
 /// gives up leases, for which the library must still be whole.
 pub(crate) fn watch_forks() {
-    PROCESS.store(kernel::process(), Ordering::Relaxed);
+    process::remember();
     // SAFETY: functions that live as long as the process.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
 }
@@ -60,15 +56,9 @@ pub(crate) fn watch_the_end(call: extern "C" fn(*mut c_void)) {
     }
 }
 
-/// Is this the process whose library this is, and not a child that borrows its memory? True before the constructor.
-pub(crate) fn is_this() -> bool {
-    let known = PROCESS.load(Ordering::Relaxed);
-    known == 0 || kernel::process() == known
-}
-
 /// The process is about to end.
 pub(crate) fn ending() {
-    if active() && is_this() {
+    if active() && process::is_this() {
         // SAFETY: the end is next.
         unsafe { dropin::finish() };
     }
@@ -404,48 +394,4 @@ extern "C" fn after_vfork(child: pid_t) -> pid_t {
     child
 }
 
-/// The child runs on the parent's stack and overwrites what lies below the caller's frame, the return address
-/// first. A register keeps that across the system call, and it is pushed anew in each of the two.
-#[unsafe(naked)]
-unsafe extern "C" fn vfork_here() -> pid_t {
-    core::arch::naked_asm!(
-        "sub rsp, 8",
-        "call {before}",
-        "add rsp, 8",
-        "pop rdi",
-        "mov eax, {vfork}",
-        "syscall",
-        "push rdi",
-        "test eax, eax",
-        "jz 2f",
-        "sub rsp, 8",
-        "mov edi, eax",
-        "call {after}",
-        "add rsp, 8",
-        "2:",
-        "ret",
-        before = sym before_vfork,
-        after = sym after_vfork,
-        vfork = const libc::SYS_vfork,
-    )
-}
-
-/// See vfork(2).
-///
-/// # Safety
-/// The program's contract with libc.
-#[cfg_attr(not(test), unsafe(no_mangle))]
-#[unsafe(naked)]
-pub unsafe extern "C" fn vfork() -> pid_t {
-    core::arch::naked_asm!("jmp {here}", here = sym vfork_here)
-}
-
-/// An old name of vfork.
-///
-/// # Safety
-/// The program's contract with libc.
-#[cfg_attr(not(test), unsafe(no_mangle))]
-#[unsafe(naked)]
-pub unsafe extern "C" fn __vfork() -> pid_t {
-    core::arch::naked_asm!("jmp {here}", here = sym vfork_here)
-}
+vfork!(vfork __vfork; before_vfork, after_vfork);

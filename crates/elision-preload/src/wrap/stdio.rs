@@ -20,7 +20,7 @@ use libc::{FILE, c_int, ssize_t};
 
 use crate::abi::objects;
 use crate::state::descriptions::{self, changing};
-use crate::wrap::io::{Cancel, offer_read, offer_write, write_matters};
+use crate::wrap::offer::{Cancel, offer_read, offer_write, write_matters};
 
 /// Entries of glibc's table of stream operations.
 const READ: usize = 14;

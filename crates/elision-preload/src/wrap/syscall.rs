@@ -9,13 +9,14 @@ use elision_core::client::dropin;
 use libc::{c_int, c_long, c_uint, c_ulong, iovec, off_t};
 
 use crate::abi::interpose::interpose;
-use crate::abi::kernel;
 use crate::abi::next::To;
+use crate::abi::{arch, kernel};
 use crate::state::descriptions::{self, changing};
 use crate::state::in_flight;
-use crate::state::stop::{active, stop, stopped, stopping};
-use crate::wrap::io::{Cancel, at, offer_read, offer_write, write_matters};
-use crate::wrap::memory;
+use crate::state::memory::{settle, settle_all};
+use crate::state::stop::{FILTER, active, stop, stopped, stopping, without_helper};
+use crate::wrap::memory::{self, SYS_MSEAL};
+use crate::wrap::offer::{Cancel, at, offer_read, offer_write, write_matters};
 use crate::wrap::process::{self, Sharing};
 use crate::wrap::{changes, credentials, exec, limits, notify, open, pinned, resuming, vector};
 
@@ -25,7 +26,6 @@ type Arguments = [c_long; 6];
 /// Not in every libc.
 const SYS_LANDLOCK_RESTRICT_SELF: c_long = 446;
 const SYS_SET_MEMPOLICY_HOME_NODE: c_long = 450;
-pub(crate) const SYS_MSEAL: c_long = 462;
 
 /// Passes the call through.
 fn real(number: c_long, [a, b, c, d, e, f]: Arguments) -> c_long {
@@ -68,7 +68,7 @@ fn ends(number: c_long, [a, b, c, ..]: Arguments) -> Option<&'static str> {
         libc::SYS_fanotify_init => (true, notify::WATCH),
         libc::SYS_inotify_add_watch => (notify::tells(c as u32), notify::WATCH),
         libc::SYS_ptrace => (a as c_uint == process::TRACE_ME, "a tracer"),
-        libc::SYS_seccomp => (credentials::filters(a as c_uint, c as c_ulong), credentials::FILTER),
+        libc::SYS_seccomp => (credentials::filters(a as c_uint, c as c_ulong), FILTER),
         libc::SYS_setsockopt => (pinned::registers(b as c_int, c as c_int), "AF_XDP"),
         libc::SYS_prctl => return credentials::ends(a as c_int, b as c_ulong, c as c_ulong),
         _ => return None,
@@ -109,11 +109,11 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         }
         libc::SYS_pwritev2 if changes::matters(fd) => changes::telling(fd, whole),
 
-        libc::SYS_open => {
+        arch::SYS_OPEN => {
             opening(libc::AT_FDCWD, a, b as c_int, |flags| real(number, [a, flags.into(), c, d, e, f]))
         }
         libc::SYS_openat => opening(fd, b, c as c_int, |flags| real(number, [a, b, flags.into(), d, e, f])),
-        libc::SYS_creat => {
+        arch::SYS_CREAT => {
             opening(libc::AT_FDCWD, a, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, |_| whole())
         }
         libc::SYS_openat2 => {
@@ -125,7 +125,7 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
             open::opening_handle(fd, b as usize, c as c_int, open).into()
         }
         libc::SYS_dup => open::duplicating(fd, None, || whole() as c_int).into(),
-        libc::SYS_dup2 | libc::SYS_dup3 => {
+        arch::SYS_DUP2 | libc::SYS_dup3 => {
             open::duplicating(fd, Some(b as c_int), || whole() as c_int).into()
         }
         libc::SYS_fcntl if open::control_matters(b as c_int) => {
@@ -160,14 +160,14 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
 
         libc::SYS_membarrier => in_flight::membarrier_of_program(a as c_int, b as c_uint, whole),
 
-        libc::SYS_fork => process::forking(whole),
+        arch::SYS_FORK => process::forking(whole),
         libc::SYS_clone => cloning(a as u64, whole),
         libc::SYS_clone3 => match clone3_flags(a as usize, b as usize) {
             Some(flags) => cloning(flags, whole),
             None => whole(),
         },
         // Returns twice into frames of ours that the first return destroys, with or without us.
-        libc::SYS_vfork => whole(),
+        arch::SYS_VFORK => whole(),
         libc::SYS_unshare => {
             process::before_unshare(a as c_int);
             whole()
@@ -183,15 +183,15 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
             process::sharing(whole)
         }
         libc::SYS_sendto if pinned::pins(d as c_int) => {
-            memory::settle(b as usize, c as usize);
+            settle(b as usize, c as usize);
             whole()
         }
         libc::SYS_vmsplice => {
-            pinned::settle_all(b as *const iovec, c as usize);
+            settle_all(b as *const iovec, c as usize);
             whole()
         }
         libc::SYS_pidfd_getfd => process::sharing(whole),
-        libc::SYS_prctl if credentials::option_matters(a as c_int) => credentials::changing(whole),
+        libc::SYS_prctl if credentials::option_matters(a as c_int) => without_helper(whole),
         libc::SYS_prctl => {
             credentials::before_naming(a as c_int, b as c_ulong, c as c_ulong, d as c_ulong);
             whole()
@@ -207,7 +207,7 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         | libc::SYS_setgroups
         | libc::SYS_setfsuid
         | libc::SYS_setfsgid
-        | libc::SYS_chroot => credentials::changing(whole),
+        | libc::SYS_chroot => without_helper(whole),
         libc::SYS_setrlimit => limits::limiting(0, a as c_uint, b as usize, whole),
         libc::SYS_prlimit64 => limits::limiting(a as libc::pid_t, b as c_uint, c as usize, whole),
         libc::SYS_exit_group => {
@@ -229,7 +229,7 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         | libc::SYS_shmat => memory(number, arguments),
         // Where pages are to be is a rule for these very pages.
         libc::SYS_mbind | SYS_SET_MEMPOLICY_HOME_NODE => {
-            memory::settle(a as usize, b as usize);
+            settle(a as usize, b as usize);
             whole()
         }
 

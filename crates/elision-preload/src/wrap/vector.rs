@@ -15,19 +15,18 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use elision_core::client::dropin;
 use libc::{c_int, iovec, off_t, ssize_t};
 
-use crate::abi::{kernel, objects, raw};
+use crate::abi::interpose::interpose;
+use crate::abi::kernel::{self, pieces};
+use crate::abi::{objects, raw};
 use crate::state::descriptions::{self, changing};
 use crate::state::memory;
-use crate::wrap::io::{Cancel, at, offer_read, offer_write, write_matters};
-
-/// The longest vector that the kernel takes.
-const PIECES: c_int = 1024;
+use crate::wrap::offer::{Cancel, at, offer_read, offer_write, write_matters};
 
 /// libc's word for "no second thread was ever started".
 static SINGLE_THREADED: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Finds it.
-pub(crate) fn resolve() {
+pub(crate) fn find_flag() {
     if let Some(found) = objects::first(c"__libc_single_threaded") {
         SINGLE_THREADED.store(found.address.cast(), Ordering::Relaxed);
     }
@@ -37,19 +36,6 @@ fn single_threaded() -> bool {
     let flag = SINGLE_THREADED.load(Ordering::Relaxed);
     // SAFETY: libc's variable lives as long as libc; it stores to it only while there is one thread.
     !flag.is_null() && unsafe { flag.read_volatile() } != 0
-}
-
-/// The program's vector, unless it is empty, too long or not to be read. (The kernel says which.)
-pub(crate) fn pieces<'a>(iov: *const iovec, count: c_int) -> Option<&'a [iovec]> {
-    if iov.is_null() || !iov.is_aligned() || !(1..=PIECES).contains(&count) {
-        return None;
-    }
-    if !kernel::readable(iov as usize, count as usize * size_of::<iovec>()) {
-        return None;
-    }
-    // SAFETY: not null, aligned, and just found to be readable; a program that unmaps or alters it in another
-    // thread meanwhile would get as little sense from the kernel.
-    Some(unsafe { core::slice::from_raw_parts(iov, count as usize) })
 }
 
 /// Is it a vector that deserves a look? Whether its pieces are big is not to be seen without reading them, which
@@ -211,4 +197,93 @@ fn walk(
         rest = after;
     }
     done
+}
+
+interpose! {
+    /// See readv(2).
+    fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t, until kernel(libc::SYS_readv);
+        if big(fd, iov, count) => read(fd, iov, count, None, Cancel::Point, |iov, count, _| {
+            // SAFETY: the program's vector, or a part of it.
+            unsafe { readv::real(fd, iov, count) }
+        });
+
+    /// See preadv(2).
+    fn preadv(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t,
+        until kernel(libc::SYS_preadv, fd, iov, count, offset, 0);
+        if offset >= 0 && big(fd, iov, count) =>
+            read(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { preadv::real(fd, iov, count, offset) }
+            });
+
+    /// See preadv(2).
+    fn preadv64(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t,
+        until kernel(libc::SYS_preadv, fd, iov, count, offset, 0);
+        if offset >= 0 && big(fd, iov, count) =>
+            read(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { preadv64::real(fd, iov, count, offset) }
+            });
+
+    /// See preadv2(2). With flags, or at the current position, it goes straight through.
+    fn preadv2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
+        until kernel(libc::SYS_preadv2, fd, iov, count, offset, 0, flags);
+        if flags == 0 && offset >= 0 && big(fd, iov, count) =>
+            read(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { preadv2::real(fd, iov, count, offset, flags) }
+            });
+
+    /// See preadv2(2).
+    fn preadv64v2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
+        until kernel(libc::SYS_preadv2, fd, iov, count, offset, 0, flags);
+        if flags == 0 && offset >= 0 && big(fd, iov, count) =>
+            read(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { preadv64v2::real(fd, iov, count, offset, flags) }
+            });
+
+    /// See writev(2).
+    fn writev(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t, until kernel(libc::SYS_writev);
+        if write_matters(fd, 0) || big(fd, iov, count) =>
+            write(fd, iov, count, None, Cancel::Point, |iov, count, _| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { writev::real(fd, iov, count) }
+            });
+
+    /// See pwritev(2).
+    fn pwritev(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t,
+        until kernel(libc::SYS_pwritev, fd, iov, count, offset, 0);
+        if write_matters(fd, 0) || big(fd, iov, count) =>
+            write(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { pwritev::real(fd, iov, count, offset) }
+            });
+
+    /// See pwritev(2).
+    fn pwritev64(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t,
+        until kernel(libc::SYS_pwritev, fd, iov, count, offset, 0);
+        if write_matters(fd, 0) || big(fd, iov, count) =>
+            write(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { pwritev64::real(fd, iov, count, offset) }
+            });
+
+    /// See pwritev2(2).
+    fn pwritev2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
+        until kernel(libc::SYS_pwritev2, fd, iov, count, offset, 0, flags);
+        if write_matters(fd, 0) || big(fd, iov, count) =>
+            write2(fd, iov, count, offset, flags, Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { pwritev2::real(fd, iov, count, offset, flags) }
+            });
+
+    /// See pwritev2(2).
+    fn pwritev64v2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
+        until kernel(libc::SYS_pwritev2, fd, iov, count, offset, 0, flags);
+        if write_matters(fd, 0) || big(fd, iov, count) =>
+            write2(fd, iov, count, offset, flags, Cancel::Point, |iov, count, offset| {
+                // SAFETY: the program's vector, or a part of it.
+                unsafe { pwritev64v2::real(fd, iov, count, offset, flags) }
+            });
 }

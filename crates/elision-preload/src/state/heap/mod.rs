@@ -4,7 +4,8 @@ pub mod block;
 pub mod page_offset;
 pub mod threshold;
 
-pub(super) use super::memory::{PAGE, whole_pages};
+pub(super) use crate::abi::kernel::whole_pages;
+pub(super) use elision_sys::PAGE;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use elision_core::client::dropin;

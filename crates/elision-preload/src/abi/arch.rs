@@ -1,0 +1,190 @@
+//! What differs between processors.
+
+/// One past the highest address that a program has without asking for more.
+pub const ADDRESS_LIMIT: usize = 1 << 47;
+
+/// One more than the highest address that a system call may be given.
+pub const NAMEABLE_LIMIT: usize = ADDRESS_LIMIT - elision_sys::PAGE;
+
+pub use here::*;
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)] // Instructions.
+mod here {
+    use libc::{c_int, c_long};
+
+    pub const SYS_OPEN: c_long = libc::SYS_open;
+    pub const SYS_CREAT: c_long = libc::SYS_creat;
+    pub const SYS_DUP2: c_long = libc::SYS_dup2;
+    pub const SYS_FORK: c_long = libc::SYS_fork;
+    pub const SYS_VFORK: c_long = libc::SYS_vfork;
+    pub const MAP_32BIT: c_int = libc::MAP_32BIT;
+
+    /// An address that no other living thread has.
+    #[inline(always)]
+    pub fn thread_pointer() -> usize {
+        let pointer;
+        // SAFETY: the first word of a thread's control block is its own address.
+        unsafe { core::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, pure, readonly)) };
+        pointer
+    }
+
+    /// Defines `$name` with the registers, stack and return address of its caller kept: for a function that is variadic
+    /// or asks who calls it. `$before` gets the first arguments, and gives the address where to go on with all of them.
+    macro_rules! forward {
+        ($name:ident, $before:ident) => {
+            #[doc = concat!("See ", stringify!($name), "(3).")]
+            ///
+            /// # Safety
+            /// The program's contract with libc.
+            #[cfg_attr(not(test), unsafe(no_mangle))]
+            #[unsafe(naked)]
+            pub unsafe extern "C" fn $name() {
+                core::arch::naked_asm!(
+                    // Six registers for arguments, al for how many there are in vector registers, and those.
+                    // With the return address this keeps the stack aligned.
+                    "sub rsp, 184",
+                    "movups [rsp], xmm0",
+                    "movups [rsp + 16], xmm1",
+                    "movups [rsp + 32], xmm2",
+                    "movups [rsp + 48], xmm3",
+                    "movups [rsp + 64], xmm4",
+                    "movups [rsp + 80], xmm5",
+                    "movups [rsp + 96], xmm6",
+                    "movups [rsp + 112], xmm7",
+                    "mov [rsp + 128], rdi",
+                    "mov [rsp + 136], rsi",
+                    "mov [rsp + 144], rdx",
+                    "mov [rsp + 152], rcx",
+                    "mov [rsp + 160], r8",
+                    "mov [rsp + 168], r9",
+                    "mov [rsp + 176], rax",
+                    "call {before}",
+                    "mov r11, rax",
+                    "movups xmm0, [rsp]",
+                    "movups xmm1, [rsp + 16]",
+                    "movups xmm2, [rsp + 32]",
+                    "movups xmm3, [rsp + 48]",
+                    "movups xmm4, [rsp + 64]",
+                    "movups xmm5, [rsp + 80]",
+                    "movups xmm6, [rsp + 96]",
+                    "movups xmm7, [rsp + 112]",
+                    "mov rdi, [rsp + 128]",
+                    "mov rsi, [rsp + 136]",
+                    "mov rdx, [rsp + 144]",
+                    "mov rcx, [rsp + 152]",
+                    "mov r8, [rsp + 160]",
+                    "mov r9, [rsp + 168]",
+                    "mov rax, [rsp + 176]",
+                    "add rsp, 184",
+                    "jmp r11",
+                    before = sym $before,
+                )
+            }
+        };
+    }
+
+    /// Defines `$name(path, first, …)`, a variadic function whose arguments are pointers: calls
+    /// `$with_list($which, registers, stack)` with the six in registers, and where on the stack the others are.
+    macro_rules! listed {
+        ($name:ident, $which:expr, $with_list:ident) => {
+            #[doc = concat!("See ", stringify!($name), "(3).")]
+            ///
+            /// # Safety
+            /// The program's contract with libc.
+            #[cfg_attr(not(test), unsafe(no_mangle))]
+            #[unsafe(naked)]
+            pub unsafe extern "C-unwind" fn $name(path: *const c_char, first: *const c_char) -> c_int {
+                core::arch::naked_asm!(
+                    "sub rsp, 56",
+                    "mov [rsp], rdi",
+                    "mov [rsp + 8], rsi",
+                    "mov [rsp + 16], rdx",
+                    "mov [rsp + 24], rcx",
+                    "mov [rsp + 32], r8",
+                    "mov [rsp + 40], r9",
+                    "mov edi, {which}",
+                    "mov rsi, rsp",
+                    "lea rdx, [rsp + 64]",
+                    "call {with_list}",
+                    "add rsp, 56",
+                    "ret",
+                    which = const $which as usize,
+                    with_list = sym $with_list,
+                )
+            }
+        };
+    }
+
+    /// Defines `$name() -> pid_t` as vfork, with `$before()` called before and `$after(child) -> pid_t` in the parent.
+    /// The child runs on the parent's stack and overwrites what lies below the caller's frame, the return address
+    /// first. A register keeps the return address across the system call; parent and child each push it again.
+    macro_rules! vfork {
+        ($($name:ident)*; $before:ident, $after:ident) => {
+            $(#[doc = "See vfork(2)."]
+            ///
+            /// # Safety
+            /// The program's contract with libc.
+            #[cfg_attr(not(test), unsafe(no_mangle))]
+            #[unsafe(naked)]
+            pub unsafe extern "C" fn $name() -> pid_t {
+                core::arch::naked_asm!(
+                    "sub rsp, 8",
+                    "call {before}",
+                    "add rsp, 8",
+                    "pop rdi",
+                    "mov eax, {vfork}",
+                    "syscall",
+                    "push rdi",
+                    "test eax, eax",
+                    "jz 2f",
+                    "sub rsp, 8",
+                    "mov edi, eax",
+                    "call {after}",
+                    "add rsp, 8",
+                    "2:",
+                    "ret",
+                    before = sym $before,
+                    after = sym $after,
+                    vfork = const libc::SYS_vfork,
+                )
+            })*
+        };
+    }
+
+    pub(crate) use {forward, listed, vfork};
+}
+
+/// Not supported yet: nothing is deferred. The functions that would need instructions of their own are left to libc.
+#[cfg(not(target_arch = "x86_64"))]
+mod here {
+    use libc::{c_int, c_long};
+
+    // System calls that there are not, each a number of its own.
+    pub const SYS_OPEN: c_long = -1001;
+    pub const SYS_CREAT: c_long = -1002;
+    pub const SYS_DUP2: c_long = -1003;
+    pub const SYS_FORK: c_long = -1004;
+    pub const SYS_VFORK: c_long = -1005;
+    pub const MAP_32BIT: c_int = 0;
+
+    /// An address that no other living thread has.
+    pub fn thread_pointer() -> usize {
+        // SAFETY: every thread has an errno, at an address of its own.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::__errno_location() as usize
+        }
+    }
+
+    macro_rules! forward {
+        ($name:ident, $before:ident) => {};
+    }
+    macro_rules! listed {
+        ($name:ident, $which:expr, $with_list:ident) => {};
+    }
+    macro_rules! vfork {
+        ($($name:ident)*; $before:ident, $after:ident) => {};
+    }
+    pub(crate) use {forward, listed, vfork};
+}
