@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use elision_core::client::dropin::DEFAULT_MIN_BYTES;
 use elision_core::settings;
+use elision_core::settings::DEFAULT_MIN_BYTES;
 
 use crate::ending::Ending;
 use crate::preload;

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Free stretches, none of which touches another.
 #[derive(Debug, Default)]
-pub struct Stretches {
+pub struct FreeList {
     /// Length by address.
     lengths: BTreeMap<usize, usize>,
     /// Length and address.
     sizes: BTreeSet<(usize, usize)>,
 }
 
-impl Stretches {
+impl FreeList {
     /// The address of the shortest stretch of at least `len` bytes, and of several the first.
     pub fn fitting(&self, len: usize) -> Option<usize> {
         self.sizes.range((len, 0)..).next().map(|&(_, addr)| addr)
@@ -81,23 +81,23 @@ mod tests {
     proptest! {
         #[test]
         fn as_one_flag_for_each_cell(steps in prop::collection::vec((0..3, 0..CELLS, 1..CELLS), 1..60)) {
-            let mut stretches = Stretches::default();
+            let mut list = FreeList::default();
             let mut free = [false; CELLS];
             for (step, at, len) in steps {
                 let shortest = runs(&free).into_iter().filter(|&(_, room)| room >= len).min_by_key(|&(at, room)| (room, at));
-                prop_assert_eq!(stretches.fitting(len), shortest.map(|(at, _)| at));
+                prop_assert_eq!(list.fitting(len), shortest.map(|(at, _)| at));
                 match step {
                     // A buffer is made,
                     0 => if let Some((at, _)) = shortest {
-                        stretches.take(at, len);
+                        list.take(at, len);
                         free[at..at + len].fill(false);
                     },
                     // one grows,
                     1 => {
                         let room = runs(&free).into_iter().find(|run| run.0 == at).map_or(0, |run| run.1);
-                        prop_assert_eq!(stretches.at(at), room);
+                        prop_assert_eq!(list.at(at), room);
                         if room >= len {
-                            stretches.take(at, len);
+                            list.take(at, len);
                             free[at..at + len].fill(false);
                         }
                     }
@@ -105,15 +105,15 @@ mod tests {
                     _ => {
                         let end = (at + len).min(CELLS);
                         if !free[at..end].contains(&true) {
-                            stretches.give(at, end - at);
+                            list.give(at, end - at);
                             free[at..end].fill(true);
                         }
                     }
                 }
-                let found: Vec<_> = stretches.lengths.iter().map(|(&at, &len)| (at, len)).collect();
+                let found: Vec<_> = list.lengths.iter().map(|(&at, &len)| (at, len)).collect();
                 prop_assert_eq!(found, runs(&free));
-                let by_size: BTreeSet<_> = stretches.lengths.iter().map(|(&at, &len)| (len, at)).collect();
-                prop_assert_eq!(&by_size, &stretches.sizes);
+                let by_size: BTreeSet<_> = list.lengths.iter().map(|(&at, &len)| (len, at)).collect();
+                prop_assert_eq!(&by_size, &list.sizes);
             }
         }
     }

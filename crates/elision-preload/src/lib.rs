@@ -23,7 +23,7 @@ mod state;
 mod wrap;
 
 use abi::raw;
-use elision_core::client::dropin;
+use elision_core::client;
 use state::{descriptions, stop};
 use wrap::{
     async_io, changes, credentials, dlopen, exec, io, limits, malloc, memory, notify, open, pinned, position,
@@ -59,18 +59,18 @@ fn set_up() {
     vector::resolve();
     vector::find_flag();
     // SAFETY: called by the constructor alone.
-    unsafe { dropin::start() };
+    unsafe { client::life::start() };
     memory::resolve();
     malloc::init();
     if stop::stopped() {
         // By a library whose constructor came before.
-        dropin::stop("what a library of its used");
+        client::life::stop("what a library of its used");
     }
-    if dropin::min_bytes() == usize::MAX {
+    if client::life::min_bytes() == usize::MAX {
         return;
     }
     if cfg!(debug_assertions) {
-        dropin::watch_faults();
+        client::life::watch_faults();
     }
     stdio::install();
     process::watch_the_end(last_of_all);

@@ -11,183 +11,36 @@
 //! # std::io::Result::Ok(())
 //! ```
 //!
-//! [`read`] and [`write()`] stand in for `std::fs::read` and `std::fs::write`. What they return is a [`Buffer`]: a
-//! `[u8]` whose pages stand for file bytes until they are touched, or altered. How, and
-//! why that is safe where a memory map is not, is told at [`Buffer`]; how it is built, in ARCHITECTURE.md.
+//! [`read`] and [`write()`] stand in for `std::fs::read` and `std::fs::write`. [`read`] returns a [`Buffer`]: a
+//! `[u8]` whose pages stand for file bytes until they are touched, or altered. [`Buffer`] says how, and
+//! why that is safe where a memory map is not; ARCHITECTURE.md says how it is built.
 //!
 //! # Platform
 //! Linux on x86-64, from 6.11 on, for local files on ext4, XFS, btrfs or tmpfs that the process owns. Everywhere else,
-//! and whenever in doubt, the same calls read and write the traditional way. [`stats::snapshot`] says how often and why.
+//! and whenever in doubt, the same calls read and write traditionally. [`stats::snapshot`] says how often and why.
 //!
 //! # What is promised
-//! What is in this documentation follows semantic versioning. The crates beneath (`elision-core`, `elision-sys`) are internal.
+//! This documentation follows semantic versioning. The crates beneath (`elision-core`, `elision-sys`) are internal.
 
-#[cfg(all(target_os = "linux", not(elision_portable)))]
-mod buffer;
-#[cfg(all(target_os = "linux", not(elision_portable)))]
-mod file;
-#[cfg(not(all(target_os = "linux", not(elision_portable))))]
-mod portable;
-#[cfg(all(target_os = "linux", not(elision_portable)))]
-mod segment;
+#[cfg_attr(all(target_os = "linux", not(elision_portable)), path = "linux/mod.rs")]
+#[cfg_attr(not(all(target_os = "linux", not(elision_portable))), path = "portable.rs")]
+mod platform;
 mod slice;
+mod threshold;
+mod whole_file;
 
-#[cfg(all(target_os = "linux", not(elision_portable)))]
-pub use buffer::Buffer;
 pub use elision_core::page_state::PageState;
-pub use elision_core::{probe, stats};
-#[cfg(all(target_os = "linux", not(elision_portable)))]
-pub use file::File;
-#[cfg(not(all(target_os = "linux", not(elision_portable))))]
-pub use portable::{Buffer, File, Segment};
-#[cfg(all(target_os = "linux", not(elision_portable)))]
-pub use segment::Segment;
+#[cfg(target_os = "linux")]
+pub use elision_core::probe;
+pub use platform::{Buffer, File, Segment};
+pub use threshold::set_min_bytes;
+pub use whole_file::{edit, read, write};
+
+/// What was deferred, loaded, elided, written and declined, and why.
+pub mod stats {
+    pub use elision_core::stats::{Reason, Stats, count_exactly, snapshot};
+}
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct ReadMe;
-
-use std::fs::OpenOptions;
-use std::io;
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-/// The size from which on transfers are deferred and elided; 0 while nobody has set it.
-static MIN_BYTES: AtomicUsize = AtomicUsize::new(0);
-
-const LEAST: usize = 1 << 20;
-
-/// Reading into memory that has been touched before is faster than mapping, even if every byte is then looked at,
-/// below some size between 1 and 4 MiB. From the benches.
-const LEAST_WARM: usize = 4 << 20;
-
-/// Sets the size from which on transfers of this crate are deferred and elided: at least one page. Unless set, it is
-/// 1 MiB, and 4 MiB for reads into a buffer that is there already.
-pub fn set_min_bytes(bytes: usize) {
-    MIN_BYTES.store(bytes.max(elision_core::transfer::PAGE), Relaxed);
-}
-
-/// The threshold for a transfer; `warm`: a read into memory that may have been touched.
-pub(crate) fn min_bytes(warm: bool) -> usize {
-    #[cfg(all(target_os = "linux", not(elision_portable)))]
-    elision_core::client::launch::register();
-    match MIN_BYTES.load(Relaxed) {
-        0 if warm => LEAST_WARM,
-        0 => LEAST,
-        set => set,
-    }
-}
-
-/// Reads a whole file, in time that does not depend on its size: `std::fs::read`, deferred.
-///
-/// The bytes are those that the file has now, whatever happens to it later.
-///
-/// # Errors
-/// As `std::fs::read`. An I/O error of a page that is loaded later arrives when it is touched; see [`Buffer::load`].
-pub fn read(path: impl AsRef<Path>) -> io::Result<Buffer> {
-    let file = File::open(path)?;
-    read_all(&file)
-}
-
-fn read_all(file: &File) -> io::Result<Buffer> {
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() == 0 {
-        return file.read_to_end();
-    }
-    file.read(0, usize::MAX)
-}
-
-/// Reads a whole file in order to change it and save it again: like [`read`], but the file is opened for writing as
-/// well and stays open with the buffer, so that [`write()`] to the same path costs what was altered and
-/// nothing else. (After a plain [`read`], the first save has to load the file, because opening it for writing lets go of
-/// what kept it fixed.)
-///
-/// # Errors
-/// As opening the file for reading and writing, and reading it.
-pub fn edit(path: impl AsRef<Path>) -> io::Result<Buffer> {
-    let path = path.as_ref();
-    let file = File::open_with(OpenOptions::new().read(true).write(true), path)?;
-    let mut buffer = read_all(&file)?;
-    buffer.origin = Some(file);
-    Ok(buffer)
-}
-
-/// Makes the file at `path` consist of the buffer's bytes: `std::fs::write`, without writing what it has already.
-///
-/// Unlike `std::fs::write` it does not truncate first, so at no time is the file empty, unless that is what makes room on a full file
-/// system. After an error the file has the buffer's bytes as far as it came, and behind them its own; where there was no room, only up to the new
-/// length.
-///
-/// The file stays open with the buffer, for the next save, until [`Buffer::close`] or the end of the buffer lets it go. That can be told from
-/// outside: an open file cannot be executed (ETXTBSY), whoever watches it is told only then that it was closed (IN_CLOSE_WRITE),
-/// and its file system cannot be remounted read-only.
-///
-/// # Errors
-/// As `std::fs::write`.
-pub fn write(path: impl AsRef<Path>, buffer: &mut Buffer) -> io::Result<()> {
-    let path = path.as_ref();
-    let there = std::fs::metadata(path).ok();
-    if there.as_ref().is_some_and(|metadata| !metadata.is_file()) {
-        return std::fs::write(path, buffer);
-    }
-    let same = |file: &File| match (file.metadata(), &there) {
-        (Ok(ours), Some(there)) => file.owned() && same_file(&ours, there),
-        _ => false,
-    };
-    // What may not be written to any more is opened anew, which says so.
-    let writable = |file: &File| file.may_be_replaced(path);
-    let file = match buffer.origin.take().filter(same).filter(writable) {
-        Some(file) => file,
-        None => {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(false);
-            match File::open_with(options.clone().read(true), path) {
-                // A file that may be written but not read.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    File::open_with(&options, path)?
-                }
-                other => other?,
-            }
-        }
-    };
-    let len = buffer.len();
-    let mut written = file.write(0, buffer);
-    if no_room(&written) {
-        // Room that the file has behind its new end is given back first, as it would be. (There may be some behind its old end, too.)
-        file.set_len(file.metadata()?.len().min(len as u64))?;
-        written = file.write(0, buffer);
-    }
-    if no_room(&written) && file.has_room_to_begin_anew(len) {
-        // Where what is written takes new room before the old is given back (btrfs).
-        file.set_len(0)?;
-        written = file.write(0, buffer);
-    }
-    if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotSeekable) {
-        // Some files in /proc are written to in order alone. They have no length.
-        return file.write_in_order(buffer);
-    }
-    written?;
-    // (To cut an empty file moves its times, too.)
-    if len == 0 || file.metadata()?.len() != len as u64 {
-        file.set_len(len as u64)?;
-    }
-    buffer.origin = Some(file);
-    Ok(())
-}
-
-fn no_room(written: &io::Result<()>) -> bool {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    written.as_ref().is_err_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
-}
-
-#[cfg(unix)]
-fn same_file(a: &std::fs::Metadata, b: &std::fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
-}
-
-/// Where files have no number to know them by, the path is opened again.
-#[cfg(not(unix))]
-fn same_file(_: &std::fs::Metadata, _: &std::fs::Metadata) -> bool {
-    false
-}

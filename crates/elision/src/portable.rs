@@ -1,5 +1,6 @@
 //! The same face where nothing can be deferred: plain memory, plain reads, plain writes.
 
+use crate::threshold;
 use elision_core::page_state::PageState;
 use elision_core::stats::{COUNTERS, Reason};
 use std::fmt;
@@ -75,7 +76,7 @@ impl Buffer {
     /// # Panics
     /// If `at + len` is beyond the buffer.
     pub fn read_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<usize> {
-        if len >= crate::min_bytes(true) {
+        if len >= threshold::min_bytes_touched() {
             COUNTERS.decline(Reason::Unavailable);
         }
         let mut file = file.at(offset)?;
@@ -265,7 +266,12 @@ impl File {
         Ok(file)
     }
 
-    pub(crate) fn read_to_end(&self) -> io::Result<Buffer> {
+    /// Reads a whole file, whatever it is.
+    pub(crate) fn read_all(&self) -> io::Result<Buffer> {
+        let metadata = self.metadata()?;
+        if metadata.is_file() && metadata.len() > 0 {
+            return self.read(0, usize::MAX);
+        }
         let mut buffer = Buffer::new(0)?;
         self.lock().read_to_end(&mut buffer.bytes)?;
         Ok(buffer)

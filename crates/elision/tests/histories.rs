@@ -715,7 +715,7 @@ impl World<'_> {
     }
 
     fn check_states(&self) -> Result {
-        elision_core::client::dropin::validate()?;
+        elision_core::client::memory::validate()?;
         for (i, slot) in self.slots.iter().enumerate() {
             if let Some(slot) = slot {
                 slot.check_states(&self.inodes).map_err(|how| format!("buffer {i}: {how}"))?;
@@ -814,7 +814,7 @@ impl World<'_> {
         let dir = self.dir.path().to_owned();
         let alone = self.alone;
         drop(self);
-        match elision_core::client::dropin::validate()? {
+        match elision_core::client::memory::validate()? {
             _ if !alone => (),
             0 => (),
             left => return Err(format!("{left} extents of buffers that are gone")),
@@ -958,7 +958,7 @@ fn while_the_helper_is_killed() {
                 }
                 let begun = Instant::now();
                 while both && begun.elapsed() < Duration::from_millis(2) {
-                    elision_core::client::dropin::look_after();
+                    elision_core::client::life::look_after();
                     std::thread::yield_now();
                 }
             }
@@ -979,7 +979,8 @@ fn while_the_helper_is_killed() {
                     prop_assert!(took < PATIENCE, "somebody waited: {took:?} for {files:?} {steps:?}");
                     Ok(())
                 });
-                failed = std::mem::replace(&mut failed, Ok(())).and(result.map_err(|error| error.to_string()));
+                failed =
+                    std::mem::replace(&mut failed, Ok(())).and(result.map_err(|error| error.to_string()));
             });
             other.into_inner().finish();
             failed.map(|()| played)

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
-use elision_core::client::dropin::DEFAULT_MIN_BYTES;
 use elision_core::probe;
+use elision_core::settings::DEFAULT_MIN_BYTES;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::statvfs;
 use serde_json::Value;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use anyhow::Result;
-use elision_core::client::dropin::DEFAULT_MIN_BYTES;
+use elision_core::settings::DEFAULT_MIN_BYTES;
 use elision_core::{probe, settings};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 

@@ -14,7 +14,7 @@ use super::step::HOLDING;
 
 const PAGE: usize = 4096;
 /// The size of the scratch file: more than the smallest transfer that is considered where nothing is said.
-pub const SIZE: usize = 2 * elision_core::client::dropin::DEFAULT_MIN_BYTES;
+pub const SIZE: usize = 2 * elision_core::settings::DEFAULT_MIN_BYTES;
 /// No more than this is read of a file that the doctor is asked about.
 const MOST: u64 = 64 << 20;
 /// Transfers of this size are below every threshold that the doctor sets.

@@ -1,22 +1,25 @@
-//! An elided write, start to end, on the program's side.
+//! An elided write, on the program's side.
 //!
-//! The sidecar says which pages must be written; they are written here, through the program's own descriptor, so that
+//! The helper says which pages must be written. They are written here, through the program's own descriptor, so that
 //! permissions, limits, O_SYNC, signals and errors are the kernel's own. The fragments, or else the first page, are
-//! written always: it is by this one real write that times move, set-uid bits fall and errors come as ever. It comes
-//! first, so that a call which is refused has written nothing, and says why instead of how much.
+//! always written, and first: this real write moves times, clears set-uid bits and returns errors as ever, and a call that
+//! the kernel refuses has written nothing.
+//!
+//! In two steps: [`plan`] claims the file position and has the helper keep others from the file, [`ElidedWrite::carry_out`] writes.
+//! Between them the caller checks that no other of its own threads is changing the file.
 
-use crate::client::dropin::Outcome;
+use crate::client::changes::{learn_of_release, release};
 use crate::client::launch;
-use crate::client::read::Terms;
-use crate::helper::files;
-use crate::helper::state;
+use crate::client::offer::TransferOptions;
+use crate::helper::{files, state};
 use crate::history;
 use crate::shared::channel::{Call, Op, RUNS};
+use crate::shared::verbose;
 use crate::stats::{COUNTERS, Counters, Reason};
 use crate::transfer::{PAGE, Split, Transfer};
 use core::sync::atomic::{AtomicU64, Ordering::*};
-use elision_sys::file::{self, Stat};
-use elision_sys::raw::Errno;
+use elision_sys::file::{self, FileKey, Stat};
+use elision_sys::raw::{Errno, Result};
 
 /// How eager a write is to begin tracking.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,130 +31,165 @@ pub enum Track {
     SecondTime,
 }
 
-/// Tries to write `[addr, addr + len)` without what the file already has. `alone`, asked once the sidecar keeps out whoever comes
-/// later: is nobody else changing the file?
-pub fn write(
+/// A write that is about to be made. It must be carried out: the file position has moved, and the helper keeps others from the file.
+#[must_use]
+pub struct ElidedWrite {
     fd: i32,
+    /// Status flags, with O_DSYNC if every write to the file is synchronous.
+    flags: i32,
+    key: FileKey,
+    whole: Transfer,
+    options: TransferOptions,
+    guarded: bool,
+    /// What is written is tracked afterwards.
+    follow: bool,
+    way: Way,
+}
+
+/// How it is made.
+enum Way {
+    /// At once, after others' extents were looked after: too little of it in whole pages.
+    Small,
+    /// At once: nothing can be elided. The request, if there was one.
+    Whole(Reason, Option<Call>),
+    /// As the helper's answer says, which is about the first pages.
+    Planned(Call),
+}
+
+/// Tries to write `[addr, addr + len)` without what the file already has. `stat`: of `fd`, asked just now. `None`: the caller makes the
+/// traditional call.
+///
+/// Offer every write of at least `options.least` bytes, and while there are
+/// [write leases](crate::client::changes::write_leases) every other one too.
+pub fn plan(
+    fd: i32,
+    stat: &Stat,
     addr: usize,
     len: usize,
-    terms: Terms,
+    options: TransferOptions,
     track: Track,
-    alone: impl Fn() -> bool,
-) -> Outcome {
-    let Ok(stat) = file::stat(fd) else { return Outcome::PassThrough };
+) -> Option<ElidedWrite> {
+    verbose::say_active();
     if !stat.is_regular() || len == 0 {
-        return Outcome::PassThrough;
+        return None;
     }
-    let guarded = files::write_guarded(stat.id);
-    let big = len >= terms.least && len >= PAGE;
+    let key = stat.id;
+    let guarded = files::write_guarded(key);
+    let big = len >= options.least && len >= PAGE;
     if !guarded && !big {
-        return Outcome::PassThrough;
+        return None;
     }
-    let Ok(flags) = file::flags(fd) else { return Outcome::PassThrough };
-    let plain = flags & (libc::O_APPEND | libc::O_DIRECT | libc::O_PATH) == 0
-        && flags & libc::O_ACCMODE != libc::O_RDONLY;
-    if !plain {
+    let release_if_guarded = || {
         if guarded {
-            release(fd, stat);
+            release(key);
         }
-        return Outcome::PassThrough;
+    };
+    let flags = file::flags(fd).ok()?;
+    if flags & (libc::O_APPEND | libc::O_DIRECT | libc::O_PATH) != 0
+        || flags & libc::O_ACCMODE == libc::O_RDONLY
+    {
+        release_if_guarded();
+        return None;
     }
     let tracked = state::touched(addr, len);
     let again =
-        big && (track == Track::Now || (!tracked && terms.owned && second_time(fd, addr, len, stat, terms)));
+        big && (track == Track::Now || !tracked && options.owned && second_time(fd, key, addr, len, options));
     // Where all of it comes back altered, tracking costs a fault for each page and saves nothing.
-    let declines = if tracked || again { history::declines_large(files::number(stat.id), len) } else { None };
+    let declines = if tracked || again { history::declines_large(files::number(key), len) } else { None };
     if let Some(reason) = declines {
         crate::decline(reason, len);
     }
     let follow = (tracked || again) && declines.is_none();
-    let again = again && follow;
-    if !guarded && !tracked && !again {
-        return Outcome::PassThrough;
+    if !guarded && !tracked && !follow {
+        return None;
     }
     let limit = file::size_limit();
-    // The position is claimed first, in one step, so that two threads never write to the same place.
-    let claimed = match terms.offset {
-        Some(offset) => Ok(offset),
-        None => file::seek(fd, len as i64, libc::SEEK_CUR).map(|end| end - len as u64),
+    // The position is claimed in one step, so that two threads never write to the same place.
+    let offset = match options.offset {
+        Some(offset) => offset,
+        None => file::seek(fd, len as i64, libc::SEEK_CUR).ok()? - len as u64,
     };
-    let Ok(offset) = claimed else { return Outcome::PassThrough };
-    let give_back = |unwritten: usize| {
-        if terms.offset.is_none() && unwritten > 0 {
-            let _ = file::seek(fd, -(unwritten as i64), libc::SEEK_CUR);
-        }
-    };
+    let whole = Transfer { addr, len, offset };
+    let mut write = ElidedWrite { fd, flags, key, whole, options, guarded, follow, way: Way::Small };
     if offset.checked_add(len as u64).is_none_or(|end| end > limit || end > i64::MAX as u64) {
-        // Where exactly the limit cuts is the kernel's business.
-        give_back(len);
-        if guarded {
-            release(fd, stat);
+        // The kernel knows where exactly the limit cuts.
+        write.give_back(len);
+        release_if_guarded();
+        return None;
+    }
+    if big && (tracked || follow) && whole.split().pages.len > 0 {
+        if is_synchronous(fd) {
+            write.flags |= libc::O_DSYNC;
         }
-        return Outcome::PassThrough;
+        write.way = match Call::new(Op::Plan, true) {
+            None => Way::Whole(crate::unavailable(), None),
+            Some(mut call) => match write.plan_pages(&mut call, 0) {
+                Some(reason) => Way::Whole(reason, Some(call)),
+                None => Way::Planned(call),
+            },
+        };
     }
-    let in_runs = big && (tracked || again);
-    let flags = if in_runs && is_synchronous(fd) { flags | libc::O_DSYNC } else { flags };
-    let job = Job { fd, flags, stat, whole: Transfer { addr, len, offset }, terms, guarded, follow };
-    let (written, failure) = if in_runs { job.in_runs(alone) } else { job.at_once() };
-    give_back(len - written);
-    match failure {
-        Some(errno) if written == 0 => Outcome::Failed(errno),
-        _ => Outcome::Done(written),
-    }
+    Some(write)
 }
 
-/// Is every write to the file synchronous, however it was opened? (Not asked before a helper has shown that no filter kills for the question.)
-pub(crate) fn is_synchronous(fd: i32) -> bool {
+/// Is every write to the file synchronous, however it was opened? `false` as long as no helper has shown that no filter kills for the
+/// question.
+pub fn is_synchronous(fd: i32) -> bool {
     launch::harmless() && file::writes_synchronously(fd)
 }
 
 /// Has this very write been seen before?
-fn second_time(fd: i32, addr: usize, len: usize, stat: Stat, terms: Terms) -> bool {
+fn second_time(fd: i32, key: FileKey, addr: usize, len: usize, options: TransferOptions) -> bool {
     static SEEN: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
-    let offset = terms.offset.or_else(|| file::seek(fd, 0, libc::SEEK_CUR).ok()).unwrap_or(0);
+    let offset = options.offset.or_else(|| file::seek(fd, 0, libc::SEEK_CUR).ok()).unwrap_or(0);
     let mix = |sum: u64, value: u64| (sum ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
-    let print = [addr as u64, len as u64, stat.id.dev, stat.id.ino, offset].into_iter().fold(1, mix);
+    let print = [addr as u64, len as u64, key.dev, key.ino, offset].into_iter().fold(1, mix);
     let Some(slot) = SEEN.get((print >> 56) as usize) else { return false };
     slot.swap(print, Relaxed) == print
 }
 
-/// The file is about to be changed in a way that is not followed.
-pub fn release(fd: i32, stat: Stat) {
-    if let Some(mut call) = Call::new(Op::Release, false) {
-        let request = call.request();
-        (request.fd, request.key) = (fd, stat.id);
-        call.send();
-        learn_of_nothing(&mut call, stat);
+impl ElidedWrite {
+    /// Will parts be left out? Then the caller checks that no other of its threads is changing the file.
+    pub fn is_planned(&self) -> bool {
+        matches!(self.way, Way::Planned(_))
     }
-}
 
-/// What was deferred, and then had to be loaded for a change that is no save, was not worth it.
-fn learn_of_nothing(call: &mut Call, stat: Stat) {
-    history::learn_of_file(files::number(stat.id), call.request().known);
-}
+    /// Makes the write. `alone`: no other thread of the caller is changing the file. How many bytes were written, as the
+    /// traditional call would say.
+    ///
+    /// # Errors
+    /// As the traditional call.
+    pub fn carry_out(mut self, alone: bool) -> Result<usize> {
+        let (written, failure) = match core::mem::replace(&mut self.way, Way::Small) {
+            Way::Small => self.at_once(),
+            // The helper keeps nobody from the file whose write had begun before: the kernel does, for the length of one call.
+            Way::Planned(call) if !alone => self.rest_at_once(0, Reason::Raced, Some(call)),
+            Way::Planned(call) => self.in_runs(call),
+            Way::Whole(reason, call) => self.rest_at_once(0, reason, call),
+        };
+        self.give_back(self.whole.len - written);
+        match failure {
+            Some(errno) if written == 0 => Err(errno),
+            _ => Ok(written),
+        }
+    }
 
-struct Job {
-    fd: i32,
-    flags: i32,
-    stat: Stat,
-    whole: Transfer,
-    terms: Terms,
-    guarded: bool,
-    /// What is written is tracked afterwards.
-    follow: bool,
-}
+    fn give_back(&self, unwritten: usize) {
+        if self.options.offset.is_none() && unwritten > 0 {
+            let _ = file::seek(self.fd, -(unwritten as i64), libc::SEEK_CUR);
+        }
+    }
 
-impl Job {
     /// A write too small to elide anything of: only others' extents have to be looked after.
     fn at_once(&self) -> (usize, Option<Errno>) {
         if self.guarded
             && let Some(mut call) = Call::new(Op::BeforeWrite, false)
         {
             let request = call.request();
-            request.key = self.stat.id;
+            request.key = self.key;
             (request.len, request.offset) = (self.whole.len, self.whole.offset);
             call.send();
-            learn_of_nothing(&mut call, self.stat);
+            learn_of_release(&mut call, self.key);
         }
         match file::pwrite(self.fd, self.whole.addr, self.whole.len, self.whole.offset) {
             Ok(written) => (written, None),
@@ -159,44 +197,36 @@ impl Job {
         }
     }
 
+    /// Asks which of the whole pages from `at` on have to be written. A reason: nothing can be elided.
+    fn plan_pages(&self, call: &mut Call, at: usize) -> Option<Reason> {
+        let Split { head, pages, tail } = self.whole.split();
+        let rest = pages.part(at, pages.len - at);
+        let request = call.request();
+        (request.op, request.more) = (Op::Plan, at > 0);
+        (request.fd, request.flags, request.key) = (self.fd, self.flags, self.key);
+        (request.addr, request.len, request.offset) = (rest.addr, rest.len, rest.offset);
+        (request.owned, request.forks, request.track) = (self.options.owned, self.options.forks, self.follow);
+        (request.head, request.tail) = (if at == 0 { head.len } else { 0 }, tail.len);
+        let declined = call.send();
+        declined.or((call.request().handled == 0).then_some(Reason::Sidecar))
+    }
+
     /// Writes what has to be written, in order. How much was done from the beginning on, and what stopped it.
     ///
-    /// To everybody else it is one write: from the first plan until the last report the sidecar lets nobody have the file. The request
-    /// is kept all that time, and with it signals are blocked: a handler that wrote to the file would wait for itself.
-    fn in_runs(&self, alone: impl Fn() -> bool) -> (usize, Option<Errno>) {
+    /// To everybody else it is one write: from the first plan until the last report the helper keeps others from the file. The request
+    /// is held all that time, and signals are blocked with it: a handler that wrote to the file would wait for itself.
+    fn in_runs(&self, mut call: Call) -> (usize, Option<Errno>) {
         let Split { head, pages, tail } = self.whole.split();
-        if pages.len == 0 {
-            return self.at_once();
-        }
         let mut writer = Writer::new(self.fd, self.whole);
-        let Some(mut call) = Call::new(Op::Plan, true) else {
-            return self.rest_at_once(writer, 0, crate::unavailable(), None);
-        };
-        let mut at = 0;
-        let (mut known, mut altered) = (0, 0);
-        while at < pages.len {
+        let (mut at, mut known, mut altered) = (0, 0, 0);
+        loop {
             let rest = pages.part(at, pages.len - at);
             let start = rest.addr - self.whole.addr;
-            let request = call.request();
-            (request.op, request.more) = (Op::Plan, at > 0);
-            (request.fd, request.flags, request.key) = (self.fd, self.flags, self.stat.id);
-            (request.addr, request.len, request.offset) = (rest.addr, rest.len, rest.offset);
-            (request.owned, request.forks, request.track) = (self.terms.owned, self.terms.forks, self.follow);
-            (request.head, request.tail) = (if at == 0 { head.len } else { 0 }, tail.len);
-            let declined = call.send();
             let answer = call.request();
-            let (count, handled) = (answer.count.min(RUNS), answer.handled.min(rest.len));
+            let handled = answer.handled.min(rest.len);
             known += answer.known;
             altered += answer.altered;
-            if declined.is_some() || handled == 0 {
-                let reason = declined.unwrap_or(Reason::Sidecar);
-                return self.rest_at_once(writer, start, reason, Some(call));
-            }
-            // Who was at it before the plan was made, and is still, is not kept out: the kernel does that, of one call.
-            if at == 0 && !alone() {
-                return self.rest_at_once(writer, 0, Reason::Raced, Some(call));
-            }
-            let runs = call.request().runs.get(..count).unwrap_or(&[]);
+            let runs = answer.runs.get(..answer.count.min(RUNS)).unwrap_or(&[]);
             if at == 0 && head.len > 0 {
                 writer.write_part(0, head.len);
             } else if at == 0 && runs.first().is_none_or(|run| run.addr != pages.addr) {
@@ -217,17 +247,23 @@ impl Job {
             let request = call.request();
             (request.op, request.addr, request.len, request.offset) =
                 (Op::Wrote, rest.addr, done, rest.offset);
-            (request.key, request.tried, request.track) = (self.stat.id, handled, self.follow);
+            (request.key, request.tried, request.track) = (self.key, handled, self.follow);
             request.more = at < pages.len && writer.stop.is_none();
             call.send();
             if let Some(stop) = writer.stop {
                 return stop;
             }
+            if at == pages.len {
+                break;
+            }
+            if let Some(reason) = self.plan_pages(&mut call, at) {
+                return self.rest_at_once(head.len + at, reason, Some(call));
+            }
         }
         drop(call);
-        history::learn(files::number(self.stat.id), known, altered);
+        history::learn(files::number(self.key), known, altered);
         if self.flags & libc::O_DSYNC != 0 {
-            // What was elided may still be on its way to the disk from before; a traditional write would wait for it.
+            // A traditional write would wait for what was elided, too: it may still be on its way to the disk from before.
             let metadata = self.flags & libc::O_SYNC == libc::O_SYNC;
             if let Err(errno) = file::sync(self.fd, metadata) {
                 return (0, Some(errno));
@@ -238,27 +274,21 @@ impl Job {
         (self.whole.len, None)
     }
 
-    /// From `start` on nothing can be elided: it is written traditionally, after extents elsewhere were looked after. `call`: of a write
-    /// of which something was planned, which this ends.
-    fn rest_at_once(
-        &self,
-        mut writer: Writer,
-        start: usize,
-        reason: Reason,
-        call: Option<Call>,
-    ) -> (usize, Option<Errno>) {
+    /// Writes everything from `start` on traditionally, after extents elsewhere were looked after. `call`: of a write of which
+    /// something was planned, which this ends.
+    fn rest_at_once(&self, start: usize, reason: Reason, call: Option<Call>) -> (usize, Option<Errno>) {
         crate::decline(reason, self.whole.len);
         let mut call = call.filter(Call::is_good).or_else(|| Call::new(Op::Release, false));
-        if (self.guarded || files::write_guarded(self.stat.id))
+        if (self.guarded || files::write_guarded(self.key))
             && let Some(call) = &mut call
         {
             let request = call.request();
-            (request.op, request.fd, request.key) = (Op::Release, self.fd, self.stat.id);
+            (request.op, request.key) = (Op::Release, self.key);
             call.send();
         }
         drop(call);
-        let from = if start == self.whole.split().pages.addr - self.whole.addr { 0 } else { start };
-        writer.write_part(from, self.whole.len - from);
+        let mut writer = Writer::new(self.fd, self.whole);
+        writer.write_part(start, self.whole.len - start);
         writer.flush();
         writer.stop.unwrap_or((self.whole.len, None))
     }
@@ -268,11 +298,11 @@ impl Job {
 struct Writer {
     fd: i32,
     whole: Transfer,
-    /// What was asked for and is not written yet: where it begins and ends.
+    /// What is to be written and is not yet: where it begins and ends.
     waiting: (usize, usize),
     /// Bytes written in all.
     bytes: usize,
-    /// Where it stopped, if it did, and why. Everything before is as it should be.
+    /// Where a write stopped short, and why. Everything before is as it should be.
     stop: Option<(usize, Option<Errno>)>,
 }
 
@@ -301,7 +331,7 @@ impl Writer {
             return;
         }
         let part = self.whole.part(skip, end - skip);
-        // Where it comes up short, so would the traditional call, which says so and goes no further.
+        // Where it comes up short, so would the traditional call.
         match file::pwrite(self.fd, part.addr, part.len, part.offset) {
             Ok(written) => {
                 self.bytes += written;

@@ -70,9 +70,9 @@ fn tell(parts: &[&[u8]]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::dropin::Outcome;
     use crate::client::fork;
-    use crate::client::read::{self, Terms};
+    use crate::client::offer::{FileFacts, TransferOptions};
+    use crate::client::read;
     use crate::shared::channel::{Call, Op};
     use crate::stats::Reason;
     use core::sync::atomic::AtomicBool;
@@ -101,13 +101,15 @@ mod tests {
     /// Memory into which the file was read, deferred where that can be.
     #[allow(unsafe_code)]
     fn read(file: &tempfile::NamedTempFile, len: usize) -> &'static [u8] {
-        let terms =
-            Terms { offset: Some(0), owned: false, forks: fork::forks(), exclusive: true, least: PAGE };
+        let forks = fork::forks();
+        let options = TransferOptions { offset: Some(0), owned: false, forks, exclusive: true, least: PAGE };
         let addr = memory::allocate(len, false).unwrap();
         // SAFETY: allocated just now, and never given back.
         unsafe {
-            if read::read(file.as_raw_fd(), addr, len, terms, || true) != Outcome::Done(len) {
-                assert_eq!(elision_sys::file::pread(file.as_raw_fd(), addr, len, 0), Ok(len));
+            let fd = file.as_raw_fd();
+            let deferred = read::associate(fd, &FileFacts::of(fd, 0).unwrap(), addr, len, options);
+            if deferred.map(read::DeferredRead::finish) != Some(Ok(len)) {
+                assert_eq!(elision_sys::file::pread(fd, addr, len, 0), Ok(len));
             }
             core::slice::from_raw_parts(addr as *const u8, len)
         }
@@ -134,7 +136,7 @@ mod tests {
         // (This waited for ever when the sidecar had died in std's own hook.)
         drop(panic::take_hook());
         assert!(kept == content && read(&file, content.len()) == content);
-        assert_eq!(crate::client::dropin::validate().map(drop), Ok(()));
+        assert_eq!(crate::client::memory::validate().map(drop), Ok(()));
         println!("went on");
     }
 

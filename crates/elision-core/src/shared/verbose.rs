@@ -52,7 +52,7 @@ pub fn decline(reason: Reason, len: usize) {
 pub(crate) fn say_active() {
     if VERBOSE.load(Relaxed) && is_new(ACTIVE) {
         let mut digits = [0; 20];
-        let least = crate::client::dropin::min_bytes();
+        let least = crate::client::life::min_bytes();
         say(&[b"active for transfers of ", decimal(least as u64, &mut digits), b" bytes and more"]);
     }
 }

@@ -24,13 +24,6 @@ pub(crate) fn status(fd: i32) -> Option<libc::stat> {
     }
 }
 
-/// A number that tells one regular file from another, though not beyond all doubt.
-pub(crate) fn file_number(fd: i32) -> Option<u64> {
-    // Not by fstat: whoever asks for times makes the next write cost more.
-    let stat = elision_sys::file::stat(fd).ok().filter(|stat| stat.is_regular())?;
-    Some(elision_core::client::dropin::file_number(stat.id))
-}
-
 /// Is it a regular file?
 pub(crate) fn regular(fd: i32) -> bool {
     elision_sys::file::stat(fd).is_ok_and(|stat| stat.is_regular())
@@ -62,7 +55,7 @@ pub(crate) fn status_flags(fd: i32) -> Option<i32> {
 /// Is every write through the descriptor synchronous?
 pub(crate) fn writes_synchronously(fd: i32) -> bool {
     status_flags(fd).is_some_and(|flags| flags & libc::O_DSYNC != 0)
-        || elision_core::client::dropin::writes_synchronously(fd)
+        || elision_core::client::write::is_synchronous(fd)
 }
 
 /// The file position.

@@ -20,7 +20,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
-use elision_core::client::dropin;
+use elision_core::client;
+use elision_sys::file::Stat;
 use elision_sys::task::{block_signals, restore_signals};
 
 use crate::abi::kernel;
@@ -148,14 +149,15 @@ pub(crate) fn opened(fd: i32, flags: i32, since: Moment) {
     let known = match flags & libc::O_ACCMODE {
         _ if flags & libc::O_PATH != 0 => 0,
         libc::O_RDONLY => READ_ONLY,
-        _ => known_as(fd),
+        // Not by fstat: whoever asks for times makes the next write cost more.
+        _ => elision_sys::file::stat(fd).map_or(0, |stat| known_as(&stat)),
     };
     record(fd, known, since);
 }
 
 /// What the entry of a descriptor that is open for writing has to say.
-fn known_as(fd: i32) -> u64 {
-    kernel::file_number(fd).map_or(0, |number| number | WRITABLE)
+fn known_as(stat: &Stat) -> u64 {
+    if stat.is_regular() { client::changes::file_number(stat.id) | WRITABLE } else { 0 }
 }
 
 /// `fd` was opened by a call that began at `since`, and only its description knows how.
@@ -206,9 +208,9 @@ fn forget(fd: i32) {
     if known & WRITABLE != 0 && entry.counted.load(Ordering::SeqCst) != 0 {
         // Somebody writes through it at this moment: its duplicates must not be trusted to know of that.
         disown_file(known);
-        dropin::before_change(fd);
+        client::changes::before_change(fd);
     } else if known & WRITABLE != 0 {
-        dropin::closing(fd);
+        client::changes::closing(fd, false);
     }
 }
 
@@ -242,19 +244,20 @@ pub(crate) fn writable(fd: i32) -> bool {
     file(fd) & WRITABLE != 0
 }
 
-/// Is every change through `fd` certain to be shown to us first?
-pub(crate) fn owned(fd: i32) -> bool {
+/// Is every change through `fd`, of which `stat` was asked just now, certain to be shown to us first?
+pub(crate) fn owned(fd: i32, stat: &Stat) -> bool {
     let known = file(fd);
-    known & WRITABLE != 0 && !paused() && !NEVER.load(Ordering::Relaxed) && known_as(fd) == known
+    known & WRITABLE != 0 && !paused() && !NEVER.load(Ordering::Relaxed) && known_as(stat) == known
 }
 
 /// May the file behind `fd` be guarded by a write lease? The kernel is asked only where what is recorded does not do. `false` is
 /// certain.
 #[inline]
 pub(crate) fn write_lease_on(fd: i32) -> bool {
-    dropin::write_leases() && {
+    client::changes::write_leases() && {
         let known = file(fd);
-        (known & WRITABLE == 0 || dropin::write_lease_on_number(known)) && dropin::write_lease_on(fd)
+        (known & WRITABLE == 0 || client::changes::write_lease_on_number(known))
+            && client::changes::write_lease_on(fd)
     }
 }
 
@@ -266,9 +269,9 @@ pub(crate) fn disown(fd: i32) {
     } else {
         closing(fd);
     }
-    if known & WRITABLE != 0 || dropin::write_leases() {
+    if known & WRITABLE != 0 || client::changes::write_leases() {
         wait_for_readers();
-        dropin::before_change(fd);
+        client::changes::before_change(fd);
     }
 }
 
@@ -316,7 +319,7 @@ pub(crate) fn note_unguarded(fd: i32) -> Result<in_flight::Noted, Unnoted> {
     let (entry, known) = open_for_writing(fd).ok_or(Unnoted::NotForWriting)?;
     let noted = in_flight::begin(known, Place::First).ok_or(Unnoted::ToBeLookedAt)?;
     // Asked when the note can be seen: whoever takes a write lease looks for notes when the lease is published.
-    if dropin::write_lease_on_number(known) {
+    if client::changes::write_lease_on_number(known) {
         in_flight::end(noted);
         return Err(Unnoted::ToBeLookedAt);
     }
@@ -387,7 +390,7 @@ pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> Op
     let result = (!changing()).then(read);
     fence(Ordering::SeqCst);
     if result.is_some() && (changing() || moment() != since) {
-        dropin::before_change(fd);
+        client::changes::before_change(fd);
     }
     READING.fetch_sub(1, Ordering::SeqCst);
     restore_signals(mask);
@@ -494,7 +497,7 @@ fn surrender() {
         entry.file.store(0, Ordering::SeqCst);
     }
     wait_for_readers();
-    dropin::surrender();
+    client::changes::release_write_leases();
 }
 
 #[cfg(test)]
@@ -503,6 +506,10 @@ mod tests {
     use std::fs::OpenOptions;
     use std::os::fd::AsRawFd;
     use std::sync::Mutex;
+
+    fn owned(fd: i32) -> bool {
+        super::owned(fd, &elision_sys::file::stat(fd).unwrap())
+    }
 
     // One process, one table.
     static ALONE: Mutex<()> = Mutex::new(());

@@ -23,7 +23,7 @@ use crate::abi::arch::ADDRESS_LIMIT;
 use crate::abi::kernel;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, Ordering};
-use elision_core::client::dropin;
+use elision_core::client;
 use elision_sys::PAGE;
 
 /// The program's own anonymous private mappings.
@@ -62,7 +62,7 @@ fn disqualify(addr: usize, end: usize) {
 /// Is the drop-in at work at all? What every wrapper here asks first.
 #[inline]
 pub(crate) fn active() -> bool {
-    dropin::min_bytes() != usize::MAX
+    client::life::min_bytes() != usize::MAX
 }
 
 /// The pages that a call is about.
@@ -78,19 +78,19 @@ impl Span {
     }
 
     pub(crate) fn touched(self) -> bool {
-        dropin::touched(self.start, self.len())
+        client::memory::touched(self.start, self.len())
     }
 
     pub(crate) fn dissolve(self) {
         if self.touched() {
-            dropin::dissolve(self.start, self.len());
+            client::memory::dissolve(self.start, self.len());
         }
     }
 
     pub(crate) fn forget(self) {
         if self.touched() {
             // SAFETY: the program gives the range up, or nothing in it is deferred any more.
-            unsafe { dropin::forget(self.start, self.len()) };
+            unsafe { client::memory::forget(self.start, self.len()) };
         }
     }
 
@@ -121,7 +121,7 @@ pub(crate) fn span_around(addr: *const c_void, len: usize) -> Option<Span> {
 
 /// (What is smaller than any read that is looked at would only be in the way.)
 pub(crate) fn record(addr: *const c_void, len: usize) {
-    if len >= dropin::min_bytes()
+    if len >= client::life::min_bytes()
         && let Some(pages) = span(addr, len)
     {
         RECORD.insert(pages.start, pages.end);

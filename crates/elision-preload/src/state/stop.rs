@@ -7,11 +7,11 @@
 //! (watches on files). None is common, and after each of them it would take more than one rule to stay right. So there
 //! is one: before such a call everything is given memory of its own, the sidecar goes, and from then on every call
 //! passes straight through.
-#![allow(unsafe_code)] // What `dropin` asks to be promised.
+#![allow(unsafe_code)] // What `client::life` asks to be promised.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use elision_core::client::dropin;
+use elision_core::client;
 use elision_sys::task;
 
 use crate::abi::kernel;
@@ -70,7 +70,7 @@ pub(crate) fn stop(why: &str) {
     }
     if descriptions::active() {
         // The gates first: whoever has passed them sees this when he is done (`offer_read`), or is waited for.
-        dropin::stop(why);
+        client::life::stop(why);
         memory::stop();
         descriptions::share_for_good();
         without_helper(|| ());
@@ -93,11 +93,11 @@ pub(crate) fn stopping<T>(why: &str, call: impl FnOnce() -> T) -> T {
 /// Runs a call that changes what this process may do. The helper, which shares its memory, must not keep the old rights: it
 /// goes before, and another is started when there is need again.
 pub(crate) fn without_helper<T>(call: impl FnOnce() -> T) -> T {
-    let gone = dropin::before_rights();
+    let gone = client::life::before_credentials();
     let result = call();
     if gone {
         // SAFETY: it said true.
-        unsafe { dropin::after_rights() };
+        unsafe { client::life::after_credentials() };
     }
     result
 }

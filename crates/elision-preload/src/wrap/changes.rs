@@ -3,7 +3,7 @@
 
 use core::ffi::{c_char, c_ulong, c_void};
 
-use elision_core::client::dropin;
+use elision_core::client;
 use libc::{c_int, c_uint, off_t, size_t, ssize_t};
 
 use crate::abi::interpose::interpose;
@@ -15,7 +15,7 @@ use crate::wrap::resuming::copying;
 /// Must a change through `fd` be told?
 #[inline(always)]
 pub(crate) fn matters(fd: c_int) -> bool {
-    descriptions::writable(fd) || dropin::write_leases()
+    descriptions::writable(fd) || client::changes::write_leases()
 }
 
 /// Tells the library, if it must be told, and then makes the change.
@@ -27,7 +27,7 @@ pub(crate) fn telling<T>(fd: c_int, change: impl FnOnce() -> T) -> T {
     changing(fd, || {
         // What a read has just mapped cannot be had again once it is cut off.
         descriptions::wait_for_readers();
-        dropin::before_change(fd);
+        client::changes::before_change(fd);
         change()
     })
 }
@@ -121,7 +121,7 @@ interpose! {
     /// See truncate(2). The kernel has everybody's guards let go, and waits; so there must be somebody who does.
     fn truncate(path: *const c_char, len: off_t) -> c_int, until kernel(libc::SYS_truncate);
         if active() => {
-            dropin::look_after();
+            client::life::look_after();
             // SAFETY: the program's call.
             unsafe { truncate::real(path, len) }
         };
@@ -129,7 +129,7 @@ interpose! {
     /// See truncate(2).
     fn truncate64(path: *const c_char, len: off_t) -> c_int, until kernel(libc::SYS_truncate);
         if active() => {
-            dropin::look_after();
+            client::life::look_after();
             // SAFETY: the program's call.
             unsafe { truncate64::real(path, len) }
         };

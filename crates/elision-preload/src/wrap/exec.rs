@@ -11,7 +11,7 @@
 use core::ffi::c_char;
 use core::ptr;
 
-use elision_core::client::dropin;
+use elision_core::client;
 use elision_sys::raw::Errno;
 use libc::{c_int, c_long};
 
@@ -25,11 +25,11 @@ use crate::wrap::preload_env::{Executed, Strings, environment, inheriting};
 /// Makes a call that returns only if it fails.
 fn replacing<T>(call: impl FnOnce() -> T) -> T {
     // SAFETY: exec is next, or the other of the two.
-    let left = unsafe { dropin::before_exec() };
+    let left = unsafe { client::life::before_exec() };
     let result = call();
     if left {
         // SAFETY: as above.
-        unsafe { dropin::after_exec() };
+        unsafe { client::life::after_exec() };
     }
     result
 }

@@ -7,7 +7,7 @@
 //! libc's functions are points where a thread may be cancelled, so a call is one before it is offered.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
-use elision_core::client::dropin;
+use elision_core::client;
 use libc::{c_int, c_void, off_t, size_t, ssize_t};
 
 use crate::abi::interpose::interpose;
@@ -29,12 +29,12 @@ enum Way {
 /// The way of a write of `len` bytes through `fd`: a few loads from a few cache lines, as every small write asks.
 #[inline(always)]
 fn way_of_write(fd: c_int, len: usize) -> Way {
-    if len >= dropin::min_bytes() {
+    if len >= client::life::min_bytes() {
         return Way::Apart;
     }
     match descriptions::note_unguarded(fd) {
         Ok(noted) => Way::Noted(noted),
-        Err(Unnoted::NotForWriting) if !dropin::write_leases() => Way::Straight,
+        Err(Unnoted::NotForWriting) if !client::changes::write_leases() => Way::Straight,
         Err(_) => Way::Apart,
     }
 }
@@ -51,7 +51,7 @@ fn or(offered: Option<ssize_t>, traditional: impl FnOnce() -> ssize_t) -> ssize_
 /// A read at a given or the current position that is large enough to be offered, or to be cut short.
 macro_rules! reading {
     ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {{
-        let offered = match $len >= dropin::min_bytes() {
+        let offered = match $len >= client::life::min_bytes() {
             true => $offset.and_then(|offset| offer_read($fd, $buf as usize, $len, offset, Cancel::Point)),
             false => None,
         };

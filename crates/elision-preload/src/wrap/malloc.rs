@@ -23,7 +23,7 @@ use crate::state::memory;
 use crate::state::stop;
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
-use elision_core::client::dropin;
+use elision_core::client;
 use elision_sys::PAGE;
 use elision_sys::task;
 
@@ -106,7 +106,7 @@ fn calls_arrive() -> bool {
     unsafe {
         let malloc: unsafe extern "C" fn(usize) -> *mut c_void = core::mem::transmute(malloc.address);
         let free: unsafe extern "C" fn(*mut c_void) = core::mem::transmute(free.address);
-        let memory = malloc(dropin::min_bytes());
+        let memory = malloc(client::life::min_bytes());
         let ours = block::in_window(memory.addr());
         free(memory);
         ours
@@ -201,7 +201,7 @@ unsafe fn resize(payload: *mut c_void, size: usize) -> *mut c_void {
     if size >= SMALLEST && size >= least() {
         let had = next_usable(payload);
         if had != 0
-            && had < dropin::min_bytes().max(SMALLEST)
+            && had < client::life::min_bytes().max(SMALLEST)
             && let Some((new, _)) = place(size, ALIGNMENT)
         {
             // SAFETY: both are live allocations of at least this many bytes, by usable size and by request.

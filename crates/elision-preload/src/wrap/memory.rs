@@ -24,7 +24,7 @@ use crate::state::memory::{
     Span, active, eligible, nothing_eligible, record, settle, settle_all, span, span_around,
 };
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
-use elision_core::client::dropin;
+use elision_core::client;
 use elision_sys::raw::{Errno, Result};
 
 next! {
@@ -288,7 +288,7 @@ mod pieces {
     /// Has deferral made several mappings of `from..to`, now or once?
     pub(super) fn several(from: usize, to: usize) -> bool {
         let mut count = 0;
-        if elision_core::client::dropin::ever_at_work() {
+        if elision_core::client::life::ever_at_work() {
             each(from, to, |_, _| count += 1);
         }
         count > 1
@@ -297,7 +297,7 @@ mod pieces {
     /// Is all of `from..to` mapped, in several pieces that could be one: anonymous, private, readable and writable?
     pub(super) fn are_alike(from: usize, to: usize) -> bool {
         let (mut end, mut count) = (from, 0);
-        if elision_core::client::dropin::ever_at_work() {
+        if elision_core::client::life::ever_at_work() {
             each_mapping(from, to, |mapping| {
                 let plain = mapping.readable && mapping.writable && !mapping.shared && mapping.ino == 0;
                 if plain && mapping.start <= end {
@@ -408,7 +408,7 @@ pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) 
             libc::MADV_DONTNEED | MADV_DONTNEED_LOCKED | libc::MADV_FREE => {
                 if pages.touched() {
                     // SAFETY: the program discards it.
-                    unsafe { dropin::zero(pages.start, pages.len()) };
+                    unsafe { client::memory::zero(pages.start, pages.len()) };
                 }
             }
             _ if harmless(advice) => {}

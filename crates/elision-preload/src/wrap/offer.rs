@@ -1,7 +1,9 @@
 //! Offers the library a transfer.
 #![allow(unsafe_code)] // The program's pointers.
 
-use elision_core::client::dropin::{self, Outcome};
+use elision_core::client;
+use elision_core::client::offer::{FileFacts, TransferOptions};
+use elision_core::client::write::Track;
 use elision_core::stats::Reason;
 use libc::{c_int, off_t, ssize_t};
 
@@ -21,16 +23,15 @@ pub(crate) enum Cancel {
     No,
 }
 
-/// The value of a call that the library took, or `None` for the traditional call.
-fn settle(outcome: Outcome) -> Option<ssize_t> {
-    match outcome {
-        Outcome::PassThrough => None,
-        Outcome::Done(bytes) => Some(bytes as ssize_t),
-        Outcome::Failed(errno) => {
+/// The value of a call that the library made, or `None` for the traditional call.
+fn settle(made: Option<elision_sys::raw::Result<usize>>) -> Option<ssize_t> {
+    made.map(|result| match result {
+        Ok(bytes) => bytes as ssize_t,
+        Err(errno) => {
             raw::set_errno(errno.0);
-            Some(-1)
+            -1
         }
-    }
+    })
 }
 
 /// The offset of a positioned call. The kernel refuses the negative ones itself.
@@ -38,7 +39,7 @@ pub(crate) fn at(offset: off_t) -> Option<Option<u64>> {
     u64::try_from(offset).ok().map(Some)
 }
 
-/// Offers a read of at least [`dropin::min_bytes`].
+/// Offers a read of at least [`client::life::min_bytes`].
 #[cold]
 #[inline(never)]
 pub(crate) fn offer_read(
@@ -54,33 +55,40 @@ pub(crate) fn offer_read(
     }
     let len = len.min(kernel::MOST);
     if !memory::eligible(addr, len) {
-        dropin::declined(Reason::Memory, len);
+        elision_core::decline(Reason::Memory, len);
         return None;
     }
     test_cancel(cancel);
     let since = descriptions::moment();
-    let owned = descriptions::owned(fd);
-    let outcome = if owned {
-        let before = descriptions::begun(fd);
-        let undisturbed = || descriptions::quiet_since(fd, before);
-        // SAFETY: what the program passed to read(2); `ownership` has seen the description opened, and every use of it since.
-        let read = || unsafe { dropin::read(fd, addr, len, offset, true, undisturbed) };
-        descriptions::reading(fd, since, read)?
-    } else {
-        // SAFETY: what the program passed to read(2). Nothing is vouched for.
-        unsafe { dropin::read(fd, addr, len, offset, false, || true) }
+    // Before the facts, so that a change after them shows.
+    let before = if descriptions::writable(fd) { descriptions::begun(fd) } else { 0 };
+    let facts = match FileFacts::of(fd, client::life::min_bytes()) {
+        Ok(facts) => facts,
+        Err(reason) => {
+            elision_core::decline(reason, len);
+            return None;
+        }
     };
-    if outcome != Outcome::PassThrough && !memory::eligible(addr, len) {
+    let owned = descriptions::owned(fd, &facts.stat);
+    let options = TransferOptions::for_program(offset, owned);
+    let read = || {
+        // SAFETY: what the program passed to read(2). `owned`: `descriptions` has seen the description opened, and every use of it since.
+        let read = unsafe { client::read::associate(fd, &facts, addr, len, options) }?;
+        let still = !owned || !read.has_fragments() || descriptions::quiet_since(fd, before);
+        still.then(|| read.finish())
+    };
+    let made = if owned { descriptions::reading(fd, since, read)? } else { read() };
+    if made.is_some() && !memory::eligible(addr, len) {
         // Another thread has done something since that does not go with deferral, and found nothing to undo then.
-        dropin::dissolve(addr, len);
+        client::memory::dissolve(addr, len);
     }
-    settle(outcome)
+    settle(made)
 }
 
 /// Must a write of `len` bytes through `fd` be looked at?
 #[inline(always)]
 pub(crate) fn write_matters(fd: c_int, len: usize) -> bool {
-    len >= dropin::min_bytes() || descriptions::writable(fd) || dropin::write_leases()
+    len >= client::life::min_bytes() || descriptions::writable(fd) || client::changes::write_leases()
 }
 
 /// Offers a write, if it is big or a write lease may depend on it. To be called within [`changing`].
@@ -96,29 +104,31 @@ pub(crate) fn offer_write(
         return None;
     }
     // A child that borrows our memory numbers its descriptors for itself. Leases are given up before it starts.
-    let big = len >= dropin::min_bytes() && !descriptions::paused();
+    let big = len >= client::life::min_bytes() && !descriptions::paused();
     if !big && !descriptions::write_lease_on(fd) {
         return None;
     }
     test_cancel(cancel);
     let len = len.min(kernel::MOST);
     let since = descriptions::moment();
-    let owned = descriptions::owned(fd);
-    if !(big && owned) {
-        // SAFETY: what the program passed to write(2); what is vouched for, as in `offer_read`.
-        return settle(unsafe { dropin::write(fd, addr, len, offset, owned, || false) });
+    let stat = elision_sys::file::stat(fd).ok()?;
+    let owned = descriptions::owned(fd, &stat);
+    let before = (big && owned).then(|| descriptions::activity(fd));
+    let options = TransferOptions::for_program(offset, owned);
+    let made = client::write::plan(fd, &stat, addr, len, options, Track::SecondTime).map(|write| {
+        let alone = write.is_planned() && before.is_some() && descriptions::alone(fd);
+        write.carry_out(alone)
+    });
+    if let Some(before) = before {
+        if since != descriptions::moment() {
+            // The description may be shared by now, and a lease have been taken all the same.
+            client::changes::before_change(fd);
+        }
+        if made.is_some() && !descriptions::alone_since(fd, before) {
+            client::memory::untrack(addr, len);
+        }
     }
-    let before = descriptions::activity(fd);
-    // SAFETY: as above.
-    let outcome = unsafe { dropin::write(fd, addr, len, offset, true, || descriptions::alone(fd)) };
-    if since != descriptions::moment() {
-        // The description may be shared by now, and a lease have been taken all the same.
-        dropin::before_change(fd);
-    }
-    if outcome != Outcome::PassThrough && !descriptions::alone_since(fd, before) {
-        dropin::untrack(addr, len);
-    }
-    settle(outcome)
+    settle(made)
 }
 
 /// Lets a pending cancellation happen, where libc's call would.

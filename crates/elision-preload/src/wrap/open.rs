@@ -3,7 +3,7 @@
 
 use core::ops::RangeInclusive;
 
-use elision_core::client::dropin;
+use elision_core::client;
 use libc::{DIR, FILE, c_char, c_int, c_uint, mode_t};
 
 use crate::abi::interpose::interpose;
@@ -45,9 +45,9 @@ fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn(c_i
     let truncates = truncates(flags);
     let impatient = flags & (libc::O_NONBLOCK | libc::O_PATH) == libc::O_NONBLOCK;
     if flags & libc::O_ACCMODE != libc::O_RDONLY || truncates {
-        dropin::look_after();
+        client::life::look_after();
     }
-    if truncates && dropin::touched(0, usize::MAX) || impatient && dropin::at_work() {
+    if truncates && client::memory::touched(0, usize::MAX) || impatient && client::life::at_work() {
         let_go(truncates || flags & libc::O_ACCMODE != libc::O_RDONLY, &look);
     }
     if truncates {
@@ -86,7 +86,7 @@ fn opening_to_truncate(
 ) -> c_int {
     let impatient = flags & libc::O_NONBLOCK != 0;
     let apart = look().is_some_and(|fd| {
-        let apart = dropin::may_be_deferred(fd) && kernel::truncatable(fd);
+        let apart = client::offer::may_be_deferred(fd) && kernel::truncatable(fd);
         kernel::close(fd);
         apart
     });
@@ -107,9 +107,9 @@ fn opening_to_truncate(
 fn let_go(all: bool, look: &impl Fn() -> Option<c_int>) {
     if let Some(fd) = look() {
         if all {
-            dropin::let_go(fd);
+            client::changes::release_behind(fd);
         } else {
-            dropin::before_change(fd);
+            client::changes::before_change(fd);
         }
         kernel::close(fd);
     }
@@ -231,7 +231,7 @@ pub(crate) fn closing_range(first: c_uint, last: c_uint, flags: c_int) {
 /// Runs a call of stdio's that opens a FILE and records its descriptor, if what stdio does with it is shown to us.
 fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
     let since = descriptions::moment();
-    dropin::look_after();
+    client::life::look_after();
     let file = open();
     if !file.is_null() && stdio::visible() {
         // SAFETY: a FILE that libc has just made.

@@ -60,7 +60,7 @@ fn measured(fd: c_int, status: *const libc::stat, result: c_int) -> c_int {
     if result == 0 {
         // SAFETY: the kernel has just filled it.
         let size = remember(fd, Some(unsafe { *status }));
-        if size >= elision_core::client::dropin::min_bytes() as u64
+        if size >= elision_core::client::life::min_bytes() as u64
             && let Some(position) = kernel::position(fd)
         {
             hint(position, size);

@@ -6,7 +6,7 @@
 
 use core::ffi::{c_char, c_void};
 
-use elision_core::client::dropin;
+use elision_core::client;
 use libc::{FILE, c_int, c_uint, mode_t, msghdr, pid_t, ssize_t};
 
 use crate::abi::arch::vfork;
@@ -60,7 +60,7 @@ pub(crate) fn watch_the_end(call: extern "C" fn(*mut c_void)) {
 pub(crate) fn ending() {
     if active() && process::is_this() {
         // SAFETY: the end is next.
-        unsafe { dropin::finish() };
+        unsafe { client::life::finish() };
     }
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn forking<T: From<i32> + Into<i64> + PartialEq + Copy>(fork: impl Fn
     let child = fork();
     if child == T::from(0) {
         // SAFETY: this is the child.
-        unsafe { dropin::after_fork_child() };
+        unsafe { client::life::after_fork_child() };
         after_fork_child();
     } else {
         after_bare_fork(child.into() as i32);
@@ -103,14 +103,14 @@ pub(crate) fn forking<T: From<i32> + Into<i64> + PartialEq + Copy>(fork: impl Fn
 fn before_bare_fork() {
     descriptions::begin_sharing();
     // SAFETY: the callers fork next.
-    unsafe { dropin::before_fork() };
+    unsafe { client::life::before_fork() };
 }
 
 fn after_bare_fork(child: i32) {
     // SAFETY: the fork that was prepared above has been.
     unsafe {
-        dropin::after_fork_parent();
-        dropin::forked(child);
+        client::life::after_fork_parent();
+        client::life::forked(child);
     }
     descriptions::end_sharing();
 }
@@ -120,7 +120,7 @@ fn with_handlers(fork: impl FnOnce() -> pid_t) -> pid_t {
     let child = fork();
     if child != 0 {
         // SAFETY: what the fork has said.
-        unsafe { dropin::forked(child) };
+        unsafe { client::life::forked(child) };
     }
     child
 }
@@ -193,7 +193,7 @@ unsafe extern "C-unwind" fn start_child(start: *mut c_void) -> c_int {
     // SAFETY: `cloning` passes its own structure, which was copied with the rest of the memory.
     let Start { function, argument } = unsafe { start.cast::<Start>().read() };
     // SAFETY: this is the child.
-    unsafe { dropin::after_fork_child() };
+    unsafe { client::life::after_fork_child() };
     after_fork_child();
     // SAFETY: the program's function with its argument, as clone would have called it.
     unsafe { function(argument) }

@@ -8,7 +8,7 @@
 
 use core::ffi::c_void;
 
-use elision_core::client::dropin;
+use elision_core::client;
 use libc::{c_int, c_long, c_uint, size_t, ssize_t};
 
 use crate::abi::interpose::interpose;
@@ -25,7 +25,7 @@ pub(crate) fn whole(len: usize, may: impl Fn() -> bool, mut call: impl FnMut(usi
     let mut done = 0;
     let errno = raw::errno();
     loop {
-        let before = dropin::pauses();
+        let before = client::life::pauses();
         let got = call(done);
         let Some(got) = usize::try_from(got).ok().filter(|&got| got > 0) else {
             if done > 0 {
@@ -35,7 +35,7 @@ pub(crate) fn whole(len: usize, may: impl Fn() -> bool, mut call: impl FnMut(usi
             return got;
         };
         done += got;
-        if done >= len || dropin::pauses() == before || !may() {
+        if done >= len || client::life::pauses() == before || !may() {
             return done as ssize_t;
         }
     }
@@ -54,9 +54,9 @@ pub(crate) fn reading(
     len: usize,
     mut call: impl FnMut(*mut c_void, usize) -> ssize_t,
 ) -> ssize_t {
-    let before = dropin::pauses();
+    let before = client::life::pauses();
     let got = call(buf, len);
-    if got <= 0 || got as usize >= len || dropin::pauses() == before || !kernel::is_endless(fd) {
+    if got <= 0 || got as usize >= len || client::life::pauses() == before || !kernel::is_endless(fd) {
         return got;
     }
     let (done, errno) = (got as usize, raw::errno());

@@ -14,7 +14,7 @@
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
-use elision_core::client::dropin;
+use elision_core::client;
 use elision_sys::raw;
 use libc::{FILE, c_int, ssize_t};
 
@@ -87,7 +87,7 @@ pub(crate) unsafe fn descriptor(file: *mut FILE) -> c_int {
 
 /// What stdio calls to fill a buffer: its own, or for a large fread the caller's.
 unsafe extern "C-unwind" fn read(file: *mut FILE, buf: *mut c_void, len: ssize_t) -> ssize_t {
-    if len as usize >= dropin::min_bytes() {
+    if len as usize >= client::life::min_bytes() {
         // SAFETY: stdio hands us its FILE.
         let fd = unsafe { descriptor(file) };
         if let Some(result) = offer_read(fd, buf as usize, len as usize, None, Cancel::No) {

@@ -5,7 +5,7 @@
 //! instruction of its own, is out of reach.
 #![allow(unsafe_code)] // The program's numbers taken for what the call of that number takes them for.
 
-use elision_core::client::dropin;
+use elision_core::client;
 use libc::{c_int, c_long, c_uint, c_ulong, iovec, off_t};
 
 use crate::abi::interpose::interpose;
@@ -142,7 +142,7 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
 
         libc::SYS_fallocate if !changes::reshapes(b as c_int) => whole(),
         libc::SYS_truncate => {
-            dropin::look_after();
+            client::life::look_after();
             whole()
         }
         libc::SYS_ftruncate | libc::SYS_fallocate => changes::telling(fd, whole),
@@ -246,7 +246,7 @@ fn position(number: c_long, offset: c_long) -> Option<Option<u64>> {
 }
 
 fn read(fd: c_int, addr: usize, len: usize, at: Option<Option<u64>>, whole: impl Fn() -> c_long) -> c_long {
-    if len < dropin::min_bytes() {
+    if len < client::life::min_bytes() {
         return whole();
     }
     match at.and_then(|offset| offer_read(fd, addr, len, offset, Cancel::No)) {

@@ -12,7 +12,7 @@
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use elision_core::client::dropin;
+use elision_core::client;
 use libc::{c_int, iovec, off_t, ssize_t};
 
 use crate::abi::interpose::interpose;
@@ -45,7 +45,7 @@ pub(crate) fn big(fd: c_int, iov: *const iovec, count: c_int) -> bool {
     descriptions::recorded(fd)
         && pieces(iov, count).is_some_and(|pieces| {
             pieces.iter().fold(0usize, |total, piece| total.saturating_add(piece.iov_len))
-                >= dropin::min_bytes()
+                >= client::life::min_bytes()
         })
 }
 
@@ -68,7 +68,7 @@ fn divisible(fd: c_int, pieces: &[iovec], offset: Option<off_t>) -> bool {
 
 /// Is nobody there who could write to the same file between two pieces? The kernel lets no other write come in between.
 fn alone(fd: c_int) -> bool {
-    single_threaded() && descriptions::sole(fd) && dropin::write_lease_on(fd)
+    single_threaded() && descriptions::sole(fd) && client::changes::write_lease_on(fd)
 }
 
 /// A vector read that [`big`] has looked at. `traditional` makes the call with a part of the vector, at an offset
@@ -86,7 +86,7 @@ pub(crate) fn read(
     let whole = || traditional(iov, count, offset.unwrap_or(0));
     let Some(pieces) = pieces(iov, count) else { return whole() };
     let fits = |piece: &iovec| {
-        piece.iov_len >= dropin::min_bytes() && memory::eligible(piece.iov_base as usize, piece.iov_len)
+        piece.iov_len >= client::life::min_bytes() && memory::eligible(piece.iov_base as usize, piece.iov_len)
     };
     let offer = |piece: &iovec, offset: Option<off_t>| {
         let offset = offset.map_or(Some(None), at)?;
@@ -155,8 +155,8 @@ pub(crate) fn write2(
 
 /// A change that the library is not shown in full.
 fn before_change(fd: c_int) {
-    if dropin::write_leases() {
-        dropin::before_change(fd);
+    if client::changes::write_leases() {
+        client::changes::before_change(fd);
     }
 }
 

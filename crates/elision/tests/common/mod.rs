@@ -26,7 +26,7 @@ macro_rules! roles {
         #[unsafe(link_section = ".init_array")]
         static BEGIN: extern "C" fn() = {
             extern "C" fn begin() {
-                elision_core::client::dropin::watch_faults();
+                elision_core::client::life::watch_faults();
                 if let Ok(role) = std::env::var($crate::common::ROLE) {
                     let arguments: Vec<String> = std::env::args().skip(1).collect();
                     let good = std::panic::catch_unwind(|| $play(&role, &arguments)).is_ok();

@@ -33,7 +33,7 @@ use super::threshold::THRESHOLD;
 use super::{PAGE, page_offset, whole_pages};
 use crate::abi::raw::raw_call;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use elision_core::client::dropin;
+use elision_core::client;
 use elision_sys::raw::{Errno, Result};
 use elision_sys::task;
 
@@ -389,9 +389,9 @@ fn retire(slot: Slot, block: Block, least: Option<usize>) {
     if block.apart {
         THRESHOLD.freed(block.len);
     }
-    if dropin::touched(slot.base(), block.len) {
+    if client::memory::touched(slot.base(), block.len) {
         // SAFETY: the block was freed.
-        unsafe { dropin::forget(slot.base(), block.len) };
+        unsafe { client::memory::forget(slot.base(), block.len) };
     } else if !block.apart {
         let keeps = |least| block.len > least && !block.reshaped && cache::put(slot, block.mapped());
         if least.is_none_or(keeps) {
@@ -426,7 +426,7 @@ pub fn resize(payload: usize, request: usize, keeps: bool) -> Option<usize> {
 /// it if its pages have been elsewhere before, and then could not be moved along.
 fn extend(addr: usize, old: usize, new: usize) -> Result<()> {
     // What is deferred is a mapping of its file, and there may be no more of that.
-    if dropin::touched(addr, old) {
+    if client::memory::touched(addr, old) {
         return map(addr + old, new - old, READ_WRITE);
     }
     // SAFETY: a block that the caller is resizing, hence nobody else's; without MAYMOVE nothing is moved, and nothing mapped over.
@@ -446,7 +446,7 @@ fn shrink(slot: Slot, block: Block, len: usize, keeps: bool) {
     }
     let (tail, (_, spare)) = (slot.base() + len, slot.take_spare());
     let (shrunken, mapped) = (Block { len, spare: 0, ..block }, block.len + spare);
-    let touched = dropin::touched(tail, excess);
+    let touched = client::memory::touched(tail, excess);
     let keeps = keeps && !touched && !block.apart && !block.reshaped;
     if keeps && cache::has_room(mapped - len) {
         return slot.set_with_spare(shrunken, mapped);
@@ -455,14 +455,14 @@ fn shrink(slot: Slot, block: Block, len: usize, keeps: bool) {
     slot.set(shrunken);
     if touched {
         // SAFETY: the tail is nobody's any more.
-        unsafe { dropin::forget(tail, excess) };
+        unsafe { client::memory::forget(tail, excess) };
     }
     unmap(tail, mapped - len);
 }
 
 /// Moves a block's pages to a larger slot without copying a byte, unless they are several mappings.
 fn move_pages(slot: Slot, block: Block, len: usize) -> Option<usize> {
-    if dropin::touched(slot.base(), block.len) {
+    if client::memory::touched(slot.base(), block.len) {
         return move_deferred(slot, block, len);
     }
     let to = move_mapping(slot, block.len, len, PAGE)?;
@@ -494,11 +494,11 @@ fn move_deferred(slot: Slot, block: Block, len: usize) -> Option<usize> {
     let to = map_new(len, PAGE, Block { len, ..block })?;
     // SAFETY: a live block that the caller is resizing, hence nobody else's; and one that nobody knows of yet.
     unsafe {
-        let done = dropin::relocate(slot.base(), block.len, to.base()).min(block.len);
+        let done = client::memory::relocate(slot.base(), block.len, to.base()).min(block.len);
         let from: *const u8 = core::ptr::with_exposed_provenance(slot.base() + done);
         let rest = core::ptr::with_exposed_provenance_mut(to.base() + done);
         core::ptr::copy_nonoverlapping(from, rest, block.len - done);
-        dropin::forget(slot.base(), block.len);
+        client::memory::forget(slot.base(), block.len);
     }
     unmap(slot.base(), block.len);
     slot.release();
@@ -585,7 +585,7 @@ pub fn reshape(addr: usize, end: usize) {
 
 /// Blocks that were freed and are kept mapped. See above.
 mod cache {
-    use super::{AtomicU64, AtomicUsize, Block, Ordering, PAGE, SPARE, Slot, THRESHOLD, dropin, unmap};
+    use super::{AtomicU64, AtomicUsize, Block, Ordering, PAGE, SPARE, Slot, THRESHOLD, client, unmap};
 
     const ENTRIES: usize = 64;
 
@@ -697,9 +697,9 @@ mod cache {
 
     fn give_back(entry: u64) -> bool {
         let Some((slot, len)) = (entry != 0).then(|| take_out(entry)).flatten() else { return false };
-        if dropin::touched(slot.base(), len) {
+        if client::memory::touched(slot.base(), len) {
             // SAFETY: nobody has the slot.
-            unsafe { dropin::forget(slot.base(), len) };
+            unsafe { client::memory::forget(slot.base(), len) };
         }
         unmap(slot.base(), len);
         slot.release();

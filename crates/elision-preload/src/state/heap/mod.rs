@@ -8,7 +8,7 @@ pub(super) use crate::abi::kernel::whole_pages;
 pub(super) use elision_sys::PAGE;
 
 use core::sync::atomic::{AtomicBool, Ordering};
-use elision_core::client::dropin;
+use elision_core::client;
 
 /// Are blocks placed?
 static PLACING: AtomicBool = AtomicBool::new(false);
@@ -32,5 +32,5 @@ pub(crate) fn place_no_more() {
 
 /// From how many bytes on blocks are placed, at present.
 pub fn least() -> usize {
-    if placing() { dropin::min_bytes() } else { usize::MAX }
+    if placing() { client::life::min_bytes() } else { usize::MAX }
 }

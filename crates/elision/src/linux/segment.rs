@@ -1,9 +1,8 @@
-//! Address space: reserve, place, give back.
+//! Reserved address space, and which ranges of it are free.
 #![allow(unsafe_code)] // Hands out memory by address; that ranges never overlap is argued below.
 
-use crate::buffer::Buffer;
-use elision_core::client::dropin;
-use elision_core::free_list::Stretches;
+use elision_core::client::{launch, memory as extents};
+use elision_core::free_list::FreeList;
 use elision_core::transfer::PAGE;
 use elision_sys::memory;
 use std::io;
@@ -11,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A reserved range of address space in which buffers live.
 ///
-/// It may be far larger than memory and swap together: nothing is allocated before it is touched, and what
-/// a buffer has merely read from a file needs no memory of its own.
+/// It may be far larger than memory and swap together: a page is allocated when it is touched, and a page
+/// that was only read from a file needs no memory of its own.
 ///
 /// ```
 /// let segment = elision::Segment::reserve(1 << 40)?; // 1 TiB costs nothing
@@ -27,46 +26,42 @@ pub struct Segment(Arc<Range>);
 struct Range {
     base: usize,
     len: usize,
-    free: Mutex<Stretches>,
+    free: Mutex<FreeList>,
 }
 
 impl Segment {
     /// Reserves `bytes` of address space, rounded up to whole pages.
     ///
     /// # Errors
-    /// `ENOMEM` if there is no such stretch of address space, or RLIMIT_AS forbids it.
+    /// `ENOMEM` if there is no free range of that size, or RLIMIT_AS forbids it.
     pub fn reserve(bytes: usize) -> io::Result<Segment> {
-        let len = bytes.max(1).checked_next_multiple_of(PAGE).ok_or_else(no_room)?;
+        launch::register();
+        let len = whole_pages(bytes)?;
         let base = memory::reserve(len)?;
-        let mut free = Stretches::default();
+        let mut free = FreeList::default();
         free.give(base, len);
         Ok(Segment(Arc::new(Range { base, len, free: Mutex::new(free) })))
     }
 
-    /// Bytes reserved.
+    /// The size in bytes.
     pub fn capacity(&self) -> usize {
         self.0.len
     }
 
-    /// A buffer of `len` zero bytes in this segment.
-    ///
-    /// # Errors
-    /// `ENOMEM` if the segment has no free stretch of that length.
-    pub fn buffer(&self, len: usize) -> io::Result<Buffer> {
-        Buffer::place(self.clone(), len)
-    }
-
-    /// Does nobody else hold this segment, so that no other buffer can be in it?
+    /// Is this the only handle, so that no other buffer can be in the segment?
     pub(crate) fn is_sole(&mut self) -> bool {
         Arc::get_mut(&mut self.0).is_some()
     }
 
-    fn free(&self) -> MutexGuard<'_, Stretches> {
-        // A list left by a thread that panicked is whole all the same: nothing panics half-way.
+    fn free(&self) -> MutexGuard<'_, FreeList> {
+        // No panic leaves the list half changed.
         self.0.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a stretch of `len` bytes (whole pages) out of the segment and makes it usable.
+    /// Takes a range of `len` bytes (whole pages) out of the segment and makes it usable.
+    ///
+    /// # Errors
+    /// `ENOMEM` if there is none.
     pub(crate) fn take(&self, len: usize) -> io::Result<usize> {
         let mut free = self.free();
         let addr = free.fitting(len).ok_or_else(no_room)?;
@@ -75,7 +70,7 @@ impl Segment {
         Ok(addr)
     }
 
-    /// Extends a stretch that ends at `end` by `more` bytes, if what follows is free.
+    /// Extends a range that ends at `end` by `more` bytes, if what follows is free.
     pub(crate) fn extend(&self, end: usize, more: usize) -> bool {
         let mut free = self.free();
         let extended = free.at(end) >= more && make_usable(end, more).is_ok();
@@ -85,12 +80,12 @@ impl Segment {
         extended
     }
 
-    /// Gives a stretch back. Its contents and their associations end here.
+    /// Gives a range back. Its contents and their associations end here.
     pub(crate) fn give(&self, addr: usize, len: usize) {
-        // SAFETY: the stretch was taken from this segment and its buffer is gone: nobody uses it. If the kernel is out
+        // SAFETY: the range was taken from this segment and its buffer is gone: nobody uses it. If the kernel is out
         // of map entries the pages stay, unused, until the segment ends.
         let given = unsafe {
-            dropin::forget(addr, len);
+            extents::forget(addr, len);
             memory::unreserve(addr, len)
         };
         if given.is_err() {
@@ -100,19 +95,26 @@ impl Segment {
     }
 }
 
-/// What the kernel would say.
-pub(crate) fn no_room() -> io::Error {
+/// The bytes of the whole pages, at least one, that `bytes` need.
+///
+/// # Errors
+/// `ENOMEM` if there can be no such range.
+pub(crate) fn whole_pages(bytes: usize) -> io::Result<usize> {
+    bytes.max(1).checked_next_multiple_of(PAGE).ok_or_else(no_room)
+}
+
+fn no_room() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOMEM)
 }
 
 fn make_usable(addr: usize, len: usize) -> io::Result<()> {
-    // SAFETY: the stretch is free and within a reservation of ours.
+    // SAFETY: the range is free and within a reservation of ours.
     Ok(unsafe { memory::protect(addr, len, libc::PROT_READ | libc::PROT_WRITE) }?)
 }
 
 impl Drop for Range {
     fn drop(&mut self) {
-        // SAFETY: every buffer holds a reference, so there is none left.
+        // SAFETY: every buffer holds a reference to this, so no buffer is left.
         unsafe { memory::unmap(self.base, self.len) };
     }
 }

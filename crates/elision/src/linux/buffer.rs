@@ -1,13 +1,12 @@
 //! Owned memory that files can be read into and written from without moving what did not change.
 #![allow(unsafe_code)] // A slice over memory that the kernel fills; why its bytes hold still is argued below.
 
-use crate::file::File;
-use crate::segment::{self, Segment};
-use elision_core::client::dropin::{self, Outcome};
-use elision_core::client::read::{self, Terms};
+use crate::platform::file::File;
+use crate::platform::segment::{Segment, whole_pages};
+use crate::threshold;
+use elision_core::client::offer::FileFacts;
+use elision_core::client::{memory, read};
 use elision_core::page_state::PageState;
-use elision_core::shared::channel::{Call, Op, RUNS};
-use elision_core::stats::Reason;
 use elision_core::transfer::PAGE;
 use std::fmt;
 use std::io;
@@ -62,7 +61,7 @@ impl Buffer {
     }
 
     pub(crate) fn place(segment: Segment, len: usize) -> io::Result<Buffer> {
-        let room = len.max(1).checked_next_multiple_of(PAGE).ok_or_else(segment::no_room)?;
+        let room = whole_pages(len)?;
         let addr = segment.take(room)?;
         Ok(Buffer { segment, addr, len, room, origin: None })
     }
@@ -72,7 +71,7 @@ impl Buffer {
     /// # Errors
     /// `ENOMEM` if there is no address space for it; the buffer is unchanged then.
     pub fn resize(&mut self, len: usize) -> io::Result<()> {
-        let room = len.max(1).checked_next_multiple_of(PAGE).ok_or_else(segment::no_room)?;
+        let room = whole_pages(len)?;
         if room > self.room {
             if !self.segment.extend(self.addr + self.room, room - self.room) {
                 return self.move_to(Buffer::new(len)?);
@@ -96,7 +95,7 @@ impl Buffer {
     /// Moves page by page, so that nothing is loaded, and what is deferred stays so.
     fn move_to(&mut self, mut moved: Buffer) -> io::Result<()> {
         // SAFETY: both are ours, and exclusively borrowed; neither is used below before it is what it should be.
-        let done = unsafe { dropin::relocate(self.addr, self.room, moved.addr) };
+        let done = unsafe { memory::relocate(self.addr, self.room, moved.addr) };
         let rest = done.min(self.len)..self.len;
         moved[rest.clone()].copy_from_slice(&self[rest]);
         moved.origin = self.origin.take();
@@ -114,39 +113,20 @@ impl Buffer {
     /// # Panics
     /// If `at + len` is beyond the buffer.
     pub fn read_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<usize> {
-        self.read_with(at, len, file, offset, crate::min_bytes(true))
+        self.fill(at, len, file, offset, threshold::min_bytes_touched(), file.facts().as_ref())
     }
 
-    /// The same for transfers of at least `least` bytes.
-    pub(crate) fn read_with(
+    fn fill(
         &mut self,
         at: usize,
         len: usize,
         file: &File,
         offset: u64,
         least: usize,
+        facts: Option<&FileFacts>,
     ) -> io::Result<usize> {
-        let target = &mut self[at..at + len];
-        let addr = target.as_mut_ptr() as usize;
-        let (owned, forks) = file.owned_until();
-        let terms = Terms { offset: Some(offset), owned, forks, exclusive: true, least };
-        let deferral = file.defer();
-        let since = file.moment();
-        let outcome = match deferral {
-            // SAFETY: the range is exclusively borrowed; and nobody else can store into the pages around it, which are
-            // this buffer's too.
-            Some(_) => unsafe { read::read(file.raw(), addr, len, terms, || file.undisturbed(since, 0)) },
-            None => {
-                elision_core::decline(Reason::Raced, len);
-                Outcome::PassThrough
-            }
-        };
-        drop(deferral);
-        match outcome {
-            Outcome::Done(done) => Ok(done),
-            Outcome::Failed(errno) => Err(errno.into()),
-            Outcome::PassThrough => file.read_traditionally(target, offset),
-        }
+        // SAFETY: the pages around are this buffer's, which is exclusively borrowed.
+        unsafe { file.read_into(&mut self[at..at + len], offset, least, facts) }
     }
 
     /// Writes `self[at..at + len]` to `file` at `offset`: only what the file does not have already.
@@ -157,31 +137,7 @@ impl Buffer {
     /// # Panics
     /// If `at + len` is beyond the buffer.
     pub fn write_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<()> {
-        let addr = self[at..at + len].as_ptr() as usize;
-        let (owned, forks) = file.owned_until();
-        let least = crate::min_bytes(false);
-        let terms = Terms { offset: Some(offset), owned, forks, exclusive: true, least };
-        let _change = file.change();
-        let since = file.moment();
-        let alone = || file.undisturbed(since, 1);
-        let done = match elision_core::client::write::write(
-            file.raw(),
-            addr,
-            len,
-            terms,
-            elision_core::client::write::Track::Now,
-            alone,
-        ) {
-            Outcome::Done(done) => {
-                if !alone() {
-                    dropin::untrack(addr, len);
-                }
-                done
-            }
-            Outcome::Failed(errno) => return Err(errno.into()),
-            Outcome::PassThrough => 0,
-        };
-        file.write_traditionally(&self[at + done..at + len], offset + done as u64)
+        file.write_from(&self[at..at + len], offset)
     }
 
     /// Loads a range now, and returns the error that touching it would have raised as SIGBUS.
@@ -211,7 +167,7 @@ impl Buffer {
         let _ = &self[range.clone()];
         let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
         // SAFETY: `&mut self` keeps everybody from altering these pages meanwhile.
-        Ok(if start < end { unsafe { dropin::unload(self.addr + start, end - start) } } else { 0 })
+        Ok(if start < end { unsafe { memory::unload(self.addr + start, end - start) } } else { 0 })
     }
 
     /// What each run of bytes is: in order, from 0 to the length of the buffer.
@@ -222,35 +178,18 @@ impl Buffer {
             _ if range.is_empty() => (),
             _ => runs.push((range, state)),
         };
-        let mut at = 0;
-        while at < self.len {
-            if !dropin::touched(self.addr, self.room) {
-                break;
-            }
-            let Some(mut call) = Call::new(Op::Query, false) else { break };
-            let request = call.request();
-            (request.addr, request.len) = (self.addr + at, self.room - at);
-            if call.send().is_some() {
-                break;
-            }
-            let answer = call.request();
-            for run in answer.runs.iter().take(answer.count.min(RUNS)) {
-                let start = run.addr - self.addr;
-                let state = match run.state {
-                    1 => PageState::Deferred,
-                    2 => PageState::Loaded,
-                    3 => PageState::Tracked,
-                    4 => PageState::Altered,
-                    _ => PageState::Plain,
-                };
-                push(start.min(self.len)..(start + run.len).min(self.len), state);
-            }
-            if answer.handled == 0 {
-                break;
-            }
-            at += answer.handled;
-        }
-        push(at.min(self.len)..self.len, PageState::Plain);
+        let known = memory::query(self.addr, self.room, |run| {
+            let start = run.addr - self.addr;
+            let state = match run.state {
+                1 => PageState::Deferred,
+                2 => PageState::Loaded,
+                3 => PageState::Tracked,
+                4 => PageState::Altered,
+                _ => PageState::Plain,
+            };
+            push(start.min(self.len)..(start + run.len).min(self.len), state);
+        });
+        push(known.min(self.len)..self.len, PageState::Plain);
         runs
     }
 
@@ -261,12 +200,80 @@ impl Buffer {
     }
 }
 
+impl Segment {
+    /// A buffer of `len` zero bytes in this segment.
+    ///
+    /// # Errors
+    /// `ENOMEM` if the segment has no free range of that length.
+    pub fn buffer(&self, len: usize) -> io::Result<Buffer> {
+        Buffer::place(self.clone(), len)
+    }
+}
+
+impl File {
+    /// Reads up to `len` bytes from `offset` (fewer only at the end of file) into a new buffer.
+    ///
+    /// # Errors
+    /// As reading traditionally (`EINVAL` if there can be no such offset); `ENOMEM` if there is no address space.
+    pub fn read(&self, offset: u64, len: usize) -> io::Result<Buffer> {
+        if i64::try_from(offset).is_err() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        self.read_new(offset, len, self.facts())
+    }
+
+    /// Reads a whole file, whatever it is.
+    pub(crate) fn read_all(&self) -> io::Result<Buffer> {
+        match self.facts() {
+            Some(facts) if facts.stat.size > 0 => self.read_new(0, usize::MAX, Some(facts)),
+            _ => {
+                let bytes = self.read_to_end()?;
+                let mut buffer = Buffer::new(bytes.len())?;
+                buffer.copy_from_slice(&bytes);
+                Ok(buffer)
+            }
+        }
+    }
+
+    fn read_new(&self, offset: u64, len: usize, facts: Option<FileFacts>) -> io::Result<Buffer> {
+        let available = facts.map_or(0, |facts| facts.stat.size.saturating_sub(offset));
+        let there = usize::try_from(available).unwrap_or(usize::MAX).min(len);
+        let mut buffer = Buffer::new(there)?;
+        let got = buffer.fill(0, there, self, offset, threshold::min_bytes(), facts.as_ref())?;
+        if got < there {
+            buffer.resize(got)?;
+        } else if got < len && !self.size_is_true(facts.as_ref()) {
+            // From where the file should have ended, until there are `len` bytes or it does end.
+            let mut room = vec![0; 1 << 16];
+            while buffer.len() < len {
+                let end = buffer.len();
+                let wanted = room.len().min(len - end);
+                let got = self.read_traditionally(&mut room[..wanted], offset + end as u64)?;
+                if got == 0 {
+                    break;
+                }
+                buffer.resize(end + got)?;
+                buffer[end..].copy_from_slice(&room[..got]);
+            }
+        }
+        Ok(buffer)
+    }
+
+    /// Writes a whole buffer at `offset`: only what the file does not have already.
+    ///
+    /// # Errors
+    /// As writing traditionally.
+    pub fn write(&self, offset: u64, buffer: &mut Buffer) -> io::Result<()> {
+        buffer.write_at(0, buffer.len(), self, offset)
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.segment.is_sole() {
             // The segment ends with its only buffer: unmapped once, as a whole.
             // SAFETY: the memory is ours, and goes.
-            unsafe { dropin::forget(self.addr, self.room) };
+            unsafe { memory::forget(self.addr, self.room) };
         } else {
             self.segment.give(self.addr, self.room);
         }

@@ -1,9 +1,13 @@
 //! An open file whose every change goes through this crate.
+#![allow(unsafe_code)] // Reads into memory of the caller's, as it promises.
 
-use crate::buffer::Buffer;
-use elision_core::client::dropin;
-use elision_core::client::fork;
-use elision_core::helper::guard;
+use crate::threshold;
+use elision_core::client::offer::{self, FileFacts, TransferOptions};
+use elision_core::client::write::{self, Track};
+use elision_core::client::{changes, fork, memory, read};
+use elision_core::stats::Reason;
+use elision_sys::file::FileKey;
+use elision_sys::{file, task};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -30,10 +34,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 /// ```
 #[derive(Debug)]
 pub struct File {
-    /// Before the file itself, so that it goes first.
+    /// Declared before the file, so that it is dropped first.
     _ending: Ending,
     file: fs::File,
-    /// Forks of this process when it was opened; see [`File::owned`].
+    /// The count of forks when it was opened; see [`File::owned`].
     born: u64,
     /// Changes under way in the lower half, changes ever begun in the upper.
     changes: AtomicU64,
@@ -48,19 +52,15 @@ struct Ending(i32);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        dropin::closing_own(self.0);
+        changes::closing(self.0, true);
     }
 }
 
-/// Stands for [`File::born`] where others may have the file: there are never so many forks.
+/// [`File::born`] where others may have the file: there are never so many forks.
 const NEVER_OWNED: u64 = u64::MAX;
 
-/// What [`File::changes`] said at some moment.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Moment(u64);
-
 /// A read under way that may be deferred.
-pub(crate) struct Deferral<'a>(&'a AtomicU32);
+struct Deferral<'a>(&'a AtomicU32);
 
 impl Drop for Deferral<'_> {
     fn drop(&mut self) {
@@ -69,7 +69,7 @@ impl Drop for Deferral<'_> {
 }
 
 /// A change under way.
-pub(crate) struct Change<'a>(&'a AtomicU64);
+struct Change<'a>(&'a AtomicU64);
 
 impl Drop for Change<'_> {
     fn drop(&mut self) {
@@ -92,9 +92,9 @@ impl File {
     /// # Errors
     /// As [`OpenOptions::open`].
     pub fn open_with(options: &OpenOptions, path: impl AsRef<Path>) -> io::Result<File> {
-        // The open itself would wait for whatever this process still has mapped of the file; ask for it first, so that
-        // what is known of its pages survives.
-        settle(path.as_ref());
+        // The open would break the lease of what this process has mapped of the file. Released before, the helper keeps what it knows
+        // of the file's pages.
+        release(path.as_ref());
         let born = fork::forks();
         Ok(File::of(options.open(path)?, born))
     }
@@ -102,56 +102,7 @@ impl File {
     fn of(file: fs::File, born: u64) -> File {
         let (changes, deferrals) = (AtomicU64::new(0), AtomicU32::new(0));
         let ending = Ending(file.as_raw_fd());
-        File { _ending: ending, file, born, changes, deferrals, process: elision_sys::task::pid() }
-    }
-
-    /// Reads up to `len` bytes from `offset` (fewer only at the end of file) into a new buffer.
-    ///
-    /// # Errors
-    /// As reading traditionally (`EINVAL` if there can be no such offset); `ENOMEM` if there is no address space.
-    pub fn read(&self, offset: u64, len: usize) -> io::Result<Buffer> {
-        if i64::try_from(offset).is_err() {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        }
-        let available = self.file.metadata()?.len().saturating_sub(offset);
-        let there = usize::try_from(available).unwrap_or(usize::MAX).min(len);
-        let mut buffer = Buffer::new(there)?;
-        let got = buffer.read_with(0, there, self, offset, crate::min_bytes(false))?;
-        if got < there {
-            buffer.resize(got)?;
-        } else if got < len && !self.size_is_true() {
-            self.read_on(&mut buffer, offset, len)?;
-        }
-        Ok(buffer)
-    }
-
-    /// Does the size say how much there is to be read? In /proc it is 0, and elsewhere it may be of some time ago.
-    fn size_is_true(&self) -> bool {
-        elision_sys::file::filesystem(self.raw()).is_ok_and(guard::file_system_allowed)
-    }
-
-    /// Reads on traditionally, from where the file should have ended, until it has `len` bytes or does end.
-    fn read_on(&self, buffer: &mut Buffer, offset: u64, len: usize) -> io::Result<()> {
-        let mut room = vec![0; 1 << 16];
-        while buffer.len() < len {
-            let end = buffer.len();
-            let wanted = room.len().min(len - end);
-            let got = self.read_traditionally(&mut room[..wanted], offset + end as u64)?;
-            if got == 0 {
-                break;
-            }
-            buffer.resize(end + got)?;
-            buffer[end..].copy_from_slice(&room[..got]);
-        }
-        Ok(())
-    }
-
-    /// Writes a whole buffer at `offset`: only what the file does not have already.
-    ///
-    /// # Errors
-    /// As writing traditionally.
-    pub fn write(&self, offset: u64, buffer: &mut Buffer) -> io::Result<()> {
-        buffer.write_at(0, buffer.len(), self, offset)
+        File { _ending: ending, file, born, changes, deferrals, process: task::pid() }
     }
 
     /// Size, times, permissions.
@@ -188,7 +139,7 @@ impl File {
 
     /// Could the file, which is known to be the one at `path`, be opened now to be written anew?
     pub(crate) fn may_be_replaced(&self, path: &Path) -> bool {
-        elision_sys::file::may_be_written(path) && elision_sys::file::is_append_only(self.raw()) == Ok(false)
+        file::may_be_written(path) && file::is_append_only(self.raw()) == Ok(false)
     }
 
     /// Is every change through this handle one of this process? Not once it has forked: the child has the handle, too.
@@ -196,51 +147,105 @@ impl File {
         self.born == fork::forks()
     }
 
-    /// The same, and the count of forks after which it is so no longer: one may come before the sidecar is asked.
-    pub(crate) fn owned_until(&self) -> (bool, u64) {
-        (self.owned(), self.born)
+    fn options(&self, offset: u64, least: usize) -> TransferOptions {
+        let owned = self.owned();
+        TransferOptions { offset: Some(offset), owned, forks: self.born, exclusive: true, least }
     }
 
-    /// Marks the beginning of a read that may be deferred, and its end; `None` if it must not be, while a change is under
-    /// way: what it would map, the change may not know of any more, and what a cut has taken could not be had again.
-    pub(crate) fn defer(&self) -> Option<Deferral<'_>> {
+    /// What the kernel says of it, if it is a regular file.
+    pub(crate) fn facts(&self) -> Option<FileFacts> {
+        FileFacts::of(self.raw(), 0).ok()
+    }
+
+    /// Does the size say how much there is to be read? In /proc it is 0, and elsewhere it may be of some time ago.
+    pub(crate) fn size_is_true(&self, facts: Option<&FileFacts>) -> bool {
+        facts.map_or_else(|| offer::may_be_deferred(self.raw()), FileFacts::may_be_deferred)
+    }
+
+    /// Reads from `offset`, deferred if that can be and there are at least `least` bytes, and says how many there were (fewer only at
+    /// the end of file). `facts`: asked just now.
+    ///
+    /// # Safety
+    /// No other thread may store into the pages around `target`.
+    pub(crate) unsafe fn read_into(
+        &self,
+        target: &mut [u8],
+        offset: u64,
+        least: usize,
+        facts: Option<&FileFacts>,
+    ) -> io::Result<usize> {
+        let (addr, len) = (target.as_mut_ptr() as usize, target.len());
+        match (self.defer(), facts) {
+            (None, _) => elision_core::decline(Reason::Raced, len),
+            (_, None) => elision_core::decline(Reason::NotRegular, len),
+            (Some(deferral), Some(facts)) => {
+                let changes = self.changes.load(SeqCst);
+                let options = self.options(offset, least);
+                // SAFETY: the range is exclusively borrowed, and the pages around it are as the caller promises.
+                let read = unsafe { read::associate(self.raw(), facts, addr, len, options) };
+                let still = |read: &read::DeferredRead| !read.has_fragments() || self.is_alone(changes, 0);
+                let read = read.filter(still).map(read::DeferredRead::finish);
+                drop(deferral);
+                if let Some(done) = read {
+                    return Ok(done?);
+                }
+            }
+        }
+        self.read_traditionally(target, offset)
+    }
+
+    /// Writes what the file does not have already.
+    pub(crate) fn write_from(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let (addr, len) = (bytes.as_ptr() as usize, bytes.len());
+        let options = self.options(offset, threshold::min_bytes());
+        let _change = self.change();
+        let changes = self.changes.load(SeqCst);
+        let stat = file::stat(self.raw()).unwrap_or_default();
+        let done = match write::plan(self.raw(), &stat, addr, len, options, Track::Now) {
+            Some(write) => {
+                let done = write.carry_out(self.is_alone(changes, 1))?;
+                if !self.is_alone(changes, 1) {
+                    memory::untrack(addr, len);
+                }
+                done
+            }
+            None => 0,
+        };
+        self.file.write_all_at(&bytes[done..], offset + done as u64)
+    }
+
+    /// Begins a read that may be deferred. `None` while a change is under way: the change would not know of the pages, and a cut
+    /// would take them.
+    fn defer(&self) -> Option<Deferral<'_>> {
         self.deferrals.fetch_add(1, SeqCst);
         let deferral = Deferral(&self.deferrals);
         (self.changes.load(SeqCst) & 0xffff_ffff == 0).then_some(deferral)
     }
 
-    /// Marks the beginning of a change, and its end. Waits for reads that are being deferred; those that begin meanwhile
-    /// are not. A write elided may trust what another change replaces: it asks [`File::undisturbed`] when it is done.
-    pub(crate) fn change(&self) -> Change<'_> {
+    /// Begins a change. Waits for reads that are being deferred; reads that begin meanwhile are not.
+    fn change(&self) -> Change<'_> {
         self.changes.fetch_add(1 + (1 << 32), SeqCst);
         let change = Change(&self.changes);
         // (A forked child has the count, but not the threads that it counts.)
         let mut round = 0;
-        while self.deferrals.load(SeqCst) != 0 && elision_sys::task::pid() == self.process {
-            elision_sys::task::give_way(round);
+        while self.deferrals.load(SeqCst) != 0 && task::pid() == self.process {
+            task::give_way(round);
             round += 1;
         }
         change
     }
 
-    /// Now, to be handed to [`File::undisturbed`].
-    pub(crate) fn moment(&self) -> Moment {
-        Moment(self.changes.load(SeqCst))
-    }
-
-    /// Was no change under way at that moment, but for `own` of the caller's, and has none begun since?
-    pub(crate) fn undisturbed(&self, since: Moment, own: u64) -> bool {
-        since.0 & 0xffff_ffff == own && self.changes.load(SeqCst) >> 32 == since.0 >> 32
+    /// Were the `own` changes of the caller the only ones under way when [`File::changes`] was `since`, and has none begun since?
+    fn is_alone(&self, since: u64, own: u64) -> bool {
+        since & 0xffff_ffff == own && self.changes.load(SeqCst) >> 32 == since >> 32
     }
 
     /// Everything that depends on the file gets memory of its own.
-    pub(crate) fn release(&self) {
-        if let Ok(stat) = elision_sys::file::stat(self.raw()) {
-            elision_core::client::write::release(self.raw(), stat);
-        }
+    fn release(&self) {
+        changes::release_behind(self.raw());
     }
 
-    pub(crate) fn raw(&self) -> i32 {
+    fn raw(&self) -> i32 {
         self.file.as_raw_fd()
     }
 
@@ -257,10 +262,6 @@ impl File {
         Ok(done)
     }
 
-    pub(crate) fn write_traditionally(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
-    }
-
     /// From the position on, which nothing else here moves.
     pub(crate) fn write_in_order(&self, bytes: &[u8]) -> io::Result<()> {
         (&self.file).write_all(bytes)
@@ -270,16 +271,14 @@ impl File {
     pub(crate) fn has_room_to_begin_anew(&self, len: usize) -> bool {
         use std::os::unix::fs::MetadataExt;
         let own = self.file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
-        elision_sys::file::room(self.raw()).is_ok_and(|free| free.saturating_add(own) >= len as u64)
+        file::room(self.raw()).is_ok_and(|free| free.saturating_add(own) >= len as u64)
     }
 
-    /// Everything up to the end, of a file whose size says nothing (a pipe, a file in /proc).
-    pub(crate) fn read_to_end(&self) -> io::Result<Buffer> {
+    /// Everything from the position to the end, of a file whose size says nothing (a pipe, a file in /proc).
+    pub(crate) fn read_to_end(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         (&self.file).read_to_end(&mut bytes)?;
-        let mut buffer = Buffer::new(bytes.len())?;
-        buffer.copy_from_slice(&bytes);
-        Ok(buffer)
+        Ok(bytes)
     }
 }
 
@@ -300,12 +299,11 @@ impl From<fs::File> for File {
     }
 }
 
-/// Has whatever this process has mapped of the file at `path` given memory of its own.
-pub(crate) fn settle(path: &Path) {
+/// Everything that depends on the file at `path` gets memory of its own.
+fn release(path: &Path) {
     use std::os::unix::fs::MetadataExt;
     if let Ok(metadata) = fs::metadata(path) {
-        let key = elision_sys::file::FileKey { dev: metadata.dev(), ino: metadata.ino() };
-        elision_core::client::write::release(-1, elision_sys::file::Stat { id: key, ..Default::default() });
+        changes::release(FileKey { dev: metadata.dev(), ino: metadata.ino() });
     }
 }
 
