@@ -1,17 +1,14 @@
 //! The association map: which pages of memory stand for which bytes of which file.
 //!
-//! An [`Extent`] is a run of whole pages associated with an equally long run of file bytes. The map holds
-//! them sorted by address and disjoint; neighbours that continue each other are one. It decides nothing about
-//! a single page: whether a page has been altered since is something only the kernel knows, and
-//! [`state`] combines the two into the one answer that the rest of the system acts on.
+//! The map holds extents sorted by address and disjoint; neighbours that continue each other are one. Only the kernel knows whether a
+//! page was altered since; [`state`] combines what map and kernel say.
 //!
-//! Pure and without allocation: the storage is lent by the caller, because in a running system the map is owned by
-//! the sidecar, which must not enter the program's allocator.
+//! Pure, and without allocation: the caller lends the storage, because the helper must not enter the program's allocator.
 
 use crate::transfer::PAGE;
 use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
-/// Index of a file in the sidecar's table.
+/// Index of a file in the helper's table.
 pub type FileId = u32;
 
 /// How the pages of an extent came to be associated.
@@ -19,7 +16,7 @@ pub type FileId = u32;
 #[repr(u8)]
 pub enum Kind {
     /// A private mapping of the file: a page has no memory of its own until it is altered. Needs a guard at
-    /// all times. Pages altered and written back again are told apart by write tracking.
+    /// all times. Pages that were altered and written back are write-tracked.
     Mapped = 0,
     /// Memory of its own, equal to the file when it was armed, write-tracked since. Any alignment.
     Tracked,
@@ -91,7 +88,7 @@ pub struct PageFacts {
     pub written: bool,
 }
 
-/// The state of a page: the picture that everything else serves.
+/// The state of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     /// Associated, and without memory of its own.
@@ -102,15 +99,14 @@ pub enum State {
     Altered,
 }
 
-/// The one decision: given what the map says and what the kernel says, what is the page?
+/// The state of a page by what the map says and what the kernel says.
 pub fn state(kind: Kind, facts: PageFacts) -> State {
     let own_memory = (facts.present || facts.swapped) && !facts.file;
     match (kind, own_memory, facts.written) {
         (Kind::Mapped, false, _) => State::Mapped,
         (Kind::Mapped | Kind::Tracked, true, false) => State::Tracked,
         (Kind::Mapped | Kind::Tracked, true, true) => State::Altered,
-        // A tracked page that is nowhere was given back (MADV_DONTNEED, a new mapping): it reads as zeroes
-        // or as something else, and nobody told us.
+        // A tracked page that is nowhere was given back (MADV_DONTNEED, a new mapping): it reads as something else.
         (Kind::Tracked, false, _) => State::Altered,
     }
 }
@@ -127,13 +123,13 @@ pub const CHUNK: usize = 64;
 pub struct Chunk<const N: usize = CHUNK> {
     rows: [Extent; N],
     len: usize,
-    /// All of them stand for file bytes at this position or above…
+    /// They stand for file bytes at this position or above…
     low: u64,
     /// …and below this one.
     high: u64,
 }
 
-/// A row that says nothing, to fill storage with.
+/// An empty row.
 pub const BLANK: Extent = Extent { addr: 0, len: 0, file: 0, offset: 0, kind: Kind::Mapped };
 
 impl<const N: usize> Chunk<N> {
@@ -148,13 +144,13 @@ impl<const N: usize> Chunk<N> {
         self.rows().last().map_or(0, Extent::end)
     }
 
-    /// The bounds hold for this extent, too. (What is taken away leaves them as they are.)
+    /// Widens the bounds for an extent. (A removed extent leaves them as they are.)
     fn include(&mut self, row: Extent) {
         self.low = self.low.min(row.offset);
         self.high = self.high.max(row.offset + row.len as u64);
     }
 
-    /// Keeps so many of its extents, and the bounds as narrow as they can be.
+    /// Keeps the first `len` extents, with the narrowest bounds.
     fn resize(&mut self, len: usize) {
         (self.len, self.low, self.high) = (len, u64::MAX, 0);
         for at in 0..len {
@@ -172,7 +168,7 @@ pub struct Share {
     pub mapped: usize,
     /// Tracked extents.
     pub tracked: usize,
-    /// All of them are at this address or above…
+    /// They are at this address or above…
     low: usize,
     /// …and end here or below.
     high: usize,
@@ -192,19 +188,18 @@ pub struct Usage {
     pub extents: usize,
     /// Mapped extents among them.
     pub mapped: usize,
-    /// The map is whole: it has been cleared, and is not just being changed. (A sidecar is killed between any two instructions.)
+    /// The map was cleared, and is not just being changed. (A helper may be killed between any two instructions.)
     pub whole: bool,
 }
 
 /// Extents sorted by address, in storage lent by the caller.
 ///
-/// They are kept in chunks, and the chunks in an order, so that to insert or remove one extent moves some dozens of others and
-/// not all that follow: with 100,000 extents the difference is that between a microsecond and most of a
-/// millisecond. Two chunks beside each other are never so empty that they could well be one, so the storage holds at least a
-/// third of its rows.
+/// In chunks, and the chunks in an order: an insertion or removal moves some dozens of extents and not all that follow, which
+/// with 100,000 extents takes a microsecond instead of most of a millisecond. Two neighbouring chunks together are over two thirds of
+/// one, so at least a third of the storage's rows can be used.
 pub struct ExtentMap<'a, const N: usize = CHUNK> {
     chunks: &'a mut [Chunk<N>],
-    /// The chunks in use in order of address, then those that are free.
+    /// The chunks in use in order of address, then the free ones.
     order: &'a mut [u32],
     shares: &'a mut [Share],
     usage: &'a mut Usage,
@@ -218,8 +213,7 @@ struct Place {
 }
 
 impl<'a, const N: usize> ExtentMap<'a, N> {
-    /// The map in that storage. There must be as many places in `order` as there are `chunks`; `shares` is indexed by
-    /// file.
+    /// The map in that storage: as many places in `order` as there are `chunks`, and a share for each file.
     pub fn new(
         chunks: &'a mut [Chunk<N>],
         order: &'a mut [u32],
@@ -229,7 +223,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         ExtentMap { chunks, order, shares, usage }
     }
 
-    /// Forgets everything. Storage that has never been used begins with this.
+    /// Empties the map. Call it first for storage that was never used.
     pub fn clear(&mut self) {
         self.change(|map| {
             (map.usage.chunks, map.usage.extents, map.usage.mapped) = (0, 0, 0);
@@ -341,9 +335,8 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
             .filter(move |row| row.file == file)
     }
 
-    /// The extents of a file that end after `addr` and have a byte that stands for one of `[start, end)`, in order. Chunks that
-    /// are elsewhere in the file are passed over as a whole, without which each small write to a file of
-    /// thousands of extents would look at all of them.
+    /// The extents of a file that end after `addr` and have a byte that stands for one of `[start, end)`, in order. Chunks
+    /// elsewhere in the file are skipped, so that a small write to a file of thousands of extents looks at few of them.
     pub fn standing_for(
         &self,
         file: FileId,
@@ -405,8 +398,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
     /// Records `extent` in place of whatever was there.
     ///
     /// # Errors
-    /// [`Full`] if there is no room. What the new extent would have replaced may be gone, which is always safe: less
-    /// is associated.
+    /// [`Full`] if there is no room. What the new extent would have replaced may be gone, which is safe.
     pub fn insert(&mut self, extent: Extent) -> Result<(), Full> {
         debug_assert!(extent.len > 0);
         self.change(|map| map.put(extent))
@@ -453,10 +445,10 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// Checks what the map promises: sorted, disjoint, page aligned, nothing empty, neighbours merged, counted right.
+    /// Checks the invariants: sorted, disjoint, page aligned, nothing empty, neighbours merged, counted right.
     ///
     /// # Errors
-    /// A sentence on the first broken promise.
+    /// A sentence on the first broken invariant.
     pub fn validate(&self) -> Result<(), &'static str> {
         let mut last: Option<Extent> = None;
         let (mut count, mut mapped) = (0, 0);
@@ -536,7 +528,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// Replaces an extent by one that lies where it lay, or by it and its neighbours.
+    /// Replaces an extent by one in its place, which may take in its neighbours.
     fn set(&mut self, place: Place, row: Extent) {
         let Some(before) = self.get(place) else { return };
         if let Some(chunk) = self.chunk_mut(place.chunk)
@@ -562,7 +554,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// Makes one of a chunk and the next, if they are so empty; a chunk that is empty is given back in any case.
+    /// Joins a chunk with the next if both are empty enough, and frees a chunk that is empty.
     fn join(&mut self, at: usize) {
         let size = |map: &Self, at: usize| map.chunk(at).map(|chunk| chunk.len);
         let Some(len) = size(self, at) else { return };

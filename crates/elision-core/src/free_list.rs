@@ -1,9 +1,8 @@
-//! Which stretches of a segment are free: by address, to join neighbours, and by length, to find one that fits, so that
-//! neither takes longer the more there are.
+//! Which ranges of a segment are free: by address, to join neighbours, and by length, to find one that fits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Free stretches, none of which touches another.
+/// Free ranges, none of which touches another.
 #[derive(Debug, Default)]
 pub struct FreeList {
     /// Length by address.
@@ -13,17 +12,17 @@ pub struct FreeList {
 }
 
 impl FreeList {
-    /// The address of the shortest stretch of at least `len` bytes, and of several the first.
+    /// The address of the shortest range of at least `len` bytes, and of several the first.
     pub fn fitting(&self, len: usize) -> Option<usize> {
         self.sizes.range((len, 0)..).next().map(|&(_, addr)| addr)
     }
 
-    /// The length of the stretch that begins at `addr`; 0 if none does.
+    /// The length of the range that begins at `addr`; 0 if none does.
     pub fn at(&self, addr: usize) -> usize {
         self.lengths.get(&addr).copied().unwrap_or(0)
     }
 
-    /// Takes `len` bytes away from the beginning of the stretch at `addr`, which has as many.
+    /// Takes `len` bytes from the beginning of the range at `addr`, which has as many.
     pub fn take(&mut self, addr: usize, len: usize) {
         let room = self.remove(addr);
         debug_assert!(0 < len && len <= room, "taken from what is not there");
@@ -32,7 +31,7 @@ impl FreeList {
         }
     }
 
-    /// Adds a stretch that is not free by now.
+    /// Adds a range, no part of which is free.
     pub fn give(&mut self, addr: usize, len: usize) {
         let (mut start, mut end) = (addr, addr + len);
         let before = self.lengths.range(..addr).next_back().map(|(&start, &len)| (start, start + len));

@@ -1,17 +1,14 @@
-//! What became of earlier reads, and does deferring pay?
+//! Does deferring pay? Decided by what became of earlier reads.
 //!
-//! Copying pages one fault at a time costs more than reading them all at once. So where nearly every page that was deferred came
-//! to be altered, the next reads of that file are done the traditional way: a few at first, more if trying it again gives the
-//! same. And so few saves of a buffer are tracked.
+//! Copying pages one fault at a time costs more than reading them at once. Where nearly all deferred pages came to be altered, the next
+//! reads of that file are traditional: a few at first, more each time that a try gives the same. Saves are tracked, or not, by the same rule.
 //!
-//! What a save tells of a file that is read to be changed is always learnt. All else is learnt of large transfers alone, since only
-//! there does it show: what was read in any way, and altered throughout before something else was read there, or it was freed; or
-//! was wanted by somebody else; or is altered throughout between one save and the next.
+//! A save always teaches about a file that is read to be changed. All else is learnt of large transfers only: pages that were altered
+//! before their memory was read into again or freed, or between two saves; and pages that were loaded because somebody wanted
+//! to change the file. Statistics tell the two reasons apart.
 //!
-//! Which of the two it was, altered or wanted, is the reason that statistics give.
-//!
-//! Many programs do the same to one file after the other, each of them once. So the outcome counts for reads of about the same
-//! size as well, and a file of which nothing is known is taken for one of those.
+//! Many programs treat one file after the other alike, each of them once. So the outcome counts for reads of about the same
+//! size as well, and an unknown file is taken for one of those.
 
 use crate::stats::Reason;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -20,24 +17,24 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Memory {
     left: u8,
-    /// What will be found altered next was overwritten by a read that was not deferred: it says nothing.
+    /// A read that was not deferred has overwritten the memory: what is found altered next says nothing.
     void: bool,
-    /// It was not altered, but had to be loaded because somebody wanted to change the file.
+    /// The pages were not altered, but loaded because somebody wanted to change the file.
     wanted: bool,
     /// 0: nothing is known; [`PAID`]: deferring was worth it.
     step: u8,
 }
 
-/// The first time that deferring did not pay, so many reads are not deferred…
+/// Reads that are not deferred after the first time that deferring did not pay…
 const FIRST: u8 = 3;
 
-/// …and never more than so many.
+/// …and at most.
 const MOST: u8 = 63;
 
-/// In a word, in the place of `left`: see [`Memory::void`].
+/// [`Memory::void`] in a word, beside `left`.
 const VOID: u8 = 1 << 7;
 
-/// Likewise: see [`Memory::wanted`].
+/// [`Memory::wanted`], likewise.
 const WANTED: u8 = 1 << 6;
 
 const _: () = assert!(MOST < WANTED);
@@ -45,7 +42,7 @@ const _: () = assert!(MOST < WANTED);
 const PAID: u8 = u8::MAX;
 
 impl Memory {
-    /// A read is about to be deferred. A reason: it should not be. `None`: nothing is known.
+    /// Should the next read rather not be deferred, and why? The outer `None`: nothing is known.
     fn declines(&mut self) -> Option<Option<Reason>> {
         let reason = if self.wanted { Reason::Changing } else { Reason::MostlyAltered };
         let declines = (self.left > 0).then_some(reason);
@@ -70,7 +67,7 @@ impl Memory {
     }
 }
 
-/// A tag in the upper bits, and a [`Memory`] in the lowest 16. What shares a place has it in turn.
+/// A tag in the upper bits, and a [`Memory`] in the lowest 16. Files that share a place overwrite each other.
 type Table = [AtomicU64; 64];
 
 /// By the number of the file, whose upper bits are the tag.
@@ -94,7 +91,7 @@ fn with<T>(table: &Table, place: u64, tag: u64, act: impl FnOnce(&mut Memory) ->
     };
     let before = memory;
     let result = act(&mut memory);
-    // Two threads may overwrite what the other has learnt, which costs one guess.
+    // Of two threads one may overwrite what the other has learnt, which costs one guess.
     if memory != before
         && let Some(place) = place
     {
@@ -136,15 +133,15 @@ pub fn learn(number: u64, known: usize, altered: usize) {
     }
 }
 
-/// They were found when all was over.
+/// As [`learn`], but at unmap.
 pub fn learn_large(number: u64, known: usize, altered: usize) {
     if known >= LARGE {
         learn(number, known, altered);
     }
 }
 
-/// A read of the file that is not deferred is about to overwrite what was. (Whoever reads into the same memory again and again, and only looks at
-/// it, would never be deferred again after one read that could not be.)
+/// A read that is not deferred is about to overwrite deferred pages. What is found altered next is not learnt: else one such read
+/// would end the deferral of a program that reads into the same memory again and again.
 pub fn overwritten(number: u64, len: usize) {
     if len >= LARGE {
         with_file(number, |memory| memory.void = true);
@@ -152,7 +149,7 @@ pub fn overwritten(number: u64, len: usize) {
     }
 }
 
-/// What was deferred of this very file came to nothing.
+/// What was deferred of this very file had to be loaded for a change that is no save.
 pub fn learn_of_file(number: u64, known: usize) {
     if known > 0 {
         with_file(number, |memory| {
@@ -163,7 +160,7 @@ pub fn learn_of_file(number: u64, known: usize) {
     }
 }
 
-/// Is it worth waiting for an answer to learn what became of so many bytes? Where it is known to pay, now and then.
+/// Is it worth a round trip to learn what became of so many bytes? Where deferring is known to pay, now and then.
 pub fn is_curious(len: usize) -> bool {
     static ASKED: AtomicU32 = AtomicU32::new(0);
     len >= LARGE
@@ -211,7 +208,6 @@ mod tests {
         assert_eq!(declines(0x1111 << 48, 1 << 40), Some(Reason::Changing));
     }
 
-    /// What had been wanted by others was said to have been altered.
     #[test]
     fn the_reason_is_what_happened_last() {
         let number = 0x7777 << 48;

@@ -22,6 +22,7 @@ pub mod helper;
 #[cfg(target_os = "linux")]
 pub mod history;
 pub mod page_state;
+#[cfg(target_os = "linux")]
 pub mod probe;
 pub mod settings;
 #[cfg(target_os = "linux")]

@@ -1,17 +1,15 @@
 //! What this kernel, this file system and this file allow, found out by trying.
 //!
-//! Everything here is asked at leisure, by `elision doctor` and by tests; nothing is remembered. Where an
-//! experiment is possible it is made, because version numbers lie: distributions port features back, and
-//! containers filter system calls out. Every experiment cleans up after itself and changes nothing that
-//! the process can see: descriptors are closed on exec and closed again, memory is unmapped.
+//! For `elision doctor`, tests and benches. Nothing is remembered. Where an experiment is possible it is made, because version numbers
+//! lie: distributions port features back, and containers filter system calls out. An experiment leaves nothing behind.
 //!
-//! `Ok(())` means that the thing works here. An error is the one the kernel gave, or one of kind
-//! [`Unsupported`](io::ErrorKind::Unsupported) when the call succeeded and its effect was not the one needed.
-#![cfg(target_os = "linux")]
-// The experiments are system calls that no safe wrapper offers, on structures that are written out here.
-#![allow(unsafe_code)]
+//! `Ok(())`: the thing works here. An error is the kernel's, or of kind [`Unsupported`](io::ErrorKind::Unsupported) when the
+//! call succeeded without the effect that is needed.
+#![allow(unsafe_code)] // System calls that no safe wrapper offers.
 
-use std::ffi::{CString, c_int, c_long, c_ulong};
+use elision_sys::pages::{self, Run, Wanted, category};
+use elision_sys::{PAGE, memory};
+use std::ffi::{CString, c_int, c_long};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -19,98 +17,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr;
-
-// ---- the numbers, from <linux/fs.h>, <linux/userfaultfd.h> and <linux/magic.h> ----
-
-/// `_IOWR('f', 16, struct pm_scan_arg)`: 96 bytes.
-const PAGEMAP_SCAN: c_ulong = 0xc060_6610;
-/// `_IOWR('f', 17, struct procmap_query)`: 104 bytes.
-const PROCMAP_QUERY: c_ulong = 0xc068_6611;
-/// `_IOWR(0xAA, 0x3F, struct uffdio_api)`: 24 bytes.
-const UFFDIO_API: c_ulong = 0xc018_aa3f;
-/// `_IOWR(0xAA, 0x00, struct uffdio_register)`: 32 bytes.
-const UFFDIO_REGISTER: c_ulong = 0xc020_aa00;
-const UFFD_API: u64 = 0xaa;
-/// Handle only faults from user space: what an ordinary user may always ask for.
-const UFFD_USER_MODE_ONLY: c_int = 1;
-const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
-const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
-const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
-const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
-const PAGE_IS_WRITTEN: u64 = 1 << 1;
-const PAGE_IS_PRESENT: u64 = 1 << 3;
-const PROCMAP_QUERY_COVERING_OR_NEXT_VMA: u64 = 0x10;
-const F_SETSIG: c_int = 10;
-
-/// `struct pm_scan_arg`: which pages of a range are in which state; optionally protect them again.
-#[repr(C)]
-#[derive(Default)]
-struct ScanArg {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-/// `struct page_region`: one answer of PAGEMAP_SCAN.
-#[repr(C)]
-#[derive(Default, Clone, Copy)]
-struct PageRegion {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-/// `struct uffdio_api`.
-#[repr(C)]
-#[derive(Default)]
-struct UffdApi {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-/// `struct uffdio_register`.
-#[repr(C)]
-#[derive(Default)]
-struct UffdRegister {
-    start: u64,
-    len: u64,
-    mode: u64,
-    ioctls: u64,
-}
-
-/// `struct procmap_query`: one mapping of /proc/self/maps, asked for by address.
-#[repr(C)]
-#[derive(Default)]
-struct ProcmapQuery {
-    size: u64,
-    flags: u64,
-    addr: u64,
-    vma_start: u64,
-    vma_end: u64,
-    vma_flags: u64,
-    vma_page_size: u64,
-    vma_offset: u64,
-    inode: u64,
-    dev_major: u32,
-    dev_minor: u32,
-    vma_name_size: u32,
-    build_id_size: u32,
-    vma_name_addr: u64,
-    build_id_addr: u64,
-}
-
-const _: () = assert!(size_of::<ScanArg>() == 96 && size_of::<ProcmapQuery>() == 104);
-const _: () = assert!(size_of::<UffdApi>() == 24 && size_of::<UffdRegister>() == 32);
 
 // ---- the kernel ----
 
@@ -132,8 +38,9 @@ fn release_without_proc() -> String {
 pub fn pagemap_scan() -> io::Result<()> {
     let pages = Pages::new(1)?;
     pages.store(0);
-    match scan(&pages, 0, PAGE_IS_PRESENT)? {
-        Some(found) if found.start == pages.addr(0) => Ok(()),
+    let wanted = Wanted { all: category::PRESENT, ..Wanted::default() };
+    match scan(&pages, wanted)? {
+        Some(found) if found.start == pages.addr(0) as u64 => Ok(()),
         _ => Err(unlike("the page just stored into was not reported")),
     }
 }
@@ -142,31 +49,17 @@ pub fn pagemap_scan() -> io::Result<()> {
 /// fetches and re-arms (Linux 6.7). Tried from end to end: of two armed pages one is stored into, and exactly
 /// that one must be reported.
 pub fn write_tracking() -> io::Result<()> {
-    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY;
-    // SAFETY: userfaultfd takes flags and returns a new descriptor or -1.
-    let fd = check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?;
     // SAFETY: the kernel just gave this descriptor to us; nobody else knows it.
-    let uffd = unsafe { OwnedFd::from_raw_fd(fd as c_int) };
-    let mut api = UffdApi { api: UFFD_API, features: UFFD_FEATURE_WP_ASYNC, ..Default::default() };
-    // SAFETY: UFFDIO_API reads and writes one uffdio_api, which `api` is.
-    check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &mut api) }.into())?;
+    let tracker = unsafe { OwnedFd::from_raw_fd(pages::tracker()?) };
     let pages = Pages::new(2)?;
     pages.store(0);
     pages.store(1);
-    let mut register = UffdRegister {
-        start: pages.addr(0),
-        len: pages.addr(2) - pages.addr(0),
-        mode: UFFDIO_REGISTER_MODE_WP,
-        ioctls: 0,
-    };
-    // SAFETY: UFFDIO_REGISTER reads and writes one uffdio_register; the range is our own mapping, and stores
-    // into it are resolved by the kernel (WP_ASYNC), so no thread can hang on it.
-    check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &mut register) }.into())?;
-    let rearm = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC;
-    scan(&pages, rearm, PAGE_IS_WRITTEN)?;
+    pages::track(tracker.as_raw_fd(), pages.addr(0), 2 * PAGE)?;
+    let rearm = Wanted { all: category::WRITTEN, protect: true, ..Wanted::default() };
+    scan(&pages, rearm)?;
     pages.store(1);
-    match scan(&pages, rearm, PAGE_IS_WRITTEN)? {
-        Some(found) if (found.start, found.end) == (pages.addr(1), pages.addr(2)) => Ok(()),
+    match scan(&pages, rearm)? {
+        Some(found) if (found.start, found.end) == (pages.addr(1) as u64, pages.addr(2) as u64) => Ok(()),
         _ => Err(unlike("the scan did not name the page that was stored into")),
     }
 }
@@ -175,16 +68,8 @@ pub fn write_tracking() -> io::Result<()> {
 pub fn procmap_query() -> io::Result<()> {
     let maps = File::open("/proc/self/maps")?;
     let pages = Pages::new(1)?;
-    let mut query = ProcmapQuery {
-        size: size_of::<ProcmapQuery>() as u64,
-        flags: PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
-        addr: pages.addr(0),
-        ..Default::default()
-    };
-    // SAFETY: PROCMAP_QUERY reads and writes one procmap_query of the size it states; the two buffers it may
-    // fill have length zero.
-    check(unsafe { libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY, &mut query) }.into())?;
-    if (query.vma_start..query.vma_end).contains(&pages.addr(0)) {
+    let found = pages::mapping(maps.as_raw_fd(), pages.addr(0))?;
+    if (found.start..found.end).contains(&pages.addr(0)) {
         Ok(())
     } else {
         Err(unlike("the answer does not cover the address asked for"))
@@ -256,10 +141,7 @@ pub fn ptrace() -> io::Result<()> {
 
 /// The system calls that the library makes, by name (`SYS_…`) and number, but those that end or make a process.
 pub fn calls() -> &'static [(&'static str, c_long)] {
-    #[cfg(target_os = "linux")]
-    return &elision_sys::task::CALLS;
-    #[cfg(not(target_os = "linux"))]
-    &[]
+    &elision_sys::task::CALLS
 }
 
 /// Does a filter let this system call through? It is made with arguments that mean nothing, so it should be one that does nothing then.
@@ -393,6 +275,7 @@ pub fn write_lease(file: &Path) -> io::Result<()> {
 }
 
 fn lease(file: &Path, kind: c_int) -> io::Result<()> {
+    const F_SETSIG: c_int = 10;
     // O_NONBLOCK, so that neither a pipe nor somebody else's lease keeps us waiting.
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file)?;
     let fd = open.as_raw_fd();
@@ -411,64 +294,41 @@ fn lease(file: &Path, kind: c_int) -> io::Result<()> {
 
 /// Anonymous private pages of our own, stored into only through [`store`](Pages::store).
 struct Pages {
-    start: *mut u8,
-    page: usize,
+    start: usize,
     count: usize,
 }
 
 impl Pages {
     fn new(count: usize) -> io::Result<Pages> {
-        // SAFETY: sysconf takes a name and returns a number.
-        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
-        let (protection, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a fresh mapping wherever the kernel likes disturbs no memory in use.
-        let start = unsafe { libc::mmap(ptr::null_mut(), count * page, protection, flags, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Pages { start: start.cast(), page, count })
+        Ok(Pages { start: memory::allocate(count * PAGE, false)?, count })
     }
 
-    fn addr(&self, index: usize) -> u64 {
-        (self.start as usize + index * self.page) as u64
+    fn addr(&self, index: usize) -> usize {
+        self.start + index * PAGE
     }
 
     fn store(&self, index: usize) {
         assert!(index < self.count);
         // SAFETY: inside the mapping, which is writable and referred to by nothing else. Volatile, because
         // only the kernel sees the effect.
-        unsafe { self.start.add(index * self.page).write_volatile(1) }
+        unsafe { (self.addr(index) as *mut u8).write_volatile(1) }
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
         // SAFETY: `new` mapped exactly this range, and no reference into it is ever given out.
-        unsafe { libc::munmap(self.start.cast(), self.count * self.page) };
+        unsafe { memory::unmap(self.start, self.count * PAGE) };
     }
 }
 
-/// The first run of pages in any of `categories`, by PAGEMAP_SCAN.
-fn scan(pages: &Pages, flags: u64, categories: u64) -> io::Result<Option<PageRegion>> {
+/// The first run of wanted pages.
+fn scan(pages: &Pages, wanted: Wanted) -> io::Result<Option<Run>> {
     let pagemap = File::open("/proc/self/pagemap")?;
-    let mut found = [PageRegion::default(); 4];
-    let mut arg = ScanArg {
-        size: size_of::<ScanArg>() as u64,
-        flags,
-        start: pages.addr(0),
-        end: pages.addr(pages.count),
-        vec: found.as_mut_ptr() as u64,
-        vec_len: found.len() as u64,
-        category_mask: categories,
-        return_mask: categories,
-        ..Default::default()
-    };
-    // SAFETY: PAGEMAP_SCAN reads and writes one pm_scan_arg of the size it states, and at most `vec_len`
-    // regions at `vec`, which is `found`. It may write-protect pages of `pages` only, under a userfaultfd that
-    // resolves the faults by itself.
-    let count = check(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &mut arg) }.into())?;
-    Ok(found[..count as usize].first().copied())
+    let mut found = [Run::default(); 4];
+    let end = pages.addr(pages.count);
+    let (count, _) = pages::scan(pagemap.as_raw_fd(), pages.addr(0), end, wanted, &mut found)?;
+    Ok(found[..count].first().copied())
 }
 
 fn check(returned: c_long) -> io::Result<c_long> {

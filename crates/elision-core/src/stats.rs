@@ -1,7 +1,5 @@
-//! What was deferred, loaded, elided, materialised, written, and declined, and why.
-//!
-//! Counters of this process (a forked child starts from zero). Between them holds, whenever nothing is
-//! in flight: bytes deferred = loaded + materialised + dropped unread + still pending.
+//! Counters of this process: what was deferred, loaded, elided, materialised, written, and declined, and why. A forked child starts
+//! from zero. While no transfer is under way, bytes deferred = loaded + materialised + dropped unread + still pending.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -31,13 +29,13 @@ reasons! {
     FileSystem = "file_system",
     /// Opened with O_DIRECT or O_APPEND.
     OpenFlags = "open_flags",
-    /// Buffer and file position differ modulo the page size.
+    /// Buffer address and file position differ modulo the page size.
     Phase = "phase",
     /// Too little of it in whole pages.
     Small = "small",
     /// The buffer is not memory that may be mapped over.
     Memory = "memory",
-    /// The lease was refused: somebody has the file open for writing, or it is not ours.
+    /// The lease was refused: somebody has the file open for writing, or the file belongs to another user.
     LeaseRefused = "lease_refused",
     /// This process has the file open for writing in a way that cannot be watched.
     OwnWriter = "own_writer",
@@ -47,15 +45,14 @@ reasons! {
     Limit = "limit",
     /// The file has holes: a traditional write would fill them, and a traditional read on tmpfs would not.
     Holes = "holes",
-    /// The kernel lacks what is needed, or the sidecar could not be started.
+    /// The kernel lacks what is needed, or the helper could not be started.
     Unavailable = "unavailable",
-    /// The sidecar is gone or busy.
+    /// The helper is gone or busy.
     Sidecar = "sidecar",
-    /// Nearly all of what was read of this file before, or of others of about this size, came to be altered. Of a save: nearly
+    /// Nearly all of what was read of this file before, or of others of about this size, was altered. Of a save: nearly
     /// all was altered since the one before, so this one is not tracked.
     MostlyAltered = "mostly_altered",
-    /// What was deferred of this file before had to be loaded, since the file was to be changed: by another process, or by this one in a
-    /// way that is no save.
+    /// What was deferred of this file before had to be loaded for a change: by another process, or by this one other than by a save.
     Changing = "changing_file",
     /// The file changed, or moved under another thread, while the call was being prepared.
     Raced = "raced",
@@ -63,8 +60,8 @@ reasons! {
 
 static EXACT: AtomicBool = AtomicBool::new(false);
 
-/// Counts loaded bytes of buffers that are dropped, too. Off unless set, because dropping a buffer then has to wait for
-/// the sidecar to look at its page tables; the drop-in sets it when ELISION_STATS asks for statistics.
+/// Counts loaded bytes of dropped buffers, too. Off unless set: dropping a buffer then waits for the helper to read its page tables. The
+/// drop-in sets it for ELISION_STATS.
 pub fn count_exactly(on: bool) {
     EXACT.store(on, Relaxed);
 }
@@ -143,8 +140,8 @@ pub struct Stats {
     pub declined: Vec<(Reason, u64)>,
 }
 
-/// Reads the counters. Loaded bytes are counted when an extent ends ([`count_exactly`]); what live buffers have loaded
-/// so far is what [`Buffer::ranges`](crate::Buffer::ranges) tells.
+/// Reads the counters. Loaded bytes are counted when an extent ends (see [`count_exactly`]); `Buffer::ranges` tells what a live
+/// buffer has loaded so far.
 pub fn snapshot() -> Stats {
     let read = |counter: &AtomicU64| counter.load(Relaxed);
     Stats {
@@ -166,7 +163,7 @@ pub fn snapshot() -> Stats {
 #[cfg(target_os = "linux")]
 pub const LINE: usize = 1024;
 
-/// Puts pieces of text one behind the other, as far as there is room.
+/// Appends pieces of text, as far as there is room.
 #[cfg(target_os = "linux")]
 fn putting<'a>(line: &'a mut [u8; LINE], at: &'a mut usize) -> impl FnMut(&[u8]) + 'a {
     |bytes| {
@@ -179,7 +176,7 @@ fn putting<'a>(line: &'a mut [u8; LINE], at: &'a mut usize) -> impl FnMut(&[u8])
     }
 }
 
-/// The line of JSON that says why deferral is over in a process.
+/// Writes the line of JSON that says why deferral is over in a process, and says how long it is.
 #[cfg(target_os = "linux")]
 pub fn stopped_line(pid: i32, why: &str, line: &mut [u8; LINE]) -> usize {
     let mut at = 0;
@@ -193,8 +190,8 @@ pub fn stopped_line(pid: i32, why: &str, line: &mut [u8; LINE]) -> usize {
     at
 }
 
-/// Writes the counters as one line of JSON into `line`, without allocating, and says how long it is. They begin anew: what
-/// two report at the same time is reported once.
+/// Writes the counters as one line of JSON into `line`, without allocating, and says how long it is. They start from zero again, so that
+/// two reports at the same time count nothing twice.
 #[cfg(target_os = "linux")]
 pub fn take_line(pid: i32, line: &mut [u8; LINE]) -> usize {
     let mut at = 0;
@@ -235,7 +232,6 @@ pub fn take_line(pid: i32, line: &mut [u8; LINE]) -> usize {
 mod tests {
     use super::*;
 
-    /// It would be cut off, and no longer JSON.
     #[test]
     fn the_longest_line_has_room() {
         COUNTERS.all().for_each(|counter| counter.store(u64::MAX, Relaxed));

@@ -7,8 +7,7 @@
 //!         head ─┤◀──── whole pages ────▶├─── tail
 //! ```
 //!
-//! Only whole pages can be associated with a file; fragments are copied the traditional way. Pure arithmetic:
-//! nothing here touches memory or the kernel.
+//! Only whole pages can be associated with a file; fragments are copied. Pure arithmetic.
 
 pub use elision_sys::PAGE;
 
@@ -41,7 +40,7 @@ impl Transfer {
         Transfer { addr: self.addr + skip, len, offset: self.offset + skip as u64 }
     }
 
-    /// Do memory and file agree on where pages begin? Only then can the kernel map one onto the other.
+    /// Do memory and file agree on where pages begin, so that the kernel can map one onto the other?
     pub fn congruent(&self) -> bool {
         self.addr % PAGE == (self.offset % PAGE as u64) as usize
     }

@@ -16,9 +16,8 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<Buffer> {
 }
 
 /// Reads a whole file in order to change it and save it again: like [`read`], but the file is opened for writing as
-/// well and stays open with the buffer, so that [`write()`] to the same path costs what was altered and
-/// nothing else. (After a plain [`read`], the first save has to load the file, because opening it for writing lets go of
-/// what kept it fixed.)
+/// well and stays open with the buffer, so that [`write()`] to the same path writes what was altered and
+/// nothing else. (After a plain [`read`], the first save has to load the file, because opening it for writing ends its lease.)
 ///
 /// # Errors
 /// As opening the file for reading and writing, and reading it.
@@ -32,13 +31,13 @@ pub fn edit(path: impl AsRef<Path>) -> io::Result<Buffer> {
 
 /// Makes the file at `path` consist of the buffer's bytes: `std::fs::write`, without writing what it has already.
 ///
-/// Unlike `std::fs::write` it does not truncate first, so at no time is the file empty, unless that is what makes room on a full file
-/// system. After an error the file has the buffer's bytes as far as it came, and behind them its own; where there was no room, only up to the new
-/// length.
+/// Unlike `std::fs::write` it does not truncate first, so the file is at no time empty, unless only that makes room on a full file
+/// system. After an error the file has the buffer's bytes up to where the error came, and its own behind them; if there was no room, only up
+/// to the new length.
 ///
-/// The file stays open with the buffer, for the next save, until [`Buffer::close`] or the end of the buffer lets it go. That can be told from
-/// outside: an open file cannot be executed (ETXTBSY), whoever watches it is told only then that it was closed (IN_CLOSE_WRITE),
-/// and its file system cannot be remounted read-only.
+/// The file stays open with the buffer, for the next save, until [`Buffer::close`] or the end of the buffer. Others notice: an open file
+/// cannot be executed (ETXTBSY), a watcher is told only then that it was closed (IN_CLOSE_WRITE), and its file system cannot be
+/// remounted read-only.
 ///
 /// # Errors
 /// As `std::fs::write`.
@@ -52,7 +51,7 @@ pub fn write(path: impl AsRef<Path>, buffer: &mut Buffer) -> io::Result<()> {
         (Ok(ours), Some(there)) => file.owned() && same_file(&ours, there),
         _ => false,
     };
-    // What may not be written to any more is opened anew, which says so.
+    // A file that may not be written to any more is opened again, for the error.
     let writable = |file: &File| file.may_be_replaced(path);
     let file = match buffer.origin.take().filter(same).filter(writable) {
         Some(file) => file,

@@ -1,5 +1,5 @@
 //! Owned memory that files can be read into and written from without moving what did not change.
-#![allow(unsafe_code)] // A slice over memory that the kernel fills; why its bytes hold still is argued below.
+#![allow(unsafe_code)] // A slice over memory that the kernel fills; why its bytes hold still is argued at `Buffer`.
 
 use crate::platform::file::File;
 use crate::platform::segment::{Segment, whole_pages};
@@ -16,20 +16,19 @@ use std::ops::{Deref, DerefMut, Range};
 ///
 /// # Why this is safe, and a mapping of a file is not
 ///
-/// A mapped file changes under its reader when anybody writes to the file, and kills it when
-/// anybody truncates it. Here the kernel holds back whoever is about to open the file for writing (a file lease) until
-/// every page that still depends on it has memory of its own. So the bytes of a buffer change only through
-/// `&mut`, as Rust demands.
+/// A mapped file changes under its reader when anybody writes to the file, and raises SIGBUS when anybody truncates it. Here the
+/// kernel holds back every open for writing (a file lease) until each page that depends on the file has memory of its own. So
+/// the bytes of a buffer change only through `&mut`.
 ///
-/// What escapes the lease, all of it in the kernel (the README's limits say more):
+/// Not covered, all of it in the kernel (docs/LIMITS.md says more):
 ///
-/// - `open(O_RDONLY | O_TRUNC)` breaks none, in whichever process. It can be said in safe Rust
-///   (`OpenOptions::new().read(true).custom_flags(libc::O_TRUNC)`), and takes all pages that depend on the file, altered ones
-///   included: SIGBUS. Truncating by `write(true).truncate(true)`, or `set_len`, is no harm.
-/// - Nor do changes of the block device below the file system, nor `truncate(2)` by way of an overlayfs of a file in a lower layer.
-/// - Nobody answers for longer than the kernel waits (`fs.lease-break-time`, 45 seconds): the helper and its parent were both killed (`kill -9`)
-///   and the program makes no big call meanwhile, which would start them anew; or the cgroup is frozen.
-/// - A debugger is attached to the program later on: then a truncation takes even the copies.
+/// - `open(O_RDONLY | O_TRUNC)` breaks no lease, in whichever process. Safe Rust can say it
+///   (`OpenOptions::new().read(true).custom_flags(libc::O_TRUNC)`). It takes all pages that depend on the file, altered ones
+///   included: SIGBUS. `write(true).truncate(true)` and `set_len` do no harm.
+/// - Changes of the block device below the file system break no lease, nor does `truncate(2)` through an overlayfs of a file in a lower layer.
+/// - The kernel waits for an answer for `fs.lease-break-time` (45 seconds). None comes if the cgroup is frozen, or if the helper and
+///   its parent were both killed (`kill -9`) and the program makes no big call meanwhile, which would start them anew.
+/// - While a debugger is attached to the program, a truncation takes even the copies.
 ///
 /// A page that cannot be read from its device raises SIGBUS when it is touched; [`Buffer::load`] returns that as an
 /// error instead.
@@ -38,7 +37,7 @@ pub struct Buffer {
     addr: usize,
     len: usize,
     room: usize,
-    /// The file this buffer was last saved to, kept open so that saving again needs no new descriptor.
+    /// The file this buffer was read from for editing, or saved to: kept open for the next save.
     pub(crate) origin: Option<File>,
 }
 
@@ -104,8 +103,8 @@ impl Buffer {
     }
 
     /// Fills `self[at..at + len]` with the bytes of `file` from `offset`, and says how many there were (fewer only at
-    /// the end of file). Whole pages are associated where memory and file agree on where pages begin; pages that two
-    /// adjacent reads have filled together, too.
+    /// the end of file). Whole pages are deferred where memory and file agree on where pages begin; so is a page that two
+    /// adjacent reads fill together.
     ///
     /// # Errors
     /// As reading the file traditionally.
@@ -140,7 +139,7 @@ impl Buffer {
         file.write_from(&self[at..at + len], offset)
     }
 
-    /// Loads a range now, and returns the error that touching it would have raised as SIGBUS.
+    /// Loads a range now. An error is returned that a touch would raise as SIGBUS.
     ///
     /// # Errors
     /// `EIO` if a page cannot be read from its file; `ENOMEM` if memory is short.
@@ -155,8 +154,8 @@ impl Buffer {
         Ok(read::load(part.as_ptr() as usize, part.len())?)
     }
 
-    /// Gives the memory of loaded pages back to the system: they are loaded again when they are touched. Altered pages
-    /// stay. Says how many bytes were given back.
+    /// Gives the memory of loaded pages back to the system; a touch loads them again. Altered pages stay. Says how many bytes
+    /// were given back.
     ///
     /// # Errors
     /// None so far: what cannot be given back stays.
@@ -193,8 +192,7 @@ impl Buffer {
         runs
     }
 
-    /// Lets go of the file this buffer was read from for editing, or saved to: it is no longer kept open. The next save
-    /// opens it again.
+    /// Closes the file that this buffer was read from for editing, or saved to. The next save opens it again.
     pub fn close(&mut self) {
         self.origin = None;
     }

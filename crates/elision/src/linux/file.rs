@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 /// An open file of which no other handle exists in this program.
 ///
-/// A file that a program has open for writing can only be followed if nothing is written to it unseen.
-/// `std::fs::File` can be cloned, lent and written to from safe code, so reads through a writable one
-/// cannot be deferred. This type keeps its descriptor to itself; that is all it adds.
+/// Reads through a descriptor that is open for writing can be deferred only if every write through it is seen.
+/// `std::fs::File` can be cloned, lent and written to from safe code. This type keeps its descriptor to itself; that is
+/// all it adds.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -131,7 +131,7 @@ impl File {
         self.file.sync_all()
     }
 
-    /// The plain file. Whatever depends on it gets memory of its own, since it can be changed unseen from here on.
+    /// The plain file. Whatever depends on it gets memory of its own, since it can be changed unseen from now on.
     pub fn into_std(self) -> fs::File {
         self.release();
         self.file
@@ -282,8 +282,8 @@ impl File {
     }
 }
 
-/// Takes over a file that is open already. Through one that is open for reading only, reads are deferred as ever.
-/// Through one that is open for writing nothing is deferred or elided, since nobody can tell whether it has clones.
+/// Takes over a file that is open already. If it is open for reading only, reads are deferred as ever.
+/// If it is open for writing nothing is deferred or elided, since it may have clones.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
