@@ -76,7 +76,11 @@ impl Buffer {
     /// # Panics
     /// If `at + len` is beyond the buffer.
     pub fn read_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<usize> {
-        if len >= threshold::min_bytes_touched() {
+        self.fill(at, len, file, offset, threshold::min_bytes_touched())
+    }
+
+    fn fill(&mut self, at: usize, len: usize, file: &File, offset: u64, least: usize) -> io::Result<usize> {
+        if len >= least {
             COUNTERS.decline(Reason::Unavailable);
         }
         let mut file = file.at(offset)?;
@@ -194,7 +198,7 @@ impl File {
     pub fn read(&self, offset: u64, len: usize) -> io::Result<Buffer> {
         let available = self.metadata()?.len().saturating_sub(offset);
         let mut buffer = Buffer::new(usize::try_from(available).unwrap_or(usize::MAX).min(len))?;
-        let got = buffer.read_at(0, buffer.len(), self, offset)?;
+        let got = buffer.fill(0, buffer.len(), self, offset, threshold::min_bytes())?;
         buffer.resize(got)?;
         Ok(buffer)
     }
