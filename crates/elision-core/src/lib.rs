@@ -2,7 +2,7 @@
 //!
 //! | module | what, and in which process it runs |
 //! | --- | --- |
-//! | `transfer`, `extent`, `history`, `free_list`, `settings`, `executable` | decisions: no system calls, no shared memory |
+//! | `transfer`, `extent`, `history`, `free_list`, `fs_traits`, `settings`, `executable` | decisions: no system calls, no shared memory |
 //! | `stats`, `probe` | what happened, and what could |
 //! | [`shared`] | what client and helper both see |
 //! | [`client`] | runs in the program's threads |
@@ -17,6 +17,7 @@ pub mod executable;
 pub mod extent;
 #[cfg(target_os = "linux")]
 pub mod free_list;
+pub mod fs_traits;
 #[cfg(target_os = "linux")]
 pub mod helper;
 #[cfg(target_os = "linux")]

@@ -3,17 +3,18 @@
 //! No function here is `unsafe`: a call too many only loads or copies more than need be. What a caller promises to say first is part
 //! of [`TransferOptions::owned`](crate::client::offer::TransferOptions::owned).
 
-use crate::helper::files;
+use crate::client::call::Call;
 use crate::history;
-use crate::shared::channel::{Call, Op};
-use crate::shared::hot::GLANCE;
+use crate::shared::hot::HOT;
+use crate::shared::requests::Op;
+use crate::shared::write_guarded;
 use core::sync::atomic::Ordering::*;
 use elision_sys::file::{self, FileKey};
 
 /// Is any file of this process under a write lease? One atomic load.
 #[inline(always)]
 pub fn write_leases() -> bool {
-    GLANCE.writers.load(Acquire) != 0
+    HOT.writers.load(Acquire) != 0
 }
 
 /// May the file behind `fd` be under a write lease? `false` is certain, and cheap while there are no [`write_leases`].
@@ -24,12 +25,12 @@ pub fn write_lease_on(fd: i32) -> bool {
 /// May the file of this [`file_number`] be under a write lease? `false` is certain.
 #[inline]
 pub fn write_lease_on_number(number: u64) -> bool {
-    files::write_guarded_number(number)
+    write_guarded::write_guarded_number(number)
 }
 
 /// A hash of a file's identity. Two files may share it; its two lowest bits say nothing.
 pub fn file_number(key: FileKey) -> u64 {
-    files::number(key)
+    write_guarded::number(key)
 }
 
 /// The file behind `fd`, if it may be under a write lease.
@@ -37,7 +38,7 @@ fn write_leased(fd: i32) -> Option<FileKey> {
     if !write_leases() {
         return None;
     }
-    file::stat(fd).ok().map(|stat| stat.id).filter(|&key| files::write_guarded(key))
+    file::stat(fd).ok().map(|stat| stat.id).filter(|&key| write_guarded::write_guarded(key))
 }
 
 /// Before a call that changes the file behind `fd` and is not offered as a write (ftruncate, fallocate, sendfile, a shared
@@ -67,7 +68,7 @@ pub fn release_behind(fd: i32) {
 
 /// Deferred pages that had to be loaded for a change which is no save were not worth deferring.
 pub(crate) fn learn_of_release(call: &mut Call, key: FileKey) {
-    history::learn_of_file(files::number(key), call.request().known);
+    history::learn_of_file(write_guarded::number(key), call.request().known);
 }
 
 /// A descriptor is about to be closed. `private`: nobody else ever had it, so how long the file is needed is what its buffers

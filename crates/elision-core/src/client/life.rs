@@ -4,12 +4,10 @@
 #![allow(unsafe_code)] // The callers' promises are passed on; the environment is read as libc keeps it.
 
 use crate::client::fork;
-use crate::client::launch;
-use crate::client::report;
-use crate::helper::fault;
+use crate::client::{fault, launch, leave};
 use crate::settings;
-use crate::shared::hot::GLANCE;
-use crate::shared::verbose;
+use crate::shared::hot::HOT;
+use crate::shared::{control, report, verbose};
 use crate::stats;
 use crate::transfer::PAGE;
 use core::ffi::{CStr, c_char};
@@ -26,13 +24,13 @@ unsafe extern "C" {
 /// The smallest transfer that is worth offering (`ELISION_MIN_BYTES`), in bytes; `usize::MAX` when deferral is off.
 #[inline(always)]
 pub fn min_bytes() -> usize {
-    GLANCE.min_bytes.load(Relaxed)
+    HOT.min_bytes.load(Relaxed)
 }
 
 /// How often the program's threads were stopped so far.
 #[inline(always)]
 pub fn pauses() -> u32 {
-    GLANCE.pauses.load(Acquire)
+    HOT.pauses.load(Acquire)
 }
 
 /// A variable of the environment that is not empty. std's function would copy it, and so call the program's malloc before the
@@ -88,13 +86,13 @@ pub unsafe fn start() {
     if task::on_valgrind() {
         return stop("Valgrind");
     }
-    launch::register();
-    GLANCE.min_bytes.store(least.unwrap_or(settings::DEFAULT_MIN_BYTES).max(PAGE), Release);
+    fork::register();
+    HOT.min_bytes.store(least.unwrap_or(settings::DEFAULT_MIN_BYTES).max(PAGE), Release);
 }
 
 /// Stops deferral for good, because of what the program uses.
 pub fn stop(why: &str) {
-    GLANCE.min_bytes.store(usize::MAX, SeqCst);
+    HOT.min_bytes.store(usize::MAX, SeqCst);
     verbose::say_stopped(why);
     report::report_stop(why);
 }
@@ -106,12 +104,12 @@ pub fn watch_faults() {
 
 /// Is there a helper? Without one there is no guard.
 pub fn at_work() -> bool {
-    launch::alive()
+    control::alive()
 }
 
 /// Was there ever a helper, in this process or in one that it was forked from? If not, deferral has made or divided no mapping.
 pub fn ever_at_work() -> bool {
-    launch::ever_started()
+    control::ever_started()
 }
 
 /// Before this thread opens a file for writing: replaces a helper that was killed, if anything depends on it. The open
@@ -126,13 +124,13 @@ pub fn look_after() {
 /// # Safety
 /// It must be so: no guard is left for what is deferred.
 pub unsafe fn finish() {
-    launch::finish();
+    leave::finish();
 }
 
 /// Before a change of credentials, which the helper must not outlive: it gives all pages memory of their own and ends. The next
 /// transfer starts another. `true`: call [`after_credentials`] when the change is done.
 pub fn before_credentials() -> bool {
-    launch::retire()
+    leave::retire()
 }
 
 /// See [`before_credentials`].
@@ -140,7 +138,7 @@ pub fn before_credentials() -> bool {
 /// # Safety
 /// Call it only after that returned `true`, and once.
 pub unsafe fn after_credentials() {
-    launch::retired();
+    leave::retired();
 }
 
 /// Before exec: statistics are written, and the helper ends; what is deferred stays so. `true`: call [`after_exec`]
@@ -149,7 +147,7 @@ pub unsafe fn after_credentials() {
 /// # Safety
 /// An exec must be next: until it fails no guard is left for what is deferred.
 pub unsafe fn before_exec() -> bool {
-    launch::leave()
+    leave::leave()
 }
 
 /// See [`before_exec`]. `errno` stays what it is.
@@ -157,7 +155,7 @@ pub unsafe fn before_exec() -> bool {
 /// # Safety
 /// Call it only after that returned `true`, and once.
 pub unsafe fn after_exec() {
-    launch::retired();
+    leave::retired();
 }
 
 /// Before a fork that runs no pthread_atfork handlers (`_Fork`, clone); then one of [`after_fork_parent`] and

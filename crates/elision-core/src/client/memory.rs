@@ -4,9 +4,10 @@
 //! the others can only have more loaded or written than need be.
 #![allow(unsafe_code)] // The callers' promises are passed on.
 
-use crate::helper::state;
+use crate::client::call::Call;
 use crate::history;
-use crate::shared::channel::{self, Call, Op, PageRun, RUNS, Request};
+use crate::shared::live;
+use crate::shared::requests::{self, Op, PageRun, RUNS, Request};
 use crate::shared::unmap_queue;
 use crate::stats;
 use crate::transfer::PAGE;
@@ -14,7 +15,7 @@ use elision_sys::pages;
 
 /// May any page of the range have an extent? `false` is certain. One atomic load while nothing is deferred.
 pub fn touched(addr: usize, len: usize) -> bool {
-    state::touched(addr, len)
+    live::touched(addr, len)
 }
 
 /// All pages that a range touches.
@@ -51,7 +52,7 @@ pub unsafe fn forget(addr: usize, len: usize) {
     if len == 0 || !touched(addr, len) {
         return;
     }
-    state::let_go_of_page(addr, len);
+    live::let_go_of_page(addr, len);
     if history::is_curious(len) {
         ask_known(Op::Forget, addr, len);
     } else {
@@ -63,7 +64,7 @@ pub unsafe fn forget(addr: usize, len: usize) {
 pub(crate) fn forget_known(addr: usize, len: usize) {
     // Exact statistics need the page tables of the range, which the helper has to read before they are gone.
     if !stats::exact() && unmap_queue::leave(addr, len) {
-        channel::ring();
+        requests::ring();
     } else {
         ask_known(Op::Forget, addr, len);
     }
@@ -108,7 +109,7 @@ pub fn untrack(addr: usize, len: usize) {
 /// # Safety
 /// The caller must own the range, and want it overwritten.
 pub unsafe fn zero(addr: usize, len: usize) {
-    state::let_go_of_page(addr, len);
+    live::let_go_of_page(addr, len);
     ask(Op::Zero, pages_inside(addr, len));
 }
 

@@ -8,14 +8,17 @@
 //! | [`memory`] | memory that is about to be unmapped, moved or reshaped |
 //! | [`changes`] | files that are about to change in another way |
 //! | [`life`] | start, exec, fork, credentials and end of the program |
-//! | [`launch`], [`fork`], [`report`] | the helper's start and end, forks, statistics |
+//! | `launch`, `leave`, [`fork`] | the helper's start and end, forks |
+//! | [`call`] | a request to the helper |
 
+pub mod call;
 pub mod changes;
+pub(crate) mod fault;
 pub mod fork;
-pub mod launch;
+pub(crate) mod launch;
+pub(crate) mod leave;
 pub mod life;
 pub mod memory;
 pub mod offer;
 pub mod read;
-pub mod report;
 pub mod write;

@@ -2,7 +2,7 @@
 
 use crate::client::fork;
 use crate::client::life;
-use crate::helper::guard;
+use crate::fs_traits::FsTraits;
 use crate::stats::Reason;
 use elision_sys::file::{self, Stat};
 
@@ -58,11 +58,11 @@ impl FileFacts {
 
     /// Does the file system keep its sizes true, its leases firm and its pages still?
     pub fn may_be_deferred(&self) -> bool {
-        guard::file_system_allowed(self.file_system)
+        FsTraits::of(self.file_system).is_some()
     }
 }
 
 /// May reads of files of this file system be deferred, by whatever process?
 pub fn may_be_deferred(fd: i32) -> bool {
-    file::filesystem(fd).is_ok_and(guard::file_system_allowed)
+    file::filesystem(fd).is_ok_and(|magic| FsTraits::of(magic).is_some())
 }

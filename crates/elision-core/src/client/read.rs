@@ -3,11 +3,13 @@
 //! In two steps: [`associate`] maps the whole pages and copies the fragments, [`DeferredRead::finish`] moves the file position.
 //! Between them the caller checks that nobody changed the file through its own descriptors.
 
+use crate::client::call::Call;
 use crate::client::offer::{FileFacts, TransferOptions};
-use crate::helper::{files, guard, state};
+use crate::fs_traits::FsTraits;
 use crate::history;
-use crate::shared::channel::{Call, Op};
+use crate::shared::requests::Op;
 use crate::shared::verbose;
+use crate::shared::{live, write_guarded};
 use crate::stats::Reason;
 use crate::transfer::{PAGE, Split, Transfer};
 use elision_sys::file;
@@ -81,7 +83,7 @@ fn plan(
     if !transfer.congruent() {
         return Err(Reason::Phase);
     }
-    let number = files::number(facts.stat.id);
+    let number = write_guarded::number(facts.stat.id);
     let declines = match writes {
         true => history::declines(number, transfer.len),
         false => history::declines_large(number, transfer.len),
@@ -91,7 +93,7 @@ fn plan(
         return Err(reason);
     }
     // Checked here, so that the helper never opens a file on a network, or one that another process serves, and hangs.
-    if !guard::file_system_allowed(facts.file_system) {
+    if FsTraits::of(facts.file_system).is_none() {
         return Err(Reason::FileSystem);
     }
     Ok(transfer)
@@ -99,8 +101,8 @@ fn plan(
 
 /// The traditional call is about to read into memory in which something may be deferred.
 fn overwrites(facts: &FileFacts, transfer: Transfer) {
-    if state::touched(transfer.addr, transfer.len) {
-        history::overwritten(files::number(facts.stat.id), transfer.len);
+    if live::touched(transfer.addr, transfer.len) {
+        history::overwritten(write_guarded::number(facts.stat.id), transfer.len);
     }
 }
 
@@ -143,7 +145,7 @@ unsafe fn carry_out(
         // Under the guard the file cannot have become shorter. A fragment that fails all the same (EIO) fails in the traditional
         // call. So does one that may be of another time than the pages: where a read is atomic (XFS), nobody sees half a write.
         let got = (!before || fragment(head)) && (!after || fragment(tail));
-        if !got || state::changes() != changes {
+        if !got || live::changes() != changes {
             return Ok(None);
         }
     }

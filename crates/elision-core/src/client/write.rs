@@ -8,13 +8,13 @@
 //! In two steps: [`plan`] claims the file position and has the helper keep others from the file, [`ElidedWrite::carry_out`] writes.
 //! Between them the caller checks that no other of its own threads is changing the file.
 
+use crate::client::call::Call;
 use crate::client::changes::{learn_of_release, release};
-use crate::client::launch;
 use crate::client::offer::TransferOptions;
-use crate::helper::{files, state};
 use crate::history;
-use crate::shared::channel::{Call, Op, RUNS};
-use crate::shared::verbose;
+use crate::shared::requests::{Op, RUNS};
+use crate::shared::{control, verbose};
+use crate::shared::{live, write_guarded};
 use crate::stats::{COUNTERS, Counters, Reason};
 use crate::transfer::{PAGE, Split, Transfer};
 use core::sync::atomic::{AtomicU64, Ordering::*};
@@ -74,7 +74,7 @@ pub fn plan(
         return None;
     }
     let key = stat.id;
-    let guarded = files::write_guarded(key);
+    let guarded = write_guarded::write_guarded(key);
     let big = len >= options.least && len >= PAGE;
     if !guarded && !big {
         return None;
@@ -91,11 +91,12 @@ pub fn plan(
         release_if_guarded();
         return None;
     }
-    let tracked = state::touched(addr, len);
+    let tracked = live::touched(addr, len);
     let again =
         big && (track == Track::Now || !tracked && options.owned && second_time(fd, key, addr, len, options));
     // Where all of it comes back altered, tracking costs a fault for each page and saves nothing.
-    let declines = if tracked || again { history::declines_large(files::number(key), len) } else { None };
+    let declines =
+        if tracked || again { history::declines_large(write_guarded::number(key), len) } else { None };
     if let Some(reason) = declines {
         crate::decline(reason, len);
     }
@@ -135,7 +136,7 @@ pub fn plan(
 /// Is every write to the file synchronous, however it was opened? `false` as long as no helper has shown that no filter kills for the
 /// question.
 pub fn is_synchronous(fd: i32) -> bool {
-    launch::harmless() && file::writes_synchronously(fd)
+    control::harmless() && file::writes_synchronously(fd)
 }
 
 /// Has this very write been seen before?
@@ -261,7 +262,7 @@ impl ElidedWrite {
             }
         }
         drop(call);
-        history::learn(files::number(self.key), known, altered);
+        history::learn(write_guarded::number(self.key), known, altered);
         if self.flags & libc::O_DSYNC != 0 {
             // A traditional write would wait for what was elided, too: it may still be on its way to the disk from before.
             let metadata = self.flags & libc::O_SYNC == libc::O_SYNC;
@@ -279,7 +280,7 @@ impl ElidedWrite {
     fn rest_at_once(&self, start: usize, reason: Reason, call: Option<Call>) -> (usize, Option<Errno>) {
         crate::decline(reason, self.whole.len);
         let mut call = call.filter(Call::is_good).or_else(|| Call::new(Op::Release, false));
-        if (self.guarded || files::write_guarded(self.key))
+        if (self.guarded || write_guarded::write_guarded(self.key))
             && let Some(call) = &mut call
         {
             let request = call.request();

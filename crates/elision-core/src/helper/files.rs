@@ -1,13 +1,14 @@
 //! The files that extents refer to, and what the program's threads are told of them.
 
 use crate::extent::FileId;
-use crate::helper::guard::breaks::DESCRIPTORS;
-use crate::shared::hot::GLANCE;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use crate::shared::write_guarded::{self, BUCKETS, bucket, number};
 use elision_sys::file::FileKey;
 
 /// Files known at a time.
 pub const FILES: usize = 1 << 14;
+
+/// Descriptors that can be noted by number. (There is one for each guarded file, and a few others.)
+pub const DESCRIPTORS: usize = 2 * FILES;
 
 /// What keeps a file's bytes fixed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,9 +33,8 @@ pub struct File {
     pub guard: Guard,
     /// Our descriptor, while guarded.
     pub fd: i32,
-    /// While not guarded: ctime when the guard was let go; tracked extents hold only if it has not moved. Seconds and
-    /// nanoseconds, or [`NO_STAMP`].
-    pub stamp: (i64, u32),
+    /// While not guarded: what the guard has left.
+    pub stamp: Stamp,
     /// The request of whoever is writing what was planned: until it is done nobody else may change the file, or read it. 0: nobody.
     pub writer: usize,
     /// Small writes since something was planned, or since it was guarded.
@@ -43,7 +43,7 @@ pub struct File {
     pub saved: bool,
     /// Up to here it was found to have no holes.
     pub solid: u64,
-    /// A descriptor of it was closed: when to look whether that was the last (see [`State::closing`](crate::helper::state::State)), and how
+    /// A descriptor of it was closed: when to look whether that was the last (see `closing`), and how
     /// long that was put off. 0: not.
     pub closed: u64,
     pub(crate) put_off: u64,
@@ -62,8 +62,11 @@ impl File {
     }
 }
 
+/// A file's ctime when its guard went, in seconds and nanoseconds: tracked extents hold while it has not moved.
+pub type Stamp = (i64, u32);
+
 /// No time that is remembered: those have nanoseconds.
-pub const NO_STAMP: (i64, u32) = (0, 0);
+pub const NO_STAMP: Stamp = (0, 0);
 
 /// A file entry that says nothing.
 pub const NO_FILE: File = File {
@@ -107,13 +110,9 @@ impl Files {
             *entry = NO_FILE;
         }
         (self.top, self.free) = (0, 0);
-        TOP.store(0, Release);
         self.first.fill(0);
         self.guarded.fill(0);
-        for held in &WRITE_GUARDED {
-            held.store(false, Release);
-        }
-        GLANCE.writers.store(0, Release);
+        write_guarded::clear();
     }
 
     /// The numbers of all entries, used or not.
@@ -183,7 +182,6 @@ impl Files {
             }
             None if self.top < FILES => {
                 self.top += 1;
-                TOP.store(self.top, Release);
                 self.top as FileId - 1
             }
             None => return None,
@@ -244,12 +242,8 @@ impl Files {
     fn count_guard(&mut self, key: FileKey, up: bool) {
         let Some(count) = self.guarded.get_mut(bucket(key)) else { return };
         *count = if up { *count + 1 } else { count.saturating_sub(1) };
-        // One store each: what a file's bucket says is never wrong in between, whatever happens to other files. (It was,
-        // when there was a list of files instead; a write that looked just then was not seen.)
-        if let Some(held) = WRITE_GUARDED.get(bucket(key)) {
-            held.store(*count > 0, Release);
-        }
-        GLANCE.writers.store(self.guarded.iter().sum(), Release);
+        let held = *count > 0;
+        write_guarded::publish(bucket(key), held, self.guarded.iter().sum());
     }
 }
 
@@ -257,42 +251,12 @@ fn hash(key: FileKey) -> usize {
     (number(key) >> 44) as usize % HASHES
 }
 
-/// Entries in use, or free again.
-static TOP: AtomicUsize = AtomicUsize::new(0);
-
-/// How many files there may be, at most.
-pub fn known() -> usize {
-    TOP.load(Acquire)
-}
-
-const BUCKETS: usize = 256;
-
-static WRITE_GUARDED: [AtomicBool; BUCKETS] = [const { AtomicBool::new(false) }; BUCKETS];
-
-/// A number that tells one file from another, though not beyond all doubt, nor in its lowest bits.
-pub fn number(key: FileKey) -> u64 {
-    (key.ino ^ key.dev.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
-
-fn bucket(key: FileKey) -> usize {
-    (number(key) >> 56) as usize
-}
-
-/// May this file be under a write lease? `false` is certain.
-pub fn write_guarded(key: FileKey) -> bool {
-    write_guarded_number(number(key))
-}
-
-/// The same for its [`number`], whatever the lowest bits are.
-#[inline]
-pub fn write_guarded_number(number: u64) -> bool {
-    GLANCE.writers.load(Acquire) != 0
-        && WRITE_GUARDED.get((number >> 56) as usize).is_none_or(|held| held.load(Acquire))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shared::hot::HOT;
+    use crate::shared::write_guarded::write_guarded;
+    use core::sync::atomic::{AtomicBool, Ordering::*};
     use std::collections::HashMap;
 
     fn table() -> Box<Files> {
@@ -339,7 +303,7 @@ mod tests {
                 }
             }
             let guarded = model.values().filter(|file| file.1 == Guard::Write).count();
-            assert_eq!(GLANCE.writers.load(Acquire) as usize, guarded);
+            assert_eq!(HOT.writers.load(Acquire) as usize, guarded);
         }
         assert_eq!(files.known().count(), model.len());
         for (&ino, &(id, guard)) in &model {
@@ -349,7 +313,7 @@ mod tests {
         }
         assert!(files.ids().len() <= 900);
         files.clear();
-        assert_eq!((files.known().count(), GLANCE.writers.load(Acquire)), (0, 0));
+        assert_eq!((files.known().count(), HOT.writers.load(Acquire)), (0, 0));
     }
 
     #[test]

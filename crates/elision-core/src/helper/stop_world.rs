@@ -8,12 +8,11 @@
 //! A thread inside vfork cannot be stopped before its child has gone on to exec. The child shares the memory, and may be
 //! the very one that waits for the lease we are about to give up; so it is held in its parent's place.
 
-use crate::client::launch;
-use crate::helper::processes::{each_child, each_thread, is_dead};
-use crate::helper::state::State;
 use crate::helper::waits;
-use crate::shared::channel;
-use crate::shared::hot::GLANCE;
+use crate::shared::control;
+use crate::shared::hot::HOT;
+use crate::shared::processes::{each_child, each_thread, is_dead};
+use crate::shared::requests;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::*};
 use elision_sys::task::{self, SignalInfo, Stop, Traced};
 
@@ -51,7 +50,7 @@ struct Held {
 }
 
 /// The threads held.
-pub struct Pause {
+pub struct StopWorld {
     threads: [Held; THREADS],
     count: usize,
     /// While they are being seized: the one that the kernel is expected to name next. (It always names them in the same order.)
@@ -80,7 +79,7 @@ enum Seized {
     Refused,
 }
 
-impl Pause {
+impl StopWorld {
     /// Begins anew, in a sidecar that holds nobody yet. (One that was killed while it held threads has left a list of
     /// them. Taken for ours, they would pass for held while they run: seen as SIGSEGV, and as threads that stayed
     /// stopped for good.)
@@ -209,9 +208,9 @@ impl Pause {
     /// Seizes the children of a thread that share this memory: what vfork makes.
     fn hold_borrowers(&mut self, program: i32, tid: i32) -> Result<(), Borrowed> {
         let mut found = false;
-        let ours = launch::supervisor() as i32;
+        let ours = control::supervisor() as i32;
         let listed = each_child(program, tid, |child| {
-            if child == ours || !launch::shares_memory(child) {
+            if child == ours || !control::shares_memory(child) {
                 return true;
             }
             found = true;
@@ -225,12 +224,12 @@ impl Pause {
     }
 
     /// Lets all of them go. Those that have not stopped yet, or have been killed since they did, are remembered, and let go as
-    /// soon as they stop or are dead: see [`Pause::release_late`]. (A thread in exec waits for its siblings to be reaped, and a
+    /// soon as they stop or are dead: see [`StopWorld::release_late`]. (A thread in exec waits for its siblings to be reaped, and a
     /// dead thread that is traced is its tracer's to reap: left alone, it made the exec wait for ever.)
     fn release_all(&mut self, program: i32) {
         // Before anybody goes on who could look.
         if self.count > 0 {
-            GLANCE.pauses.fetch_add(1, Release);
+            HOT.pauses.fetch_add(1, Release);
         }
         let mut kept = 0;
         for at in 0..self.count {
@@ -260,6 +259,43 @@ impl Pause {
         self.release_all(program);
         self.count != 0
     }
+    /// Stops all of the program's threads, wherever they are. True: they are held, until [`StopWorld::resume`].
+    pub(crate) fn stop(&mut self, program: i32) -> bool {
+        self.stop_within(program, STUCK_MS)
+    }
+
+    /// The same, with less patience for threads that cannot be stopped.
+    pub(crate) fn stop_within(&mut self, program: i32, stuck_ms: u64) -> bool {
+        if self.alone {
+            return true;
+        }
+        let begun = task::now_ms();
+        for _ in 0..TRIES {
+            let seized = self.seize_all(program);
+            if seized == Seized::All {
+                return true;
+            }
+            self.release_all(program);
+            if seized == Seized::Refused {
+                return false;
+            }
+            requests::step();
+            task::nap_us(10_000);
+            let stuck = self.stuck.take();
+            while stuck.is_some_and(|tid| !self.stuck_has_stopped(tid)) && task::ms_since(begun) < stuck_ms {
+                // The others go on meanwhile.
+                self.release_late(program);
+                requests::step();
+                task::nap_us(10_000);
+            }
+        }
+        false
+    }
+
+    /// Lets the program's threads go on.
+    pub(crate) fn resume(&mut self, program: i32) {
+        self.release_all(program);
+    }
 }
 
 /// The threads that were seized, for [`on_timer`] alone: the code that it interrupts has the list itself in hand.
@@ -275,47 +311,5 @@ pub(crate) extern "C" fn on_timer(_: i32, _: &SignalInfo) {
         }
         // Not every so often by itself: of very many threads this may take longer than that.
         task::ring_in_ms(REAP_MS);
-    }
-}
-
-impl State {
-    /// Stops all of the program's threads, wherever they are. True: they are held, until [`State::resume`].
-    pub(crate) fn pause(&mut self) -> bool {
-        self.pause_within(STUCK_MS)
-    }
-
-    /// The same, with less patience for threads that cannot be stopped.
-    pub(crate) fn pause_within(&mut self, stuck_ms: u64) -> bool {
-        if self.pause.alone {
-            return true;
-        }
-        let begun = task::now_ms();
-        for _ in 0..TRIES {
-            let seized = self.pause.seize_all(self.program);
-            if seized == Seized::All {
-                return true;
-            }
-            self.pause.release_all(self.program);
-            if seized == Seized::Refused {
-                return false;
-            }
-            channel::step();
-            task::nap_us(10_000);
-            let stuck = self.pause.stuck.take();
-            while stuck.is_some_and(|tid| !self.pause.stuck_has_stopped(tid))
-                && task::ms_since(begun) < stuck_ms
-            {
-                // The others go on meanwhile.
-                self.pause.release_late(self.program);
-                channel::step();
-                task::nap_us(10_000);
-            }
-        }
-        false
-    }
-
-    /// Lets the program's threads go on.
-    pub(crate) fn resume(&mut self) {
-        self.pause.release_all(self.program);
     }
 }

@@ -1,6 +1,14 @@
-//! What the client and the helper both see, in the memory that they share. Atomics, or handed over by atomics.
+//! What the program's threads, the helper and its parent all see: memory that they share, and what reads it.
 
-pub mod channel;
+pub(crate) mod control;
+pub(crate) mod fault;
+pub mod forks;
 pub mod hot;
+pub mod live;
+pub(crate) mod processes;
+pub mod report;
+pub mod requests;
+pub(crate) mod stack;
 pub mod unmap_queue;
 pub mod verbose;
+pub mod write_guarded;

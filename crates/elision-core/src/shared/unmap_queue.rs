@@ -1,10 +1,8 @@
-//! Ranges of memory that are gone, on their way to the sidecar.
+//! Ranges of memory that are gone, on their way to the helper.
 //!
-//! Unlike requests these need no answer: a record that outlives its memory does no harm, because the sidecar asks the
-//! kernel what is mapped before it acts on one (see [`crate::helper::materialise`]). So freeing a buffer does not wait. What
-//! must not happen is that a range is forgotten *after* it was associated anew; therefore the sidecar
-//! empties this ring after it has taken requests and before it answers them: whoever reused the
-//! memory did so after it was freed, and his request after that.
+//! These need no answer: a record that outlives its memory does no harm, because the helper asks the kernel what is mapped before it acts
+//! on one. But a range must not be forgotten *after* it was associated anew. So the helper empties this queue after it has taken requests
+//! and before it answers them: memory is reused after it was freed, and requested after that.
 
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 
@@ -19,7 +17,7 @@ struct Entry {
 static RING: [Entry; ROOM] = [const { Entry { len: AtomicUsize::new(0), addr: AtomicUsize::new(0) } }; ROOM];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// Leaves a range for the sidecar. False: no room, it has to be said in a request. Page aligned, so that no
+/// Leaves a range for the helper. False: no room, it has to be said in a request. Page aligned, so that no
 /// length is 1.
 pub fn leave(addr: usize, len: usize) -> bool {
     let start = NEXT.fetch_add(1, Relaxed);
@@ -34,7 +32,7 @@ pub fn leave(addr: usize, len: usize) -> bool {
     false
 }
 
-/// In the sidecar: takes what was left, in no particular order (ranges that are gone do not depend on each other).
+/// In the helper: takes what was left, in no particular order (ranges that are gone do not depend on each other).
 pub(crate) fn take_all(mut each: impl FnMut(usize, usize)) {
     for entry in &RING {
         let len = entry.len.load(Acquire);

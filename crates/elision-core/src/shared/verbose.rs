@@ -1,7 +1,8 @@
 //! `ELISION_VERBOSE=1`: one line at the first transfer that is considered, one for each new reason to decline, one when it is over.
 //! To stderr, and only then. (A process that considers none has nothing to say: a tree may have many of them.)
 
-use crate::client::launch;
+use crate::shared::control;
+use crate::shared::hot::HOT;
 use crate::stats::{COUNTERS, Reason};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::*};
 use elision_sys::file::{decimal, write};
@@ -52,7 +53,7 @@ pub fn decline(reason: Reason, len: usize) {
 pub(crate) fn say_active() {
     if VERBOSE.load(Relaxed) && is_new(ACTIVE) {
         let mut digits = [0; 20];
-        let least = crate::client::life::min_bytes();
+        let least = HOT.min_bytes.load(Relaxed);
         say(&[b"active for transfers of ", decimal(least as u64, &mut digits), b" bytes and more"]);
     }
 }
@@ -64,9 +65,9 @@ pub(crate) fn say_stopped(why: &str) {
     }
 }
 
-/// Why there is no sidecar to ask.
+/// Why there is no helper to ask.
 pub fn unavailable() -> Reason {
-    if launch::possible() { Reason::Sidecar } else { Reason::Unavailable }
+    if control::possible() { Reason::Sidecar } else { Reason::Unavailable }
 }
 
 /// Says that a variable of the environment is not understood, and what is done. For the constructor: later the program may have another

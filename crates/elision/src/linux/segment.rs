@@ -1,7 +1,7 @@
 //! Reserved address space, and which ranges of it are free.
 #![allow(unsafe_code)] // Hands out memory by address; that ranges never overlap is argued below.
 
-use elision_core::client::{launch, memory as extents};
+use elision_core::client::{fork, memory as extents};
 use elision_core::free_list::FreeList;
 use elision_core::transfer::PAGE;
 use elision_sys::memory;
@@ -35,7 +35,7 @@ impl Segment {
     /// # Errors
     /// `ENOMEM` if there is no free range of that size, or RLIMIT_AS forbids it.
     pub fn reserve(bytes: usize) -> io::Result<Segment> {
-        launch::register();
+        fork::register();
         let len = whole_pages(bytes)?;
         let base = memory::reserve(len)?;
         let mut free = FreeList::default();

@@ -10,11 +10,11 @@
 //! looked at: a break of that other one brings a note of its own. And a lease is looked at after its note was taken, so
 //! what comes while it is looked at is noted anew.
 
-use crate::helper::files::FILES;
+use crate::helper::files::DESCRIPTORS;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
-/// Descriptors that can be noted by number. (There is one for each guarded file, and a few others.)
-pub const DESCRIPTORS: usize = 2 * FILES;
+/// The signal of a break that names its descriptor. (Any real-time signal will do: nobody else's code runs in a helper.)
+pub(crate) const NAMED_BREAK: i32 = 40;
 
 static ALL: AtomicBool = AtomicBool::new(false);
 static ANY: AtomicBool = AtomicBool::new(false);

@@ -1,18 +1,21 @@
 //! What /proc says of the program's processes and threads.
 //!
-//! A sidecar opens /proc when it begins, and looks below that from then on: the program may take it away (`umount`, `pivot_root`), and
+//! A helper opens /proc when it begins, and looks below that from then on: the program may take it away (`umount`, `pivot_root`), and
 //! would not be held still any more, or pass for dead.
 
-use crate::client::launch;
+use crate::shared::control;
 use core::sync::atomic::{AtomicI32, Ordering::*};
 use elision_sys::file::{self, ProcPath};
 use elision_sys::raw::Result;
 use elision_sys::task;
 
-/// The sidecar's descriptor of /proc; −1 where there is none (yet), and in other processes.
+/// The supervisor's name in a process list.
+pub(crate) const SUPERVISORS_NAME: &core::ffi::CStr = c"elision-watch";
+
+/// The helper's descriptor of /proc; −1 where there is none (yet), and in other processes.
 static ROOT: AtomicI32 = AtomicI32::new(-1);
 
-/// In a sidecar that begins, or a forked child: the descriptor is another process's.
+/// In a helper that begins, or a forked child: the descriptor is another process's.
 pub(crate) fn begin() {
     ROOT.store(-1, Relaxed);
 }
@@ -46,7 +49,7 @@ pub(crate) fn open(path: &ProcPath, flags: i32) -> Result<i32> {
 pub(crate) fn program_lives(pid: i32) -> bool {
     let mut lives = None;
     let all = each_thread(pid, |tid| {
-        lives = Some(launch::shares_memory(tid));
+        lives = Some(control::shares_memory(tid));
         lives == Some(false)
     });
     // What cannot be listed is not gone for that.
@@ -75,7 +78,7 @@ fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
     let Ok(directory) = open(&path, libc::O_DIRECTORY) else {
         return false;
     };
-    // (On the stack of the program's thread that starts a sidecar, which may be a signal handler's.)
+    // (On the stack of the program's thread that starts a helper, which may be a signal handler's.)
     let mut buffer = [0u8; 512];
     let mut good = true;
     while good {
@@ -135,15 +138,14 @@ pub(crate) fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool)
     good
 }
 
-/// Has the process the name of a sidecar's parent?
+/// Has the process the name of a helper's parent?
 pub(crate) fn is_supervisor(pid: i32) -> bool {
     let path = ProcPath::new(pid, "comm", None);
     let Ok(fd) = open(&path, 0) else { return false };
     let mut text = [0u8; 16];
     let filled = file::read(fd, &mut text).unwrap_or(0);
     file::close(fd);
-    text.get(..filled).and_then(|text| text.strip_suffix(b"\n"))
-        == Some(crate::helper::SUPERVISORS_NAME.to_bytes())
+    text.get(..filled).and_then(|text| text.strip_suffix(b"\n")) == Some(SUPERVISORS_NAME.to_bytes())
 }
 
 /// Opens a file of /proc/PID/task/TID.

@@ -1,42 +1,32 @@
-//! Mistakes of ours that show: a panic of the sidecar or of its parent, or the sidecar's death of a signal that nobody has sent.
+//! A panic of the helper or of its parent: see [`crate::shared::fault`].
 //!
-//! They lose nothing, since there will be another sidecar (see [`crate::supervisor`]). A panic would leave std's locks, which are in the memory
-//! that the program shares, as they are when it dies of the want of libc, and the program would wait for ever when it next sets a hook, or
-//! changes its environment: so it is made to end at its first step ([`launch`] has no thread-local storage for it).
-//!
-//! In the project's tests, and in debug builds of the drop-in, that is not to pass unseen: what has happened is said, and the
-//! program ended. Nobody else has this done: std's hook belongs to the program.
+//! It would leave std's locks, which are in the memory that the program shares, as they are when it dies of the want of libc, and the program
+//! would wait for ever when it next sets a hook or changes its environment. So a panic ends at its first step
+//! ([`Stack`](crate::shared::stack::Stack) has no thread-local storage for it), unless mistakes are watched for: then std's hook, which else
+//! belongs to the program, says what it is about.
 
-use crate::client::launch::{self, PROGRAM};
-use crate::helper::processes;
-use crate::shared::verbose::write_line;
-use core::sync::atomic::Ordering::*;
-use elision_sys::file::{ProcPath, decimal};
+use crate::shared::control;
+use crate::shared::fault::{self, FAILED, tell};
+use elision_sys::file::decimal;
 use elision_sys::task;
 use std::panic::{self, PanicHookInfo};
 use std::sync::OnceLock;
 
 type Hook = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
 
-const FAILED: &[u8] = b"the helper has failed: ";
-
-/// What std's hook was before, if mistakes are watched for.
+/// What std's hook was before.
 static BEFORE: OnceLock<Box<Hook>> = OnceLock::new();
 
 /// From now on mistakes end the program.
 pub fn watch() {
     if BEFORE.get().is_none() && BEFORE.set(panic::take_hook()).is_ok() {
         panic::set_hook(Box::new(on_panic));
+        fault::watch();
     }
 }
 
-/// Are they watched for?
-pub(crate) fn watched() -> bool {
-    BEFORE.get().is_some()
-}
-
 fn on_panic(info: &PanicHookInfo<'_>) {
-    if !launch::is_helper() {
+    if !control::is_helper() {
         if let Some(before) = BEFORE.get() {
             before(info);
         }
@@ -50,32 +40,16 @@ fn on_panic(info: &PanicHookInfo<'_>) {
     task::exit();
 }
 
-/// In the supervisor: the sidecar was killed by this signal.
-pub(crate) fn sidecar_died(signal: i32) {
-    // All others are blocked, but for those that the kernel has for what a process does itself.
-    if signal != libc::SIGKILL && watched() {
-        tell(&[FAILED, b"signal ", decimal(signal as u64, &mut [0; 20])]);
-    }
-}
-
-/// Says so where the program's errors go, and ends the program.
-fn tell(parts: &[&[u8]]) {
-    let program = PROGRAM.load(Acquire);
-    if let Ok(errors) = processes::open(&ProcPath::new(program, "fd", Some(2)), libc::O_WRONLY) {
-        write_line(errors, parts);
-    }
-    let _ = task::send_signal(program, libc::SIGABRT);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::call::Call;
     use crate::client::fork;
     use crate::client::offer::{FileFacts, TransferOptions};
     use crate::client::read;
-    use crate::shared::channel::{Call, Op};
+    use crate::shared::requests::Op;
     use crate::stats::Reason;
-    use core::sync::atomic::AtomicBool;
+    use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use elision_sys::{PAGE, memory};
     use std::os::fd::AsRawFd;
     use std::os::unix::process::ExitStatusExt;
@@ -86,7 +60,7 @@ mod tests {
     /// Runs the first test as a program of its own. `None`: there is no helper here.
     fn run(watched: &str) -> Option<Output> {
         let ended = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "helper::fault::tests::a_sidecar_panics", "--nocapture"])
+            .args(["--exact", "client::fault::tests::a_helper_panics", "--nocapture"])
             .env(WATCHED, watched)
             .env("RUST_BACKTRACE", "1")
             .output()
@@ -117,7 +91,7 @@ mod tests {
 
     /// What the others run.
     #[test]
-    fn a_sidecar_panics() {
+    fn a_helper_panics() {
         let Ok(watched) = std::env::var(WATCHED) else { return };
         static CALLED: AtomicBool = AtomicBool::new(false);
         match watched.as_str() {
@@ -133,7 +107,7 @@ mod tests {
         assert_eq!(call.send(), Some(Reason::Sidecar));
         drop(call);
         assert!(!CALLED.load(SeqCst));
-        // (This waited for ever when the sidecar had died in std's own hook.)
+        // (This waited for ever when the helper had died in std's own hook.)
         drop(panic::take_hook());
         assert!(kept == content && read(&file, content.len()) == content);
         assert_eq!(crate::client::memory::validate().map(drop), Ok(()));
@@ -141,14 +115,14 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_the_sidecar_is_survived() {
+    fn a_panic_of_the_helper_is_survived() {
         let Some(ended) = run("no") else { return };
         assert!(ended.status.success(), "{ended:?}");
         assert!(String::from_utf8_lossy(&ended.stdout).contains("went on"), "{ended:?}");
     }
 
     #[test]
-    fn a_panic_of_the_sidecar_ends_a_test() {
+    fn a_panic_of_the_helper_ends_a_test() {
         let Some(ended) = run("yes") else { return };
         assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{ended:?}");
         let errors = String::from_utf8_lossy(&ended.stderr);

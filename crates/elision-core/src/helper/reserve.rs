@@ -12,13 +12,13 @@ use elision_sys::memory;
 const PAGES: usize = 5;
 
 /// The reserve: all zeroes are none.
-pub struct Spare {
+pub struct Reserve {
     addr: usize,
     /// So many of its pages have been given a protection of their own.
     kept: usize,
 }
 
-impl Spare {
+impl Reserve {
     /// Keeps some from now on, as many as can be had. (In a forked child, those of its parent.)
     pub fn keep(&mut self) {
         if self.addr == 0 {
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     /// The reserve, in a test that ends while it is kept.
-    struct Kept(Spare);
+    struct Kept(Reserve);
 
     impl Drop for Kept {
         fn drop(&mut self) {
@@ -59,26 +59,26 @@ mod tests {
     }
 
     /// Mappings that have pages of the reserve.
-    fn mappings(spare: &Spare) -> usize {
+    fn mappings(reserve: &Reserve) -> usize {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let ranges = maps.lines().map(|line| {
             let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
             (usize::from_str_radix(start, 16).unwrap(), usize::from_str_radix(end, 16).unwrap())
         });
-        ranges.filter(|&(start, end)| start < spare.addr + PAGES * PAGE && end > spare.addr).count()
+        ranges.filter(|&(start, end)| start < reserve.addr + PAGES * PAGE && end > reserve.addr).count()
     }
 
     #[test]
     fn what_is_kept_can_be_spent_once_and_kept_again() {
-        let mut spare = Kept(Spare { addr: 0, kept: 0 });
-        assert!(!spare.0.spend());
+        let mut reserve = Kept(Reserve { addr: 0, kept: 0 });
+        assert!(!reserve.0.spend());
         for _ in 0..3 {
-            spare.0.keep();
-            spare.0.keep();
-            assert_eq!(mappings(&spare.0), PAGES);
-            assert!(spare.0.spend());
-            assert_eq!(mappings(&spare.0), 1);
-            assert!(!spare.0.spend());
+            reserve.0.keep();
+            reserve.0.keep();
+            assert_eq!(mappings(&reserve.0), PAGES);
+            assert!(reserve.0.spend());
+            assert_eq!(mappings(&reserve.0), 1);
+            assert!(!reserve.0.spend());
         }
     }
 }

@@ -1,38 +1,36 @@
 //! Where statistics go, and who writes them.
 #![allow(unsafe_code)] // A path that is written once, before anybody reads it.
 
-use crate::client::launch;
+use crate::shared::control;
 use crate::stats::{self, COUNTERS};
 use core::cell::UnsafeCell;
 use elision_sys::{file, task};
 
-/// Writes the statistics of a process that has no sidecar: mostly one that declined everything before it needed one. None
-/// is started for that, and nothing is waited for.
+/// Writes the statistics of a process that has no helper: mostly one that declined everything. No helper is started for that.
 pub(crate) fn report_alone() {
-    // A limit would end the program with SIGXFSZ where it has none to fear.
-    if !COUNTERS.any() || !stats_wanted() || file::size_limit() != libc::RLIM_INFINITY {
-        return;
+    if COUNTERS.any() {
+        report(|fd| write_stats(fd, task::pid()));
     }
-    let mask = task::block_signals();
-    let fd = open_stats();
-    if fd >= 0 {
-        write_stats(fd, task::pid());
-        file::close(fd);
-    }
-    task::restore_signals(mask);
 }
 
-/// Writes that deferral is over in this process, and why: a process that never had anything to count has nothing else to say.
+/// Writes that deferral is over in this process, and why.
 pub(crate) fn report_stop(why: &str) {
-    if !stats_wanted() || file::size_limit() != libc::RLIM_INFINITY {
-        return;
-    }
-    let mask = task::block_signals();
-    let fd = open_stats();
-    if fd >= 0 {
+    report(|fd| {
         let mut line = [0; stats::LINE];
         let length = stats::stopped_line(task::pid(), why, &mut line);
         let _ = file::write(fd, line.get(..length).unwrap_or(&[]));
+    });
+}
+
+fn report(write: impl FnOnce(i32)) {
+    // (Under a limit the program would end of SIGXFSZ where it has none to fear.)
+    if stats_path().is_none() || file::size_limit() != libc::RLIM_INFINITY {
+        return;
+    }
+    let mask = task::block_signals();
+    let fd = open_stats();
+    if fd >= 0 {
+        write(fd);
         file::close(fd);
     }
     task::restore_signals(mask);
@@ -47,14 +45,14 @@ pub(crate) fn write_stats(fd: i32, pid: i32) {
 
 /// Where statistics go: a path, ended by zero, empty for nowhere.
 struct StatsPath(UnsafeCell<[u8; 4096]>);
-// SAFETY: written once by `set_stats_path` before any sidecar exists, read by sidecars.
+// SAFETY: written once by `set_stats_path` before any helper exists, read by helpers.
 unsafe impl Sync for StatsPath {}
 static STATS_PATH: StatsPath = StatsPath(UnsafeCell::new([0; 4096]));
 
 /// Sets where statistics go. Before the first transfer.
 pub fn set_stats_path(path: &[u8]) {
-    if path.len() < 4096 && !launch::begun() {
-        // SAFETY: no sidecar is there to read it yet, and the drop-in's constructor is the only caller.
+    if path.len() < 4096 && !control::begun() {
+        // SAFETY: no helper is there to read it yet, and the drop-in's constructor is the only caller.
         unsafe {
             if let Some(room) = (*STATS_PATH.0.get()).get_mut(..path.len()) {
                 room.copy_from_slice(path);
@@ -69,10 +67,6 @@ fn stats_path() -> Option<&'static core::ffi::CStr> {
     core::ffi::CStr::from_bytes_until_nul(path).ok().filter(|path| !path.is_empty())
 }
 
-fn stats_wanted() -> bool {
-    stats_path().is_some()
-}
-
 /// Another process's descriptors, by way of /proc, are the command's memory for statistics or nothing of ours: the number may be
 /// another's by now, or in this PID namespace.
 fn is_safe(path: &core::ffi::CStr) -> bool {
@@ -85,7 +79,7 @@ fn is_safe(path: &core::ffi::CStr) -> bool {
         .is_ok_and(|name| name.starts_with(b"/memfd:elision-statistics"))
 }
 
-/// Opens the statistics file, and holds it locked so that a reader can tell when the last sidecar is done. Waits for nobody: not
+/// Opens the statistics file, and holds it locked so that a reader can tell when the last helper is done. Waits for nobody: not
 /// for a reader who has begun, who will do without, nor for the other end of a pipe.
 pub(crate) fn open_stats() -> i32 {
     let Some(path) = stats_path().filter(|path| is_safe(path)) else { return -1 };

@@ -1,0 +1,219 @@
+//! A client's half of a request: it claims a slot, fills it in, posts it and waits for the answer.
+#![allow(unsafe_code)] // The slots are shared with another process: see [`crate::shared::requests`].
+
+use crate::client::launch;
+use crate::shared::control;
+use crate::shared::requests::{
+    self, CLAIMED, DONE, FREE, LOST, Op, POOL, POSTED, Request, SLEEPS, Slot, TAKEN,
+};
+use crate::stats::Reason;
+use core::sync::atomic::Ordering::*;
+use elision_sys::file::FileKey;
+use elision_sys::task;
+
+/// Rounds of polling before a thread sleeps for its answer, and polls in each. Between rounds it yields, in case the
+/// helper waits for this very processor. Together some hundred microseconds, which an answer takes if the helper has
+/// to be woken first; to sleep and be woken as well would double that.
+const ROUNDS: u32 = 40;
+const POLLS: u32 = 100;
+
+/// How often a thread that waits looks whether the helper is there.
+const LOOK_MS: u64 = 100;
+/// For how many looks it waits for a helper to take a transfer, before it makes the call in the traditional way.
+const TRANSFER_LOOKS: u32 = 2;
+/// For how many looks at which the helper has done nothing since the last one it waits before the next helper takes over: where it has taken
+/// a transfer, which is a matter of milliseconds, and otherwise.
+const IDLE_TRANSFER_LOOKS: u32 = 50;
+const IDLE_LOOKS: u32 = (launch::IDLE_MS / LOOK_MS) as u32;
+
+/// A claimed slot: the request to fill in, then to [`Call::send`].
+pub struct Call {
+    slot: &'static Slot,
+    mask: task::Mask,
+    /// The slot is not ours to free: see [`LOST`].
+    lost: bool,
+}
+
+impl Call {
+    /// Claims a slot for a request to the helper, starting it if need be (`start`) and possible. `None`: do without.
+    pub fn new(op: Op, start: bool) -> Option<Call> {
+        let mask = task::block_signals();
+        let slot = loop {
+            if !(if start { launch::ensure() } else { launch::present() }) {
+                break None;
+            }
+            let free = |slot: &&Slot| slot.status.compare_exchange(FREE, CLAIMED, Acquire, Relaxed).is_ok();
+            if let Some(slot) = POOL.iter().find(free) {
+                break Some(slot);
+            }
+            // What would merely be deferred or elided need not be. Anything else has to be said, and slots come free:
+            // nobody who holds one waits for anything but the helper and the file.
+            if start {
+                break None;
+            }
+            task::nap_us(50);
+        };
+        let Some(slot) = slot else {
+            task::restore_signals(mask);
+            return None;
+        };
+        let mut call = Call { slot, mask, lost: false };
+        let request = call.request();
+        // The runs are not cleared: `count` says how many mean anything.
+        request.op = op;
+        request.pid = task::pid();
+        request.fd = -1;
+        request.key = FileKey::default();
+        (request.addr, request.len, request.offset, request.tried) = (0, 0, 0, 0);
+        (request.head, request.tail) = (0, 0);
+        (request.owned, request.exclusive, request.track, request.more) = (false, false, false, false);
+        (request.declined, request.handled, request.count, request.known) = (None, 0, 0, 0);
+        Some(call)
+    }
+
+    /// The request, to be filled in; after [`Call::send`], the answer.
+    pub fn request(&mut self) -> &mut Request {
+        // SAFETY: the slot is claimed, and not posted while `self` is borrowed mutably outside `send`.
+        unsafe { &mut *self.slot.request.get() }
+    }
+
+    /// Sends the request and waits for the answer: `None` if it was done, or why it was not.
+    pub fn send(&mut self) -> Option<Reason> {
+        // It may be on the list still; put there a second time, it would lead to itself.
+        if self.lost {
+            return Some(Reason::Sidecar);
+        }
+        let epoch = control::epoch();
+        self.slot.status.store(POSTED, Release);
+        requests::post(self.slot);
+        requests::ring();
+        for _ in 0..ROUNDS {
+            for _ in 0..POLLS {
+                if self.slot.status.load(Acquire) == DONE {
+                    return self.request().declined;
+                }
+                core::hint::spin_loop();
+            }
+            task::yield_now();
+        }
+        // (In the middle of a save the helper has to hear of its end: it keeps others from the file.)
+        let request = self.request();
+        let optional = request.op == Op::Associate || request.op == Op::Plan && !request.more;
+        let (mut looks, mut idle, mut steps) = (0, 0, requests::STEPS.load(Relaxed));
+        loop {
+            let status = self.slot.status.load(Acquire);
+            if status == DONE {
+                return self.request().declined;
+            }
+            let sleeping = status | SLEEPS;
+            if self.slot.status.compare_exchange(status, sleeping, AcqRel, Acquire).is_err() {
+                continue;
+            }
+            // The time-out is for a helper that was killed or stopped: nobody would wake us.
+            task::futex_wait(&self.slot.status, sleeping, LOOK_MS);
+            if (!control::alive() || control::epoch() != epoch) && self.give_up() {
+                // Until another has been at work, if anything depends on it. (Once was not enough: he who starts one may believe that it runs, and
+                // it is the one that was killed.)
+                launch::present();
+                break;
+            }
+            if self.slot.status.load(Acquire) != sleeping {
+                continue;
+            }
+            looks += 1;
+            launch::have_go_on();
+            if optional && looks >= TRANSFER_LOOKS && self.take_back() {
+                break;
+            }
+            // A helper that is well makes a step for this.
+            requests::ring();
+            let now = requests::STEPS.load(Relaxed);
+            idle = if now == steps { idle + 1 } else { 0 };
+            steps = now;
+            if idle >= if optional { IDLE_TRANSFER_LOOKS } else { IDLE_LOOKS } {
+                idle = 0;
+                launch::kill_both();
+            }
+        }
+        if self.lost {
+            // So that the slot is looked for.
+            requests::ring();
+        }
+        Some(Reason::Sidecar)
+    }
+
+    /// Can it be sent again? Not if its helper was killed before it took it.
+    pub fn is_good(&self) -> bool {
+        !self.lost
+    }
+
+    /// The helper that the request was meant for is gone. True if nobody will answer it, now or later.
+    fn give_up(&mut self) -> bool {
+        self.take_back()
+            || self.slot.status.load(Acquire) & !SLEEPS == TAKEN
+                && (!control::alive() || self.slot.taken_by.load(Acquire) != control::epoch())
+    }
+
+    /// Takes the request back if no helper has taken it. False: one has.
+    fn take_back(&mut self) -> bool {
+        loop {
+            let status = self.slot.status.load(Acquire);
+            if status & !SLEEPS != POSTED {
+                return false;
+            }
+            if self.slot.status.compare_exchange(status, LOST, AcqRel, Acquire).is_ok() {
+                self.lost = true;
+                requests::SOME_LOST.store(true, Release);
+                return true;
+            }
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.lost {
+            self.slot.status.store(FREE, Release);
+        }
+        task::restore_signals(self.mask);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::helper::requests::{Answer, answer_all};
+    use crate::shared::requests::{HEAD, SLOTS, post};
+    use core::ptr;
+
+    /// Thirty-two helpers that were killed just after they had taken the list left nobody a slot to ask with.
+    #[test]
+    fn what_a_killed_helper_had_taken_from_the_list_can_be_used_again() {
+        let answer = |state: &mut u32, _: &mut Request| {
+            *state += 1;
+            Answer::Given
+        };
+        let claim = || {
+            let slot = POOL.iter().find(|slot| slot.status.load(Acquire) == FREE).unwrap();
+            slot.status.store(POSTED, Release);
+            post(slot);
+            Call { slot, mask: task::block_signals(), lost: false }
+        };
+        for killed in [true, false] {
+            for _ in 0..3 * SLOTS {
+                let (mut given_up, answered) = (claim(), claim());
+                if killed {
+                    HEAD.store(ptr::null_mut(), Release);
+                    post(answered.slot);
+                }
+                assert!(given_up.give_up());
+                drop(given_up);
+                let mut answers = 0;
+                assert!(answer_all(&mut answers, |_| (), answer, |_| ()));
+                assert_eq!((answers, answered.slot.status.load(Acquire)), (1, DONE));
+                drop(answered);
+                assert!(POOL.iter().all(|slot| slot.status.load(Acquire) == FREE));
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Bytes of a file are about to be written: what else stands for them?
+#![allow(unsafe_code)] // Faults pages in for other extents; changes no contents.
+
+use crate::extent::{Extent, FileId, Kind};
+use crate::helper::files::Files;
+use crate::helper::map::Map;
+use crate::helper::state::State;
+use crate::helper::{guard, mappings};
+use crate::shared::requests::{Op, Request};
+use elision_sys::memory;
+
+/// Tells one write under way from another: they have their requests until they are done.
+pub(crate) fn name_of(request: &Request) -> usize {
+    core::ptr::from_ref(request) as usize
+}
+
+/// Does the request have to wait until somebody has written what was planned? His write is one, as far as anybody can see, though
+/// there are several calls to it: nobody else's may come in between, and no read may see a part of it.
+pub(crate) fn held_up(files: &Files, request: &Request) -> bool {
+    matches!(request.op, Op::Associate | Op::Plan | Op::BeforeWrite | Op::Release | Op::Closing)
+        && files.find(request.key).is_some_and(|id| {
+            let writer = files.get(id).writer;
+            writer != 0 && writer != name_of(request)
+        })
+}
+
+/// A small write to a guarded file. Each is a request, and so costs several times what it would: after many of them the guard goes.
+pub(crate) fn small_write(state: &mut State, request: &mut Request) {
+    const MANY: u32 = 256;
+    let Some(id) = state.files.find(request.key) else { return };
+    let Some(entry) = state.files.get_mut(id) else { return };
+    entry.small += 1;
+    if entry.small > MANY && entry.writer == 0 {
+        guard::release_for_nothing(state, id, request);
+    } else {
+        before_write(state, id, request.offset, request.offset + request.len as u64, None);
+    }
+}
+
+/// Bytes `[start, end)` of a file are about to be written from somewhere: pages elsewhere that stand for them get
+/// memory of their own and stop being associated. `delta` (file offset less address) names the place that is
+/// being written from, whose pages stay.
+pub(crate) fn before_write(state: &mut State, id: FileId, start: u64, end: u64, delta: Option<u64>) {
+    let mut from = 0;
+    // One at a time, looked up anew, because the map cannot be borrowed across the work.
+    while let Some((row, clip)) = next_elsewhere(&mut state.map, id, from, start, end, delta) {
+        if clip.kind == Kind::Mapped
+            && !mappings::is_ours(&state.tables, &state.files, clip)
+            && mappings::prune(&mut state.map, &state.tables, &state.files, clip)
+        {
+            continue;
+        }
+        from = row.end();
+        if clip.kind == Kind::Mapped {
+            // SAFETY: populating changes no contents.
+            if unsafe { memory::advise(clip.addr, clip.len, libc::MADV_POPULATE_WRITE) }.is_err() {
+                guard::release(state, id);
+                return;
+            }
+        }
+        state.tables.unprotect(clip.addr, clip.len);
+        if clip.kind == Kind::Tracked {
+            // (Where there is no room to cut it out, it counts as altered, not being protected.)
+            let _ = state.map.view().remove(clip.addr, clip.len);
+        }
+    }
+}
+
+/// The next extent after `from` that stands for bytes `[start, end)` of the file and is not where `delta` names; and
+/// the pages of it that do.
+fn next_elsewhere(
+    map: &mut Map,
+    id: FileId,
+    from: usize,
+    start: u64,
+    end: u64,
+    delta: Option<u64>,
+) -> Option<(Extent, Extent)> {
+    map.view()
+        .standing_for(id, from, start, end)
+        .filter(|row| Some(row.offset.wrapping_sub(row.addr as u64)) != delta)
+        .find_map(|row| row.clip_file(start, end).map(|clip| (row, clip)))
+}

@@ -1,0 +1,84 @@
+//! What a helper does before it answers: it opens what it works with, tries what it needs, and takes over.
+
+use crate::helper::page_tables::SOMEWHERE;
+use crate::helper::state::State;
+use crate::helper::{ranges, requests, takeover};
+use crate::shared::control::{PREDECESSOR, PROGRAM};
+use crate::shared::{processes, report};
+use core::sync::atomic::Ordering::*;
+use elision_sys::file;
+use elision_sys::pages;
+
+/// Opens what the helper works with. False: it cannot work here.
+pub(crate) fn open(state: &mut State) -> bool {
+    requests::begin();
+    state.program = PROGRAM.load(Acquire);
+    state.retiring = false;
+    state.look_at_ms = 0;
+    state.world.begin();
+    if !processes::open_root() {
+        return false;
+    }
+    let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
+    state.tables.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
+    state.tables.maps = file::open(c"/proc/self/maps", read_only, 0).unwrap_or(-1);
+    state.tables.tracker = pages::tracker().unwrap_or(-1);
+    state.stats = report::open_stats();
+    state.fine_ctime = kernel_at_least(6, 13);
+    state.map_limit = number_in(c"/proc/sys/vm/max_map_count").unwrap_or(65_530).saturating_sub(2_000) / 4;
+    let here = state as *const State as usize;
+    let scans = state.tables.pagemap >= 0 && {
+        let mut runs = [pages::Run::default(); 1];
+        pages::scan(state.tables.pagemap, here & !4095, (here & !4095) + 4096, SOMEWHERE, &mut runs).is_ok()
+    };
+    state.reserve.keep();
+    let asks = state.tables.maps >= 0 && pages::mapping(state.tables.maps, here).is_ok();
+    if !scans || !asks {
+        return false;
+    }
+    // Extents would be at the mercy of a truncation if the program could not be held still; try it now.
+    let held = state.world.stop_within(state.program, 0);
+    if held {
+        state.world.resume(state.program);
+    }
+    match PREDECESSOR.load(Acquire) {
+        0 => {
+            // What is recorded is a parent's or a dead helper's: its descriptors are not ours.
+            takeover::begin_anew(state);
+            held
+        }
+        // Whether or not it can be held: these extents exist, and somebody has to look after them.
+        -1 => {
+            takeover::take_over_from_nobody(state);
+            held
+        }
+        pid => {
+            ranges::drain_unmapped(state);
+            takeover::take_over(state, pid);
+            held
+        }
+    }
+}
+
+fn kernel_at_least(major: u32, minor: u32) -> bool {
+    let mut text = [0u8; 32];
+    let Ok(fd) = file::open(c"/proc/sys/kernel/osrelease", libc::O_RDONLY | libc::O_CLOEXEC, 0) else {
+        return false;
+    };
+    let _ = file::read(fd, &mut text);
+    file::close(fd);
+    let mut numbers = text.split(|byte| !byte.is_ascii_digit()).map(parse);
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major as usize, minor as usize)
+}
+
+fn number_in(path: &core::ffi::CStr) -> Option<usize> {
+    let mut text = [0u8; 32];
+    let fd = file::open(path, libc::O_RDONLY | libc::O_CLOEXEC, 0).ok()?;
+    let _ = file::read(fd, &mut text);
+    file::close(fd);
+    Some(parse(text.split(|byte| !byte.is_ascii_digit()).next()?))
+}
+
+fn parse(digits: &[u8]) -> usize {
+    digits.iter().fold(0usize, |n, &digit| n.saturating_mul(10).saturating_add((digit - b'0') as usize))
+}

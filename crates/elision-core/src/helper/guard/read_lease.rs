@@ -1,0 +1,52 @@
+//! A read lease on a description of the helper's own: nobody has the file open for writing.
+
+use crate::helper::files::File;
+use crate::helper::guard::lease;
+use crate::shared::forks;
+use crate::shared::processes;
+use crate::shared::requests::Request;
+use crate::stats::Reason;
+use elision_sys::file::{self, FileKey, ProcPath};
+
+/// Takes it. (Not on the program's description, which may be closed.) The descriptor.
+pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
+    // O_NOATIME is passed on because mapping counts as access.
+    open(request.pid, request.fd, request.flags & libc::O_NOATIME, request.key)
+}
+
+fn open(pid: i32, fd: i32, flags: i32, key: FileKey) -> Result<i32, Reason> {
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | flags;
+    let fd = processes::open(&ProcPath::new(pid, "fd", Some(fd)), flags).map_err(lease::refused)?;
+    match lease::take(fd, key, libc::F_RDLCK) {
+        Ok(()) => Ok(fd),
+        Err(reason) => {
+            file::close(fd);
+            Err(reason)
+        }
+    }
+}
+
+/// Is it there?
+pub(super) fn still_holds(fd: i32, though_wanted: bool) -> bool {
+    lease::still_holds(fd, libc::F_RDLCK, though_wanted)
+}
+
+/// Whoever wants the file waits for nothing but the copying.
+pub(super) fn on_break(_known: &File, _program: i32) -> bool {
+    true
+}
+
+/// The child's helper opens the file by way of its parent's helper's descriptor.
+pub(super) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
+    open(predecessor, known.fd, 0, known.key).ok()
+}
+
+/// Lets it go, unless a forked child depends on it that has none of its own yet.
+pub(super) fn give_up(known: &File) -> bool {
+    if forks::children_uncovered() {
+        return false;
+    }
+    // A mapping that is left keeps the description, and with it the lease: so closing is not enough.
+    let _ = file::set_lease(known.fd, libc::F_UNLCK);
+    true
+}

@@ -1,0 +1,65 @@
+//! What became of what was deferred: for the statistics, and for [`history`].
+
+use crate::extent::{Extent, FileId, Kind};
+use crate::helper::files::Files;
+use crate::helper::map::Map;
+use crate::helper::mappings;
+use crate::helper::page_tables::{PageTables, SOMEWHERE, facts};
+use crate::history;
+use crate::shared::write_guarded::number;
+use crate::stats::{COUNTERS, Counters};
+
+/// The program has done with what is deferred in the range: did deferring pay?
+pub(crate) fn learn(map: &mut Map, tables: &mut PageTables, files: &Files, addr: usize, len: usize) {
+    let mut at = addr;
+    while let Some(row) = map.next_piece(at, addr + len) {
+        at = row.end();
+        // (Perhaps it is gone already, and with it what there was to learn.)
+        if row.kind == Kind::Mapped && mappings::is_ours(tables, files, row) {
+            let altered = ever_altered(tables, row);
+            history::learn_large(number(files.get(row.file).key), row.len, altered);
+        }
+    }
+}
+
+/// Somebody wants to change the file: did deferring pay until now? What is not altered is loaded now.
+pub(crate) fn learn_of_break(map: &mut Map, tables: &mut PageTables, files: &Files, id: FileId) {
+    let (mut known, mut altered, mut at) = (0, 0, 0);
+    loop {
+        let Some(row) = map.view().of_file(id, at).next() else { break };
+        at = row.end();
+        if row.kind == Kind::Mapped {
+            known += row.len;
+            altered += ever_altered(tables, row);
+        }
+    }
+    let number = number(files.get(id).key);
+    match altered / 4 >= known / 5 {
+        true => history::learn_large(number, known, altered),
+        false if known >= history::LARGE => history::learn_of_file(number, known),
+        false => (),
+    }
+}
+
+/// Bytes of a mapped extent that were stored into since it was read, whether they were saved or not.
+fn ever_altered(tables: &mut PageTables, row: Extent) -> usize {
+    let mut altered = 0;
+    tables.scan_each(row.addr, row.end(), SOMEWHERE, |run| {
+        let facts = facts(run.categories);
+        if facts.swapped || facts.present && !facts.file {
+            altered += (run.end - run.start) as usize;
+        }
+    });
+    altered
+}
+
+/// Counts the pages of mapped extents in the range that were loaded because somebody touched them.
+pub(crate) fn count_loaded(map: &mut Map, tables: &mut PageTables, addr: usize, len: usize) {
+    let mut at = addr;
+    while let Some(row) = map.next_piece(at, addr + len) {
+        at = row.end();
+        if row.kind == Kind::Mapped {
+            Counters::add(&COUNTERS.loaded, tables.count(row.addr, row.end(), SOMEWHERE));
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What the program does to a range of memory, and has said.
+#![allow(unsafe_code)] // Replaces memory that the program is about to discard.
+
+use crate::extent::Kind;
+use crate::helper::state::State;
+use crate::helper::{in_place, learn, mappings, materialise};
+use crate::shared::unmap_queue;
+use elision_sys::memory;
+use elision_sys::pages::{Wanted, category};
+
+/// Pages of a private file mapping that are in memory, but not in memory of their own.
+const LOADED: Wanted =
+    Wanted { all: category::FILE | category::PRESENT, inverted: 0, any: category::PRESENT, protect: false };
+
+/// Makes a range plain memory: nothing of it is mapped, tracked or associated any more.
+pub(crate) fn dissolve(state: &mut State, addr: usize, len: usize) {
+    materialise::range(state, addr, len);
+    forget(state, addr, len);
+}
+
+/// Makes the deferred pages of a range fresh zero pages, and drops what was recorded of it.
+pub(crate) fn zero(state: &mut State, addr: usize, len: usize) {
+    let mut at = addr;
+    while let Some(row) = state.map.next_piece(at, addr + len) {
+        if row.kind == Kind::Mapped && mappings::is_ours(&state.tables, &state.files, row) {
+            // SAFETY: the program is about to discard these very pages.
+            let _ = unsafe { memory::allocate_at(row.addr, row.len) };
+        }
+        at = row.end();
+    }
+    in_place::find_again(&state.tables, addr, len);
+    forget(state, addr, len);
+}
+
+/// Has the loaded pages of a range loaded again when they are touched. Says how many bytes. (Here and not in the thread that wants it: what
+/// it was told is loaded may have been given memory of its own by the time it acts on that, and would be zeroes. Seen once in some
+/// 50,000 histories.)
+pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
+    let mut given = 0;
+    let mut at = addr;
+    while let Some(row) = state.map.next_piece(at, addr + len) {
+        at = row.end();
+        if row.kind != Kind::Mapped || !mappings::is_ours(&state.tables, &state.files, row) {
+            continue;
+        }
+        state.tables.scan_each(row.addr, row.end(), LOADED, |run| {
+            let (from, len) = (run.start as usize, (run.end - run.start) as usize);
+            // SAFETY: these pages have no memory of their own: what is dropped is a view of the page cache, and whoever could
+            // alter them waits for the answer.
+            if unsafe { memory::advise(from, len, libc::MADV_DONTNEED) }.is_ok() {
+                given += len;
+            }
+        });
+    }
+    given
+}
+
+/// Drops what was recorded of a range.
+pub(crate) fn forget(state: &mut State, addr: usize, len: usize) {
+    learn::count_loaded(&mut state.map, &mut state.tables, addr, len);
+    if state.map.view().remove(addr, len).is_err() {
+        // No room to split an extent. Its outer parts need their guard, so they get memory of their own.
+        // (What is unmapped by now is found to be, and left alone.)
+        materialise::range(state, addr.saturating_sub(1), len + 2);
+        state.map.view().retain(|row| row.clip(addr, addr + len).is_none());
+    }
+    state.map.dropped = true;
+    state.map.publish();
+}
+
+/// What was left for us without a request: ranges that are gone.
+pub(crate) fn drain_unmapped(state: &mut State) {
+    unmap_queue::take_all(|addr, len| forget(state, addr, len));
+}

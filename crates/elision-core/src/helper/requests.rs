@@ -1,0 +1,155 @@
+//! The helper's half of a request: it takes what is posted, and answers.
+#![allow(unsafe_code)] // The slots are shared with another process: see [`crate::shared::requests`].
+
+use crate::shared::control;
+use crate::shared::requests::{
+    DONE, FREE, HEAD, LOST, Op, POOL, POSTED, Request, SLEEPS, SOME_LOST, Slot, TAKEN, post, step,
+};
+use crate::stats::Reason;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering::*};
+use elision_sys::task;
+
+/// Requests that were taken, and have to wait for the end of somebody's write.
+static HELD: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+
+/// What has become of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Answer {
+    Given,
+    /// It was given, and requests that had to wait may have to no longer.
+    GivenToAll,
+    /// Not yet.
+    Later,
+}
+
+/// In the helper: takes every waiting request, calls `taken`, then answers each, oldest first, and calls `answered`
+/// after each answer was given. True if there were any.
+pub(crate) fn answer_all<S>(
+    state: &mut S,
+    taken: fn(&mut S),
+    answer: fn(&mut S, &mut Request) -> Answer,
+    answered: fn(&mut S),
+) -> bool {
+    let lost = find_lost();
+    let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
+    taken(state);
+    let mut oldest: *mut Slot = ptr::null_mut();
+    // SAFETY: the pointers on the list are to slots of POOL, which is static.
+    while let Some(slot) = unsafe { list.as_ref() } {
+        list = slot.next.swap(oldest, Relaxed);
+        oldest = ptr::from_ref(slot).cast_mut();
+    }
+    let any = !oldest.is_null();
+    // SAFETY: as above.
+    while let Some(slot) = unsafe { oldest.as_ref() } {
+        oldest = slot.next.load(Relaxed);
+        if take(slot) {
+            step();
+            // SAFETY: taken.
+            match answer(state, unsafe { &mut *slot.request.get() }) {
+                Answer::Later => {
+                    slot.next.store(HELD.load(Relaxed), Relaxed);
+                    HELD.store(ptr::from_ref(slot).cast_mut(), Relaxed);
+                    continue;
+                }
+                Answer::GivenToAll => put_back_held(),
+                Answer::Given => (),
+            }
+            give_back(slot);
+            answered(state);
+        }
+    }
+    free_lost(lost);
+    any
+}
+
+/// The slots that were given up, as bits. Those among them that are on the list are freed when they are taken from it.
+fn find_lost() -> u32 {
+    if !SOME_LOST.load(Relaxed) || !SOME_LOST.swap(false, Acquire) {
+        return 0;
+    }
+    let lost = |slot: &Slot| slot.status.load(Acquire) & !SLEEPS == LOST;
+    POOL.iter().zip(0..).filter(|(slot, _)| lost(slot)).fold(0, |bits, (_, at)| bits | 1 << at)
+}
+
+/// After the list has been gone through: those of them that were not on it. A helper had taken it that was killed.
+fn free_lost(lost: u32) {
+    for slot in POOL.iter().zip(0..).filter(|(_, at)| lost & 1 << at != 0).map(|(slot, _)| slot) {
+        let _ = slot.status.compare_exchange(LOST, FREE, AcqRel, Relaxed);
+    }
+}
+
+/// Puts what was held on the list again.
+fn put_back_held() {
+    let mut held = HELD.swap(ptr::null_mut(), Relaxed);
+    // SAFETY: as in `answer_all`.
+    while let Some(slot) = unsafe { held.as_ref() } {
+        held = slot.next.load(Relaxed);
+        put_back(slot);
+    }
+}
+
+/// Puts a request that was taken on the list again.
+fn put_back(slot: &Slot) {
+    let sleeps = slot.status.fetch_sub(TAKEN - POSTED, AcqRel);
+    debug_assert!(sleeps & !SLEEPS == TAKEN);
+    post(slot);
+}
+
+/// In a helper that begins: what the last one held is none of its own. (Whose requests these were gives up.)
+pub(crate) fn begin() {
+    HELD.store(ptr::null_mut(), Relaxed);
+}
+
+/// In the helper, while it has quiesced for a fork: tells whoever waits for something that can be said without changing
+/// anything. The thread that forks may be waiting for him: in stdio, it takes locks that one who writes may hold.
+/// There are no write leases at this time, so there is nothing to do before a write, and nothing to elide.
+pub(crate) fn answer_quiesced() {
+    step();
+    let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
+    // SAFETY: as in `answer_all`.
+    while let Some(slot) = unsafe { list.as_ref() } {
+        list = slot.next.load(Relaxed);
+        if !take(slot) {
+            continue;
+        }
+        // SAFETY: taken.
+        let request = unsafe { &mut *slot.request.get() };
+        match request.op {
+            Op::Ping | Op::BeforeWrite | Op::Closing | Op::Surrender => request.declined = None,
+            Op::Associate | Op::Plan => request.declined = Some(Reason::Sidecar),
+            _ => {
+                put_back(slot);
+                continue;
+            }
+        }
+        give_back(slot);
+    }
+}
+
+/// Makes the request of a slot from the list the helper's. False: its thread has given up.
+fn take(slot: &Slot) -> bool {
+    loop {
+        let status = slot.status.load(Acquire);
+        if status & !SLEEPS != POSTED {
+            slot.status.store(FREE, Release);
+            return false;
+        }
+        slot.taken_by.store(control::epoch(), Release);
+        if slot.status.compare_exchange(status, TAKEN | status & SLEEPS, AcqRel, Acquire).is_ok() {
+            return true;
+        }
+    }
+}
+
+fn give_back(slot: &Slot) {
+    if slot.status.swap(DONE, AcqRel) & SLEEPS != 0 {
+        task::futex_wake(&slot.status);
+    }
+}
+
+/// Is a request waiting?
+pub(crate) fn waiting() -> bool {
+    !HEAD.load(SeqCst).is_null()
+}

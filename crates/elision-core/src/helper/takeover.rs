@@ -1,0 +1,172 @@
+//! What comes of the extents when their helper is gone: it was killed, or this is a forked child.
+#![allow(unsafe_code)] // The state, in a client that has no helper.
+
+use crate::extent::{BLANK, Extent, Kind};
+use crate::helper::files::{Files, Guard};
+use crate::helper::map::Map;
+use crate::helper::page_tables::PageTables;
+use crate::helper::state::{self, State};
+use crate::helper::{guard, in_place, mappings, materialise, ranges, requests};
+use crate::shared::live;
+use elision_sys::file::{self, FileKey};
+use elision_sys::pages;
+
+/// In a forked child: leases of our own for everything that the parent's helper guards, while that one waits.
+pub(crate) fn take_over(state: &mut State, predecessor: i32) {
+    // The write tracker belongs to the parent's memory.
+    state.map.view().retain(|row| row.kind == Kind::Mapped);
+    // The child's only thread waits for us.
+    state.world.alone = true;
+    for id in state.files.ids() {
+        let known = state.files.get(id);
+        if !known.used || known.guard == Guard::None {
+            guard::drop_file(state, id);
+            continue;
+        }
+        let taken = guard::on_fork(&known, predecessor);
+        match (taken, state.files.get_mut(id)) {
+            (Some(fd), Some(entry)) => {
+                // Whoever was writing is none of this process's threads.
+                (entry.fd, entry.writer) = (fd, 0);
+                state.files.watch(fd, id);
+            }
+            _ => {
+                materialise::file(state, id);
+                guard::drop_file(state, id);
+            }
+        }
+    }
+    state.world.alone = false;
+    state.map.publish();
+}
+
+/// After a helper was killed: its leases are gone, so nothing may stay mapped.
+pub(crate) fn take_over_from_nobody(state: &mut State) {
+    // Until all of it is done there is something that depends on us, or on a successor, whatever the map says meanwhile. (When news
+    // alone were published first, and it was killed then, nobody saw the need of another.)
+    state.map.unsurveyed = true;
+    state.map.publish();
+    in_place::put_back_page(state);
+    recall(state);
+    for id in state.files.ids() {
+        if state.map.share(id).mapped > 0 {
+            materialise::orphan(state, id);
+        }
+    }
+    begin_anew(state);
+}
+
+/// Nothing is recorded any more, and no lease is left of those that another helper has taken on descriptions of the program's.
+pub(crate) fn begin_anew(state: &mut State) {
+    guard::give_up_orphans(state);
+    state.taking = FileKey::default();
+    match state.map.usage.whole {
+        true => state.map.view().retain(|_| false),
+        false => state.map.view().clear(),
+    }
+    state.files.clear();
+    state.map.intend(BLANK);
+    state.map.usage.whole = true;
+    state.map.unsurveyed = false;
+    state.map.publish();
+}
+
+/// Has recorded what is mapped by deferred reads, after another that was killed, or was at work when this was copied. It was in the
+/// middle of anything. If that was a change of the map, the kernel is asked, and so will be whoever comes after us if we are killed, too.
+fn recall(state: &mut State) {
+    for id in state.files.ids() {
+        // Descriptors of its; by that number we may have another, or the program may. The mappings still know the file.
+        if let Some(entry) = state.files.get_mut(id) {
+            entry.fd = -1;
+        }
+    }
+    if state.map.usage.whole {
+        enter_mapped(state, state.map.intent);
+        ranges::drain_unmapped(state);
+    } else {
+        state.map.view().clear();
+        ranges::drain_unmapped(state);
+        survey(&mut state.map, &state.tables, &state.files);
+    }
+}
+
+/// Records what is mapped of guarded files, wherever it could be by a deferred read. If the program has such a private mapping of
+/// its own of the same file, it is taken for one, since nothing tells them apart: it does not show what the file has later.
+fn survey(map: &mut Map, tables: &PageTables, files: &Files) {
+    let mut at = 0;
+    while let Ok(mapping) = pages::mapping_like_ours(tables.maps, at) {
+        at = mapping.end;
+        if let Some(file) = files.shown_as(mapping.dev, mapping.ino).filter(|_| !mapping.shared) {
+            let (addr, len) = (mapping.start, mapping.end - mapping.start);
+            let _ = map.view().insert(Extent { addr, len, file, offset: mapping.offset, kind: Kind::Mapped });
+        }
+    }
+}
+
+/// Records what there is of a mapping that should be ours.
+fn enter_mapped(state: &mut State, whole: Extent) {
+    let mut at = whole.addr;
+    while at < whole.end() {
+        let (end, ours) = mappings::stretch(&state.tables, &state.files, whole, at);
+        if ours && let Some(extent) = whole.clip(at, end) {
+            mappings::learn(&state.tables, &mut state.files, whole.file, at);
+            let _ = state.map.view().insert(extent);
+            live::mark(extent.addr, extent.len);
+        }
+        at = end;
+    }
+}
+
+/// Does what a helper would do, in the calling thread of the program. What the work needs is open meanwhile.
+fn in_the_program(state: &mut State, work: impl FnOnce(&mut State)) {
+    state.world.alone = true;
+    state.tables.tracker = -1;
+    let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
+    state.tables.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
+    state.tables.maps = file::open(c"/proc/self/maps", read_only, 0).unwrap_or(-1);
+    work(state);
+    file::close(state.tables.pagemap);
+    file::close(state.tables.maps);
+}
+
+/// In a forked child: what it has a copy of was not quiet.
+///
+/// # Safety
+/// There must be no helper, and no other thread.
+pub(crate) unsafe fn distrust() {
+    // SAFETY: the caller's promise.
+    if let Some(state) = unsafe { state::state() } {
+        state.map.usage.whole = false;
+    }
+}
+
+/// In a forked child that could not start a helper, by its only thread.
+///
+/// # Safety
+/// As [`distrust`].
+pub(crate) unsafe fn materialise_alone() {
+    // SAFETY: the caller's promise.
+    if let Some(state) = unsafe { state::state() } {
+        in_the_program(state, |state| {
+            recall(state);
+            for id in state.files.ids() {
+                materialise::file(state, id);
+                guard::drop_file(state, id);
+            }
+        });
+        state.map.publish();
+    }
+}
+
+/// In a program whose helper was killed and that cannot start another. Its other threads go on meanwhile: a store into a page that is just
+/// being exchanged is lost.
+///
+/// # Safety
+/// There must be no helper, and no other thread may come here.
+pub(crate) unsafe fn take_over_alone() {
+    // SAFETY: the caller's promise.
+    if let Some(state) = unsafe { state::state() } {
+        requests::begin();
+        in_the_program(state, take_over_from_nobody);
+    }
+}

@@ -1,0 +1,83 @@
+//! A planned write was carried out.
+
+use crate::extent::{Extent, Kind};
+use crate::helper::before_write::name_of;
+use crate::helper::files::Guard;
+use crate::helper::guard::is_held;
+use crate::helper::map::Map;
+use crate::helper::page_tables::PageTables;
+use crate::helper::state::State;
+use crate::shared::live;
+use crate::shared::requests::Request;
+
+/// The write was carried out up to `len` of the `tried` bytes: what is now equal to the file is associated, what
+/// was not reached is not.
+pub(crate) fn wrote(state: &mut State, request: &Request) {
+    let Some(id) = state.files.find(request.key) else { return };
+    if let Some(entry) =
+        state.files.get_mut(id).filter(|entry| entry.writer == name_of(request) && !request.more)
+    {
+        entry.writer = 0;
+    }
+    state.map.dropped = true;
+    let (start, done, tried) = (request.addr, request.len, request.tried);
+    if done < tried {
+        state.tables.unprotect(start + done, tried - done);
+    }
+    if !request.track {
+        // Not armed, they would pass for altered for ever, and for a reason not to track.
+        let mut at = start;
+        while let Some(row) = state.map.next_piece(at, start + done) {
+            at = row.end();
+            if row.kind == Kind::Tracked {
+                let _ = state.map.view().remove(row.addr, row.len);
+            }
+        }
+        state.map.publish();
+    }
+    let known = state.files.get(id);
+    if done == 0
+        || !request.track
+        || state.tables.tracker < 0
+        || known.guard != Guard::Write
+        || !is_held(&known)
+    {
+        return;
+    }
+    let delta = request.offset.wrapping_sub(start as u64);
+    let mut at = start;
+    while at < start + done {
+        let (to, mapped) = match state.map.next_piece(at, start + done) {
+            Some(row) if row.addr <= at => {
+                let same = row.file == id && row.offset.wrapping_sub(row.addr as u64) == delta;
+                (row.end(), row.kind == Kind::Mapped && same)
+            }
+            Some(row) => (row.addr, false),
+            None => (start + done, false),
+        };
+        // A mapped extent of another file or place stays one: it is what the memory is.
+        let elsewhere = state.map.view().overlapping(at, to - at).any(|row| row.kind == Kind::Mapped);
+        if !mapped && !elsewhere {
+            let offset = delta.wrapping_add(at as u64);
+            let extent = Extent { addr: at, len: to - at, file: id, offset, kind: Kind::Tracked };
+            if state.map.view().has_room(4) && state.map.view().insert(extent).is_ok() {
+                live::mark(at, to - at);
+            }
+        }
+        at = to;
+    }
+    state.map.publish();
+}
+
+/// Somebody else wrote to the file while this range was being written to it: nobody can tell which of the two is
+/// there now, so what was just armed counts as altered.
+pub(crate) fn untrack(map: &mut Map, tables: &PageTables, addr: usize, len: usize) {
+    let mut at = addr;
+    while let Some(row) = map.next_piece(at, addr + len) {
+        tables.unprotect(row.addr, row.len);
+        at = row.end();
+        if at >= addr + len {
+            break;
+        }
+    }
+}
