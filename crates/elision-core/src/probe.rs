@@ -141,7 +141,7 @@ pub fn ptrace() -> io::Result<()> {
 
 /// The system calls that the library makes, by name (`SYS_…`) and number, but those that end or make a process.
 pub fn calls() -> &'static [(&'static str, c_long)] {
-    &elision_sys::task::CALLS
+    &elision_sys::calls::CALLS
 }
 
 /// Does a filter let this system call through? It is made with arguments that mean nothing, so it should be one that does nothing then.

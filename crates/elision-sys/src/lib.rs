@@ -8,7 +8,13 @@
 #![allow(missing_docs)] // Internal.
 
 #[cfg(target_os = "linux")]
+pub mod arch;
+#[cfg(target_os = "linux")]
+pub mod calls;
+#[cfg(target_os = "linux")]
 pub mod file;
+#[cfg(target_os = "linux")]
+pub mod limits;
 #[cfg(target_os = "linux")]
 pub mod memory;
 #[cfg(target_os = "linux")]
@@ -19,6 +25,8 @@ pub mod raw;
 pub mod task;
 #[cfg(all(target_os = "linux", feature = "testing"))]
 pub mod testing;
+#[cfg(target_os = "linux")]
+pub mod time;
 
 /// Bytes in a page. Elision runs where this is what the kernel uses.
 pub const PAGE: usize = 4096;

@@ -1,22 +1,40 @@
 //! Address space: mapping, moving, protecting.
 #![allow(unsafe_code)] // Mapping changes what addresses mean; who may do so is said at each function.
 
-use crate::raw::{Result, syscall};
+use crate::raw::{Result, borrow, syscall};
+use core::ffi::c_void;
+use core::ptr::with_exposed_provenance_mut;
+use rustix::fd::IntoRawFd;
+use rustix::fs::MemfdFlags;
+use rustix::mm::{MapFlags, MprotectFlags, MremapFlags, ProtFlags};
+
+fn pointer(addr: usize) -> *mut c_void {
+    with_exposed_provenance_mut(addr)
+}
+
+/// Memory without a file.
+///
+/// # Safety
+/// With `MapFlags::FIXED`, as [`allocate_at`].
+unsafe fn map(addr: usize, len: usize, prot: ProtFlags, flags: MapFlags) -> Result<usize> {
+    let flags = flags | MapFlags::NORESERVE;
+    // SAFETY: the caller's promise; without FIXED the kernel picks addresses that nobody uses.
+    Ok(unsafe { rustix::mm::mmap_anonymous(pointer(addr), len, prot, flags) }?.expose_provenance())
+}
+
+const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+const IN_PLACE: MapFlags = MapFlags::PRIVATE.union(MapFlags::FIXED);
 
 /// Reserves `len` bytes of address space that cannot be touched and cost nothing.
 pub fn reserve(len: usize) -> Result<usize> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: without MAP_FIXED the kernel picks addresses that nobody uses.
-    unsafe { syscall(libc::SYS_mmap, [0, len, libc::PROT_NONE as usize, flags as usize, usize::MAX, 0]) }
+    // SAFETY: not FIXED.
+    unsafe { map(0, len, ProtFlags::empty(), MapFlags::PRIVATE) }
 }
 
 /// Fresh zeroed memory, allocated as it is touched. `shared`: stays one memory across fork.
 pub fn allocate(len: usize, shared: bool) -> Result<usize> {
-    let kind = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
-    let flags = kind | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: as in `reserve`.
-    unsafe { syscall(libc::SYS_mmap, [0, len, prot as usize, flags as usize, usize::MAX, 0]) }
+    // SAFETY: not FIXED.
+    unsafe { map(0, len, READ_WRITE, if shared { MapFlags::SHARED } else { MapFlags::PRIVATE }) }
 }
 
 /// Puts fresh zeroed memory at `addr`, in place of whatever is there.
@@ -24,11 +42,8 @@ pub fn allocate(len: usize, shared: bool) -> Result<usize> {
 /// # Safety
 /// The range must be the caller's to replace: nobody may rely on its contents.
 pub unsafe fn allocate_at(addr: usize, len: usize) -> Result<()> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: the caller's promise.
-    unsafe { syscall(libc::SYS_mmap, [addr, len, prot as usize, flags as usize, usize::MAX, 0])? };
-    Ok(())
+    unsafe { map(addr, len, READ_WRITE, IN_PLACE).map(drop) }
 }
 
 /// Turns a range back into reserved address space, dropping its contents.
@@ -36,10 +51,8 @@ pub unsafe fn allocate_at(addr: usize, len: usize) -> Result<()> {
 /// # Safety
 /// As [`allocate_at`].
 pub unsafe fn unreserve(addr: usize, len: usize) -> Result<()> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
     // SAFETY: the caller's promise.
-    unsafe { syscall(libc::SYS_mmap, [addr, len, libc::PROT_NONE as usize, flags as usize, usize::MAX, 0])? };
-    Ok(())
+    unsafe { map(addr, len, ProtFlags::empty(), IN_PLACE).map(drop) }
 }
 
 /// Maps `len` bytes of `fd` from `offset` at `addr`, privately, in place of whatever is there.
@@ -47,12 +60,9 @@ pub unsafe fn unreserve(addr: usize, len: usize) -> Result<()> {
 /// # Safety
 /// As [`allocate_at`]; and the file must be guarded, or the bytes would change under whoever reads them.
 pub unsafe fn map_file_at(addr: usize, len: usize, fd: i32, offset: u64) -> Result<()> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let (fd, flags) = (borrow(fd)?, IN_PLACE | MapFlags::NORESERVE);
     // SAFETY: the caller's promise.
-    unsafe {
-        syscall(libc::SYS_mmap, [addr, len, prot as usize, flags as usize, fd as usize, offset as usize])?
-    };
+    unsafe { rustix::mm::mmap(pointer(addr), len, READ_WRITE, flags, fd, offset) }?;
     Ok(())
 }
 
@@ -65,12 +75,8 @@ pub const UNTOUCHABLE: u64 = 1 << 62;
 /// # Safety
 /// As [`allocate_at`].
 pub unsafe fn untouchable_at(addr: usize, len: usize) -> Result<()> {
-    const MFD_NOEXEC_SEAL: u32 = 8;
-    let flags = libc::MFD_CLOEXEC | MFD_NOEXEC_SEAL;
-    // SAFETY: the name is a C string.
-    let fd = unsafe {
-        syscall(libc::SYS_memfd_create, [c"unreadable".as_ptr() as usize, flags as usize, 0, 0, 0, 0])? as i32
-    };
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL;
+    let fd = rustix::fs::memfd_create(c"unreadable", flags)?.into_raw_fd();
     // SAFETY: the caller's promise. What has no bytes needs no guard.
     let mapped = unsafe { map_file_at(addr, len, fd, UNTOUCHABLE) };
     crate::file::close(fd);
@@ -83,7 +89,7 @@ pub unsafe fn untouchable_at(addr: usize, len: usize) -> Result<()> {
 /// Nobody may touch the range afterwards.
 pub unsafe fn unmap(addr: usize, len: usize) {
     // SAFETY: the caller's promise. It can only fail for a range that was never mapped, or for want of map entries.
-    let _ = unsafe { syscall(libc::SYS_munmap, [addr, len, 0, 0, 0, 0]) };
+    let _ = unsafe { rustix::mm::munmap(pointer(addr), len) };
 }
 
 /// Moves the pages of `[from, from + len)` over `[to, to + len)`, whose own are dropped: one atomic step for
@@ -92,10 +98,8 @@ pub unsafe fn unmap(addr: usize, len: usize) {
 /// # Safety
 /// Nobody may use `from` afterwards; what was at `to` must be equal, or dispensable.
 pub unsafe fn move_over(from: usize, to: usize, len: usize) -> Result<()> {
-    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     // SAFETY: the caller's promise.
-    unsafe { syscall(libc::SYS_mremap, [from, len, len, flags as usize, to, 0])? };
-    Ok(())
+    unsafe { remap(from, to, len, MremapFlags::MAYMOVE) }
 }
 
 /// Moves the pages of `[from, from + len)`, of one mapping, over `[to, to + len)`. The mapping stays where it was, empty.
@@ -103,9 +107,13 @@ pub unsafe fn move_over(from: usize, to: usize, len: usize) -> Result<()> {
 /// # Safety
 /// Nobody may rely on the contents of either range.
 pub unsafe fn move_from(from: usize, to: usize, len: usize) -> Result<()> {
-    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
     // SAFETY: the caller's promise.
-    unsafe { syscall(libc::SYS_mremap, [from, len, len, flags as usize, to, 0])? };
+    unsafe { remap(from, to, len, MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP) }
+}
+
+unsafe fn remap(from: usize, to: usize, len: usize, flags: MremapFlags) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { rustix::mm::mremap_fixed(pointer(from), len, len, flags, pointer(to)) }?;
     Ok(())
 }
 
@@ -115,8 +123,7 @@ pub unsafe fn move_from(from: usize, to: usize, len: usize) -> Result<()> {
 /// The advice must be one that leaves contents alone, or the range the caller's to discard.
 pub unsafe fn advise(addr: usize, len: usize, advice: i32) -> Result<()> {
     // SAFETY: the caller's promise.
-    unsafe { syscall(libc::SYS_madvise, [addr, len, advice as usize, 0, 0, 0])? };
-    Ok(())
+    unsafe { syscall(libc::SYS_madvise, [addr, len, advice as usize, 0, 0, 0]).map(drop) }
 }
 
 /// mprotect(2).
@@ -124,7 +131,7 @@ pub unsafe fn advise(addr: usize, len: usize, advice: i32) -> Result<()> {
 /// # Safety
 /// Whoever uses the range must expect the new protection.
 pub unsafe fn protect(addr: usize, len: usize, prot: i32) -> Result<()> {
+    let prot = MprotectFlags::from_bits_retain(prot as u32);
     // SAFETY: the caller's promise.
-    unsafe { syscall(libc::SYS_mprotect, [addr, len, prot as usize, 0, 0, 0])? };
-    Ok(())
+    Ok(unsafe { rustix::mm::mprotect(pointer(addr), len, prot) }?)
 }

@@ -3,19 +3,32 @@
 #![allow(unsafe_code)] // ioctls on structs of ours; what they do to memory is said at each function.
 
 use crate::raw::{Errno, Result, syscall};
+use linux_raw_sys::general::procmap_query_flags::*;
+use linux_raw_sys::general::*;
+use linux_raw_sys::ioctl::{UFFDIO_API, UFFDIO_REGISTER, UFFDIO_WRITEPROTECT};
+use rustix::fd::IntoRawFd;
+use rustix::mm::UserfaultfdFlags;
 
-fn ioctl(fd: i32, request: usize, argument: usize) -> Result<usize> {
-    // SAFETY: called below with pointers to structs of the right form, which outlive the call.
-    unsafe { syscall(libc::SYS_ioctl, [fd as usize, request, argument, 0, 0, 0]) }
+const PAGEMAP_SCAN: u32 = 0xC060_6610;
+const PROCMAP_QUERY: u32 = 0xC068_6611;
+
+/// An ioctl(2) on a struct.
+///
+/// # Safety
+/// `T` must be what the request demands.
+unsafe fn ioctl<T>(fd: i32, request: u32, argument: &mut T) -> Result<usize> {
+    // SAFETY: the caller's promise.
+    unsafe { syscall(libc::SYS_ioctl, [fd as usize, request as usize, argument as *mut T as usize, 0, 0, 0]) }
 }
 
 /// Page categories of PAGEMAP_SCAN.
 pub mod category {
     #![allow(missing_docs)]
-    pub const WRITTEN: u64 = 1 << 1;
-    pub const FILE: u64 = 1 << 2;
-    pub const PRESENT: u64 = 1 << 3;
-    pub const SWAPPED: u64 = 1 << 4;
+    use linux_raw_sys::general::{PAGE_IS_FILE, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, PAGE_IS_WRITTEN};
+    pub const WRITTEN: u64 = PAGE_IS_WRITTEN as u64;
+    pub const FILE: u64 = PAGE_IS_FILE as u64;
+    pub const PRESENT: u64 = PAGE_IS_PRESENT as u64;
+    pub const SWAPPED: u64 = PAGE_IS_SWAPPED as u64;
 }
 
 /// A run of pages that are alike.
@@ -51,37 +64,22 @@ pub fn scan(
     wanted: Wanted,
     runs: &mut [Run],
 ) -> Result<(usize, usize)> {
-    #[repr(C)]
-    struct Argument {
-        size: u64,
-        flags: u64,
-        start: u64,
-        end: u64,
-        walk_end: u64,
-        vec: u64,
-        vec_len: u64,
-        max_pages: u64,
-        inverted: u64,
-        mask: u64,
-        any: u64,
-        returned: u64,
-    }
-    const PAGEMAP_SCAN: usize = 0xC060_6610;
-    let mut argument = Argument {
-        size: size_of::<Argument>() as u64,
-        flags: if wanted.protect { 1 | 2 } else { 0 },
+    let mut argument = pm_scan_arg {
+        size: size_of::<pm_scan_arg>() as u64,
+        flags: if wanted.protect { u64::from(PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC) } else { 0 },
         start: start as u64,
         end: end as u64,
         walk_end: 0,
         vec: runs.as_mut_ptr() as u64,
         vec_len: runs.len() as u64,
         max_pages: 0,
-        inverted: wanted.inverted,
-        mask: wanted.all,
-        any: wanted.any,
-        returned: category::WRITTEN | category::FILE | category::PRESENT | category::SWAPPED,
+        category_inverted: wanted.inverted,
+        category_mask: wanted.all,
+        category_anyof_mask: wanted.any,
+        return_mask: category::WRITTEN | category::FILE | category::PRESENT | category::SWAPPED,
     };
-    let count = ioctl(pagemap, PAGEMAP_SCAN, (&raw mut argument) as usize)?;
+    // SAFETY: the struct of that request; it fills the borrowed runs, of that number.
+    let count = unsafe { ioctl(pagemap, PAGEMAP_SCAN, &mut argument)? };
     Ok((count, argument.walk_end as usize))
 }
 
@@ -132,21 +130,19 @@ pub struct Mapping {
 
 /// The mapping that covers `addr`, or the next one above (PROCMAP_QUERY, Linux 6.11). `maps` is /proc/self/maps.
 pub fn mapping(maps: i32, addr: usize) -> Result<Mapping> {
-    query_mapping(maps, addr, COVERING_OR_NEXT, &mut [])
+    query_mapping(maps, addr, COVERING_OR_NEXT)
 }
 
 /// The next mapping of a file above `addr`, or the one that covers it, that is readable and writable.
 pub fn mapping_like_ours(maps: i32, addr: usize) -> Result<Mapping> {
-    const READABLE: u64 = 0x1;
-    const WRITABLE: u64 = 0x2;
-    query_mapping(maps, addr, COVERING_OR_NEXT | OF_A_FILE | READABLE | WRITABLE, &mut [])
+    query_mapping(maps, addr, COVERING_OR_NEXT | OF_A_FILE | READABLE | WRITABLE)
 }
 
 /// Is a file of this inode number mapped anywhere? True where that cannot be told.
 pub fn is_mapped(maps: i32, ino: u64) -> bool {
     let mut at = 0;
     loop {
-        match query_mapping(maps, at, COVERING_OR_NEXT | OF_A_FILE, &mut []) {
+        match query_mapping(maps, at, COVERING_OR_NEXT | OF_A_FILE) {
             Ok(mapping) if mapping.ino == ino => return true,
             Ok(mapping) => at = mapping.end,
             Err(Errno(errno)) => return errno != libc::ENOENT,
@@ -154,73 +150,42 @@ pub fn is_mapped(maps: i32, ino: u64) -> bool {
     }
 }
 
-const COVERING_OR_NEXT: u64 = 0x10;
-const OF_A_FILE: u64 = 0x20;
+const READABLE: u64 = PROCMAP_QUERY_VMA_READABLE as u64;
+const WRITABLE: u64 = PROCMAP_QUERY_VMA_WRITABLE as u64;
+const SHARED: u64 = PROCMAP_QUERY_VMA_SHARED as u64;
+const COVERING_OR_NEXT: u64 = PROCMAP_QUERY_COVERING_OR_NEXT_VMA as u64;
+const OF_A_FILE: u64 = PROCMAP_QUERY_FILE_BACKED_VMA as u64;
 
-fn query_mapping(maps: i32, addr: usize, flags: u64, path: &mut [u8]) -> Result<Mapping> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct Query {
-        size: u64,
-        flags: u64,
-        addr: u64,
-        start: u64,
-        end: u64,
-        vma_flags: u64,
-        page_size: u64,
-        offset: u64,
-        inode: u64,
-        dev_major: u32,
-        dev_minor: u32,
-        name_size: u32,
-        build_id_size: u32,
-        name_addr: u64,
-        build_id_addr: u64,
-    }
-    const PROCMAP_QUERY: usize = 0xC068_6611;
-    let mut query = Query {
-        size: size_of::<Query>() as u64,
-        flags,
-        addr: addr as u64,
-        name_size: path.len() as u32,
-        name_addr: if path.is_empty() { 0 } else { path.as_mut_ptr() as u64 },
-        ..Query::default()
-    };
-    ioctl(maps, PROCMAP_QUERY, (&raw mut query) as usize)?;
+fn query_mapping(maps: i32, addr: usize, flags: u64) -> Result<Mapping> {
+    // SAFETY: plain numbers.
+    let blank: procmap_query = unsafe { core::mem::zeroed() };
+    let size = size_of::<procmap_query>() as u64;
+    let mut query = procmap_query { size, query_flags: flags, query_addr: addr as u64, ..blank };
+    // SAFETY: the struct of that request, with no room for a name.
+    unsafe { ioctl(maps, PROCMAP_QUERY, &mut query)? };
+    let is = |flag: u64| query.vma_flags & flag != 0;
     Ok(Mapping {
-        start: query.start as usize,
-        end: query.end as usize,
-        readable: query.vma_flags & 1 != 0,
-        writable: query.vma_flags & 2 != 0,
-        shared: query.vma_flags & 8 != 0,
+        start: query.vma_start as usize,
+        end: query.vma_end as usize,
+        readable: is(READABLE),
+        writable: is(WRITABLE),
+        shared: is(SHARED),
         dev: libc::makedev(query.dev_major, query.dev_minor),
         ino: query.inode,
-        offset: query.offset,
+        offset: query.vma_offset,
     })
 }
 
 /// A userfaultfd that only write-protects, and resolves its faults in the kernel: no handler, no privilege.
 pub fn tracker() -> Result<i32> {
-    #[repr(C)]
-    struct Api {
-        api: u64,
-        features: u64,
-        ioctls: u64,
-    }
-    const UFFDIO_API: usize = 0xC018_AA3F;
-    const PAGEFAULT_FLAG_WP: u64 = 1 << 0;
-    const WP_UNPOPULATED: u64 = 1 << 13;
-    const WP_ASYNC: u64 = 1 << 15;
-    const USER_MODE_ONLY: i32 = 1;
+    let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
+    let flags = flags | UserfaultfdFlags::from_bits_retain(UFFD_USER_MODE_ONLY);
     // SAFETY: no memory is involved.
-    let fd = unsafe {
-        syscall(
-            libc::SYS_userfaultfd,
-            [(libc::O_CLOEXEC | libc::O_NONBLOCK | USER_MODE_ONLY) as usize, 0, 0, 0, 0, 0],
-        )?
-    } as i32;
-    let mut api = Api { api: 0xAA, features: PAGEFAULT_FLAG_WP | WP_UNPOPULATED | WP_ASYNC, ioctls: 0 };
-    match ioctl(fd, UFFDIO_API, (&raw mut api) as usize) {
+    let fd = unsafe { rustix::mm::userfaultfd(flags) }?.into_raw_fd();
+    let features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC;
+    let mut api = uffdio_api { api: UFFD_API.into(), features: features.into(), ioctls: 0 };
+    // SAFETY: the struct of that request.
+    match unsafe { ioctl(fd, UFFDIO_API, &mut api) } {
         Ok(_) => Ok(fd),
         Err(error) => {
             crate::file::close(fd);
@@ -231,31 +196,19 @@ pub fn tracker() -> Result<i32> {
 
 /// Puts `[addr, addr + len)` under the tracker; nothing is protected yet.
 pub fn track(tracker: i32, addr: usize, len: usize) -> Result<()> {
-    #[repr(C)]
-    struct Register {
-        start: u64,
-        len: u64,
-        mode: u64,
-        ioctls: u64,
-    }
-    const UFFDIO_REGISTER: usize = 0xC020_AA00;
-    const MODE_WP: u64 = 1 << 1;
-    let mut register = Register { start: addr as u64, len: len as u64, mode: MODE_WP, ioctls: 0 };
-    ioctl(tracker, UFFDIO_REGISTER, (&raw mut register) as usize).map(drop)
+    let range = uffdio_range { start: addr as u64, len: len as u64 };
+    let mut register = uffdio_register { range, mode: UFFDIO_REGISTER_MODE_WP.into(), ioctls: 0 };
+    // SAFETY: the struct of that request.
+    unsafe { ioctl(tracker, UFFDIO_REGISTER, &mut register).map(drop) }
 }
 
 /// Lifts the protection from `[addr, addr + len)`: its pages count as written again.
 pub fn unprotect(tracker: i32, addr: usize, len: usize) -> Result<()> {
-    #[repr(C)]
-    struct Protect {
-        start: u64,
-        len: u64,
-        mode: u64,
-    }
-    const UFFDIO_WRITEPROTECT: usize = 0xC018_AA06;
-    let mut protect = Protect { start: addr as u64, len: len as u64, mode: 0 };
+    let range = uffdio_range { start: addr as u64, len: len as u64 };
+    let mut protect = uffdio_writeprotect { range, mode: 0 };
     loop {
-        match ioctl(tracker, UFFDIO_WRITEPROTECT, (&raw mut protect) as usize) {
+        // SAFETY: the struct of that request.
+        match unsafe { ioctl(tracker, UFFDIO_WRITEPROTECT, &mut protect) } {
             Err(Errno(libc::EAGAIN)) => continue,
             other => return other.map(drop),
         }

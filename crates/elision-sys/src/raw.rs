@@ -1,9 +1,13 @@
-//! System calls as the kernel defines them: numbers in, a value or a negative errno out.
+//! System calls as the kernel defines them: numbers in, a value or an errno out.
 //!
-//! Everything else in the crate that talks to the kernel goes through [`syscall`]. It uses neither libc's
-//! `errno` nor any other thread-local storage, because the sidecar runs on a thread-local area that libc
-//! never set up, and because in the drop-in libc's names are our own.
-#![allow(unsafe_code)] // The one instruction that enters the kernel lives here.
+//! Where rustix has a typed function that makes the same single call, that is used; [`syscall`] makes the others. Both enter the
+//! kernel directly: the helper runs without libc and without thread-local storage, and in the drop-in libc's names are our own.
+#![allow(unsafe_code)] // Entering the kernel.
+
+use rustix::fd::BorrowedFd;
+
+// Of rustix's two backends, the one that makes raw system calls keeps an errno in 16 bits; libc's, in 32, is of no use here.
+const _: () = assert!(size_of::<rustix::io::Errno>() == 2);
 
 /// An errno value, positive, as in `libc::ENOENT`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,7 +19,13 @@ impl From<Errno> for std::io::Error {
     }
 }
 
-/// What a raw system call gives.
+impl From<rustix::io::Errno> for Errno {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Errno(errno.raw_os_error())
+    }
+}
+
+/// What a system call gives.
 pub type Result<T> = core::result::Result<T, Errno>;
 
 /// Enters the kernel with up to six arguments.
@@ -25,23 +35,17 @@ pub type Result<T> = core::result::Result<T, Errno>;
 /// writes through them, and no effect on memory that Rust believes it owns.
 #[inline]
 pub unsafe fn syscall(number: i64, args: [usize; 6]) -> Result<usize> {
-    let returned: isize;
-    // SAFETY: the x86-64 Linux calling convention; rcx and r11 are clobbered by the instruction. What the
-    // call does to memory is the caller's promise.
-    unsafe {
-        core::arch::asm!(
-            "syscall",
-            inlateout("rax") number as isize => returned,
-            in("rdi") args[0],
-            in("rsi") args[1],
-            in("rdx") args[2],
-            in("r10") args[3],
-            in("r8") args[4],
-            in("r9") args[5],
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack),
-        );
-    }
+    // SAFETY: the caller's promise.
+    let returned = unsafe { crate::arch::syscall(number, args) };
     if (-4095..0).contains(&returned) { Err(Errno(-returned as i32)) } else { Ok(returned as usize) }
+}
+
+/// A descriptor for rustix, whose checks may panic on one that cannot be: here that is an error, as it is in the kernel.
+#[inline]
+pub(crate) fn borrow<'a>(fd: i32) -> Result<BorrowedFd<'a>> {
+    if fd < 0 && fd != libc::AT_FDCWD {
+        return Err(Errno(libc::EBADF));
+    }
+    // SAFETY: the number goes to the kernel and nowhere else; of one that is not open the kernel says EBADF.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }

@@ -10,7 +10,7 @@ use crate::shared::live::any_or_leases;
 use crate::shared::processes::{self, each_child, each_thread, is_supervisor};
 use crate::shared::{fault, forks, stack};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
-use elision_sys::task;
+use elision_sys::{limits, task};
 
 /// The last child of the program that was a supervisor.
 static LAST_SUPERVISOR: AtomicI32 = AtomicI32::new(0);
@@ -88,7 +88,7 @@ pub fn ensure() -> bool {
         return false;
     }
     // Some 40 MiB are what it takes.
-    let started = if task::memory_is_limited() { Some(false) } else { start(0) };
+    let started = if limits::memory_is_limited() { Some(false) } else { start(0) };
     START.store(next_start(started), Release);
     started == Some(true)
 }

@@ -19,6 +19,7 @@ use crate::stats::{COUNTERS, Counters, Reason};
 use crate::transfer::{PAGE, Split, Transfer};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use elision_sys::file::{self, FileKey, Stat};
+use elision_sys::limits;
 use elision_sys::raw::{Errno, Result};
 
 /// How eager a write is to begin tracking.
@@ -104,7 +105,7 @@ pub fn plan(
     if !guarded && !tracked && !follow {
         return None;
     }
-    let limit = file::size_limit();
+    let limit = limits::file_size();
     // The position is claimed in one step, so that two threads never write to the same place.
     let offset = match options.offset {
         Some(offset) => offset,

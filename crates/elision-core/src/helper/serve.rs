@@ -13,9 +13,8 @@ use crate::shared::requests::{ASLEEP, BELL, Op, Request, ring, step};
 use crate::shared::{forks, live, report};
 use crate::stats::Reason;
 use core::sync::atomic::{AtomicBool, Ordering::*};
-use elision_sys::file;
-use elision_sys::task;
 use elision_sys::task::SignalInfo;
+use elision_sys::{calls, file, limits, task};
 
 /// The kernel announces a lease break with this signal…
 const BREAK: i32 = libc::SIGIO;
@@ -55,7 +54,7 @@ pub(crate) extern "C" fn main() -> ! {
     // SAFETY: there is one helper, and the program's threads never touch the state while it lives.
     let state = unsafe { state::state() };
     let (Some(state), Some(block)) = (state, control::block()) else { task::exit() };
-    task::make_every_call();
+    calls::make_every_call();
     HARMLESS.store(true, Release);
     processes::begin();
     LAST_HELPER.store(task::pid(), Release);
@@ -63,7 +62,7 @@ pub(crate) extern "C" fn main() -> ! {
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();
     task::set_name(c"elision");
-    guard::keep_spare_descriptors(task::raise_descriptor_limit());
+    guard::keep_spare_descriptors(limits::raise_descriptor_limit());
     // Else nobody could tell whether the program is still there.
     let sees = control::shares_memory(task::pid());
     while sees && block.go.load(Acquire) == 0 {

@@ -5,10 +5,12 @@
 //! wait has to be over, and a later pause ends the wait if that time has come. A wait takes three times its timeout at most: what
 //! passed before the first pause is not known, and the last repetition may begin just before the end.
 //!
-//! The note is the upper half of rax. The kernel takes the number of a call from the lower half ("treat %eax as int", Linux 5.14), and rax is
-//! one of the three registers that every system call changes. The note stays while the kernel repeats the call and is
-//! gone when the call returns, so a thread that makes the same call twice is not taken to be in one wait.
+//! The note is where the kernel does not look: the upper half of the register of the call's number ("treat %eax as int", Linux 5.14), which every
+//! system call changes. It stays while the kernel repeats the call and is gone when the call returns, so a thread that makes the
+//! same call twice is not taken to be in one wait.
 
+use elision_sys::arch::EPOLL_WAITS;
+use elision_sys::file;
 use elision_sys::task::{self, Registers, Then};
 
 /// Where a call says how long it waits.
@@ -24,11 +26,12 @@ enum Limit {
 /// The limit of a call that the kernel does not continue by itself, and the call's result when its time is over.
 fn limit_of(registers: &Registers) -> Option<(Limit, i64)> {
     let again = -i64::from(libc::EAGAIN);
-    match task::call_of(registers) {
-        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => Some((Limit::Milliseconds, 0)),
-        libc::SYS_epoll_pwait2 => Some((Limit::At(registers.r10), 0)),
-        libc::SYS_semtimedop => Some((Limit::At(registers.r10), again)),
-        libc::SYS_rt_sigtimedwait => Some((Limit::At(registers.rdx), again)),
+    let [_, _, third, fourth, ..] = registers.arguments();
+    match registers.call() {
+        call if EPOLL_WAITS.contains(&call) => Some((Limit::Milliseconds, 0)),
+        libc::SYS_epoll_pwait2 => Some((Limit::At(fourth), 0)),
+        libc::SYS_semtimedop => Some((Limit::At(fourth), again)),
+        libc::SYS_rt_sigtimedwait => Some((Limit::At(third), again)),
         libc::SYS_read
         | libc::SYS_readv
         | libc::SYS_recvfrom
@@ -45,14 +48,15 @@ fn limit_of(registers: &Registers) -> Option<(Limit, i64)> {
 impl Limit {
     /// Milliseconds, rounded up; `None` where the call waits without a limit.
     fn milliseconds(&self, program: i32, registers: &Registers) -> Option<u64> {
+        let [first, _, _, fourth, ..] = registers.arguments();
         match *self {
-            Limit::Milliseconds => u64::try_from(registers.r10 as i32).ok().filter(|&ms| ms > 0),
+            Limit::Milliseconds => u64::try_from(fourth as i32).ok().filter(|&ms| ms > 0),
             Limit::At(address) => {
                 let [seconds, nanoseconds] = task::peek(address as usize)?;
                 let seconds = u64::try_from(seconds).ok()?;
                 Some(seconds.saturating_mul(1000).saturating_add((nanoseconds as u64).div_ceil(1_000_000)))
             }
-            Limit::Socket(option) => task::socket_timeout_ms(program, registers.rdi as i32, option),
+            Limit::Socket(option) => file::socket_timeout_ms(program, first as i32, option),
         }
     }
 }
@@ -65,7 +69,7 @@ pub(crate) fn interrupted(program: i32, registers: &mut Registers) -> Then {
 }
 
 /// Set in a note, so that no note is zero.
-const NOTED: u64 = 1 << 62;
+const NOTED: u64 = 1 << 30;
 /// Bits of a clock in milliseconds that a note has: they repeat after twelve days.
 const CLOCK_BITS: u32 = 30;
 const CLOCK: u64 = (1 << CLOCK_BITS) - 1;
@@ -78,15 +82,14 @@ fn note_end(registers: &mut Registers, limit_ms: u64, now_ms: u64) -> bool {
     let Some(limit) = i64::try_from(limit_ms).ok().filter(|&limit| limit < 1 << (CLOCK_BITS - 1)) else {
         return false;
     };
-    let noted = registers.orig_rax >> 32;
+    let noted = u64::from(registers.note());
     let unused = i64::BITS - CLOCK_BITS;
     // The difference of two clocks of so many bits, with its sign.
     let left = ((noted & CLOCK).wrapping_sub(now_ms) << unused) as i64 >> unused;
-    if noted & NOTED >> 32 != 0 && (-limit - LATE_MS..=limit).contains(&left) {
+    if noted & NOTED != 0 && (-limit - LATE_MS..=limit).contains(&left) {
         return left <= 0;
     }
-    registers.orig_rax =
-        registers.orig_rax & u64::from(u32::MAX) | NOTED | (now_ms.wrapping_add(limit_ms) & CLOCK) << 32;
+    registers.set_note((NOTED | now_ms.wrapping_add(limit_ms) & CLOCK) as u32);
     false
 }
 
@@ -96,10 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn registers(call: i64) -> Registers {
-        // SAFETY: plain numbers.
-        #[allow(unsafe_code)]
-        let zeroes: Registers = unsafe { core::mem::zeroed() };
-        Registers { orig_rax: call as u64, ..zeroes }
+        Registers::of_call(call, [0; 6])
     }
 
     proptest! {
@@ -118,7 +118,7 @@ mod tests {
                 // The kernel would have ended the repetition by itself.
                 if step > limit { break }
                 prop_assert_eq!(note_end(&mut registers, limit, now), now >= begun + limit);
-                prop_assert_eq!(task::call_of(&registers), libc::SYS_epoll_wait);
+                prop_assert_eq!(registers.call(), libc::SYS_epoll_wait);
                 if now >= begun + limit { break }
             }
         }
@@ -126,23 +126,20 @@ mod tests {
 
     #[test]
     fn only_rax_is_changed() {
-        let mut registers = registers(libc::SYS_epoll_wait);
-        registers.r10 = 5 << 32 | 3000;
+        let mut registers = Registers::of_call(libc::SYS_epoll_wait, [0, 0, 0, 5 << 32 | 3000, 0, 0]);
         let before = registers;
         assert!(interrupted(task::pid(), &mut registers) == Then::Again);
-        assert_eq!(registers.orig_rax as u32, before.orig_rax as u32);
-        assert_ne!(registers.orig_rax, before.orig_rax);
-        assert_eq!(
-            format!("{:?}", Registers { orig_rax: before.orig_rax, ..registers }),
-            format!("{before:?}")
-        );
+        assert_eq!(registers.call(), before.call());
+        assert_ne!(registers.note(), before.note());
+        registers.set_note(before.note());
+        assert_eq!(format!("{registers:?}"), format!("{before:?}"));
     }
 
     #[test]
     fn what_is_no_note_of_ours_ends_no_wait() {
-        for upper in [0, 1, u64::from(u32::MAX), NOTED >> 32] {
+        for upper in [0, 1, u64::from(u32::MAX), NOTED] {
             let mut registers = registers(libc::SYS_epoll_wait);
-            registers.orig_rax |= upper << 32;
+            registers.set_note(upper as u32);
             assert!(!note_end(&mut registers, 5, 1 << 29), "{upper:x}");
             assert!(note_end(&mut registers, 5, (1 << 29) + 5), "{upper:x}");
         }
@@ -152,18 +149,17 @@ mod tests {
     fn a_wait_of_weeks_gets_no_note() {
         let mut registers = registers(libc::SYS_epoll_wait);
         assert!(!note_end(&mut registers, 1 << 29, 5));
-        assert_eq!(registers.orig_rax, libc::SYS_epoll_wait as u64);
+        assert_eq!((registers.call(), registers.note()), (libc::SYS_epoll_wait, 0));
     }
 
     #[test]
     fn limits_are_read_where_the_call_has_them() {
         let time = [3i64, 1_000_001];
-        let mut registers = registers(libc::SYS_rt_sigtimedwait);
-        registers.rdx = time.as_ptr() as u64;
+        let at = time.as_ptr() as u64;
+        let registers = Registers::of_call(libc::SYS_rt_sigtimedwait, [0, 0, at, -1i32 as u32 as u64, 0, 0]);
         let (limit, _) = limit_of(&registers).unwrap();
         assert_eq!(limit.milliseconds(task::pid(), &registers), Some(3002));
         assert_eq!(Limit::At(0).milliseconds(task::pid(), &registers), None);
-        registers.r10 = -1i32 as u32 as u64;
         assert_eq!(Limit::Milliseconds.milliseconds(task::pid(), &registers), None);
     }
 }

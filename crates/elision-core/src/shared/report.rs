@@ -4,7 +4,7 @@
 use crate::shared::control;
 use crate::stats::{self, COUNTERS};
 use core::cell::UnsafeCell;
-use elision_sys::{file, task};
+use elision_sys::{file, limits, task};
 
 /// Writes the statistics of a process that has no helper: mostly one that declined everything. No helper is started for that.
 pub(crate) fn report_alone() {
@@ -24,7 +24,7 @@ pub(crate) fn report_stop(why: &str) {
 
 fn report(write: impl FnOnce(i32)) {
     // (Under a limit the program would end of SIGXFSZ where it has none to fear.)
-    if stats_path().is_none() || file::size_limit() != libc::RLIM_INFINITY {
+    if stats_path().is_none() || limits::file_size() != libc::RLIM_INFINITY {
         return;
     }
     let mask = task::block_signals();

@@ -50,11 +50,6 @@ impl Stack {
     pub(crate) unsafe fn start(&self, word: &AtomicU32, entry: extern "C" fn() -> !) -> Result<i32> {
         let (stack, pointer) = (self.stack.load(Acquire), self.pointer.load(Acquire));
         // SAFETY: the stack is this big, there is a page behind the pointer, and both are nobody else's by the caller's promise.
-        unsafe {
-            // The thread pointer's own address, where the ABI wants it.
-            *(pointer as *mut usize) = pointer;
-            *((pointer + 16) as *mut usize) = pointer;
-            task::clone_sidecar(stack + Self::STACK, pointer, word, entry)
-        }
+        unsafe { task::clone_helper(stack + Self::STACK, pointer, word, entry) }
     }
 }

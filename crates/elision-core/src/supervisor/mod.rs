@@ -11,7 +11,7 @@ use crate::shared::live::any_or_leases;
 use crate::shared::{fault, forks, processes, stack};
 use core::sync::atomic::Ordering::*;
 use elision_sys::file::{self, ProcPath};
-use elision_sys::task;
+use elision_sys::{limits, task};
 
 /// A helper that is killed sooner is one of [`TRIES`].
 const SHORT_MS: u64 = 1_000;
@@ -21,7 +21,7 @@ pub(crate) extern "C" fn main() -> ! {
     let Some(block) = control::block() else { task::exit() };
     task::block_all_but(&[PARENTS_END]);
     task::set_name(processes::SUPERVISORS_NAME);
-    task::leave_no_core();
+    limits::leave_no_core();
     block.set_cookie();
     let (mut tries, mut settled) = (0, false);
     loop {

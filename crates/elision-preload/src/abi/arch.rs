@@ -6,6 +6,7 @@ pub const ADDRESS_LIMIT: usize = 1 << 47;
 /// One more than the highest address that a system call may be given.
 pub const NAMEABLE_LIMIT: usize = ADDRESS_LIMIT - elision_sys::PAGE;
 
+pub use elision_sys::arch::thread_pointer;
 pub use here::*;
 
 #[cfg(target_arch = "x86_64")]
@@ -19,15 +20,6 @@ mod here {
     pub const SYS_FORK: c_long = libc::SYS_fork;
     pub const SYS_VFORK: c_long = libc::SYS_vfork;
     pub const MAP_32BIT: c_int = libc::MAP_32BIT;
-
-    /// An address that no other living thread has.
-    #[inline(always)]
-    pub fn thread_pointer() -> usize {
-        let pointer;
-        // SAFETY: the first word of a thread's control block is its own address.
-        unsafe { core::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, pure, readonly)) };
-        pointer
-    }
 
     /// Defines `$name` with the registers, stack and return address of its caller kept: for a function that is variadic
     /// or asks who calls it. `$before` gets the first arguments, and gives the address where to go on with all of them.
@@ -167,15 +159,6 @@ mod here {
     pub const SYS_FORK: c_long = -1004;
     pub const SYS_VFORK: c_long = -1005;
     pub const MAP_32BIT: c_int = 0;
-
-    /// An address that no other living thread has.
-    pub fn thread_pointer() -> usize {
-        // SAFETY: every thread has an errno, at an address of its own.
-        #[allow(unsafe_code)]
-        unsafe {
-            libc::__errno_location() as usize
-        }
-    }
 
     macro_rules! forward {
         ($name:ident, $before:ident) => {};

@@ -25,7 +25,7 @@ use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use elision_core::client;
 use elision_sys::PAGE;
-use elision_sys::task;
+use elision_sys::limits;
 
 type Malloc = unsafe extern "C" fn(usize) -> *mut c_void;
 type Two = unsafe extern "C" fn(usize, usize) -> *mut c_void;
@@ -75,7 +75,7 @@ const ALIGNMENT: usize = 16;
 /// From the constructor: the search order is complete by now, so it can be asked who owns the heap.
 pub(crate) fn init() {
     MALLOC.resolve();
-    if memory::active() && heap_is_ours() && !task::memory_is_limited() {
+    if memory::active() && heap_is_ours() && !limits::memory_is_limited() {
         heap::place(true);
         heap::place(calls_arrive());
         malloc_info::begin();

@@ -10,7 +10,7 @@ use elision_sys::{pages, task};
 
 /// Takes it. The descriptor.
 pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
-    let fd = task::take_descriptor(request.pid, request.fd).map_err(lease::refused)?;
+    let fd = file::take_descriptor(request.pid, request.fd).map_err(lease::refused)?;
     match lease::take(fd, request.key, libc::F_WRLCK) {
         Ok(()) => Ok(fd),
         Err(reason) => {
@@ -59,7 +59,7 @@ pub(super) fn unlock(known: &File) {
 
 /// Gives up a lease that a dead helper has left on this descriptor of the program's, if it is of such a file.
 pub(super) fn give_up_orphan(program: i32, number: i32, guarded: impl FnOnce(FileKey) -> bool) {
-    if let Ok(fd) = task::take_descriptor(program, number) {
+    if let Ok(fd) = file::take_descriptor(program, number) {
         let ours = file::stat(fd).is_ok_and(|stat| guarded(stat.id));
         // A lease that the program has taken itself has the program for its owner.
         if ours && file::fcntl(fd, libc::F_GETOWN, 0) != Ok(program) {

@@ -34,8 +34,8 @@ use super::{PAGE, page_offset, whole_pages};
 use crate::abi::raw::raw_call;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use elision_core::client;
+use elision_sys::limits;
 use elision_sys::raw::{Errno, Result};
-use elision_sys::task;
 
 /// Far from where the kernel puts programs, stacks and mappings of its own choice; and above the first of these: that the program
 /// itself is the first in /proc/self/maps is taken for granted (by CPython's `_testexternalinspection`, for one).
@@ -509,7 +509,7 @@ fn move_deferred(slot: Slot, block: Block, len: usize) -> Option<usize> {
 /// room for both (RLIMIT_AS), it is enough that nothing is there: whether something is, the kernel looks at before it looks at the
 /// limit; and where so little may be mapped, it has no reason to put anything so far away.
 fn reserve(len: usize, align: usize) -> Option<(Slot, bool)> {
-    let limited = |errno| errno == Errno(libc::ENOMEM) && task::memory_is_limited();
+    let limited = |errno| errno == Errno(libc::ENOMEM) && limits::memory_is_limited();
     claim_mapped(len, align, libc::PROT_NONE as usize, limited)
 }
 

@@ -71,18 +71,8 @@ fn pack(mark: u64, position: u64, remaining: u64) -> u64 {
 
 /// Twelve bits that tell threads apart well enough to place a block by, never 0.
 fn thread_mark() -> u64 {
-    (thread_pointer().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) | 1
-}
-
-/// An address of this thread's own, without asking the kernel and without thread-local storage of ours.
-#[allow(unsafe_code)] // One instruction.
-fn thread_pointer() -> u64 {
-    let pointer: u64;
-    // SAFETY: the x86-64 ABI keeps the thread control block's own address in its first word, at fs:0.
-    unsafe {
-        core::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, readonly));
-    }
-    pointer
+    // (An address of this thread's own, without asking the kernel and without thread-local storage of ours.)
+    ((crate::abi::arch::thread_pointer() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) | 1
 }
 
 #[cfg(test)]

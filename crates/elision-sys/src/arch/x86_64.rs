@@ -1,0 +1,198 @@
+//! x86-64.
+#![allow(unsafe_code)] // Instructions.
+
+use crate::raw::Result;
+
+/// Enters the kernel: a negative errno is an error.
+///
+/// # Safety
+/// As [`crate::raw::syscall`].
+#[inline]
+pub unsafe fn syscall(number: i64, args: [usize; 6]) -> isize {
+    let returned: isize;
+    // SAFETY: the calling convention of Linux; the instruction clobbers rcx and r11. What the call does to memory is the caller's promise.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number as isize => returned,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            in("r9") args[5],
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    returned
+}
+
+/// Ends the process by an instruction that is none.
+pub fn trap() -> ! {
+    // SAFETY: it does not return.
+    unsafe { core::arch::asm!("ud2", options(noreturn)) }
+}
+
+core::arch::global_asm!(
+    ".hidden elision_signal_restorer",
+    ".globl elision_signal_restorer",
+    "elision_signal_restorer:",
+    "mov eax, 15", // rt_sigreturn
+    "syscall",
+    // clone(flags, stack, tid word, entry, thread pointer): the parent gets the child's pid; the child calls `entry` on its own stack.
+    ".hidden elision_clone",
+    ".globl elision_clone",
+    "elision_clone:",
+    "mov r9, rcx",  // entry
+    "mov r10, rdx", // where the kernel clears the pid; rdx: where it writes the pid
+    "mov eax, 56",
+    "syscall",
+    "test rax, rax",
+    "jnz 2f",
+    "xor ebp, ebp",
+    "and rsp, -16",
+    "call r9",
+    "ud2",
+    "2: ret",
+);
+
+/// Where a signal handler returns to.
+pub fn signal_restorer() -> usize {
+    unsafe extern "C" {
+        fn elision_signal_restorer();
+    }
+    elision_signal_restorer as *const () as usize
+}
+
+/// clone(2) with a stack and a thread pointer; `word` gets the child's pid, and is cleared at its end. The child calls `entry`.
+///
+/// # Safety
+/// As [`crate::task::clone_helper`]. At `pointer` there must be 24 bytes to be written to.
+pub unsafe fn clone(
+    flags: usize,
+    stack: usize,
+    pointer: usize,
+    word: *mut u32,
+    entry: extern "C" fn() -> !,
+) -> isize {
+    unsafe extern "C" {
+        fn elision_clone(
+            flags: usize,
+            stack: usize,
+            word: *mut u32,
+            entry: extern "C" fn() -> !,
+            pointer: usize,
+        ) -> isize;
+    }
+    // SAFETY: the caller's promise. The assembly keeps to the calling convention: rcx, r9, r10, r11 are scratch; the fifth argument
+    // is in r8 already, where the kernel expects the pointer.
+    unsafe {
+        // The ABI wants the thread pointer's own address there.
+        *(pointer as *mut usize) = pointer;
+        *((pointer + 16) as *mut usize) = pointer;
+        elision_clone(flags, stack, word, entry, pointer)
+    }
+}
+
+/// An address that no other thread has.
+#[inline(always)]
+pub fn thread_pointer() -> usize {
+    let pointer;
+    // SAFETY: the ABI keeps the address of a thread's control block in its first word.
+    unsafe {
+        core::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, pure, readonly));
+    }
+    pointer
+}
+
+/// Is this program run by Valgrind? It simulates one address space, knows of no process that shares it, and ends a program that makes one.
+/// The question is a "client request": instructions that do nothing, and give an answer where they are simulated.
+pub fn on_valgrind() -> bool {
+    const RUNNING_ON_VALGRIND: usize = 0x1001;
+    let request = [RUNNING_ON_VALGRIND, 0, 0, 0, 0, 0];
+    let mut answer = 0usize;
+    // SAFETY: rdi is turned by 128 bits in all, and is what it was; the exchange is of a register with itself. Simulated, the request is
+    // read, and rdx written.
+    unsafe {
+        core::arch::asm!(
+            "rol rdi, 3",
+            "rol rdi, 13",
+            "rol rdi, 61",
+            "rol rdi, 51",
+            "xchg rbx, rbx",
+            in("rax") &raw const request,
+            inout("rdx") answer,
+            options(nostack),
+        );
+    }
+    answer != 0
+}
+
+/// The calls that wait for events, for the milliseconds in their fourth argument.
+pub const EPOLL_WAITS: [i64; 2] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
+
+/// The registers of a stopped thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Registers(libc::user_regs_struct);
+
+impl Registers {
+    /// Registers at the beginning of a system call, for tests.
+    pub fn of_call(number: i64, arguments: [u64; 6]) -> Registers {
+        // SAFETY: plain numbers.
+        let zeroes: libc::user_regs_struct = unsafe { core::mem::zeroed() };
+        let [rdi, rsi, rdx, r10, r8, r9] = arguments;
+        Registers(libc::user_regs_struct { orig_rax: number as u64, rdi, rsi, rdx, r10, r8, r9, ..zeroes })
+    }
+
+    /// The registers of a thread that the caller has stopped.
+    pub fn of_thread(tid: i32) -> Result<Registers> {
+        let mut registers = Self::of_call(-1, [0; 6]);
+        crate::task::trace(libc::PTRACE_GETREGS, tid, (&raw mut registers.0) as usize)?;
+        Ok(registers)
+    }
+
+    /// Gives them to the thread.
+    pub fn set(&self, tid: i32) -> Result<()> {
+        crate::task::trace(libc::PTRACE_SETREGS, tid, (&raw const self.0) as usize).map(drop)
+    }
+
+    /// The number of the system call that the thread is in; negative: none. (The kernel looks at the lower half alone.)
+    pub fn call(&self) -> i64 {
+        i64::from(self.0.orig_rax as i32)
+    }
+
+    /// Its arguments.
+    pub fn arguments(&self) -> [u64; 6] {
+        let libc::user_regs_struct { rdi, rsi, rdx, r10, r8, r9, .. } = self.0;
+        [rdi, rsi, rdx, r10, r8, r9]
+    }
+
+    /// What it returns.
+    pub fn result(&self) -> i64 {
+        self.0.rax as i64
+    }
+
+    /// Hands the call back to the kernel, which makes it again, unless a handler of the program's runs first: then it fails with EINTR.
+    pub fn restart(&mut self) {
+        const ERESTARTNOHAND: i64 = 514;
+        self.set_result(-ERESTARTNOHAND);
+    }
+
+    /// Has it return something else.
+    pub fn set_result(&mut self, result: i64) {
+        self.0.rax = result as u64;
+    }
+
+    /// A note in the upper half of the number. The kernel does not look there, keeps the note while it repeats the call, and drops
+    /// it when the call returns. 0: none.
+    pub fn note(&self) -> u32 {
+        (self.0.orig_rax >> 32) as u32
+    }
+
+    /// Leaves a note.
+    pub fn set_note(&mut self, note: u32) {
+        self.0.orig_rax = u64::from(self.0.orig_rax as u32) | u64::from(note) << 32;
+    }
+}

@@ -1,0 +1,168 @@
+//! Every system call that is made, for a trial of them all: a system call filter may refuse one, or kill for it.
+#![allow(unsafe_code)] // Calls with arguments that have no effect.
+
+use crate::raw::syscall;
+
+macro_rules! calls {
+    ($($name:ident,)*) => { [$((stringify!($name), libc::$name)),*] };
+}
+
+/// Every system call of this library, and of the drop-in in the program's name, but those that end or make a process.
+pub const CALLS: [(&str, i64); 50] = calls![
+    SYS_chdir,
+    SYS_clock_gettime,
+    SYS_close,
+    SYS_close_range,
+    SYS_faccessat2,
+    SYS_fcntl,
+    SYS_fdatasync,
+    SYS_flock,
+    SYS_fstat,
+    SYS_fstatfs,
+    SYS_fsync,
+    SYS_futex,
+    SYS_futex_waitv,
+    SYS_getdents64,
+    SYS_getpid,
+    SYS_getsockopt,
+    SYS_gettid,
+    SYS_ioctl,
+    SYS_kill,
+    SYS_lseek,
+    SYS_madvise,
+    SYS_membarrier,
+    SYS_memfd_create,
+    SYS_mmap,
+    SYS_mprotect,
+    SYS_mremap,
+    SYS_munmap,
+    SYS_nanosleep,
+    SYS_openat,
+    SYS_openat2,
+    SYS_pidfd_getfd,
+    SYS_pidfd_open,
+    SYS_prctl,
+    SYS_pread64,
+    SYS_prlimit64,
+    SYS_process_vm_readv,
+    SYS_ptrace,
+    SYS_pwrite64,
+    SYS_read,
+    SYS_readlinkat,
+    SYS_rt_sigaction,
+    SYS_rt_sigprocmask,
+    SYS_sched_yield,
+    SYS_setitimer,
+    SYS_setsid,
+    SYS_statx,
+    SYS_userfaultfd,
+    SYS_wait4,
+    SYS_waitid,
+    SYS_write,
+];
+
+/// Makes each of them once, to no effect: where a system call filter kills for one, it is the caller that it kills.
+pub fn make_every_call() {
+    for (_, number) in CALLS {
+        // None has an effect with these: no such descriptor, address, process, request or option, nothing of it, and signal 0.
+        let (first, second) = match number {
+            libc::SYS_kill => (crate::task::pid() as usize, 0),
+            // (Of null there the kernel's log tells.)
+            libc::SYS_setitimer => (usize::MAX, usize::MAX),
+            _ => (usize::MAX, 0),
+        };
+        // SAFETY: no memory is involved, but for null, and an address that no program has.
+        let _ = unsafe { syscall(number, [first, second, 0, 0, 0, 0]) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// What rustix calls for each of its functions that are used here; they are called by these paths, and not imported.
+    const OF_RUSTIX: &[(&str, &str)] = &[
+        ("fs::fdatasync", "fdatasync"),
+        ("fs::fstatfs", "fstatfs"),
+        ("fs::fsync", "fsync"),
+        ("fs::memfd_create", "memfd_create"),
+        ("fs::openat", "openat"),
+        ("fs::readlinkat_raw", "readlinkat"),
+        ("fs::statx", "statx"),
+        ("io::read", "read"),
+        ("io::write", "write"),
+        ("mm::mmap", "mmap"),
+        ("mm::mmap_anonymous", "mmap"),
+        ("mm::mprotect", "mprotect"),
+        ("mm::mremap_fixed", "mremap"),
+        ("mm::munmap", "munmap"),
+        ("mm::userfaultfd", "userfaultfd"),
+        ("process::chdir", "chdir"),
+        ("thread::futex::wait", "futex"),
+        ("thread::futex::waitv", "futex_waitv"),
+        ("thread::futex::wake", "futex"),
+        ("thread::nanosleep", "nanosleep"),
+        ("thread::sched_yield", "sched_yield"),
+        ("thread::set_name", "prctl"),
+    ];
+
+    /// The sources of this crate, without their tests.
+    fn sources(directory: &Path) -> String {
+        let mut all = String::new();
+        for entry in directory.read_dir().unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                all += &sources(&path);
+            } else {
+                let text = std::fs::read_to_string(&path).unwrap();
+                all += text.split("#[cfg(test)]").next().unwrap();
+            }
+        }
+        all
+    }
+
+    /// Named here, but not made by us; and the one that does not come back.
+    const UNLISTED: [&str; 3] = ["epoll_wait", "epoll_pwait", "exit_group"];
+
+    fn is_listed(call: &str) -> bool {
+        super::CALLS.iter().any(|(name, _)| name.strip_prefix("SYS_") == Some(call))
+    }
+
+    /// Else a filter may kill for a call that was not tried.
+    #[test]
+    fn every_call_is_on_the_list() {
+        let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+        let word = |text: &str| -> String {
+            text.chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c)).collect()
+        };
+        for name in sources.split("libc::SYS_").skip(1).map(word) {
+            assert!(UNLISTED.contains(&&*name) || is_listed(&name), "{name}");
+        }
+        // A function: called, or imported by name.
+        let is_function = |path: &str| {
+            let name = path.rsplit("::").next().unwrap();
+            name.starts_with(|c: char| c.is_lowercase())
+        };
+        let mut found = 0;
+        for (before, after) in sources.match_indices("rustix::").map(|(at, _)| sources.split_at(at)) {
+            let import = before.lines().last().unwrap_or("").trim_start().starts_with("use ");
+            let text = &after["rustix::".len()..];
+            if import {
+                let names = text.split(';').next().unwrap();
+                for name in names.split(['{', '}', ',', ' ']).filter(|name| !name.is_empty()) {
+                    let module = name.ends_with("::");
+                    assert!(module || !is_function(name), "use rustix::{names}");
+                }
+                continue;
+            }
+            let path = word(text);
+            if text[path.len()..].starts_with('(') && is_function(&path) {
+                let (_, call) = OF_RUSTIX.iter().find(|(of, _)| *of == path).expect(&path);
+                assert!(is_listed(call), "{path}");
+                found += 1;
+            }
+        }
+        assert!(found >= OF_RUSTIX.len(), "{found}");
+        super::make_every_call();
+    }
+}

@@ -1,0 +1,13 @@
+//! Files: descriptors, what they say of their file, leases, and paths below /proc.
+
+mod descriptor;
+mod extents;
+mod lease;
+mod proc_path;
+mod status;
+
+pub use descriptor::*;
+pub use extents::has_hole;
+pub use lease::*;
+pub use proc_path::{ProcPath, decimal};
+pub use status::*;

@@ -1,0 +1,142 @@
+//! What the kernel says of a file and its file system.
+#![allow(unsafe_code)] // Pointers handed to the kernel: to locals that outlive the call.
+
+use crate::raw::{Result, borrow, syscall};
+use linux_raw_sys::general::FS_SYNC_FL;
+use linux_raw_sys::ioctl::FS_IOC_GETFLAGS;
+use rustix::fs::{AtFlags, StatFs, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// What of a file's status anybody here asks on every call. Not its times: asking for ctime or mtime makes the kernel
+/// give the next change a fine-grained one, which a journal then has to keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stat {
+    /// Device and inode: which file this is.
+    pub id: FileKey,
+    /// Type and permissions.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// 512-byte blocks in use.
+    pub blocks: u64,
+    /// Names.
+    pub links: u32,
+}
+
+/// Which file: device and inode number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FileKey {
+    /// Device.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+impl Stat {
+    /// Has it no holes? (As far as its file system counts blocks as they are used: tmpfs does.)
+    pub fn is_solid(&self) -> bool {
+        self.blocks * 512 >= self.size
+    }
+
+    /// Is it a regular file?
+    pub fn is_regular(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFREG
+    }
+}
+
+fn statx(fd: i32, mask: StatxFlags) -> Result<Statx> {
+    Ok(rustix::fs::statx(borrow(fd)?, c"", AtFlags::EMPTY_PATH, mask)?)
+}
+
+/// What file a descriptor is of, its type and size.
+pub fn stat(fd: i32) -> Result<Stat> {
+    let of_inode = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::INO | StatxFlags::NLINK;
+    let answer = statx(fd, of_inode | StatxFlags::SIZE | StatxFlags::BLOCKS)?;
+    let dev = libc::makedev(answer.stx_dev_major, answer.stx_dev_minor);
+    Ok(Stat {
+        id: FileKey { dev, ino: answer.stx_ino },
+        mode: answer.stx_mode.into(),
+        size: answer.stx_size,
+        blocks: answer.stx_blocks,
+        links: answer.stx_nlink,
+    })
+}
+
+/// May only be appended to, whoever writes (`chattr +a`).
+pub fn is_append_only(fd: i32) -> Result<bool> {
+    statx(fd, StatxFlags::empty()).map(|answer| answer.stx_attributes.contains(StatxAttributes::APPEND))
+}
+
+/// Would the file at `path` be opened for writing, by its permissions, its attributes and its mount? False where the kernel cannot say.
+pub fn may_be_written(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    let (directory, path) = (libc::AT_FDCWD as usize, path.as_ptr() as usize);
+    let arguments = [directory, path, libc::W_OK as usize, libc::AT_EACCESS as usize, 0, 0];
+    // SAFETY: a C string that lives for the call. (Not by rustix, which makes other calls where this one is not there.)
+    unsafe { syscall(libc::SYS_faccessat2, arguments) }.is_ok()
+}
+
+/// When the inode last changed: seconds, nanoseconds. Asking makes the next change tell itself from this one.
+pub fn ctime(fd: i32) -> Result<(i64, u32)> {
+    statx(fd, StatxFlags::CTIME).map(|answer| pair(answer.stx_ctime))
+}
+
+fn pair(time: StatxTimestamp) -> (i64, u32) {
+    (time.tv_sec, time.tv_nsec)
+}
+
+/// Would a read through the descriptor move the file's access time? `true` where it cannot be told.
+pub fn shows_access(fd: i32) -> bool {
+    const DAY: i64 = 24 * 60 * 60;
+    let (Ok(flags), Ok(mount), Ok(times)) = (
+        super::descriptor::flags(fd),
+        mount_flags(fd),
+        statx(fd, StatxFlags::ATIME | StatxFlags::MTIME | StatxFlags::CTIME),
+    ) else {
+        return true;
+    };
+    if flags & libc::O_NOATIME != 0 || mount & (libc::ST_NOATIME | libc::ST_RDONLY) != 0 {
+        return false;
+    }
+    let accessed = pair(times.stx_atime);
+    mount & libc::ST_RELATIME == 0
+        || accessed <= pair(times.stx_mtime)
+        || accessed <= pair(times.stx_ctime)
+        || crate::time::seconds() - accessed.0 >= DAY - 60
+}
+
+fn statfs(fd: i32) -> Result<StatFs> {
+    Ok(rustix::fs::fstatfs(borrow(fd)?)?)
+}
+
+fn mount_flags(fd: i32) -> Result<u64> {
+    statfs(fd).map(|answer| answer.f_flags as u64)
+}
+
+/// The file system's magic number.
+pub fn filesystem(fd: i32) -> Result<i64> {
+    statfs(fd).map(|answer| answer.f_type)
+}
+
+/// What [`filesystem`] says of tmpfs.
+pub const TMPFS: i64 = 0x0102_1994;
+
+/// Of XFS, on which a read and a write of the same file never mix.
+pub const XFS: i64 = 0x5846_5342;
+
+/// Is every write to the file synchronous, however it was opened (`mount -o sync`, `chattr +S`)?
+pub fn writes_synchronously(fd: i32) -> bool {
+    let mut attributes = 0u32;
+    let arguments = [fd as usize, FS_IOC_GETFLAGS as usize, (&raw mut attributes) as usize, 0, 0, 0];
+    // SAFETY: the kernel fills an `int`, whatever the request's name says.
+    let asked = unsafe { syscall(libc::SYS_ioctl, arguments) };
+    mount_flags(fd).is_ok_and(|flags| flags & libc::ST_SYNCHRONOUS != 0)
+        || asked.is_ok() && attributes & FS_SYNC_FL != 0
+}
+
+/// Bytes that its file system has room for.
+pub fn room(fd: i32) -> Result<u64> {
+    statfs(fd).map(|answer| answer.f_bavail.saturating_mul(answer.f_bsize as u64))
+}

@@ -1,0 +1,45 @@
+//! Memory that may not be there, of the caller's process or of another.
+#![allow(unsafe_code)] // Pointers handed to the kernel.
+
+use super::identity::pid;
+use crate::raw::{Errno, Result, syscall};
+
+/// Two words at an address of the program's, if they are there.
+pub fn peek(addr: usize) -> Option<[i64; 2]> {
+    Some(peek_at(pid(), addr).ok()?.map(|word| word as i64))
+}
+
+/// Two words at an address of another process, or of the caller.
+pub fn peek_at(pid: i32, addr: usize) -> Result<[u64; 2]> {
+    let mut words = [0u64; 2];
+    let len = size_of_val(&words);
+    // SAFETY: the local is ours.
+    match unsafe { copy_of(pid, addr, words.as_mut_ptr() as usize, len)? } == len {
+        true => Ok(words),
+        false => Err(Errno(libc::EFAULT)),
+    }
+}
+
+/// Copies `[from, from + len)`, as far as it is there to be read. Says how far it was; fails where the kernel does not do that.
+///
+/// # Safety
+/// What is at `to` must be the caller's to replace.
+pub unsafe fn copy_own(from: usize, to: usize, len: usize) -> Result<usize> {
+    // SAFETY: the caller's promise.
+    match unsafe { copy_of(pid(), from, to, len) } {
+        Err(Errno(libc::EFAULT)) => Ok(0),
+        done => done,
+    }
+}
+
+/// process_vm_readv(2), of one piece.
+///
+/// # Safety
+/// What is at `to` must be the caller's to replace.
+unsafe fn copy_of(pid: i32, from: usize, to: usize, len: usize) -> Result<usize> {
+    let part = |at| libc::iovec { iov_base: core::ptr::without_provenance_mut(at), iov_len: len };
+    let (ours, theirs) = (part(to), part(from));
+    let arguments = [pid as usize, (&raw const ours) as usize, 1, (&raw const theirs) as usize, 1, 0];
+    // SAFETY: what is written to is the caller's promise; the kernel finds out what cannot be read.
+    unsafe { syscall(libc::SYS_process_vm_readv, arguments) }
+}
