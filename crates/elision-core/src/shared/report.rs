@@ -54,9 +54,7 @@ pub fn set_stats_path(path: &[u8]) {
     if path.len() < 4096 && !control::begun() {
         // SAFETY: no helper is there to read it yet, and the drop-in's constructor is the only caller.
         unsafe {
-            if let Some(room) = (*STATS_PATH.0.get()).get_mut(..path.len()) {
-                room.copy_from_slice(path);
-            }
+            (*STATS_PATH.0.get()).iter_mut().zip(path).for_each(|(slot, &byte)| *slot = byte);
         }
     }
 }

@@ -98,7 +98,7 @@ fn say(parts: &[&[u8]]) {
 pub(crate) fn write_line(fd: i32, parts: &[&[u8]]) {
     const MOST: usize = 255;
     let mut line = [b'\n'; MOST + 1];
-    let all = [&b"elision: "[..]].into_iter().chain(parts.iter().copied()).flatten();
+    let all = [b"elision: ".as_slice()].into_iter().chain(parts.iter().copied()).flatten();
     let len = line.iter_mut().take(MOST).zip(all).map(|(slot, byte)| *slot = *byte).count();
     let _ = write(fd, line.get(..=len).unwrap_or(&[]));
 }

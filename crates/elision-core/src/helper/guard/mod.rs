@@ -153,8 +153,8 @@ pub(crate) fn release(state: &mut State, id: FileId) -> bool {
     if known.guard == Guard::None {
         return true;
     }
-    // Taken while the file is still guarded.
-    let stamp = if state.fine_ctime { stamp::take(&known) } else { None };
+    // Taken while the file is still guarded. Whether it is, is asked last: a guard that the kernel has taken away guarded nothing.
+    let stamp = if state.fine_ctime { stamp::take(&known) } else { None }.filter(|_| is_held(&known));
     live::count_change();
     let gone = materialise::file(state, id);
     if !give_up(state, &known, gone) {

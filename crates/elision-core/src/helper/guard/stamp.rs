@@ -2,17 +2,14 @@
 
 use crate::fs_traits::FsTraits;
 use crate::helper::files::{File, Stamp};
-use crate::helper::guard::is_held;
 use elision_sys::file;
 
-/// Takes it, where every change shows (Linux 6.13): asking makes the kernel mark the next change with a new time. Whether the guard is
-/// there is asked last, since one that the kernel has taken away guarded nothing.
+/// Takes it, where every change shows (Linux 6.13): asking makes the kernel mark the next change with a new time.
 pub(crate) fn take(known: &File) -> Option<Stamp> {
     file::ctime(known.fd).ok().filter(|&(_, nanoseconds)| {
         // (Whole seconds are all that some ext file systems keep.)
         nanoseconds != 0
             && file::filesystem(known.fd)
                 .is_ok_and(|magic| FsTraits::of(magic).is_some_and(|fs| fs.times_tell))
-            && is_held(known)
     })
 }
