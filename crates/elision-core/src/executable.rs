@@ -1,17 +1,23 @@
 //! What kind of program a file holds, and so whether the drop-in can be loaded into it. For the drop-in and the command.
 //!
-//! It is asked between a fork and an exec, and in signal handlers: nothing allocates, and next to nothing of the stack is used. The formats are
-//! those of elf(5) and execve(2).
+//! The drop-in calls it between fork and exec, and in signal handlers: nothing allocates, and little of the stack is used. The formats
+//! are those of elf(5) and execve(2).
 
-/// What the kernel looks at of a file's beginning.
+use object::elf::{
+    DT_NEEDED, DT_NULL, DT_STRTAB, Dyn64, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, EM_AARCH64,
+    EM_X86_64, FileHeader64, PT_DYNAMIC, PT_INTERP, PT_LOAD, ProgramHeader64,
+};
+use object::{LittleEndian, Pod};
+
+/// As much of the beginning of a file as the kernel looks at.
 const BEGINNING: usize = 256;
 
-/// Room to look at a file. (The drop-in has it elsewhere than on the stack, which may be a small one.)
+/// Buffers for looking at a file. (Passed in, because the drop-in's stack may be small.)
 #[derive(Clone, Copy)]
 pub struct Room {
-    /// Of the file; of its names.
+    /// A piece of the file, and one of its names.
     pieces: [[u8; 512]; 2],
-    /// What is handed out.
+    /// The text that the result refers to.
     text: [u8; BEGINNING],
 }
 
@@ -27,7 +33,7 @@ fn kept<'a>(text: &'a mut [u8; BEGINNING], bytes: &[u8]) -> &'a [u8] {
     &text[..len]
 }
 
-/// What a file holds that is to be executed.
+/// The kind of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Program<'a> {
     /// A script: its first line, without `#!`.
@@ -36,23 +42,23 @@ pub enum Program<'a> {
     Narrow,
     /// For another processor.
     Foreign,
-    /// It asks for no loader: linked statically, or itself a loader.
+    /// Without a loader: linked statically, or itself a loader.
     Bare,
-    /// It asks for this loader. `first`: and needs a library that must be loaded before all others.
+    /// Dynamically linked.
     Loaded {
         /// The path of the loader.
         loader: &'a [u8],
-        /// The library.
+        /// A library that it needs and that must be loaded before all others.
         first: Option<&'static str>,
     },
-    /// None of these, or not a sound one.
+    /// None of these, or damaged.
     Unknown,
 }
 
-/// What gcc's and clang's address sanitizers link with. (clang's is a part of the program unless it is told otherwise.)
+/// The libraries of gcc's and clang's address sanitizers. (clang links its own statically by default.)
 const FIRST: [&str; 2] = ["libasan", "libclang_rt.asan"];
 
-/// Does this library (a path or a name) end the program when it is not the first to be loaded?
+/// Does this library (a path or a name) end the program unless it is loaded first?
 pub fn must_be_first(library: &[u8]) -> Option<&'static str> {
     let name = name_of(library);
     FIRST.into_iter().find(|first| name.starts_with(first.as_bytes()))
@@ -62,37 +68,33 @@ fn name_of(path: &[u8]) -> &[u8] {
     path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
 }
 
-/// Is that the name of a loader of glibc's?
+/// Is this the name of glibc's loader?
 pub fn is_glibc_loader(path: &[u8]) -> bool {
     name_of(path).starts_with(b"ld-linux")
 }
 
-/// Has a loader, of any C library, such a name?
+/// Is this a name that loaders have, of any C library?
 pub fn is_named_like_a_loader(path: &[u8]) -> bool {
     [b"ld-".as_slice(), b"ld.so", b"libc."].iter().any(|start| name_of(path).starts_with(start))
 }
 
-/// e_machine of this processor's programs.
-pub const MACHINE: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
+/// `e_machine` of this processor's programs.
+pub const MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
 
-const PT_LOAD: u32 = 1;
-const PT_DYNAMIC: u32 = 2;
-const PT_INTERP: u32 = 3;
-const DT_NULL: u64 = 0;
-const DT_NEEDED: u64 = 1;
-const DT_STRTAB: u64 = 5;
+/// Every processor that Elision knows is little-endian.
+const LE: LittleEndian = LittleEndian;
+type Segment = ProgramHeader64<LittleEndian>;
 
-/// The size of a program header. The kernel executes no file with others, nor with more of them than this.
-const SEGMENT: u16 = 56;
+/// The size of a program header, and the highest number of them: the kernel executes no file with others.
+const SEGMENT: u16 = size_of::<Segment>() as u16;
 const MOST_SEGMENTS: u16 = u16::MAX / SEGMENT;
-/// The size of an entry of the dynamic section, and more of them than any linker writes.
-const ENTRY: u64 = 16;
+/// More entries of a dynamic section than any linker writes.
 const MOST_ENTRIES: u64 = 4096;
 
-/// How to get at a file: fills what it can from an offset on, and says how much that was.
+/// Reads from a file: fills the buffer from this offset on as far as it can, and returns the number of bytes.
 pub type Read<'a> = &'a dyn Fn(&mut [u8], u64) -> usize;
 
-/// A piece of a file, moved to where it is wanted.
+/// A piece of a file, read anew where others are wanted.
 struct Window<'a> {
     read: Read<'a>,
     at: u64,
@@ -105,7 +107,7 @@ impl<'a> Window<'a> {
         Window { read, at: 0, bytes, len: 0 }
     }
 
-    /// What is at `offset`: at least `wanted` bytes, unless the file ends before.
+    /// The bytes at `offset`: at least `wanted`, unless the file ends before.
     fn look(&mut self, offset: u64, wanted: usize) -> &[u8] {
         let start = offset.wrapping_sub(self.at);
         if start.checked_add(wanted as u64).is_some_and(|end| end <= self.len as u64) {
@@ -116,55 +118,31 @@ impl<'a> Window<'a> {
         &self.bytes[..self.len]
     }
 
-    fn array<const N: usize>(&mut self, offset: u64) -> Option<[u8; N]> {
-        self.look(offset, N).first_chunk().copied()
+    fn get<T: Pod>(&mut self, offset: u64) -> Option<T> {
+        Some(*object::from_bytes(self.look(offset, size_of::<T>())).ok()?.0)
     }
 
-    fn long(&mut self, offset: u64) -> Option<u64> {
-        self.array(offset).map(u64::from_le_bytes)
-    }
-
-    fn short(&mut self, offset: u64) -> Option<u16> {
-        self.array(offset).map(u16::from_le_bytes)
-    }
-
-    /// Where the program headers are, and how many.
-    fn table(&mut self) -> Option<(u64, u16)> {
-        let (start, size, count) = (self.long(32)?, self.short(54)?, self.short(56)?);
-        (size == SEGMENT && count <= MOST_SEGMENTS).then_some((start, count))
-    }
-
-    /// The segment of this number; none behind the last.
+    /// A program header. `None` behind the last.
     fn segment(&mut self, (start, count): (u64, u16), number: u16) -> Option<Segment> {
         if number >= count {
             return None;
         }
-        let at = start.checked_add(u64::from(number * SEGMENT))?;
-        let header: [u8; 40] = self.array(at)?;
-        let long = |at: usize| header[at..].first_chunk().copied().map(u64::from_le_bytes);
-        let kind = u32::from_le_bytes(*header.first_chunk()?);
-        Some(Segment { kind, offset: long(8)?, addr: long(16)?, len: long(32)? })
+        self.get(start.checked_add(u64::from(number * SEGMENT))?)
     }
 
-    /// The entry of this number in the dynamic section: its tag and its value; none behind the last.
-    fn entry(&mut self, section: &Segment, number: u64) -> Option<(u64, u64)> {
-        if number >= (section.len / ENTRY).min(MOST_ENTRIES) {
+    /// An entry of the dynamic section: its tag and its value. `None` behind the last.
+    fn entry(&mut self, section: &Segment, number: u64) -> Option<(i64, u64)> {
+        type Entry = Dyn64<LittleEndian>;
+        const SIZE: u64 = size_of::<Entry>() as u64;
+        if number >= (section.p_filesz.get(LE) / SIZE).min(MOST_ENTRIES) {
             return None;
         }
-        let at = section.offset.checked_add(number * ENTRY)?;
-        Some((self.long(at)?, self.long(at.checked_add(8)?)?)).filter(|&(tag, _)| tag != DT_NULL)
+        let entry: Entry = self.get(section.p_offset.get(LE).checked_add(number * SIZE)?)?;
+        Some((entry.d_tag.get(LE), entry.d_val.get(LE))).filter(|&(tag, _)| tag != DT_NULL)
     }
 }
 
-/// A segment: its kind, and where it is in the file and in memory.
-struct Segment {
-    kind: u32,
-    offset: u64,
-    addr: u64,
-    len: u64,
-}
-
-/// Looks at a file.
+/// Tells what kind of program a file holds.
 pub fn examine<'a>(read: Read<'_>, room: &'a mut Room) -> Program<'a> {
     let Room { pieces: [piece, names], text } = room;
     let window = &mut Window::new(read, piece);
@@ -174,10 +152,9 @@ pub fn examine<'a>(read: Read<'_>, room: &'a mut Room) -> Program<'a> {
         return Program::Script(kept(text, line.split(|&byte| byte == b'\n').next().unwrap_or_default()));
     }
     match beginning {
-        [0x7f, b'E', b'L', b'F', 1, ..] => Program::Narrow,
-        // Every processor that Elision knows is little-endian.
-        [0x7f, b'E', b'L', b'F', 2, 2, ..] => Program::Foreign,
-        [0x7f, b'E', b'L', b'F', 2, 1, ..] => {
+        [0x7f, b'E', b'L', b'F', ELFCLASS32, ..] => Program::Narrow,
+        [0x7f, b'E', b'L', b'F', ELFCLASS64, ELFDATA2MSB, ..] => Program::Foreign,
+        [0x7f, b'E', b'L', b'F', ELFCLASS64, ELFDATA2LSB, ..] => {
             elf(window, &mut Window::new(read, names), text).unwrap_or(Program::Unknown)
         }
         _ => Program::Unknown,
@@ -189,36 +166,45 @@ fn elf<'a>(
     names: &mut Window<'_>,
     text: &'a mut [u8; BEGINNING],
 ) -> Option<Program<'a>> {
-    if window.short(18)? != MACHINE {
+    let header: FileHeader64<LittleEndian> = window.get(0)?;
+    if header.e_machine.get(LE) != MACHINE {
         return Some(Program::Foreign);
     }
-    let table = window.table()?;
-    let mut of_kind =
-        |kind| (0..).map_while(|number| window.segment(table, number)).find(|found| found.kind == kind);
+    let segments = (header.e_phoff.get(LE), header.e_phnum.get(LE));
+    if header.e_phentsize.get(LE) != SEGMENT || segments.1 > MOST_SEGMENTS {
+        return None;
+    }
+    let mut of_kind = |kind| {
+        (0..)
+            .map_while(|number| window.segment(segments, number))
+            .find(|segment| segment.p_type.get(LE) == kind)
+    };
     let Some(name) = of_kind(PT_INTERP) else { return Some(Program::Bare) };
     let dynamic = of_kind(PT_DYNAMIC);
-    let loader = window.look(name.offset, BEGINNING.min(name.len as usize));
-    let loader = loader[..loader.len().min(name.len as usize)].split(|&byte| byte == 0).next()?;
+    let len = BEGINNING.min(name.p_filesz.get(LE) as usize);
+    let loader = window.look(name.p_offset.get(LE), len);
+    let loader = loader[..loader.len().min(len)].split(|&byte| byte == 0).next()?;
     let loader = kept(text, loader);
-    let first = dynamic.and_then(|dynamic| library_that_must_be_first(window, names, &dynamic));
+    let first = dynamic.and_then(|dynamic| needed_first(window, names, segments, &dynamic));
     Some(Program::Loaded { loader, first })
 }
 
-/// Of those that the program itself names.
-fn library_that_must_be_first(
+/// Among the libraries that the program names, one that must be loaded first.
+fn needed_first(
     window: &mut Window<'_>,
     names: &mut Window<'_>,
-    section: &Segment,
+    segments: (u64, u16),
+    dynamic: &Segment,
 ) -> Option<&'static str> {
-    let mut entries = (0..).map_while(|number| window.entry(section, number));
+    let mut entries = (0..).map_while(|number| window.entry(dynamic, number));
     let (_, addr) = entries.find(|&(tag, _)| tag == DT_STRTAB)?;
-    let table = window.table()?;
-    let strings = (0..).map_while(|number| window.segment(table, number)).find_map(|segment| {
-        let inside = addr.checked_sub(segment.addr).filter(|&inside| inside < segment.len)?;
-        (segment.kind == PT_LOAD).then(|| segment.offset.checked_add(inside)).flatten()
+    let strings = (0..).map_while(|number| window.segment(segments, number)).find_map(|segment| {
+        let inside = addr.checked_sub(segment.p_vaddr.get(LE))?;
+        let holds = segment.p_type.get(LE) == PT_LOAD && inside < segment.p_filesz.get(LE);
+        holds.then(|| segment.p_offset.get(LE).checked_add(inside)).flatten()
     })?;
     let longest = FIRST.iter().map(|name| name.len()).max()?;
-    let needed = (0..).map_while(|number| window.entry(section, number)).filter(|&(tag, _)| tag == DT_NEEDED);
+    let needed = (0..).map_while(|number| window.entry(dynamic, number)).filter(|&(tag, _)| tag == DT_NEEDED);
     needed.map(|(_, name)| name).find_map(|name| {
         let name = names.look(strings.checked_add(name)?, longest);
         must_be_first(name.split(|&byte| byte == 0).next()?)
@@ -246,7 +232,7 @@ mod tests {
         let mut strings = vec![0];
         let mut dynamic = Vec::new();
         for library in libraries {
-            dynamic.extend([DT_NEEDED, strings.len() as u64]);
+            dynamic.extend([DT_NEEDED as u64, strings.len() as u64]);
             strings.extend([library.as_bytes(), &[0]].concat());
         }
         // In memory everything is a mebibyte further up.
@@ -254,7 +240,7 @@ mod tests {
         let name_at = 64 + segments * 56;
         let strings_at = name_at + loader.len() as u64 + 1;
         let dynamic_at = strings_at + strings.len() as u64;
-        dynamic.extend([DT_STRTAB, above + strings_at, DT_NULL, 0]);
+        dynamic.extend([DT_STRTAB as u64, above + strings_at, DT_NULL as u64, 0]);
         let dynamic: Vec<u8> = dynamic.into_iter().flat_map(u64::to_le_bytes).collect();
         let end = dynamic_at + dynamic.len() as u64;
 
