@@ -1,15 +1,20 @@
 //! What the loader has loaded, and which of it defines a name: the answers of dlsym, without dlsym.
 //!
-//! dlsym takes memory from malloc to keep the message of a failure, and gives it to free at the next call. Both may be the program's
-//! own, which may call dlsym in turn, and would see calls that the program did not make. So the loader's list of objects is
-//! read here, and their tables of symbols: as loaded, in the order in which the loader searches. Nothing is allocated, locked or
-//! left behind, and no function but a resolver (STT_GNU_IFUNC) is called.
+//! dlsym calls malloc for the message of a failure, and free at the next call. The program's own malloc may call dlsym in turn, and would
+//! see calls that the program did not make. So this file reads the loader's list of objects and their tables of symbols, in the order in
+//! which the loader searches. It allocates and locks nothing, and calls no function but a resolver (STT_GNU_IFUNC).
 #![allow(unsafe_code)] // The loader's structures, and the tables of the ELF files it has mapped.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
-use libc::{Elf64_Sym, dl_phdr_info};
+use libc::dl_phdr_info;
+use object::NativeEndian as NATIVE;
+use object::elf::{self, *};
+
+type Entry = elf::Dyn64<NATIVE>;
+type Symbol = elf::Sym64<NATIVE>;
+type Number = object::U32<NATIVE>;
 
 /// One object in the loader's list, as link.h declares it.
 #[repr(C)]
@@ -18,13 +23,6 @@ pub(crate) struct Object {
     name: *const c_char,
     dynamic: *const Entry,
     next: *const Object,
-}
-
-/// An entry of an object's dynamic section.
-#[repr(C)]
-struct Entry {
-    tag: usize,
-    value: usize,
 }
 
 /// What the loader tells debuggers.
@@ -38,21 +36,14 @@ unsafe extern "C" {
     #[link_name = "_r_debug"]
     static DEBUG: Debug;
     #[link_name = "_DYNAMIC"]
-    static OUR_DYNAMIC: Entry;
+    static OUR_DYNAMIC: [u64; 2];
 }
 
-const HASH: usize = 4;
-const STRINGS: usize = 5;
-const SYMBOLS: usize = 6;
-const SONAME: usize = 14;
-const GNU_HASH: usize = 0x6fff_fef5;
-const VERSIONS: usize = 0x6fff_fff0;
-
-/// The last of the objects that were loaded before the program started. What dlopen adds behind it may go at any moment.
+/// The last of the objects that were loaded before the program started. Those that dlopen adds behind it may go at any moment.
 static LAST: AtomicPtr<Object> = AtomicPtr::new(ptr::null_mut());
 
-/// The objects that were loaded with the program, the program itself first. The first call comes before any dlopen: the loader's first
-/// malloc of all, or the constructor.
+/// The objects that were loaded with the program, the program first. The first call comes before any dlopen: from the loader's first
+/// malloc, or from the constructor.
 fn objects() -> impl Iterator<Item = &'static Object> {
     // SAFETY: the loader's variable, which points to the first of a list. These objects stay, and their fields do not change, but
     // for the last one's `next`.
@@ -69,7 +60,7 @@ fn objects() -> impl Iterator<Item = &'static Object> {
     core::iter::successors(first, move |object| {
         follow(if ptr::eq(*object, last) { ptr::null() } else { object.next })
     })
-    // The kernel's own object is in the list, and is not searched.
+    // The list has the kernel's own object (the vDSO), which the loader does not search.
     .filter(move |object| object.base == 0 || object.base != kernels)
 }
 
@@ -77,9 +68,9 @@ fn objects() -> impl Iterator<Item = &'static Object> {
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     pub(crate) address: *mut c_void,
-    /// Is it this library's?
+    /// Is it in this library?
     pub(crate) ours: bool,
-    /// Or the entry by which an executable that is not position independent calls a function that is defined elsewhere? Such a program
+    /// Is it the entry by which an executable that is not position independent calls a function defined elsewhere? Such a program
     /// gives that address out as the function's.
     pub(crate) entry: bool,
 }
@@ -102,8 +93,8 @@ fn search(mut objects: impl Iterator<Item = &'static Object>, name: &CStr) -> Op
     })
 }
 
-/// `dlsym` in the library of that name, if it is loaded: one that was loaded for a plugin alone is not behind RTLD_NEXT, yet its calls
-/// reach us first. Whoever makes such a call keeps the library where it is; nobody else does.
+/// `dlsym` in the library of that name, if it is loaded. A library that was loaded for a plugin alone is not behind RTLD_NEXT, yet its
+/// calls reach this library first. The caller of such a function keeps the library loaded; nothing else does.
 pub(crate) fn find_in(library: &CStr, name: &CStr) -> Option<*mut c_void> {
     struct Search<'a> {
         library: &'a CStr,
@@ -135,17 +126,17 @@ pub(crate) fn find_in(library: &CStr, name: &CStr) -> Option<*mut c_void> {
 /// An object's tables of symbols. Null where it has none.
 struct Tables {
     base: usize,
-    symbols: *const Elf64_Sym,
+    symbols: *const Symbol,
     strings: *const c_char,
     versions: *const u16,
-    gnu_hash: *const u32,
-    hash: *const u32,
+    gnu_hash: *const GnuHashHeader<NATIVE>,
+    hash: *const Number,
     soname: Option<&'static CStr>,
 }
 
 impl Object {
     fn is_ours(&self) -> bool {
-        ptr::eq(self.dynamic, &raw const OUR_DYNAMIC)
+        ptr::eq(self.dynamic.cast(), &raw const OUR_DYNAMIC)
     }
 
     fn tables(&self) -> Tables {
@@ -161,17 +152,18 @@ impl Object {
         let mut soname = None;
         let mut entry = self.dynamic;
         // SAFETY: the section ends with an entry of tag 0.
-        while let Some(&Entry { tag, value }) = unsafe { entry.as_ref() } {
-            // The loader has added the base already, where the section may be written to.
+        while let Some(Entry { d_tag, d_val }) = unsafe { entry.as_ref() } {
+            let value = d_val.get(NATIVE) as usize;
+            // The loader has added the base already, where the section is writable.
             let table = if value < self.base { value.wrapping_add(self.base) } else { value };
-            match tag {
-                0 => break,
-                HASH => tables.hash = ptr::with_exposed_provenance(table),
-                STRINGS => tables.strings = ptr::with_exposed_provenance(table),
-                SYMBOLS => tables.symbols = ptr::with_exposed_provenance(table),
-                SONAME => soname = Some(value),
-                GNU_HASH => tables.gnu_hash = ptr::with_exposed_provenance(table),
-                VERSIONS => tables.versions = ptr::with_exposed_provenance(table),
+            match d_tag.get(NATIVE) {
+                DT_NULL => break,
+                DT_HASH => tables.hash = ptr::with_exposed_provenance(table),
+                DT_STRTAB => tables.strings = ptr::with_exposed_provenance(table),
+                DT_SYMTAB => tables.symbols = ptr::with_exposed_provenance(table),
+                DT_SONAME => soname = Some(value),
+                DT_GNU_HASH => tables.gnu_hash = ptr::with_exposed_provenance(table),
+                DT_VERSYM => tables.versions = ptr::with_exposed_provenance(table),
                 _ => {}
             }
             // SAFETY: there is one behind it.
@@ -186,12 +178,12 @@ impl Object {
 }
 
 impl Tables {
-    /// The default version of `name`, as an address; and whether it is but an entry (see [`Found`]).
+    /// The default version of `name`, as an address; and whether it is only an entry (see [`Found`]).
     fn find(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
         if self.symbols.is_null() || self.strings.is_null() {
             return None;
         }
-        // SAFETY: tables of an object that is loaded, laid out as the ELF specification says, and for the second as all linkers do it.
+        // SAFETY: tables of a loaded object. The ELF specification and all linkers lay them out so.
         unsafe {
             match (self.gnu_hash.is_null(), self.hash.is_null()) {
                 (false, _) => self.find_by_gnu_hash(name),
@@ -204,14 +196,16 @@ impl Tables {
     /// # Safety
     /// There is such a table.
     unsafe fn find_by_gnu_hash(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
-        let hash =
-            name.iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)));
-        let (shift, table) = (hash as usize, self.gnu_hash);
-        // SAFETY: four numbers; as many words of 64 bits as the third says; as many chains as the first says, each the number of its
-        // first symbol; and a hash for each symbol from the second number on, the last of a chain being odd.
+        let hash = elf::gnu_hash(name);
+        let shift = hash as usize;
+        // SAFETY: a header; as many filter words of 64 bits, and as many chains, as it says, each the number of the chain's first
+        // symbol; and a hash for each symbol from `symbol_base` on, the last of a chain being odd.
         unsafe {
-            let [buckets, symbol_offset, words, second] = table.cast::<[u32; 4]>().read().map(|n| n as usize);
-            let filter = table.add(4).cast::<u64>();
+            let header = &*self.gnu_hash;
+            let [buckets, base, words, second] =
+                [header.bucket_count, header.symbol_base, header.bloom_count, header.bloom_shift]
+                    .map(|number| number.get(NATIVE) as usize);
+            let filter = self.gnu_hash.add(1).cast::<u64>();
             let word = filter.add((shift / 64).checked_rem(words)?).read();
             let bits = 1 << (shift % 64) | 1 << ((shift >> (second % 32)) % 64);
             if word & bits != bits {
@@ -220,8 +214,8 @@ impl Tables {
             let chains = filter.add(words).cast::<u32>();
             let hashes = chains.add(buckets);
             let mut at = chains.add(shift.checked_rem(buckets)?).read() as usize;
-            while at >= symbol_offset {
-                let its = hashes.add(at - symbol_offset).read();
+            while at >= base {
+                let its = hashes.add(at - base).read();
                 if its | 1 == hash | 1
                     && let found @ Some(_) = self.defines(at, name)
                 {
@@ -236,22 +230,18 @@ impl Tables {
     /// # Safety
     /// There is such a table.
     unsafe fn find_by_hash(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
-        let hash = name.iter().fold(0u32, |hash, byte| {
-            let hash = (hash << 4).wrapping_add(u32::from(*byte));
-            (hash ^ (hash & 0xf000_0000) >> 24) & 0x0fff_ffff
-        });
-        // SAFETY: how many chains there are, and how many symbols; for each chain the number of its first symbol; for each symbol
-        // that of the next in its chain, 0 for none.
-        unsafe {
-            let buckets = self.hash.read() as usize;
-            let chains = self.hash.add(2);
-            let mut at = chains.add((hash as usize).checked_rem(buckets)?).read() as usize;
-            while at != 0 {
-                if let found @ Some(_) = self.defines(at, name) {
-                    return found;
-                }
-                at = chains.add(buckets + at).read() as usize;
+        let read = |at: usize| {
+            // SAFETY: the number of chains, and of symbols; for each chain its first symbol; for each symbol the next in its chain, 0 for none.
+            unsafe { self.hash.add(at).read() }.get(NATIVE) as usize
+        };
+        let buckets = read(0);
+        let mut at = read(2 + (elf::hash(name) as usize).checked_rem(buckets)?);
+        while at != 0 {
+            // SAFETY: the table has the numbers of symbols.
+            if let found @ Some(_) = unsafe { self.defines(at, name) } {
+                return found;
             }
+            at = read(2 + buckets + at);
         }
         None
     }
@@ -261,36 +251,33 @@ impl Tables {
     /// # Safety
     /// There is such a symbol.
     unsafe fn defines(&self, at: usize, name: &[u8]) -> Option<(*mut c_void, bool)> {
-        const ABSOLUTE: u16 = 0xfff1;
-        const UNDEFINED: u16 = 0;
-        const RESOLVED: u8 = 10;
         // SAFETY: the caller's promise.
         let symbol = unsafe { self.symbols.add(at).as_ref()? };
-        let (kind, binding) = (symbol.st_info & 0xf, symbol.st_info >> 4);
-        // Global, weak, unique; no kind, data, function, common, resolved. (A thread's own data has no one address.)
-        let takes = matches!(binding, 1 | 2 | 10) && matches!(kind, 0..=2 | 5 | RESOLVED);
-        // Neither internal nor hidden; and an address, or what stands for one.
-        let public = !matches!(symbol.st_other & 3, 1 | 2);
-        if !takes || !public || symbol.st_value == 0 && symbol.st_shndx != ABSOLUTE {
+        let (section, value) = (symbol.st_shndx.get(NATIVE), symbol.st_value.get(NATIVE) as usize);
+        // (The data of a thread have no one address.)
+        let takes = matches!(symbol.st_bind(), STB_GLOBAL | STB_WEAK | STB_GNU_UNIQUE)
+            && matches!(symbol.st_type(), STT_NOTYPE | STT_OBJECT | STT_FUNC | STT_COMMON | STT_GNU_IFUNC);
+        let public = !matches!(symbol.st_visibility(), STV_INTERNAL | STV_HIDDEN);
+        if !takes || !public || value == 0 && section != SHN_ABS {
             return None;
         }
         if !self.versions.is_null() {
-            // SAFETY: one number for each symbol. The first two stand for no version; the highest bit, for one that is not the default.
+            // SAFETY: one number for each symbol.
             let version = unsafe { self.versions.add(at).read() };
-            if version & 0x7fff >= 2 && version & 0x8000 != 0 {
+            // A version that is not the default one.
+            if version & VERSYM_VERSION > VER_NDX_GLOBAL && version & VERSYM_HIDDEN != 0 {
                 return None;
             }
         }
         // SAFETY: the names of symbols are in the table of strings, and terminated.
-        let its_name = unsafe { CStr::from_ptr(self.strings.add(symbol.st_name as usize)) };
+        let its_name = unsafe { CStr::from_ptr(self.strings.add(symbol.st_name.get(NATIVE) as usize)) };
         if its_name.to_bytes() != name {
             return None;
         }
-        let base = if symbol.st_shndx == ABSOLUTE { 0 } else { self.base };
-        let address: *mut c_void =
-            ptr::with_exposed_provenance_mut(base.wrapping_add(symbol.st_value as usize));
-        if kind != RESOLVED || symbol.st_shndx == UNDEFINED {
-            return Some((address, symbol.st_shndx == UNDEFINED));
+        let base = if section == SHN_ABS { 0 } else { self.base };
+        let address: *mut c_void = ptr::with_exposed_provenance_mut(base.wrapping_add(value));
+        if symbol.st_type() != STT_GNU_IFUNC || section == SHN_UNDEF {
+            return Some((address, section == SHN_UNDEF));
         }
         // SAFETY: the symbol says that a function is there that takes nothing and tells the address.
         let resolver =
@@ -378,7 +365,7 @@ mod tests {
                 .output();
             assert!(compiled.as_ref().is_ok_and(|output| output.status.success()), "{compiled:?}");
             let run = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "objects::tests::names_are_found_as_dlsym_finds_them"])
+                .args(["--exact", "abi::objects::tests::names_are_found_as_dlsym_finds_them"])
                 .env("LD_PRELOAD", &library)
                 .output()
                 .unwrap();
