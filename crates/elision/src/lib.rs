@@ -6,14 +6,14 @@
 //! # std::fs::write(&path, vec![0u8; 4 << 20])?;
 //! let mut records = elision::edit(&path)?; // returns at once, whatever the size
 //! records[3_000_000] = 1; //                  loads one page
-//! elision::write(&path, &mut records)?; //    writes one page
+//! elision::write(&path, &mut records)?; //    writes that page, and the first
 //! # assert_eq!(std::fs::read(&path)?[3_000_000], 1);
 //! # std::io::Result::Ok(())
 //! ```
 //!
 //! [`read`] and [`write()`] stand in for `std::fs::read` and `std::fs::write`. [`read`] returns a [`Buffer`]: a
 //! `[u8]` whose pages stand for file bytes until they are touched, or altered. [`Buffer`] says how, and
-//! why that is safe where a memory map is not; ARCHITECTURE.md says how it is built.
+//! why that is safe where a memory map is not. ARCHITECTURE.md says how it is built, docs/LIMITS.md what it cannot do.
 //!
 //! # Platform
 //! Linux on x86-64, from 6.11 on, for local files on ext4, XFS, btrfs or tmpfs that the process owns. Everywhere else,

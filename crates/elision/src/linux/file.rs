@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 /// let file = elision::File::open_with(std::fs::OpenOptions::new().read(true).write(true), &path)?;
 /// let mut buffer = file.read(0, 1 << 20)?;
 /// buffer[500_000] = 1;
-/// file.write(0, &mut buffer)?; // one page
+/// file.write(0, &mut buffer)?; // that page, and the first
 /// # assert_eq!(std::fs::read(&path)?[500_000], 1);
 /// # std::io::Result::Ok(())
 /// ```
