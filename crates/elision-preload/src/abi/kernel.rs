@@ -26,7 +26,7 @@ pub(crate) fn status(fd: i32) -> Option<libc::stat> {
 
 /// Is it a regular file?
 pub(crate) fn regular(fd: i32) -> bool {
-    elision_sys::file::stat(fd).is_ok_and(|stat| stat.is_regular())
+    file::stat(fd).is_ok_and(|stat| stat.is_regular())
 }
 
 /// Is it a device that always has more to give (/dev/zero, /dev/random, /dev/urandom)?
@@ -84,7 +84,7 @@ pub(crate) fn process() -> i32 {
 }
 
 /// Lets other threads run for a tenth of a millisecond.
-pub(crate) fn pause() {
+pub(crate) fn sleep_briefly() {
     let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
     // SAFETY: the kernel reads the structure; a signal cuts the pause short.
     let _ = unsafe { syscall(libc::SYS_nanosleep, [&raw const time as usize, 0, 0, 0, 0, 0]) };

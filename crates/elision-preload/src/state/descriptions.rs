@@ -1,32 +1,30 @@
-//! Whose open file descriptions are whose.
+//! The open file descriptions of this process: which of them only this process uses, and only in ways that are seen here.
 //!
-//! A write lease on a description that the program has open for writing is sound only while every change
-//! made through that description is shown to the library first. So a description is *owned* on positive
-//! knowledge alone: a function that we saw opened it, in this process, for writing, and nothing since could
-//! have handed it to another process or to code that we do not see. Not knowing is always safe; it costs a
-//! deferral.
+//! A write lease on a description that the program has open for writing is sound only while every change made through that
+//! description is shown to the library first. So a description is *owned* on positive knowledge alone: a function that was
+//! seen here opened it for writing, in this process, and nothing since could have handed it to another process or to code
+//! that is not seen. Not to know is always safe, and costs a deferral.
 //!
-//! The knowledge is a table indexed by descriptor number. Three races decide its shape:
+//! The knowledge is a table with a record per descriptor. Three races decide its shape:
 //!
-//! - *A change under way while a read is deferred.* A thread that found no lease may be inside write(2) when
-//!   another thread's read of the same file is deferred. Writers on recorded descriptors are therefore
-//!   noted (see [`crate::state::in_flight`]); the reader looks for them after its lease is visible, and materialises if there is
-//!   one. Either the writer sees the lease or the reader sees the writer.
-//! - *A descriptor opened while another thread forks.* Whoever opens notes the generation first, and records
-//!   only if no sharing has begun or ended since.
-//! - *A read under way while another thread forks.* The fork waits for it, though not for ever: it may be the
-//!   very thread that a signal handler interrupted to fork. Such a read finds the generation changed when it
-//!   is done, and materialises.
+//! - *A change under way while a read is deferred.* A thread that found no lease may be inside write(2) when another
+//!   thread's read of the same file is deferred. So writers are noted (see [`crate::state::in_flight`]). The reader looks
+//!   for them once its lease is visible, and materialises if there is one: either the writer sees the lease, or the reader
+//!   sees the writer.
+//! - *A descriptor opened while another thread forks.* The opener takes the [`Moment`] first, and records only if no
+//!   sharing has begun or ended since.
+//! - *A read under way while another thread forks.* The fork waits for the read, though not for ever: a signal handler
+//!   that forks may have interrupted it. Such a read finds the moment changed when it is done, and materialises.
 
+use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
-use elision_core::client;
-use elision_sys::file::Stat;
+use elision_core::client::changes;
+use elision_sys::file::{self, Stat};
 use elision_sys::task::{block_signals, restore_signals};
 
 use crate::abi::kernel;
-use crate::state::in_flight;
-use crate::state::in_flight::Place;
+use crate::state::in_flight::{self, Place};
 
 /// Descriptors beyond are never recorded.
 const DESCRIPTORS: usize = 64 * 1024;
@@ -34,25 +32,52 @@ const DESCRIPTORS: usize = 64 * 1024;
 /// The standard descriptors are never recorded: libc itself writes to them and duplicates over them.
 const FIRST: usize = 3;
 
-/// Opened here, for reading only.
-const READ_ONLY: u64 = 1;
-
-/// Set in the entry of a description open for writing; the other bits tell its file from others.
-const WRITABLE: u64 = 2;
-
-struct Entry {
-    /// Zero: unknown.
-    file: AtomicU64,
+/// What is known of the description behind one descriptor. Each field is true by itself: there is no moment at which two of
+/// them have to agree. In one cache line, since every small write looks at it.
+#[repr(align(32))]
+struct Description {
+    /// Opened here for writing to the file of this number. 0: not known to be.
+    writes_to: AtomicU64,
+    /// Opened here for reading only.
+    read_only: AtomicBool,
     /// Calls under way that change the file through this descriptor and are not noted with their threads.
     counted: AtomicU32,
-    /// Moves with every call that changes the file through this descriptor. Not always by one: threads store what they loaded
-    /// and one more. But it never comes back to what it was when nobody was changing the file: who stores it is noted from
-    /// before he loads it until after.
+    /// Moves with every call that changes the file through this descriptor. Not always by one: threads store what they
+    /// loaded and one more. But it never returns to a value that it had when nobody was changing the file, because who
+    /// stores it is noted from before the load until after the store.
     begun: AtomicU32,
 }
 
-impl Entry {
-    /// A call begins that is noted.
+impl Description {
+    const fn unknown() -> Description {
+        Description {
+            writes_to: AtomicU64::new(0),
+            read_only: AtomicBool::new(false),
+            counted: AtomicU32::new(0),
+            begun: AtomicU32::new(0),
+        }
+    }
+
+    #[inline(always)]
+    fn writes_to(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.writes_to.load(Ordering::SeqCst))
+    }
+
+    fn is_known(&self) -> bool {
+        self.writes_to().is_some() || self.read_only.load(Ordering::SeqCst)
+    }
+
+    fn set(&self, opened: Opened) {
+        let (file, read_only) = match opened {
+            Opened::ForWriting(file) => (file.get(), false),
+            Opened::ForReading => (0, true),
+            Opened::Unknown => (0, false),
+        };
+        self.writes_to.store(file, Ordering::SeqCst);
+        self.read_only.store(read_only, Ordering::SeqCst);
+    }
+
+    /// A noted call begins.
     #[inline(always)]
     fn begin(&self) {
         let begun = self.begun.load(Ordering::Relaxed);
@@ -60,9 +85,15 @@ impl Entry {
     }
 }
 
-static TABLE: [Entry; DESCRIPTORS] =
-    [const { Entry { file: AtomicU64::new(0), counted: AtomicU32::new(0), begun: AtomicU32::new(0) } };
-        DESCRIPTORS];
+/// How a description was opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    ForWriting(NonZeroU64),
+    ForReading,
+    Unknown,
+}
+
+static TABLE: [Description; DESCRIPTORS] = [const { Description::unknown() }; DESCRIPTORS];
 
 /// The sum of all that are counted with descriptors: never less.
 static COUNTED: AtomicU32 = AtomicU32::new(0);
@@ -113,10 +144,10 @@ pub(crate) fn active() -> bool {
     ACTIVE.load(Ordering::Relaxed)
 }
 
-/// Is a fork or its like under way? Then nothing is offered: a child that borrows our memory has a descriptor
-/// table of its own, and its numbers mean other files than ours.
+/// Is a fork or its like under way? Then nothing is offered: a child that borrows this memory has a descriptor table of its
+/// own, where a number means another file.
 #[inline]
-pub(crate) fn paused() -> bool {
+pub(crate) fn being_shared() -> bool {
     SHARING.load(Ordering::Relaxed) != 0
 }
 
@@ -127,17 +158,18 @@ pub(crate) fn moment() -> Moment {
 }
 
 #[inline]
-fn entry(fd: i32) -> Option<&'static Entry> {
+fn description(fd: i32) -> Option<&'static Description> {
     TABLE.get(fd as usize)
 }
 
+/// The file that `fd` is recorded as open for writing to.
 #[inline]
-fn file(fd: i32) -> u64 {
-    entry(fd).map_or(0, |entry| entry.file.load(Ordering::SeqCst))
+fn writes_to(fd: i32) -> Option<NonZeroU64> {
+    description(fd)?.writes_to()
 }
 
-/// The entries that were ever in use.
-fn used() -> &'static [Entry] {
+/// The records that were ever in use.
+fn used() -> &'static [Description] {
     TABLE.get(..HIGH.load(Ordering::SeqCst)).unwrap_or(&TABLE)
 }
 
@@ -146,18 +178,19 @@ pub(crate) fn opened(fd: i32, flags: i32, since: Moment) {
     if !active() || fd < FIRST as i32 {
         return;
     }
-    let known = match flags & libc::O_ACCMODE {
-        _ if flags & libc::O_PATH != 0 => 0,
-        libc::O_RDONLY => READ_ONLY,
-        // Not by fstat: whoever asks for times makes the next write cost more.
-        _ => elision_sys::file::stat(fd).map_or(0, |stat| known_as(&stat)),
+    let how = match flags & libc::O_ACCMODE {
+        _ if flags & libc::O_PATH != 0 => Opened::Unknown,
+        libc::O_RDONLY => Opened::ForReading,
+        // Not by fstat: to ask for times makes the next write cost more.
+        _ => file::stat(fd).ok().and_then(|stat| number(&stat)).map_or(Opened::Unknown, Opened::ForWriting),
     };
-    record(fd, known, since);
+    record(fd, how, since);
 }
 
-/// What the entry of a descriptor that is open for writing has to say.
-fn known_as(stat: &Stat) -> u64 {
-    if stat.is_regular() { client::changes::file_number(stat.id) | WRITABLE } else { 0 }
+/// A number that tells one regular file from another, though not beyond all doubt.
+fn number(stat: &Stat) -> Option<NonZeroU64> {
+    // (The lowest bit tells nothing.)
+    NonZeroU64::new(changes::file_number(stat.id) | 1).filter(|_| stat.is_regular())
 }
 
 /// `fd` was opened by a call that began at `since`, and only its description knows how.
@@ -172,46 +205,51 @@ pub(crate) fn copied(from: i32, to: i32, since: Moment) {
     if from == to || to < 0 {
         return;
     }
-    let known = file(from);
+    let how = match (writes_to(from), recorded(from)) {
+        (Some(file), _) => Opened::ForWriting(file),
+        (None, true) => Opened::ForReading,
+        (None, false) => Opened::Unknown,
+    };
     if (FIRST..DESCRIPTORS).contains(&(to as usize)) {
-        record(to, known, since);
-    } else if known != 0 {
+        record(to, how, since);
+    } else if how != Opened::Unknown {
         disown(from);
     }
 }
 
-fn record(fd: i32, known: u64, since: Moment) {
-    let Some(entry) = entry(fd) else { return };
-    if known != 0 {
+fn record(fd: i32, how: Opened, since: Moment) {
+    let Some(description) = description(fd) else { return };
+    if how != Opened::Unknown {
         HIGH.fetch_max(fd as usize + 1, Ordering::SeqCst);
     }
-    entry.file.store(known, Ordering::SeqCst);
-    // Stored first, then checked: a sharing that begins now either clears the entry or is seen here.
-    if moment() != since || paused() {
-        entry.file.store(0, Ordering::SeqCst);
+    description.set(how);
+    // Stored first, then checked: a sharing that begins now either clears the record or is seen here.
+    if moment() != since || being_shared() {
+        description.set(Opened::Unknown);
     }
 }
 
 /// `fd` is about to be closed, or duplicated over.
 #[inline]
 pub(crate) fn closing(fd: i32) {
-    if file(fd) != 0 {
+    if recorded(fd) {
         forget(fd);
     }
 }
 
 #[cold]
 fn forget(fd: i32) {
-    let Some(entry) = entry(fd) else { return };
-    let known = entry.file.swap(0, Ordering::SeqCst);
-    // (Who is noted with his thread is known by the file, and found without the entry.)
-    if known & WRITABLE != 0 && entry.counted.load(Ordering::SeqCst) != 0 {
-        // Somebody writes through it at this moment: its duplicates must not be trusted to know of that.
-        disown_file(known);
-        client::changes::before_change(fd);
-    } else if known & WRITABLE != 0 {
-        client::changes::closing(fd, false);
+    let Some(description) = description(fd) else { return };
+    let file = NonZeroU64::new(description.writes_to.swap(0, Ordering::SeqCst));
+    description.read_only.store(false, Ordering::SeqCst);
+    let Some(file) = file else { return };
+    // (A noted writer is known by its file, and found without the record.)
+    if description.counted.load(Ordering::SeqCst) == 0 {
+        return changes::closing(fd, false);
     }
+    // Somebody writes through it at this moment, of which the records of its duplicates know nothing.
+    disown_file(file);
+    changes::before_change(fd);
 }
 
 /// Descriptors `first` to `last` are about to be closed.
@@ -222,9 +260,9 @@ pub(crate) fn closing_range(first: u32, last: u32) {
     }
 }
 
-/// Is no other process, and no code that we do not see, using the position of `fd`?
+/// Is no other process, and no code that is not seen here, using the position of `fd`?
 pub(crate) fn sole(fd: i32) -> bool {
-    recorded(fd) && !paused() && !NEVER.load(Ordering::Relaxed)
+    recorded(fd) && !being_shared() && !NEVER.load(Ordering::Relaxed)
 }
 
 /// Was any descriptor ever recorded?
@@ -235,72 +273,67 @@ pub(crate) fn any() -> bool {
 /// Was `fd` opened here, and not shared since?
 #[inline]
 pub(crate) fn recorded(fd: i32) -> bool {
-    file(fd) != 0
+    description(fd).is_some_and(Description::is_known)
 }
 
 /// Is `fd` recorded as open for writing?
 #[inline]
 pub(crate) fn writable(fd: i32) -> bool {
-    file(fd) & WRITABLE != 0
+    writes_to(fd).is_some()
 }
 
-/// Is every change through `fd`, of which `stat` was asked just now, certain to be shown to us first?
+/// Is every change through `fd`, of which `stat` was asked just now, certain to be shown to the library first?
 pub(crate) fn owned(fd: i32, stat: &Stat) -> bool {
-    let known = file(fd);
-    known & WRITABLE != 0 && !paused() && !NEVER.load(Ordering::Relaxed) && known_as(stat) == known
+    let file = writes_to(fd);
+    file.is_some() && !being_shared() && !NEVER.load(Ordering::Relaxed) && number(stat) == file
 }
 
-/// May the file behind `fd` be guarded by a write lease? The kernel is asked only where what is recorded does not do. `false` is
+/// May the file behind `fd` be guarded by a write lease? The kernel is asked only where the record does not tell. `false` is
 /// certain.
 #[inline]
 pub(crate) fn write_lease_on(fd: i32) -> bool {
-    client::changes::write_leases() && {
-        let known = file(fd);
-        (known & WRITABLE == 0 || client::changes::write_lease_on_number(known))
-            && client::changes::write_lease_on(fd)
-    }
+    let may = |file: NonZeroU64| changes::write_lease_on_number(file.get());
+    changes::write_leases() && writes_to(fd).is_none_or(may) && changes::write_lease_on(fd)
 }
 
-/// From here on changes are made through the description of `fd` that we do not see.
+/// From here on changes are made through the description of `fd` that are not seen here.
 pub(crate) fn disown(fd: i32) {
-    let known = file(fd);
-    if known & WRITABLE != 0 {
-        disown_file(known);
-    } else {
-        closing(fd);
+    let file = writes_to(fd);
+    match file {
+        Some(file) => disown_file(file),
+        None => closing(fd),
     }
-    if known & WRITABLE != 0 || client::changes::write_leases() {
+    if file.is_some() || changes::write_leases() {
         wait_for_readers();
-        client::changes::before_change(fd);
+        changes::before_change(fd);
     }
 }
 
-fn disown_file(known: u64) {
+fn disown_file(file: NonZeroU64) {
     // The generation moves so that a read under way, which asked before, materialises.
     GENERATION.fetch_add(1, Ordering::SeqCst);
-    for entry in used() {
-        let _ = entry.file.compare_exchange(known, 0, Ordering::SeqCst, Ordering::Relaxed);
+    for description in used() {
+        let _ = description.writes_to.compare_exchange(file.get(), 0, Ordering::SeqCst, Ordering::Relaxed);
     }
 }
 
-/// The entry of a descriptor that is recorded as open for writing, and what it says.
+/// The record of a descriptor that is open for writing, and its file.
 #[inline(always)]
-fn open_for_writing(fd: i32) -> Option<(&'static Entry, u64)> {
-    let entry = entry(fd)?;
-    let known = entry.file.load(Ordering::SeqCst);
-    (known & WRITABLE != 0).then_some((entry, known))
+fn open_for_writing(fd: i32) -> Option<(&'static Description, NonZeroU64)> {
+    let description = description(fd)?;
+    Some((description, description.writes_to()?))
 }
 
 /// A call that changes the file behind `fd` begins.
 #[inline(always)]
 pub(crate) fn begin_change(fd: i32) -> Change {
-    let Some((entry, known)) = open_for_writing(fd) else { return Change::Unknown };
-    match in_flight::begin(known, Place::Any) {
+    let Some((description, file)) = open_for_writing(fd) else { return Change::Unknown };
+    match in_flight::begin(file, Place::Any) {
         Some(noted) => {
-            entry.begin();
+            description.begin();
             Change::Noted(noted)
         }
-        None => count_change(entry),
+        None => count_change(description),
     }
 }
 
@@ -312,27 +345,27 @@ pub(crate) enum Unnoted {
     ToBeLookedAt,
 }
 
-/// The same for a file that no write lease guards, as far as can be told without asking the kernel; its end is the note's.
-/// An error: nothing has begun.
+/// The same for a file that no write lease guards, as far as can be told without asking the kernel. Ended by
+/// [`in_flight::end`]. An error: nothing has begun.
 #[inline(always)]
 pub(crate) fn note_unguarded(fd: i32) -> Result<in_flight::Noted, Unnoted> {
-    let (entry, known) = open_for_writing(fd).ok_or(Unnoted::NotForWriting)?;
-    let noted = in_flight::begin(known, Place::First).ok_or(Unnoted::ToBeLookedAt)?;
-    // Asked when the note can be seen: whoever takes a write lease looks for notes when the lease is published.
-    if client::changes::write_lease_on_number(known) {
+    let (description, file) = open_for_writing(fd).ok_or(Unnoted::NotForWriting)?;
+    let noted = in_flight::begin(file, Place::First).ok_or(Unnoted::ToBeLookedAt)?;
+    // Asked when the note can be seen: a thread that takes a write lease looks for notes once the lease is published.
+    if changes::write_lease_on_number(file.get()) {
         in_flight::end(noted);
         return Err(Unnoted::ToBeLookedAt);
     }
-    entry.begin();
+    description.begin();
     Ok(noted)
 }
 
 #[cold]
 #[inline(never)]
-fn count_change(entry: &Entry) -> Change {
+fn count_change(description: &Description) -> Change {
     COUNTED.fetch_add(1, Ordering::SeqCst);
-    entry.counted.fetch_add(1, Ordering::SeqCst);
-    entry.begun.fetch_add(1, Ordering::SeqCst);
+    description.counted.fetch_add(1, Ordering::SeqCst);
+    description.begun.fetch_add(1, Ordering::SeqCst);
     Change::Counted
 }
 
@@ -343,29 +376,30 @@ pub(crate) fn end_change(fd: i32, change: Change) {
         Change::Unknown => (),
         Change::Noted(noted) => in_flight::end(noted),
         Change::Counted => {
-            if let Some(entry) = entry(fd) {
-                entry.counted.fetch_sub(1, Ordering::SeqCst);
+            if let Some(description) = description(fd) {
+                description.counted.fetch_sub(1, Ordering::SeqCst);
             }
             COUNTED.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
 
+/// Those of `file`.
+fn of_file(file: NonZeroU64) -> impl Iterator<Item = &'static Description> {
+    used().iter().filter(move |description| description.writes_to() == Some(file))
+}
+
 /// Calls under way that change a file, whichever descriptor they use. `None`: that cannot be told.
-fn under_way(known: u64) -> Option<u64> {
+fn under_way(file: NonZeroU64) -> Option<u64> {
     if !in_flight::barrier() {
         NEVER.store(true, Ordering::SeqCst);
         return None;
     }
-    let counted = |entry: &Entry| match entry.file.load(Ordering::SeqCst) == known {
-        true => u64::from(entry.counted.load(Ordering::SeqCst)),
-        false => 0,
-    };
-    let elsewhere = match COUNTED.load(Ordering::SeqCst) {
+    let counted = match COUNTED.load(Ordering::SeqCst) {
         0 => 0,
-        _ => used().iter().map(counted).sum(),
+        _ => of_file(file).map(|one| u64::from(one.counted.load(Ordering::SeqCst))).sum(),
     };
-    Some(in_flight::under_way(known) + elsewhere)
+    Some(in_flight::under_way(file) + counted)
 }
 
 /// Runs `change`, which changes the file behind `fd`, with the library told before.
@@ -377,20 +411,17 @@ pub(crate) fn changing<T>(fd: i32, change: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Runs `read`, an offer of an owned descriptor, and takes the deferral back if the ground has shifted
-/// meanwhile. `None`: a change is under way, and nothing was offered.
+/// Runs `read`, an offer of an owned descriptor, and takes the deferral back if a change or a sharing came in between.
+/// `None`: a change is under way, and nothing was offered.
 pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> Option<T> {
-    let changing = || {
-        let known = file(fd);
-        known & WRITABLE == 0 || under_way(known) != Some(0)
-    };
+    let quiet = || writes_to(fd).is_some_and(|file| under_way(file) == Some(0));
     // A handler that left by a jump, or a cancellation, would leave this counted for ever, and every fork wait for it.
     let mask = block_signals();
     READING.fetch_add(1, Ordering::SeqCst);
-    let result = (!changing()).then(read);
+    let result = quiet().then(read);
     fence(Ordering::SeqCst);
-    if result.is_some() && (changing() || moment() != since) {
-        client::changes::before_change(fd);
+    if result.is_some() && (!quiet() || moment() != since) {
+        changes::before_change(fd);
     }
     READING.fetch_sub(1, Ordering::SeqCst);
     restore_signals(mask);
@@ -406,15 +437,14 @@ pub(crate) struct Activity {
 
 /// Of the file behind `fd`, now.
 pub(crate) fn activity(fd: i32) -> Activity {
-    let under_way = under_way(file(fd));
+    let under_way = writes_to(fd).and_then(under_way);
     Activity { under_way, begun: begun(fd) }
 }
 
 /// Moves with every call that changes the file behind `fd`.
 pub(crate) fn begun(fd: i32) -> u64 {
-    let known = file(fd);
-    let same = used().iter().filter(|entry| entry.file.load(Ordering::SeqCst) == known);
-    same.map(|entry| u64::from(entry.begun.load(Ordering::SeqCst))).sum()
+    let Some(file) = writes_to(fd) else { return 0 };
+    of_file(file).map(|one| u64::from(one.begun.load(Ordering::SeqCst))).sum()
 }
 
 /// Was the caller's the only change of the file since then, itself included then? If not, nobody can tell whose bytes
@@ -422,23 +452,22 @@ pub(crate) fn begun(fd: i32) -> u64 {
 pub(crate) fn alone_since(fd: i32, before: Activity) -> bool {
     let now = activity(fd);
     let alone = |activity: Activity| activity.under_way.is_some_and(|count| count <= 1);
-    file(fd) & WRITABLE != 0 && alone(before) && alone(now) && now.begun == before.begun
+    writable(fd) && alone(before) && alone(now) && now.begun == before.begun
 }
 
 /// Is the caller's the only change of the file behind `fd` that is under way?
 pub(crate) fn alone(fd: i32) -> bool {
-    let known = file(fd);
-    known & WRITABLE != 0 && under_way(known) == Some(1)
+    writes_to(fd).is_some_and(|file| under_way(file) == Some(1))
 }
 
-/// Has nobody changed the file since [`begun`] was `before`, if nobody was at it then?
+/// Has nobody changed the file since [`begun`] was `before`, if nobody was changing it then?
 pub(crate) fn quiet_since(fd: i32, before: u64) -> bool {
     let now = activity(fd);
-    file(fd) & WRITABLE != 0 && now.under_way == Some(0) && now.begun == before
+    writable(fd) && now.under_way == Some(0) && now.begun == before
 }
 
-/// Waits for reads under way that may be deferred; not for ever, since it may be one of these that a signal handler
-/// has interrupted.
+/// Waits for reads under way that may be deferred; not for ever, since the caller may be a signal handler that has
+/// interrupted one of them.
 pub(crate) fn wait_for_readers() {
     // What was noted comes first: a reader that is not seen here sees it.
     fence(Ordering::SeqCst);
@@ -446,7 +475,7 @@ pub(crate) fn wait_for_readers() {
         if READING.load(Ordering::SeqCst) == 0 {
             return;
         }
-        kernel::pause();
+        kernel::sleep_briefly();
     }
 }
 
@@ -454,7 +483,7 @@ pub(crate) fn wait_for_readers() {
 /// opened until [`end_sharing`] never will be.
 pub(crate) fn begin_sharing() {
     SHARING.fetch_add(1, Ordering::SeqCst);
-    surrender();
+    disown_all();
 }
 
 /// The call that shared them is over, in this process.
@@ -466,8 +495,8 @@ pub(crate) fn end_sharing() {
 /// As [`end_sharing`], in a forked child: the threads that were in the middle of something are gone.
 pub(crate) fn begin_child() {
     GENERATION.fetch_add(1, Ordering::SeqCst);
-    for entry in used() {
-        entry.counted.store(0, Ordering::Relaxed);
+    for description in used() {
+        description.counted.store(0, Ordering::Relaxed);
     }
     COUNTED.store(0, Ordering::Relaxed);
     in_flight::reset();
@@ -478,26 +507,26 @@ pub(crate) fn begin_child() {
 /// From now on descriptors may be written through unseen at any time (io_uring, asynchronous I/O).
 pub(crate) fn share_for_good() {
     if active() && !NEVER.swap(true, Ordering::SeqCst) {
-        surrender();
+        disown_all();
     }
 }
 
 /// The descriptor table itself is shared with, or differs from, that of another user of this memory: numbers
 /// no longer mean one thing, and nothing is offered any more.
-pub(crate) fn pause_for_good() {
+pub(crate) fn share_table_for_good() {
     if active() && SHARING.load(Ordering::Relaxed) < u32::MAX / 2 {
         SHARING.fetch_add(u32::MAX / 2, Ordering::SeqCst);
-        surrender();
+        disown_all();
     }
 }
 
-fn surrender() {
+fn disown_all() {
     GENERATION.fetch_add(1, Ordering::SeqCst);
-    for entry in used() {
-        entry.file.store(0, Ordering::SeqCst);
+    for description in used() {
+        description.set(Opened::Unknown);
     }
     wait_for_readers();
-    client::changes::release_write_leases();
+    changes::release_write_leases();
 }
 
 #[cfg(test)]
@@ -508,14 +537,14 @@ mod tests {
     use std::sync::Mutex;
 
     fn owned(fd: i32) -> bool {
-        super::owned(fd, &elision_sys::file::stat(fd).unwrap())
+        super::owned(fd, &file::stat(fd).unwrap())
     }
 
     // One process, one table.
     static ALONE: Mutex<()> = Mutex::new(());
 
     fn writable_file() -> std::fs::File {
-        let path = std::env::temp_dir().join(format!("elision-ownership-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("elision-descriptions-{}", std::process::id()));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         std::fs::remove_file(path).unwrap();
         activate();

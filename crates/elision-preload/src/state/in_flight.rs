@@ -1,30 +1,32 @@
-//! Calls under way that change a file: who is at it, and which file.
+//! Writers in flight: which thread is changing which file.
 //!
-//! Asked rarely (when a read of a file open for writing is about to be deferred), noted on every write, however small. So the
-//! noting must cost next to nothing: each thread has a slot of its own and stores into it, with no instruction that locks a
-//! cache line. That a thread which looks at the slots of others sees what they have stored is its own affair: it has the
-//! kernel run a barrier on every processor where this process runs (membarrier, Linux 4.14). After that, either it sees
-//! the note, or the one who left it sees what was published before the barrier.
+//! Looked at rarely (when a read of a file open for writing is about to be deferred), noted on every write, however small.
+//! So each thread has a slot of its own and stores into it without an instruction that locks a cache line. A thread that
+//! looks at the slots has the kernel run a barrier on every processor where this process runs (membarrier, Linux 4.14).
+//! After that, either the looking thread sees the note, or the noting thread sees what was published before the barrier.
 //!
 //! Where the kernel has no such barrier, where there are more threads than slots, and for a signal handler's call within a
-//! call, there is a counter in the table of descriptors instead.
+//! call, the table of descriptions has a counter instead.
 //!
 //! A thread that is cancelled, or jumps out of a signal handler, in the middle of a write leaves it noted. Reads of that
 //! file are then no longer deferred under a write lease, which is harmless.
-#![allow(unsafe_code)] // The thread pointer, which tells threads apart, and a system call.
+#![allow(unsafe_code)] // A system call.
 
+use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 
-use crate::abi::arch::thread_pointer;
 use elision_sys::raw::syscall;
 use libc::{c_int, c_long, c_uint};
 
-/// What one thread is at. A cache line of its own.
+use crate::abi::arch::thread_pointer;
+use crate::abi::raw::set_errno;
+
+/// What one thread is changing. A cache line of its own.
 #[repr(align(64))]
 struct Slot {
-    /// Its thread pointer; 0 while nobody has the slot. A thread that has ended leaves it to the next of that address.
+    /// Its thread pointer; 0 while no thread has the slot. A thread that has ended leaves it to the next of that address.
     thread: AtomicUsize,
-    /// The file being changed, as the table of descriptors knows it; 0 for none.
+    /// The number of the file; 0 for none.
     file: AtomicU64,
 }
 
@@ -36,7 +38,7 @@ const PROBES: usize = 4;
 static TABLE: [Slot; SLOTS] =
     [const { Slot { thread: AtomicUsize::new(0), file: AtomicU64::new(0) } }; SLOTS];
 
-/// Does the kernel run barriers for us?
+/// Does the kernel run barriers for this process?
 static BARRIERS: AtomicBool = AtomicBool::new(false);
 
 const PRIVATE_EXPEDITED: usize = 1 << 3;
@@ -62,13 +64,13 @@ pub(crate) fn prepare() {
     BARRIERS.store(membarrier(REGISTER_PRIVATE_EXPEDITED).is_some(), Ordering::Relaxed);
 }
 
-/// The program's own membarrier, to which our registration must not show.
+/// The program's own membarrier, which must not show the registration made here.
 pub(crate) fn membarrier_of_program(command: c_int, flags: c_uint, call: impl FnOnce() -> c_long) -> c_long {
     let registered = || REGISTERED.load(Ordering::Relaxed);
     let ours = BARRIERS.load(Ordering::Relaxed) && flags == 0;
     match command as usize {
         PRIVATE_EXPEDITED if ours && registered() & REGISTER_PRIVATE_EXPEDITED == 0 => {
-            crate::abi::raw::set_errno(libc::EPERM);
+            set_errno(libc::EPERM);
             -1
         }
         // Each registration of these says the plain one, too.
@@ -92,7 +94,7 @@ pub(crate) fn membarrier_of_program(command: c_int, flags: c_uint, call: impl Fn
 pub(crate) enum Place {
     /// Where its pointer says, as it mostly is.
     First,
-    /// There, or in one of the places behind; and it is given one of these if it has none.
+    /// There, or in one of the places behind. A thread that has none is given one of these.
     Any,
 }
 
@@ -113,7 +115,7 @@ fn mine(place: Place) -> Option<&'static Slot> {
 #[cold]
 #[inline(never)]
 fn find(thread: usize, first: usize) -> Option<&'static Slot> {
-    // Without them nobody has a slot, which is the one place to ask.
+    // Without barriers no thread has a slot: so this is the one place to ask.
     if !BARRIERS.load(Ordering::Relaxed) {
         return None;
     }
@@ -129,14 +131,14 @@ fn find(thread: usize, first: usize) -> Option<&'static Slot> {
 #[derive(Clone, Copy)]
 pub(crate) struct Noted(&'static Slot);
 
-/// Notes that the calling thread is about to change `file` (not 0). `None`: it has to be counted elsewhere.
+/// Notes that the calling thread is about to change `file`. `None`: the call has to be counted elsewhere.
 #[inline(always)]
-pub(crate) fn begin(file: u64, place: Place) -> Option<Noted> {
+pub(crate) fn begin(file: NonZeroU64, place: Place) -> Option<Noted> {
     let slot = mine(place)?;
     if slot.file.load(Ordering::Relaxed) != 0 {
         return None;
     }
-    slot.file.store(file, Ordering::Release);
+    slot.file.store(file.get(), Ordering::Release);
     compiler_fence(Ordering::SeqCst);
     Some(Noted(slot))
 }
@@ -147,16 +149,16 @@ pub(crate) fn end(Noted(slot): Noted) {
     slot.file.store(0, Ordering::Release);
 }
 
-/// Sees to it that what other threads have noted can be seen, and that what they have yet to note comes after what was
-/// published by now. False: that cannot be had, and nobody can tell.
+/// After this, what other threads have noted can be seen, and what they have yet to note comes after what was published by
+/// now. False: the kernel refused, and nothing can be told.
 pub(crate) fn barrier() -> bool {
     core::sync::atomic::fence(Ordering::SeqCst);
     !BARRIERS.load(Ordering::SeqCst) || membarrier(PRIVATE_EXPEDITED).is_some()
 }
 
 /// How many threads are changing `file`? To be asked after a [`barrier`].
-pub(crate) fn under_way(file: u64) -> u64 {
-    TABLE.iter().filter(|slot| slot.file.load(Ordering::SeqCst) == file).count() as u64
+pub(crate) fn under_way(file: NonZeroU64) -> u64 {
+    TABLE.iter().filter(|slot| slot.file.load(Ordering::SeqCst) == file.get()).count() as u64
 }
 
 /// In a forked child, which has but one thread.
@@ -171,6 +173,10 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
+    const fn file(number: u64) -> NonZeroU64 {
+        NonZeroU64::new(number).unwrap()
+    }
+
     #[test]
     fn a_thread_sees_what_another_is_at() {
         prepare();
@@ -178,21 +184,21 @@ mod tests {
         let (begun, wait_begun) = mpsc::channel();
         let (finish, wait_finish) = mpsc::channel::<()>();
         let other = std::thread::spawn(move || {
-            let noted = begin(77, Place::Any).unwrap();
-            assert!(begin(78, Place::Any).is_none(), "a call within a call");
+            let noted = begin(file(77), Place::Any).unwrap();
+            assert!(begin(file(78), Place::Any).is_none(), "a call within a call");
             begun.send(()).unwrap();
             let _ = wait_finish.recv();
             end(noted);
-            end(begin(78, Place::Any).unwrap());
+            end(begin(file(78), Place::Any).unwrap());
         });
         wait_begun.recv().unwrap();
         assert!(barrier());
-        assert_eq!((under_way(77), under_way(78)), (1, 0));
-        end(begin(77, Place::Any).unwrap());
+        assert_eq!((under_way(file(77)), under_way(file(78))), (1, 0));
+        end(begin(file(77), Place::Any).unwrap());
         drop(finish);
         other.join().unwrap();
         assert!(barrier());
-        assert_eq!((under_way(77), under_way(78)), (0, 0));
+        assert_eq!((under_way(file(77)), under_way(file(78))), (0, 0));
     }
 
     /// Dekker's promise, kept by one side's barrier alone: of two threads that each store and then look, one sees the other.
@@ -209,7 +215,7 @@ mod tests {
                 let mut saw = Vec::with_capacity(ROUNDS);
                 for _ in 0..ROUNDS {
                     start.wait();
-                    let noted = begin(99, Place::Any).unwrap();
+                    let noted = begin(file(99), Place::Any).unwrap();
                     saw.push(published.load(Ordering::Acquire));
                     start.wait();
                     end(noted);
@@ -222,7 +228,7 @@ mod tests {
                 start.wait();
                 published.store(true, Ordering::Release);
                 assert!(barrier());
-                found.push(under_way(99) > 0);
+                found.push(under_way(file(99)) > 0);
                 start.wait();
                 published.store(false, Ordering::Release);
                 start.wait();

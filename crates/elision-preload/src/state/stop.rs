@@ -64,7 +64,7 @@ pub(crate) fn stop(why: &str) {
         task::restore_signals(mask);
         // Another thread is at it. Until it is done, what depends on a file may still do so.
         while !stopped() {
-            kernel::pause();
+            kernel::sleep_briefly();
         }
         return;
     }

@@ -50,7 +50,7 @@ pub(crate) fn offer_read(
     cancel: Cancel,
 ) -> Option<ssize_t> {
     // (The kernel looks at all of what is named, though it moves less.)
-    if fd < 0 || len > isize::MAX as usize || !kernel::nameable(addr, len) || descriptions::paused() {
+    if fd < 0 || len > isize::MAX as usize || !kernel::nameable(addr, len) || descriptions::being_shared() {
         return None;
     }
     let len = len.min(kernel::MOST);
@@ -104,7 +104,7 @@ pub(crate) fn offer_write(
         return None;
     }
     // A child that borrows our memory numbers its descriptors for itself. Leases are given up before it starts.
-    let big = len >= client::life::min_bytes() && !descriptions::paused();
+    let big = len >= client::life::min_bytes() && !descriptions::being_shared();
     if !big && !descriptions::write_lease_on(fd) {
         return None;
     }

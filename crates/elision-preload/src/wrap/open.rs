@@ -130,7 +130,7 @@ fn open_again(refused: c_int, look: &impl Fn() -> Option<c_int>, open: impl Fn()
         return refused;
     }
     for _ in 0..ATTEMPTS {
-        kernel::pause();
+        kernel::sleep_briefly();
         let fd = open();
         if fd >= 0 || raw::errno() != libc::EWOULDBLOCK {
             return fd;
@@ -220,7 +220,7 @@ pub(crate) fn closing(fd: c_int) {
 /// `close_range` is about to do what it does.
 pub(crate) fn closing_range(first: c_uint, last: c_uint, flags: c_int) {
     if flags & libc::CLOSE_RANGE_UNSHARE as c_int != 0 {
-        descriptions::pause_for_good();
+        descriptions::share_table_for_good();
     }
     // Marked to be closed by a later exec, they stay what they are.
     if flags & libc::CLOSE_RANGE_CLOEXEC as c_int == 0 {

@@ -143,7 +143,7 @@ pub(crate) fn before_unshare(flags: c_int) {
     if unshare_ends(flags) {
         stop(NAMESPACE);
     } else if flags & libc::CLONE_FILES != 0 {
-        descriptions::pause_for_good();
+        descriptions::share_table_for_good();
     }
 }
 

@@ -276,7 +276,7 @@ fn cloning(flags: u64, whole: impl Fn() -> c_long) -> c_long {
         Sharing::Mixed => stopping(process::SHARED, whole),
         // On another stack the child never returns here, and when it is done is not ours to see.
         Sharing::Loan => {
-            descriptions::pause_for_good();
+            descriptions::share_table_for_good();
             whole()
         }
     }

@@ -61,7 +61,7 @@ fn divisible(fd: c_int, pieces: &[iovec], offset: Option<off_t>) -> bool {
     total <= kernel::MOST
         && offset.is_none_or(|offset| offset.checked_add(total as off_t).is_some())
         && (offset.is_some() || single_threaded() && descriptions::sole(fd))
-        && !descriptions::paused()
+        && !descriptions::being_shared()
         && kernel::regular(fd)
         && kernel::status_flags(fd).is_some_and(|flags| flags & (libc::O_APPEND | libc::O_DIRECT) == 0)
 }
