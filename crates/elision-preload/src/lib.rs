@@ -9,13 +9,12 @@
 //! | `state` | open descriptions, writers in flight, the program's memory, the large-block heap, the off switch |
 //! | `abi` | the shape of a wrapper, the next definition of a name, system calls past libc |
 //!
-//! The rule for every wrapper: one condition, and if it does not hold, libc's own function with the arguments as
-//! they came. What holds is offered to the library, which may always decline. Nothing takes a lock,
-//! allocates or has thread-local state, because read and write belong to signal handlers too; nothing
-//! is printed; `errno` changes only when a call fails; and a call that comes before the constructor, or with
-//! `ELISION=off`, goes straight through.
+//! The rule for every wrapper: one condition, and where it does not hold, libc's own function with the same arguments.
+//! Otherwise the call is offered to the library, which may always decline. Nothing takes a lock, allocates or has
+//! thread-local state, because signal handlers call read and write too. Nothing is printed, and `errno` changes only when a
+//! call fails. A call before the constructor, or with `ELISION=off`, goes straight through.
 
-// Unit tests are not preloaded into themselves: no constructor runs. And see `abi::arch`.
+// In unit tests no constructor runs; for other processors see `abi::arch`.
 #![cfg_attr(any(test, not(target_arch = "x86_64")), allow(dead_code, unused_imports))]
 
 mod abi;
@@ -30,12 +29,12 @@ use wrap::{
     preload_env, process, resuming, stdio, syscall, vector,
 };
 
-/// Runs in the main thread when the program's libraries have been loaded. Those that the program needs run
-/// theirs before, so calls have already passed through here.
+/// Runs in the main thread. The constructors of the libraries that the program needs ran before, so calls have already passed
+/// through the wrappers.
 extern "C" fn constructor() {
     let errno = raw::errno();
     set_up();
-    // Where main begins it is zero.
+    // A program may expect 0 where main begins.
     raw::set_errno(errno);
 }
 
@@ -63,7 +62,7 @@ fn set_up() {
     memory::resolve();
     malloc::init();
     if stop::stopped() {
-        // By a library whose constructor came before.
+        // Stopped by a library whose constructor ran before.
         client::life::stop("what a library of its used");
     }
     if client::life::min_bytes() == usize::MAX {
@@ -78,7 +77,7 @@ fn set_up() {
     descriptions::activate();
 }
 
-/// Runs when the program ends by itself, after all that it and its libraries do then.
+/// Runs when the program ends by exit, after all that the program and its libraries do then.
 extern "C" fn last_of_all(_: *mut core::ffi::c_void) {
     process::ending();
 }

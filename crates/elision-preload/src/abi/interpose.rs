@@ -1,15 +1,13 @@
-//! The shape of every wrapper: one condition, then either libc's own function or ours.
+//! The shape of a wrapper: one condition, then either the drop-in's code or libc's function.
 //!
-//! `interpose!` defines, for each name, an exported function and a module of the same name (the two live
-//! in different namespaces) that holds the way to libc's. So `read(fd, …)` is what the program calls, and
-//! `read::real(fd, …)` is what it would have called without us.
+//! For each name, `interpose!` defines an exported function and a module of the same name, with the way to libc's: the
+//! program calls `read(fd, …)`, and `read::real(fd, …)` is what it would have called otherwise.
 //!
-//! Before the constructor has run, `real` is the bare system call, or, for functions that are more than one,
-//! a lookup on first use. Afterwards it is a jump through a pointer to libc's function, because only that one
-//! is a point where a thread may be cancelled. A cancelled thread is unwound through our frames: hence
-//! "C-unwind" throughout, and nothing in a wrapper's frame that would need dropping.
+//! Before the constructor has run, `real` is the bare system call or a lookup on first use. Afterwards it is a jump to libc's
+//! function, since only that is a point where a thread may be cancelled. A cancelled thread is unwound through the wrapper's
+//! frame: hence "C-unwind", and nothing in a frame that would need dropping.
 //!
-//! (The memory family has shapes of its own, in [`crate::real`]: nothing there is a cancellation point.)
+//! (The memory family has another shape, in [`crate::abi::next`]: nothing there is a cancellation point.)
 #![allow(unsafe_code)] // Function pointers are kept as words.
 
 use core::ffi::{CStr, c_void};
@@ -18,7 +16,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::abi::objects;
 
-/// The next definition of `name` after ours, and where to keep it.
+/// The next definition of `name` after this library's, kept in `slot`.
 pub(crate) fn lookup(slot: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
     let found = objects::next(name).unwrap_or(null_mut());
     if !found.is_null() {
@@ -27,7 +25,7 @@ pub(crate) fn lookup(slot: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
     found
 }
 
-/// Looks in the named libraries as well, if they are loaded. What is found there is not kept, since they may go.
+/// As [`lookup`], then in the named libraries. What is found there is not kept, since they may be unloaded.
 pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CStr]) -> *mut c_void {
     match lookup(slot, name) {
         found if !found.is_null() => found,
@@ -43,10 +41,14 @@ pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CSt
 ///
 /// Without a condition, OURS decides for itself.
 ///
-/// SOURCE says what stands in for libc's function until the constructor has run: `kernel(NUMBER)` or
-/// `kernel(NUMBER, arguments…)`, a system call; `lookup(FAILED)`, the function looked up when first
-/// wanted, or FAILED with ENOSYS where there is none; `lookup(FAILED, libraries)`, the same in named libraries; `early(FAILED)`,
-/// the same, but the constructor looks it up, because signal handlers and forked children call it.
+/// SOURCE stands in for libc's function until the constructor has run:
+///
+/// | SOURCE | |
+/// | --- | --- |
+/// | `kernel(NUMBER)`, `kernel(NUMBER, arguments…)` | a system call |
+/// | `lookup(FAILED)` | the function, looked up on first use; FAILED with ENOSYS where there is none |
+/// | `lookup(FAILED, libraries)` | the same in named libraries |
+/// | `early(FAILED)` | as `lookup`, and the constructor looks it up: signal handlers and forked children call it |
 macro_rules! interpose {
     ($(
         $(#[$meta:meta])*
@@ -75,8 +77,7 @@ macro_rules! interpose {
                 /// The program's own, as to libc's function.
                 #[inline(always)]
                 pub(crate) unsafe fn real($($arg: $type),*) -> $ret {
-                    // SAFETY: the pointer is never null and always to a function of this type: `until`, or
-                    // what was found under its name.
+                    // SAFETY: a function of this type: `until`, or what was found under its name.
                     unsafe { through(POINTER.load(Ordering::Relaxed), $($arg),*) }
                 }
 
@@ -152,7 +153,7 @@ macro_rules! interpose {
         const NAME: &core::ffi::CStr = $crate::abi::interpose::c_name(concat!(stringify!($name), "\0"));
         $crate::abi::interpose::lookup(&$pointer, NAME);
     };
-    // Rare, and no signal handler's business: looked up when they are first called.
+    // No signal handler calls these: looked up on first use.
     (@resolve lookup $pointer:ident, $name:ident) => {
         let _ = &$pointer;
     };
@@ -167,10 +168,10 @@ pub(crate) const fn c_name(name: &str) -> &CStr {
     }
 }
 
-/// A function of which only the address is wanted.
+/// A function of unknown type.
 pub(crate) type Function = unsafe extern "C" fn();
 
-/// Where a [`forward!`] goes on to.
+/// Where a [`forward!`](crate::abi::arch::forward) goes on to.
 pub(crate) fn onward(next: &crate::abi::next::Next<Function>) -> *const c_void {
     if next.address().is_null() {
         next.resolve();

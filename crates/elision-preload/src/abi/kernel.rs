@@ -1,4 +1,4 @@
-//! The few questions that the wrappers put to the kernel themselves, past libc and past our own names.
+//! What wrappers ask the kernel and the program's arguments, past libc and past the wrapped names.
 #![allow(unsafe_code)] // System calls with pointers to locals.
 
 use core::mem::MaybeUninit;
@@ -38,7 +38,7 @@ pub(crate) fn is_endless(fd: i32) -> bool {
     })
 }
 
-/// Is a read of the file a whole to those who write to it?
+/// Does the file system let no write come into the middle of a read?
 pub(crate) fn reads_are_atomic(fd: i32) -> bool {
     use elision_sys::file::{XFS, filesystem};
     filesystem(fd) == Ok(XFS)
@@ -93,7 +93,7 @@ pub(crate) fn sleep_briefly() {
 /// An O_PATH descriptor of what `open` with these flags would open.
 pub(crate) fn open_path(directory: i32, path: *const libc::c_char, flags: i32) -> Option<i32> {
     let flags = libc::O_PATH | libc::O_CLOEXEC | (flags & libc::O_NOFOLLOW);
-    // SAFETY: a bad path is the kernel's to refuse.
+    // SAFETY: the kernel refuses a bad path.
     unsafe { syscall(libc::SYS_openat, [directory as usize, path as usize, flags as usize, 0, 0, 0]) }
         .ok()
         .map(|fd| fd as i32)
@@ -104,7 +104,7 @@ pub(crate) fn open_path2(directory: i32, path: *const libc::c_char, mut how: lib
     how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64 | how.flags & libc::O_NOFOLLOW as u64;
     how.mode = 0;
     let (how, len) = (&raw const how as usize, size_of::<libc::open_how>());
-    // SAFETY: a structure of ours; a bad path is the kernel's to refuse.
+    // SAFETY: a local structure; the kernel refuses a bad path.
     unsafe { syscall(libc::SYS_openat2, [directory as usize, path as usize, how, len, 0, 0]) }
         .ok()
         .map(|fd| fd as i32)
@@ -113,13 +113,13 @@ pub(crate) fn open_path2(directory: i32, path: *const libc::c_char, mut how: lib
 /// The same for a file handle.
 pub(crate) fn open_handle(mount: i32, handle: usize) -> Option<i32> {
     let flags = (libc::O_PATH | libc::O_CLOEXEC) as usize;
-    // SAFETY: a bad handle is the kernel's to refuse.
+    // SAFETY: the kernel refuses a bad handle.
     unsafe { syscall(libc::SYS_open_by_handle_at, [mount as usize, handle, flags, 0, 0, 0]) }
         .ok()
         .map(|fd| fd as i32)
 }
 
-/// May this thread truncate, by way of /proc, the file that an O_PATH descriptor stands for? False where there is nothing to be cut off.
+/// May this thread truncate, through /proc, the file of an O_PATH descriptor? False where there is nothing to cut off.
 pub(crate) fn truncatable(fd: i32) -> bool {
     let path = ProcPath::own(fd);
     let arguments = [
@@ -140,14 +140,14 @@ pub(crate) fn truncatable(fd: i32) -> bool {
         })
 }
 
-/// Truncates a file that is open, however it was opened. That breaks all leases on it and waits until they are gone; no other is given
-/// until it is done; and no descriptor is closed, which would take the process's locks on the file away. False: nothing was done.
+/// Truncates a file that is open, however it was opened. That breaks all leases on it and waits for their end, lets none
+/// begin meanwhile, and closes no descriptor, which would drop the process's locks on the file. False: nothing was done.
 pub(crate) fn truncate(fd: i32) -> bool {
     let path = ProcPath::own(fd);
     loop {
         // SAFETY: a C string.
         match unsafe { raw_call(libc::SYS_truncate, &[path.as_c_str().as_ptr() as usize, 0]) } {
-            // The open would not have waited, nor been interrupted.
+            // The open that this stands for would not have been interrupted.
             Err(errno) if errno.0 == libc::EINTR => {}
             result => return result.is_ok(),
         }
@@ -156,15 +156,15 @@ pub(crate) fn truncate(fd: i32) -> bool {
 
 /// Closes a descriptor that [`open_path`] made.
 pub(crate) fn close(fd: i32) {
-    // SAFETY: ours alone.
+    // SAFETY: nothing else uses it.
     let _ = unsafe { syscall(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
 }
 
-/// Can `len` bytes at `addr` be read without a fault? A bad pointer in the arguments of a system call is
-/// EFAULT, and must not become a crash because we looked first.
+/// Can `len` bytes at `addr` be read without a fault? A bad pointer in the arguments of a system call must stay an EFAULT,
+/// and not become a crash here.
 ///
-/// Arguments mostly live on the caller's stack, which is above ours and needs no asking. For the rest, a
-/// rt_sigprocmask with a nonsensical `how` copies eight bytes in before it refuses: EFAULT or EINVAL.
+/// Arguments are mostly on the caller's stack, above this frame, and need no asking. For the rest, rt_sigprocmask with a
+/// senseless `how` copies eight bytes in before it refuses: EFAULT or EINVAL.
 #[inline]
 pub(crate) fn readable(addr: usize, len: usize) -> bool {
     const NEAR: usize = 16 * 1024;
@@ -193,7 +193,7 @@ pub(crate) fn readable(addr: usize, len: usize) -> bool {
 /// The longest vector that the kernel takes.
 const PIECES: c_int = 1024;
 
-/// The program's vector, unless it is empty, too long or not to be read. (The kernel says which.)
+/// The program's vector, unless it is empty, too long or unreadable: then the kernel is to say so.
 pub(crate) fn pieces<'a>(iov: *const iovec, count: c_int) -> Option<&'a [iovec]> {
     if iov.is_null() || !iov.is_aligned() || !(1..=PIECES).contains(&count) {
         return None;
@@ -201,8 +201,8 @@ pub(crate) fn pieces<'a>(iov: *const iovec, count: c_int) -> Option<&'a [iovec]>
     if !readable(iov as usize, count as usize * size_of::<iovec>()) {
         return None;
     }
-    // SAFETY: not null, aligned, and just found to be readable; a program that unmaps or alters it in another
-    // thread meanwhile would get as little sense from the kernel.
+    // SAFETY: not null, aligned, and just found to be readable. (A program that unmaps it meanwhile in another thread would
+    // get as little sense from the kernel.)
     Some(unsafe { core::slice::from_raw_parts(iov, count as usize) })
 }
 
@@ -212,7 +212,7 @@ pub(crate) fn whole_pages(n: usize) -> Option<usize> {
     n.checked_next_multiple_of(PAGE)
 }
 
-/// May a program name these addresses at all? The kernel checks a whole vector for this before it moves a byte.
+/// May a system call be given these addresses at all? The kernel checks this of a whole vector before it moves a byte.
 pub(crate) fn nameable(addr: usize, len: usize) -> bool {
     addr.checked_add(len).is_some_and(|end| end <= NAMEABLE_LIMIT)
 }

@@ -1,8 +1,7 @@
 //! The next definition of a libc name: what a call passes through to.
 //!
-//! Each name the drop-in exports has a [`Next`], a static word filled in once by `objects`. Until
-//! then it is empty, and a wrapper falls back on the raw system call. Mostly the constructor does that, before the program's first
-//! statement. The heap's names are needed earlier, and are looked up when they are first called.
+//! Each name has a [`Next`], filled in by the constructor; until then a wrapper makes the raw system call. The heap's names
+//! are needed earlier, and are looked up on first use.
 #![allow(unsafe_code)] // Turning the address of a definition into a function can only be asserted.
 
 use core::ffi::{CStr, c_void};
@@ -29,14 +28,14 @@ impl<F: Copy> Next<F> {
         }
     }
 
-    /// The same, and what [`get`](Self::get) gives then.
+    /// [`resolve`](Self::resolve), then [`get`](Self::get).
     #[cold]
     fn found(&self) -> Option<F> {
         self.resolve();
         self.get()
     }
 
-    /// As [`get`](Self::get), and looks the name up if that has not been done.
+    /// As [`get`](Self::get), with the name looked up if need be.
     #[inline(always)]
     pub fn get_or_find(&self) -> Option<F> {
         self.get().or_else(|| self.found())
@@ -50,8 +49,7 @@ impl<F: Copy> Next<F> {
         if address.is_null() {
             return None;
         }
-        // SAFETY: a non-null address is a definition of `symbol`, whose type `F` is by
-        // the declaration of the static; the sizes were compared above.
+        // SAFETY: a definition of `symbol`, which is of type `F` by the declaration of the static; of the same size.
         Some(unsafe { core::mem::transmute_copy::<*mut c_void, F>(&address) })
     }
 
@@ -87,14 +85,13 @@ pub(crate) use next;
 pub enum To {
     /// The next definition of its name.
     Next,
-    /// The kernel: it came through `syscall`, perhaps from that very definition. (tcmalloc's mmap does that. Led back to it, it
-    /// never came to an end.)
+    /// The kernel: the call came through `syscall`, perhaps from that very definition, as tcmalloc's mmap does. Led back
+    /// there, it would never end.
     Kernel,
 }
 
-/// Passes a call through: to the next definition, if that is wanted, or while none is known to the raw system call, whose
-/// negative answer becomes `errno` and −1. Must stand in an `unsafe` block of a wrapper that hands on its
-/// own arguments, so that what the caller promised libc is what libc is promised.
+/// Passes a call through: to the next definition if that is wanted and known, else to the kernel. To be used in an `unsafe`
+/// block of a wrapper that hands on its own arguments, which keeps the caller's promise to libc.
 macro_rules! pass {
     ($to:expr, $next:expr, $number:expr, ($($argument:expr),*)) => {
         match $next.get().filter(|_| $to == $crate::abi::next::To::Next) {

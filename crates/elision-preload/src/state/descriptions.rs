@@ -43,8 +43,8 @@ struct Description {
     /// Calls under way that change the file through this descriptor and are not noted with their threads.
     counted: AtomicU32,
     /// Moves with every call that changes the file through this descriptor. Not always by one: threads store what they
-    /// loaded and one more. But it never returns to a value that it had when nobody was changing the file, because who
-    /// stores it is noted from before the load until after the store.
+    /// loaded and one more. But it never returns to a value that it had when no call was changing the file: a
+    /// thread is noted from before its load until after its store.
     begun: AtomicU32,
 }
 
@@ -447,8 +447,8 @@ pub(crate) fn begun(fd: i32) -> u64 {
     of_file(file).map(|one| u64::from(one.begun.load(Ordering::SeqCst))).sum()
 }
 
-/// Was the caller's the only change of the file since then, itself included then? If not, nobody can tell whose bytes
-/// the file has where two changes met.
+/// Was the caller's the only change of the file since `before`, which counts the caller's? If not, whose bytes the file has
+/// where two changes met cannot be told.
 pub(crate) fn alone_since(fd: i32, before: Activity) -> bool {
     let now = activity(fd);
     let alone = |activity: Activity| activity.under_way.is_some_and(|count| count <= 1);
@@ -460,7 +460,7 @@ pub(crate) fn alone(fd: i32) -> bool {
     writes_to(fd).is_some_and(|file| under_way(file) == Some(1))
 }
 
-/// Has nobody changed the file since [`begun`] was `before`, if nobody was changing it then?
+/// Has no call changed the file since [`begun`] was `before`, if none was under way then?
 pub(crate) fn quiet_since(fd: i32, before: u64) -> bool {
     let now = activity(fd);
     writable(fd) && now.under_way == Some(0) && now.begun == before

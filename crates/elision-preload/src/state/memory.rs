@@ -1,20 +1,18 @@
-//! The program's memory: where large blocks are placed, and which ranges may have extents.
+//! The program's memory: which ranges may have extents.
 //!
 //! | word | meaning |
 //! | --- | --- |
-//! | block | a large allocation that the drop-in placed itself, in a slot of its window ([`block`]) |
-//! | record | a range that the program mapped as anonymous private memory, kept by [`ranges`] |
+//! | block | a large allocation that the drop-in placed itself (see [`block`]) |
+//! | record | a range that the program mapped as anonymous private memory (see [`ranges`]) |
 //! | eligible | in a live block or a record that nothing has reshaped: an extent may lie there |
-//! | reshaped | the program did something to a block's pages that an extent would not survive or would betray |
+//! | reshaped | the program did something to the pages that an extent would not survive, or would betray |
 //!
-//! What an extent demands of the memory under it: it is anonymous, private, readable and writable, it is a
-//! single mapping as far as the program knows, and every later call that changes one of these is seen here
-//! first. glibc's own heap fails the last demand (it trims, grows and discards its pages with calls that
-//! nobody else sees), which is why large blocks are taken out of its hands.
+//! Memory under an extent has to be anonymous, private, readable and writable, a single mapping as far as the program knows,
+//! and every later call that changes one of these has to be seen here first. glibc's heap fails the last demand, since it
+//! trims, grows and discards its pages unseen: hence the blocks.
 //!
-//! Nothing here takes a lock. Every record is one atomic word that says all there is to say, so a signal
-//! handler, or a child forked while another thread was in the middle, finds nothing half done; the worst it
-//! can find is a range that is not eligible any more.
+//! Nothing here takes a lock. Every record is one atomic word, so a signal handler or a forked child finds nothing half done;
+//! at worst it finds a range that is not eligible any more.
 #![allow(unsafe_code)] // Forgets what is deferred, for which the program has given the memory up.
 
 use super::heap::{self, block};
@@ -29,7 +27,7 @@ use elision_sys::PAGE;
 /// The program's own anonymous private mappings.
 static RECORD: ranges::Ranges<4096> = ranges::Ranges::new();
 
-/// Set by `mlockall`: the program wants its pages present, and an extent's are not.
+/// Set by `mlockall`: the program wants its pages present, which those of an extent are not.
 static NOTHING_ELIGIBLE: AtomicBool = AtomicBool::new(false);
 
 /// May the range have extents? Asked before a read into it is offered.
@@ -59,7 +57,7 @@ fn disqualify(addr: usize, end: usize) {
     block::reshape(addr, end);
 }
 
-/// Is the drop-in at work at all? What every wrapper here asks first.
+/// Is anything deferred at all? What every wrapper of memory asks first.
 #[inline]
 pub(crate) fn active() -> bool {
     client::life::min_bytes() != usize::MAX
@@ -98,7 +96,7 @@ impl Span {
         disqualify(self.start, self.end);
     }
 
-    /// Something else is about to be mapped here, if the kernel agrees.
+    /// Another mapping is about to take this place, if the kernel agrees.
     pub(crate) fn replace(self) {
         self.dissolve();
         self.forget();
@@ -119,7 +117,7 @@ pub(crate) fn span_around(addr: *const c_void, len: usize) -> Option<Span> {
     span(core::ptr::without_provenance(start), len.checked_add(addr.addr() - start)?)
 }
 
-/// (What is smaller than any read that is looked at would only be in the way.)
+/// Records a mapping, unless it is smaller than any read that is offered.
 pub(crate) fn record(addr: *const c_void, len: usize) {
     if len >= client::life::min_bytes()
         && let Some(pages) = span(addr, len)
@@ -128,7 +126,7 @@ pub(crate) fn record(addr: *const c_void, len: usize) {
     }
 }
 
-/// Makes every page of the range plain memory, and nothing else from now on.
+/// Makes every page of the range plain memory, for good.
 pub(crate) fn settle(addr: usize, len: usize) {
     if active()
         && let Some(pages) = span_around(core::ptr::without_provenance(addr), len)

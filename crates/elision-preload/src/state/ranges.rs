@@ -1,9 +1,8 @@
-//! A set of address ranges that never claims what it should not. Pure.
+//! A set of address ranges that never claims too much. Pure.
 //!
-//! One word is one range: its first page and its length. Removing only ever narrows a range, by one compare and
-//! exchange; nothing is put back. A hole cut in the middle therefore keeps the larger side and drops the other:
-//! putting the smaller one back would need a second word, and a removal running beside it could pass that
-//! word before it was written.
+//! One word is one range: its first page and its length. Removing only narrows a range, by one compare and exchange. A hole in
+//! the middle therefore keeps the larger side and drops the other: that would need a second word, and a removal running
+//! beside could pass it before it was written.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use elision_sys::PAGE;

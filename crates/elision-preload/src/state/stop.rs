@@ -1,12 +1,10 @@
-//! What ends deferral in a process for good.
+//! The off switch: what ends deferral in a process for good.
 //!
-//! Some calls hand the program's memory, its descriptors or what it may do to somebody who asks nobody first: the
-//! kernel at work by itself (io_uring, a device that writes to pinned pages), a process that shares the memory and is
-//! no thread of it, code that does not call the names defined here, a filter that kills for a call it does not
-//! know. Others lay claim to what the sidecar uses (leases, userfaultfd, the right to trace), or would see it at work
-//! (watches on files). None is common, and after each of them it would take more than one rule to stay right. So there
-//! is one: before such a call everything is given memory of its own, the sidecar goes, and from then on every call
-//! passes straight through.
+//! Some calls hand the program's memory, descriptors or rights to something that asks first no more: the kernel at work by
+//! itself (io_uring, a device with pinned pages), a process that shares the memory, code that bypasses the wrapped names, a
+//! filter that kills for an unknown call. Others claim what the helper uses (leases, userfaultfd, ptrace), or would see it
+//! at work (watches on files). All are rare, and staying right after one would take many rules. So there is one rule: before
+//! such a call everything is materialised, the helper ends, and from then on every call passes straight through.
 #![allow(unsafe_code)] // What `client::life` asks to be promised.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -22,18 +20,18 @@ const STOPPING: u8 = 1;
 const STOPPED: u8 = 2;
 static STATE: AtomicU8 = AtomicU8::new(AT_WORK);
 
-/// What a program uses that deferral ends with, and every call but its own.
+/// The reason for which even calls that the program did not make must end.
 pub(crate) const FILTER: &str = "a seccomp filter";
 
-/// Has a seccomp filter been put on, or been about to be?
+/// Is a seccomp filter in force, or about to be?
 static FILTERED: AtomicBool = AtomicBool::new(false);
 
-/// May any call besides the program's own be its last?
+/// May any call besides the program's own kill it?
 pub(crate) fn filtered() -> bool {
     FILTERED.load(Ordering::Relaxed)
 }
 
-/// Is it over?
+/// Has deferral ended?
 #[inline]
 pub(crate) fn stopped() -> bool {
     STATE.load(Ordering::Acquire) == STOPPED
@@ -45,8 +43,7 @@ pub(crate) fn active() -> bool {
     descriptions::active() && !stopped()
 }
 
-/// Ends it, because of what the program uses. Not in a vfork child: its memory is its parent's, and it is about to
-/// leave it.
+/// Ends deferral, because of what the program uses. Not in a child of vfork, which is about to leave its parent's memory.
 #[cold]
 pub(crate) fn stop(why: &str) {
     if !process::is_this() {
@@ -58,18 +55,18 @@ pub(crate) fn stop(why: &str) {
     if stopped() {
         return;
     }
-    // A signal handler that came here while its own thread is at it would wait for ever.
+    // A signal handler that interrupted its own thread here would wait for ever.
     let mask = task::block_signals();
     if STATE.compare_exchange(AT_WORK, STOPPING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
         task::restore_signals(mask);
-        // Another thread is at it. Until it is done, what depends on a file may still do so.
+        // Another thread is stopping. Until it is done, memory may still depend on files.
         while !stopped() {
             kernel::sleep_briefly();
         }
         return;
     }
     if descriptions::active() {
-        // The gates first: whoever has passed them sees this when he is done (`offer_read`), or is waited for.
+        // First nothing new: a read already under way sees this at its end (`offer_read`), or is waited for.
         client::life::stop(why);
         memory::stop();
         descriptions::share_for_good();
@@ -79,7 +76,7 @@ pub(crate) fn stop(why: &str) {
     task::restore_signals(mask);
 }
 
-/// In a forked child: the thread that was at it is not there to finish, so whoever comes next begins anew.
+/// In a forked child: a thread that was stopping does not exist here, so the next one begins anew.
 pub(crate) fn after_fork_child() {
     let _ = STATE.compare_exchange(STOPPING, AT_WORK, Ordering::SeqCst, Ordering::Relaxed);
 }
@@ -91,7 +88,7 @@ pub(crate) fn stopping<T>(why: &str, call: impl FnOnce() -> T) -> T {
 }
 
 /// Runs a call that changes what this process may do. The helper, which shares its memory, must not keep the old rights: it
-/// goes before, and another is started when there is need again.
+/// ends before the call, and another is started when needed.
 pub(crate) fn without_helper<T>(call: impl FnOnce() -> T) -> T {
     let gone = client::life::before_credentials();
     let result = call();

@@ -1,10 +1,9 @@
-//! Libraries that read and write by ways that no wrapper sees: io_uring's rings, the kernel's asynchronous I/O, and
-//! libc's. From the first use of one, nothing is owned any more. The kernel's two also hold on to the pages that a
-//! transfer is for, wherever their address leads by the time it is done, and no thread that is held still keeps them
-//! from it: with these, deferral ends.
+//! Libraries that read and write unseen: io_uring, the kernel's asynchronous I/O, and libc's. From the first use of one,
+//! nothing is owned any more. The kernel's two also keep hold of pages while a transfer runs, whatever becomes of the
+//! address, and stopping the threads does not stop them: with these, deferral ends.
 //!
-//! These names mostly are not libc's, and the library that has them may have been loaded for a plugin alone,
-//! so it is looked for by its file name too.
+//! Most of these names are not libc's, and their library may have been loaded for a plugin alone: so it is looked for by its
+//! file name, too.
 #![allow(unsafe_code)] // Other libraries' names, with the program's pointers.
 
 use core::ffi::CStr;
@@ -36,7 +35,7 @@ macro_rules! shared {
     }};
 }
 
-// Arguments as the registers have them: whoever else has a function of such a name gets his call unharmed.
+// Arguments as the registers have them: a function of such a name in another library gets its call unharmed.
 interpose! {
     /// liburing's.
     fn io_uring_setup(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,

@@ -1,4 +1,4 @@
-//! Calls other than write that change a file. The library is told before; then they are made.
+//! Calls other than write that change a file: the library is told before.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
 use core::ffi::{c_char, c_ulong, c_void};
@@ -25,15 +25,15 @@ pub(crate) fn telling<T>(fd: c_int, change: impl FnOnce() -> T) -> T {
         return change();
     }
     changing(fd, || {
-        // What a read has just mapped cannot be had again once it is cut off.
+        // What a read has just mapped is lost once the file is cut.
         descriptions::wait_for_readers();
         client::changes::before_change(fd);
         change()
     })
 }
 
-/// Can the request change the contents of a file? The groups of btrfs (which lent its clone requests to all), of
-/// XFS, and of what file systems have in common.
+/// Can the request change the contents of a file? The groups of btrfs (whose clone requests all file systems share), of XFS,
+/// and of requests that file systems have in common.
 #[inline]
 fn request_matters(request: c_ulong) -> bool {
     matches!((request >> 8) as u8, 0x94 | b'X' | b'f')
@@ -48,7 +48,7 @@ pub(crate) enum Request {
     Changes,
     /// It writes to, or keeps, a file whose descriptor is in the argument.
     Shares,
-    /// The kernel, or a device, holds on to memory that is in the argument.
+    /// The kernel, or a device, keeps hold of memory that the argument names.
     Pins,
 }
 
@@ -62,8 +62,8 @@ pub(crate) fn kind_of(request: c_ulong) -> Request {
         0x660f | 0x586d | 0x5881..=0x5883 | 0x9426 => Request::Shares,
         // Memory of encrypted guests, of enclaves and of trusted applications.
         0xaebb | 0xae24 | 0xa409 => Request::Pins,
-        // Userfaultfd, VFIO and iommufd, vhost, RDMA, video buffers, and the one vendor that maps memory into its own
-        // devices without following what becomes of the address.
+        // Userfaultfd, VFIO and iommufd, vhost, RDMA, video buffers, and NVIDIA's, which map memory into devices and do not
+        // follow what becomes of the address.
         0xaa00..=0xaaff
         | 0x3b00..=0x3bff
         | 0xaf00..=0xafff
@@ -97,14 +97,13 @@ macro_rules! told {
     };
 }
 
-/// libc writes to `fd` in a way that we do not see.
+/// libc writes to `fd` unseen.
 fn writes_unseen<T>(fd: c_int, call: impl FnOnce() -> T) -> T {
     descriptions::disown(fd);
     call()
 }
 
-/// Does fallocate with this mode change what a file says? Not if it only sets room aside, as numpy does
-/// before it writes an array in place.
+/// Does fallocate with this mode change contents? Not if it only reserves room, as numpy does before it writes an array.
 pub(crate) fn reshapes(mode: c_int) -> bool {
     mode & !libc::FALLOC_FL_KEEP_SIZE != 0
 }
@@ -118,7 +117,7 @@ interpose! {
     fn ftruncate64(fd: c_int, len: off_t) -> c_int, until kernel(libc::SYS_ftruncate);
         if matters(fd) => told!(fd, ftruncate64(fd, len));
 
-    /// See truncate(2). The kernel has everybody's guards let go, and waits; so there must be somebody who does.
+    /// See truncate(2). The kernel waits until all leases are released: so there must be a helper that does.
     fn truncate(path: *const c_char, len: off_t) -> c_int, until kernel(libc::SYS_truncate);
         if active() => {
             client::life::look_after();
@@ -201,7 +200,7 @@ interpose! {
             unsafe { __vdprintf_chk::real(fd, flag, format, arguments) }
         });
 
-    /// See backtrace_symbols_fd(3). (Returns nothing; nobody looks.)
+    /// See backtrace_symbols_fd(3). (Returns nothing.)
     fn backtrace_symbols_fd(frames: *const *mut c_void, count: c_int, fd: c_int) -> c_int, until lookup(0);
         if matters(fd) => writes_unseen(fd, || {
             // SAFETY: the program's call.
@@ -216,8 +215,7 @@ interpose! {
         });
 }
 
-/// dprintf, which cannot be defined in Rust: its arguments are kept, `fd` is disowned, and the same arguments go on
-/// to libc's. Recent glibcs write to the descriptor directly, past stdio's table.
+/// dprintf is variadic, and recent glibcs write to the descriptor past stdio's table: `fd` is disowned, and the call goes on.
 mod variadic {
     use super::{descriptions, matters};
     use crate::abi::arch::forward;

@@ -1,6 +1,5 @@
-//! A program that gives up rights must not leave them with the sidecar, which shares its memory: before it does,
-//! everything is given memory of its own and the sidecar goes. Another, with the new rights, is started when there is
-//! need of one.
+//! setuid, capset, prctl…: a program that gives up rights must not leave them with the helper, which shares its memory. So
+//! before such a call everything is materialised and the helper ends. Another, with the new rights, starts when needed.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
 use libc::{c_char, c_int, c_uint, c_ulong, gid_t, size_t, uid_t};
@@ -21,8 +20,8 @@ pub(crate) fn option_matters(option: c_int) -> bool {
     )
 }
 
-/// Is deferral over with this option? A filter may kill for any of the calls that we would make besides the program's
-/// own. And who may trace this process can be said only once, for one tracer.
+/// Does deferral end with this option? A filter may kill for any call that the program does not make itself. And only one
+/// tracer can be allowed.
 pub(crate) fn ends(option: c_int, a: c_ulong, b: c_ulong) -> Option<&'static str> {
     match option {
         // Its modes are seccomp's operations, counted from 1.
@@ -32,15 +31,14 @@ pub(crate) fn ends(option: c_int, a: c_ulong, b: c_ulong) -> Option<&'static str
     }
 }
 
-/// prctl can give memory a name, but only what is anonymous.
+/// prctl can give memory a name, if it is anonymous.
 pub(crate) fn before_naming(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong) {
     if option == libc::PR_SET_VMA && a == libc::PR_SET_VMA_ANON_NAME as c_ulong {
         settle(b as usize, c as usize);
     }
 }
 
-/// Does `seccomp` with this operation install a filter? Without one, as libraries call it to find out what there is, it only
-/// fails.
+/// Does `seccomp` with this operation install a filter? With none, as libraries probe for it, the call only fails.
 pub(crate) fn filters(operation: c_uint, filter: c_ulong) -> bool {
     match operation {
         libc::SECCOMP_SET_MODE_STRICT => true,
@@ -98,7 +96,7 @@ interpose! {
     fn initgroups(user: *const c_char, group: gid_t) -> c_int, until lookup(-1);
         if active() => told!(initgroups(user, group));
 
-    /// See setfsuid(2). What is no user only asks.
+    /// See setfsuid(2). −1 only asks.
     fn setfsuid(uid: uid_t) -> c_int, until kernel(libc::SYS_setfsuid);
         if uid != uid_t::MAX && active() => told!(setfsuid(uid));
 
@@ -114,7 +112,7 @@ interpose! {
     fn chroot(path: *const c_char) -> c_int, until lookup(-1);
         if active() => told!(chroot(path));
 
-    /// See prctl(2). What C leaves out is whatever the registers hold, and nobody looks.
+    /// See prctl(2). (Arguments that C leaves out are not looked at.)
     fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int,
         until kernel(libc::SYS_prctl);
         if !stopped() => {

@@ -1,6 +1,6 @@
-//! Libraries that are loaded past our names: into a namespace of their own (dlmopen), or so that they look for names
-//! among their own dependencies first (RTLD_DEEPBIND). What they write, nobody sees.
-#![allow(unsafe_code)] // Two naked functions: libc's look at the return address, to see whose search path counts.
+//! Libraries that are loaded past the wrapped names: into a namespace of their own (dlmopen), or so that they look for names
+//! among their own dependencies first (RTLD_DEEPBIND). What they write is not seen here.
+#![allow(unsafe_code)] // Naked functions: libc's look at the return address, to see whose search path counts.
 
 use core::ffi::{c_int, c_long, c_void};
 

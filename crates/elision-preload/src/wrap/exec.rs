@@ -1,11 +1,10 @@
-//! Another program in the place of this one: the sidecar goes before.
+//! exec: the helper ends before another program takes the place of this one.
 //!
-//! It would go by itself, once it sees that its memory has no user left. But then the kernel announces the end of a child that an
-//! earlier program had by SIGCHLD, to a new one that knows of no child; and a descriptor that outlives exec would keep
-//! its write lease for a moment.
+//! It would end by itself once its memory has no other user. But then the kernel would send SIGCHLD to a program that knows of
+//! no child, and a descriptor that outlives exec would keep its write lease for a moment.
 //!
-//! exec is for signal handlers and children of vfork, too. So nothing here allocates, and libc's functions are found by the
-//! constructor. Those that take a list of arguments are a few instructions of their own: Rust has no name for such a list.
+//! Signal handlers and children of vfork call exec. So nothing here allocates, and the constructor looks libc's functions up.
+//! Those that take a list are naked functions (`listed!`): they are variadic.
 #![allow(unsafe_code)] // libc's names, with the program's pointers; naked functions, and what is on their callers' stacks.
 
 use core::ffi::c_char;
@@ -132,7 +131,7 @@ enum Listed {
     Execlp,
 }
 
-/// The arguments of a variadic call: six in registers, the others where the caller has put them.
+/// The arguments of a variadic call: six in registers, the others on the caller's stack.
 struct List {
     registers: *const [*const c_char; 6],
     stack: *const *const c_char,
@@ -152,8 +151,8 @@ impl List {
     }
 }
 
-/// What the three come down to: the list as an array. In memory of the kernel's, of which exec leaves nothing; in a child of vfork, whose
-/// parent would be left with it, on the stack if it is short. (Which may be a signal handler's: no more of it than need be.)
+/// Makes the call with the list as an array: on the stack if it is short, since a child of vfork would leave a mapping to its
+/// parent; else in fresh memory, since the stack may be a signal handler's.
 unsafe extern "C-unwind" fn with_list(
     which: Listed,
     registers: *const [*const c_char; 6],

@@ -1,10 +1,8 @@
 //! read and write, in all their names.
 //!
-//! A call below the threshold costs a comparison or two. A big one is offered to the library, and made the
-//! traditional way unless the library says that it is done. Writes through a descriptor that could carry a
-//! write lease are counted while they are under way, however small (see [`crate::state::descriptions`]).
-//!
-//! libc's functions are points where a thread may be cancelled, so a call is one before it is offered.
+//! A call below the threshold costs a comparison or two. A big one is offered to the library, and made the traditional way
+//! if the library declines. Writes of any size to a file that could be under a write lease are noted while they are under
+//! way (see [`crate::state::descriptions`]).
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
 use elision_core::client;
@@ -16,17 +14,17 @@ use crate::state::in_flight;
 use crate::wrap::offer::{Cancel, at, offer_read, offer_write};
 use crate::wrap::resuming::{self, SHORT};
 
-/// What is to be done about a write.
+/// How a write is made.
 enum Way {
-    /// Nothing.
+    /// Passed through.
     Straight,
-    /// It is noted, and that is all.
+    /// Noted, and passed through.
     Noted(in_flight::Noted),
-    /// It is to be looked at more closely.
+    /// Offered, or counted.
     Apart,
 }
 
-/// The way of a write of `len` bytes through `fd`: a few loads from a few cache lines, as every small write asks.
+/// The way of a write of `len` bytes through `fd`. Every small write asks: a few loads from a few cache lines.
 #[inline(always)]
 fn way_of_write(fd: c_int, len: usize) -> Way {
     if len >= client::life::min_bytes() {
@@ -48,7 +46,7 @@ fn or(offered: Option<ssize_t>, traditional: impl FnOnce() -> ssize_t) -> ssize_
     }
 }
 
-/// A read at a given or the current position that is large enough to be offered, or to be cut short.
+/// A read that is large enough to be offered, or to be cut short.
 macro_rules! reading {
     ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {{
         let offered = match $len >= client::life::min_bytes() {
@@ -62,8 +60,8 @@ macro_rules! reading {
     }};
 }
 
-/// The same for a write. One that is to be noted and no more, as most are, has but the note to keep while the kernel is at it.
-/// What is rare is left to a function with the same arguments, so that this one needs next to no stack.
+/// A write. Most are only noted. The rest is left to a function with the same arguments, so that this one needs next to no
+/// stack.
 macro_rules! writing {
     ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {{
         #[cold]
@@ -115,7 +113,7 @@ interpose! {
         until kernel(libc::SYS_pread64);
         if len > SHORT => reading!(__pread64(fd, buf, len, offset), at(offset));
 
-    /// `read` as fortified programs call it. libc ends the program if `len` is more than there is room for.
+    /// `read` as fortified programs call it. libc ends the program if `len` exceeds `room`.
     fn __read_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t) -> ssize_t,
         until kernel(libc::SYS_read, fd, buf, len.min(room));
         if len > SHORT && len <= room => reading!(__read_chk(fd, buf, len, room), HERE);

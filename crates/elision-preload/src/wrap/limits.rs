@@ -1,6 +1,5 @@
-//! A limit on address space or data: all that is mapped so that reads can be deferred counts against it, and when it is used up, what is
-//! deferred can neither be given memory of its own nor be moved to where it can grow. So deferral ends with such a limit, as it does not
-//! begin under one that was there from the start.
+//! A limit on address space or data: all that deferral maps counts against it, and at the limit nothing can be materialised or
+//! moved. So deferral ends with such a limit, as it does not begin under one.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
 use libc::{c_int, c_uint, pid_t, rlimit, rlimit64};
@@ -9,7 +8,7 @@ use crate::abi::interpose::interpose;
 use crate::abi::kernel;
 use crate::state::stop::{active, stopping};
 
-/// Runs a call that gives `pid` (0: this process) the limit that is at `new`. (If nothing can be read there, the kernel says so.)
+/// Runs a call that gives `pid` (0: this process) the limit at `new`.
 pub(crate) fn limiting<T>(pid: pid_t, resource: c_uint, new: usize, call: impl FnOnce() -> T) -> T {
     let of_memory = resource == libc::RLIMIT_AS || resource == libc::RLIMIT_DATA;
     let sets = || {

@@ -1,8 +1,7 @@
 //! The calls that make, move, reshape and drop mappings.
 //!
-//! Each has two forms: the exported name, and a plain function of the same effect (`sys_…`) for a program
-//! that comes by way of `syscall(2)`, and wants the kernel and nobody in between. Most of the time nothing in the
-//! range is deferred, and then keeping the record true is all there is to do. Otherwise, before the call:
+//! Each has two forms: the exported name, and a function `sys_…` of the same effect for a program that comes through
+//! `syscall(2)`. Mostly nothing in the range is deferred, and only the record is kept. Otherwise, before the call:
 //!
 //! | the call | what is deferred in its range |
 //! | --- | --- |
@@ -11,8 +10,8 @@
 //! | maps over it, moves it, changes what may be done with it | is dissolved |
 //! | advises | stays |
 //!
-//! A call that the kernel is going to refuse must change nothing, so what the kernel checks first is checked
-//! here first, in `span`. Where a failure may come later, the range is dissolved, which costs time and loses nothing.
+//! A call that the kernel is going to refuse must change nothing: what the kernel checks first is checked first in `span`.
+//! Where a failure may come later, the range is dissolved, which costs time and loses nothing.
 #![allow(unsafe_code)] // Implements mmap and its kin, whose contract is the program's to keep.
 
 use crate::abi::arch;
@@ -68,7 +67,7 @@ pub unsafe fn sys_mmap(
         }
         let shared = flags & libc::MAP_SHARED != 0;
         if shared && flags & libc::MAP_ANONYMOUS == 0 && (prot & libc::PROT_WRITE != 0 || writable(fd)) {
-            // Stores through the mapping are writes that nobody will see.
+            // Stores through the mapping are writes that are not seen here.
             descriptions::disown(fd);
         }
     }
@@ -114,8 +113,8 @@ pub unsafe fn sys_munmap(to: To, addr: *mut c_void, len: usize) -> c_int {
     // SAFETY: the program's own arguments.
     let result = unsafe { pass!(to, MUNMAP, libc::SYS_munmap, (addr, len)) };
     if result != 0 && touched {
-        // The one refusal that is left: no mapping to spare for the two that a hole makes of one. What was
-        // deferred stays with the program, without a guard; it is loaded at once.
+        // The one refusal that is left: no mapping to spare for the two that a hole makes of one. What was deferred has no
+        // guard any more, and is loaded at once.
         // SAFETY: loads pages, and changes no byte.
         let _ =
             unsafe { raw_call(libc::SYS_madvise, &[addr.addr(), len, libc::MADV_POPULATE_WRITE as usize]) };
@@ -151,17 +150,16 @@ pub unsafe fn sys_mremap(
         target.replace();
     }
     let arguments = [old.addr(), old_len, new_len, flags as usize, new.addr()];
-    // To a given place the kernel moves one mapping after the other (Linux 6.17), and may stop at any with EFAULT: too late then.
+    // To a given place the kernel moves one mapping after the other (Linux 6.17), and may stop at any with EFAULT.
     let moved = if plain
         && sound_to_fixed(from, new_len, flags, new.addr())
         && pieces::several(from.start, from.end)
     {
         remap_pieces(from, new_len, flags, new.addr())
     } else if plain || touched {
-        // SAFETY: the program's own arguments. Not by way of libc, which would set errno on a refusal that
-        // the program may never hear of.
+        // SAFETY: the program's own arguments. Not through libc, which would set errno for a refusal that is mended here.
         match unsafe { raw_call(libc::SYS_mremap, &arguments) } {
-            // One mapping, as far as the program knows; deferral, now or once, made several of it.
+            // One mapping, as far as the program knows: deferral, now or once, made several of it.
             Err(Errno(libc::EFAULT)) if plain || pieces::are_alike(from.start, from.end) => {
                 remap_pieces(from, new_len, flags, new.addr())
             }
@@ -170,7 +168,7 @@ pub unsafe fn sys_mremap(
     } else {
         // SAFETY: as above.
         match unsafe { pass!(to, MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) } {
-            // (The program has locked or protected a part meanwhile, perhaps, and so it is not known as plain any more.)
+            // (Not known as plain, because the program locked or protected a part once, perhaps.)
             libc::MAP_FAILED
                 if crate::abi::raw::errno() == libc::EFAULT && pieces::are_alike(from.start, from.end) =>
             {
@@ -216,13 +214,12 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
     let kept = from.len().min(new_len);
     let map = |addr: usize, len: usize, extra: c_int| {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | extra;
-        // SAFETY: where no address is given the kernel finds room; with NOREPLACE nothing is replaced; the
-        // fixed form is used for the destination that the program asked to have replaced.
+        // SAFETY: replaces nothing, except with MAP_FIXED what the program asked to have replaced.
         unsafe { raw_call(libc::SYS_mmap, &[addr, len, READ_WRITE as usize, flags as usize, usize::MAX, 0]) }
     };
     if !fixed && stays == 0 {
         if new_len <= from.len() {
-            // The kernel would not have come to EFAULT; but in case another one does:
+            // (No known kernel comes to EFAULT here.)
             if new_len < from.len() {
                 unmap(from.start + new_len, from.len() - new_len)?;
             }
@@ -246,8 +243,7 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
     pieces::each(from.start, from.start + kept, |start, end| {
         let place = to + (start - from.start);
         let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | stays) as usize;
-        // SAFETY: the source is part of what the program wants moved, and the destination part of what was
-        // mapped for it just now.
+        // SAFETY: from what the program wants moved to what was mapped for it just now.
         let moved = unsafe { raw_call(libc::SYS_mremap, &[start, end - start, end - start, flags, place]) };
         if moved.is_err() {
             copy(start, place, end - start);
@@ -255,10 +251,10 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
         }
         done = end;
     });
-    // Only what is still there is unmapped: where a piece has left, another thread may have mapped something by now.
+    // Only what is still there is unmapped: another thread may have mapped something where a piece has left.
     let kept_end = from.start + kept;
     if done < kept_end {
-        // Nobody could say where one mapping ends and the next begins.
+        // The kernel did not say where one mapping ends and the next begins.
         copy(done, to + (done - from.start), kept_end - done);
         leave(done, kept_end - done);
     }
@@ -270,13 +266,12 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
 
 fn copy(from: usize, to: usize, len: usize) {
     let source: *const u8 = core::ptr::with_exposed_provenance(from);
-    // SAFETY: the source is in what was one readable mapping to the program, and has not been moved; the
-    // destination was mapped for it just now.
+    // SAFETY: from a readable mapping of the program's that has not been moved to what was mapped for it just now.
     unsafe { core::ptr::copy_nonoverlapping(source, core::ptr::with_exposed_provenance_mut(to), len) };
 }
 
 fn unmap(addr: usize, len: usize) -> Result<usize> {
-    // SAFETY: the range is what the program asked to have moved away or cut off.
+    // SAFETY: what the program asked to have moved away or cut off.
     unsafe { raw_call(libc::SYS_munmap, &[addr, len]) }
 }
 
@@ -377,7 +372,7 @@ pub unsafe fn sys_pkey_mprotect(to: To, addr: *mut c_void, len: usize, prot: c_i
     unsafe { pass!(to, PKEY_MPROTECT, libc::SYS_pkey_mprotect, (addr, len, prot, key)) }
 }
 
-/// Does the advice concern when pages are loaded, and on which size of page: nothing that an extent would betray?
+/// Is the advice only about when pages are loaded, and their size?
 fn harmless(advice: c_int) -> bool {
     matches!(
         advice,
@@ -412,7 +407,7 @@ pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) 
                 }
             }
             _ if harmless(advice) => {}
-            // Concerns fork, dumps, merging, guards, or what was invented since: such a range is left alone for good.
+            // About fork, dumps, merging, guards, or of a later kernel: such a range is left alone for good.
             _ => {
                 pages.dissolve();
                 pages.disqualify();
@@ -423,8 +418,7 @@ pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) 
     unsafe { pass!(to, MADVISE, libc::SYS_madvise, (addr, len, advice)) }
 }
 
-/// Whose memory it is about, only the kernel knows. So what is ours at these addresses is made plain, and keeps its
-/// contents, which the call may then take away.
+/// Only the kernel knows which process's memory it is about. So the memory of this one at these addresses is made plain.
 fn before_process_madvise(ranges: *const libc::iovec, count: usize, advice: c_int) {
     if active() && !harmless(advice) {
         settle_all(ranges, count);
@@ -498,7 +492,7 @@ pub unsafe fn sys_shmat(to: To, id: c_int, addr: *const c_void, flags: c_int) ->
     if active() && flags & libc::SHM_REMAP != 0 {
         let mut segment = core::mem::MaybeUninit::<libc::shmid_ds>::zeroed();
         let arguments = [id as usize, libc::IPC_STAT as usize, segment.as_mut_ptr().addr()];
-        // SAFETY: the kernel fills a structure of ours, which all zeroes make a valid one.
+        // SAFETY: the kernel fills a local structure, which is valid with all zeroes.
         let (known, segment) = unsafe { (raw_call(libc::SYS_shmctl, &arguments), segment.assume_init()) };
         if known.is_ok()
             && let Some(target) = span_around(addr, segment.shm_segsz)

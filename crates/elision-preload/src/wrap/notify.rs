@@ -1,6 +1,6 @@
-//! Programs that watch files: the sidecar opens what it guards, and closes it, and what is deferred is never read. They
-//! would be told so, and of the end of a writer only when the sidecar has let his description go. One that has to permit
-//! every open would wait for its own answer, since the read that needs it is its own.
+//! inotify and fanotify: the helper opens and closes what it guards, deferred reads never happen, and the close of a written
+//! file is told only when the helper releases its description. A program that permits every open would wait for itself: it
+//! is its own read that has the helper open.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
 use libc::{c_char, c_int, c_uint};
@@ -8,10 +8,10 @@ use libc::{c_char, c_int, c_uint};
 use crate::abi::interpose::interpose;
 use crate::state::stop::{stopped, stopping};
 
-/// What a program uses that deferral ends with.
+/// The reason to stop.
 pub(crate) const WATCH: &str = "a watch on what is opened and read";
 
-/// Would inotify with this mask tell of the sidecar?
+/// Would inotify with this mask show the helper?
 pub(crate) fn tells(mask: u32) -> bool {
     mask & (libc::IN_OPEN | libc::IN_ACCESS | libc::IN_CLOSE) != 0
 }

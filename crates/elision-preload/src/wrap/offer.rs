@@ -1,4 +1,4 @@
-//! Offers the library a transfer.
+//! Offers the library a transfer. libc's functions are points where a thread may be cancelled: a call is one before it is offered.
 #![allow(unsafe_code)] // The program's pointers.
 
 use elision_core::client;
@@ -14,7 +14,7 @@ unsafe extern "C-unwind" {
     fn pthread_testcancel();
 }
 
-/// Is the call one where libc lets the thread be cancelled?
+/// Does libc let the thread be cancelled in this call?
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cancel {
     /// A function of libc's.
@@ -49,7 +49,7 @@ pub(crate) fn offer_read(
     offset: Option<u64>,
     cancel: Cancel,
 ) -> Option<ssize_t> {
-    // (The kernel looks at all of what is named, though it moves less.)
+    // (The kernel checks all of the range, though it moves less.)
     if fd < 0 || len > isize::MAX as usize || !kernel::nameable(addr, len) || descriptions::being_shared() {
         return None;
     }
@@ -72,14 +72,14 @@ pub(crate) fn offer_read(
     let owned = descriptions::owned(fd, &facts.stat);
     let options = TransferOptions::for_program(offset, owned);
     let read = || {
-        // SAFETY: what the program passed to read(2). `owned`: `descriptions` has seen the description opened, and every use of it since.
+        // SAFETY: what the program passed to read(2). `owned`: `descriptions` saw the open, and every use since.
         let read = unsafe { client::read::associate(fd, &facts, addr, len, options) }?;
         let still = !owned || !read.has_fragments() || descriptions::quiet_since(fd, before);
         still.then(|| read.finish())
     };
     let made = if owned { descriptions::reading(fd, since, read)? } else { read() };
     if made.is_some() && !memory::eligible(addr, len) {
-        // Another thread has done something since that does not go with deferral, and found nothing to undo then.
+        // Another thread has reshaped the memory meanwhile, when there was nothing to undo yet.
         client::memory::dissolve(addr, len);
     }
     settle(made)
@@ -91,7 +91,7 @@ pub(crate) fn write_matters(fd: c_int, len: usize) -> bool {
     len >= client::life::min_bytes() || descriptions::writable(fd) || client::changes::write_leases()
 }
 
-/// Offers a write, if it is big or a write lease may depend on it. To be called within [`changing`].
+/// Offers a write, if it is big or the file may be under a write lease. To be called within [`descriptions::changing`].
 #[inline(never)]
 pub(crate) fn offer_write(
     fd: c_int,
@@ -103,7 +103,7 @@ pub(crate) fn offer_write(
     if fd < 0 || len == 0 || len > isize::MAX as usize || !kernel::nameable(addr, len) {
         return None;
     }
-    // A child that borrows our memory numbers its descriptors for itself. Leases are given up before it starts.
+    // A child that borrows this memory has descriptor numbers of its own. Leases are given up before it starts.
     let big = len >= client::life::min_bytes() && !descriptions::being_shared();
     if !big && !descriptions::write_lease_on(fd) {
         return None;
@@ -121,7 +121,7 @@ pub(crate) fn offer_write(
     });
     if let Some(before) = before {
         if since != descriptions::moment() {
-            // The description may be shared by now, and a lease have been taken all the same.
+            // The description may be shared by now, and yet a lease have been taken.
             client::changes::before_change(fd);
         }
         if made.is_some() && !descriptions::alone_since(fd, before) {
@@ -134,7 +134,7 @@ pub(crate) fn offer_write(
 /// Lets a pending cancellation happen, where libc's call would.
 pub(crate) fn test_cancel(cancel: Cancel) {
     if cancel == Cancel::Point {
-        // SAFETY: no frame of ours holds anything that unwinding would have to drop.
+        // SAFETY: no frame of the drop-in holds what unwinding would have to drop.
         unsafe { pthread_testcancel() }
     }
 }

@@ -12,10 +12,10 @@ use crate::state::descriptions;
 use crate::state::stop::{active, stop, stopped};
 use crate::wrap::{position, stdio};
 
-/// How often an open that may not wait is made again, a tenth of a millisecond and more apart.
+/// How often an open that may not wait is made again, at intervals of a tenth of a millisecond or more.
 const ATTEMPTS: usize = 10_000;
 
-/// Runs a call that opens `path` with `flags`, or with those that it is told instead, and records what it gives.
+/// Runs a call that opens `path` with `flags`, or with flags that it is given instead, and records the descriptor.
 #[inline]
 pub(crate) fn opening(
     directory: c_int,
@@ -37,9 +37,9 @@ pub(crate) fn truncates(flags: c_int) -> bool {
     flags & (libc::O_ACCMODE | libc::O_TRUNC | libc::O_PATH) == libc::O_RDONLY | libc::O_TRUNC
 }
 
-/// Runs a call that opens with `flags` what `look` gives an O_PATH descriptor of, and gets it past the guards that it
-/// would not get past by itself. Mostly the kernel sees to that, and waits; but truncating what one opens only to read
-/// breaks no lease, and who opens without waiting is turned away.
+/// Runs a call that opens with `flags` the file of which `look` gives an O_PATH descriptor. The kernel has most opens wait for
+/// a lease to be broken. Two kinds need help: one that truncates a file it opens to read breaks no lease, and one that may
+/// not wait is refused.
 #[inline]
 fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn(c_int) -> c_int) -> c_int {
     let truncates = truncates(flags);
@@ -56,7 +56,7 @@ fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn(c_i
     opening_past(flags, impatient, &look, &open)
 }
 
-/// Makes the call, and if it is refused because it may not wait, perhaps again.
+/// Makes the call, and again if it is refused because it may not wait.
 #[inline]
 fn opening_past(
     flags: c_int,
@@ -76,8 +76,8 @@ fn opening_past(
     fd
 }
 
-/// Opens first and truncates then, in a way that breaks leases: buffers of other processes, above all of those that this one was forked
-/// from or has forked, may stand for the file.
+/// Opens, then truncates in a way that breaks leases: memory of other processes (parents and children of this one above all)
+/// may depend on the file.
 #[cold]
 fn opening_to_truncate(
     flags: c_int,
@@ -97,12 +97,12 @@ fn opening_to_truncate(
     if fd < 0 || !kernel::regular(fd) || kernel::truncate(fd) {
         return fd;
     }
-    // It is being executed, say. The call itself tells.
+    // It is being executed, perhaps. The call itself is to give the error.
     kernel::close(fd);
     opening_past(flags, impatient, look, open)
 }
 
-/// Lets this process's own guards go before, however long that takes: all of them, or what keeps even readers out.
+/// Releases this process's own guards of the file, however long that takes: all, or only what keeps readers out.
 #[cold]
 fn let_go(all: bool, look: &impl Fn() -> Option<c_int>) {
     if let Some(fd) = look() {
@@ -115,10 +115,9 @@ fn let_go(all: bool, look: &impl Fn() -> Option<c_int>) {
     }
 }
 
-/// Makes a call again that was refused because it may not wait. For a regular file that means a lease, and most likely one
-/// of ours, held for buffers in another process: it has been told to go, and will in a moment. No program expects a
-/// regular file to refuse for that (truncate(1) and touch(1) open so). Whoever else holds a lease as long as this takes
-/// keeps the caller waiting for a second or two, and not for ever.
+/// Makes a call again that was refused because it may not wait. For a regular file that means a lease, most likely of another
+/// process with Elision, which has been told and releases it in a moment. No program expects a regular file to refuse so
+/// (truncate(1) and touch(1) open this way). A lease of anything else delays the caller for a second or two.
 #[cold]
 fn open_again(refused: c_int, look: &impl Fn() -> Option<c_int>, open: impl Fn() -> c_int) -> c_int {
     let regular = look().is_some_and(|fd| {
@@ -147,7 +146,7 @@ pub(crate) fn opening_by_rules(
     len: usize,
     open: impl Fn(usize) -> c_int,
 ) -> c_int {
-    // (What a later version may have behind it is not known.)
+    // (A later version of the structure is not understood.)
     if len != size_of::<libc::open_how>() || !kernel::readable(how, len) {
         return open(how);
     }
@@ -228,7 +227,7 @@ pub(crate) fn closing_range(first: c_uint, last: c_uint, flags: c_int) {
     }
 }
 
-/// Runs a call of stdio's that opens a FILE and records its descriptor, if what stdio does with it is shown to us.
+/// Runs a call of stdio's that opens a FILE, and records its descriptor if what stdio does with it is seen here.
 fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
     let since = descriptions::moment();
     client::life::look_after();
@@ -244,7 +243,7 @@ fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
     file
 }
 
-/// The same for a FILE that is there, and whose descriptor is closed, or duplicated over, inside libc.
+/// The same for a call that closes the descriptor of an open FILE, or duplicates over it, inside libc.
 fn reopening_stream(file: *mut FILE, reopen: impl FnOnce() -> *mut FILE) -> *mut FILE {
     if stdio::visible() && !file.is_null() {
         // SAFETY: the program's FILE.
@@ -253,7 +252,7 @@ fn reopening_stream(file: *mut FILE, reopen: impl FnOnce() -> *mut FILE) -> *mut
     opening_stream(reopen)
 }
 
-/// libc is given a descriptor to use, and to close, as it likes.
+/// libc is given a descriptor to use and close unseen.
 fn surrendering_to_libc(fd: c_int) {
     descriptions::disown(fd);
     closing(fd);
@@ -264,32 +263,32 @@ const OWNER: RangeInclusive<c_int> = 8..=11;
 /// F_SETOWN_EX, F_GETOWN_EX, F_GETOWNER_UIDS.
 const OWNER_EX: RangeInclusive<c_int> = 15..=17;
 
-/// fcntl: duplicates; leases that the program takes itself; and whom the kernel should tell about a description, which for
-/// one under a write lease of ours is the sidecar. Were it the program, a break would reach nobody who answers.
+/// fcntl: duplicates, leases of the program's own, and the process that the kernel signals about a description. For one under a
+/// write lease that is the helper: if it were the program, nothing would answer a break.
 pub(crate) fn control(fd: c_int, command: c_int, argument: usize, call: impl FnOnce() -> c_int) -> c_int {
     match command {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return duplicating(fd, None, call),
         libc::F_GETFL => return without_async(fd, call()),
-        // Leases are the program's own business from here on: what we hold and open would refuse it one, or break it.
+        // Leases and descriptors of the helper would have the program's own lease refused or broken.
         libc::F_SETLEASE if argument as c_int != libc::F_UNLCK => stop("leases of its own"),
-        // Ours on the program's description is not to be seen in it, nor to be given up for the program's.
+        // The helper's lease on the program's description must not show, nor be given up for the program.
         _ if descriptions::writable(fd) => descriptions::disown(fd),
         _ => {}
     }
     call()
 }
 
-/// Status flags as they would be without a lease of ours, which the kernel shows in them; on a regular file nothing else sets that one.
+/// Status flags as they would be without the helper's lease, which sets O_ASYNC; nothing else sets it on a regular file.
 fn without_async(fd: c_int, flags: c_int) -> c_int {
     let ours = flags >= 0 && flags & libc::O_ASYNC != 0 && descriptions::writable(fd) && kernel::regular(fd);
     if ours { flags & !libc::O_ASYNC } else { flags }
 }
 
-/// Does this command of fcntl concern us?
+/// Is this command of fcntl looked at?
 #[inline]
 pub(crate) fn control_matters(command: c_int) -> bool {
     match command {
-        // Before the constructor as well: the lease may be there when it comes.
+        // Before the constructor, too: the lease may outlive it.
         libc::F_SETLEASE => !stopped(),
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_GETLEASE | libc::F_GETFL => active(),
         _ => (OWNER.contains(&command) || OWNER_EX.contains(&command)) && active(),
@@ -311,8 +310,7 @@ macro_rules! call {
     };
 }
 
-// `mode` is declared though C leaves it out when no file can be made: it is then whatever the register holds,
-// and nobody looks.
+// `mode` is declared though C leaves it out where no file can be made: then nothing reads the register.
 interpose! {
     /// See open(2).
     fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
@@ -480,7 +478,7 @@ interpose! {
             unsafe { close_range::real(first, last, flags) }
         };
 
-    /// See closefrom(3). (Returns nothing; nobody looks.)
+    /// See closefrom(3). (Returns nothing.)
     fn closefrom(first: c_int) -> c_int, until lookup(0);
         if active() => {
             closing_range(first.max(0) as c_uint, c_uint::MAX, 0);

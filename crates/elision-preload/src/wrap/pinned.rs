@@ -1,8 +1,8 @@
 //! Memory that the kernel keeps hold of after a call: by its pages, not by its address.
 //!
-//! A page of a deferred range is the file's own. What holds on to it goes on seeing the file when that changes, long
-//! after the range itself was given memory of its own. So before such a call the range becomes plain memory, and stays
-//! so: a program that lends a buffer once does it again, and a deferral between the two would only be undone.
+//! A page of a deferred range is the file's own. What holds on to it would see later changes of the file, even after the range
+//! was materialised. So before such a call the range becomes plain memory, for good: a program that lends a buffer once does
+//! so again.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};

@@ -1,8 +1,7 @@
 //! What a program asks about a file before it reads it tells where its next large block should start.
 //!
-//! Programs ask with fstat and lseek. fstat says how large the file is, and costs one more lseek here; lseek
-//! says where they are, and is called too often to ask for the size each time: it is remembered for the
-//! file last asked about.
+//! fstat gives the size, and costs one more lseek here. lseek gives the position, and is called too often to ask for the size
+//! each time: it is remembered for the last file.
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -14,8 +13,8 @@ use crate::abi::kernel;
 use crate::state::heap::page_offset;
 use crate::state::stop::active;
 
-/// The descriptor last asked about, −1 for none, and the size of its file, 0 if it is not a regular one. Two
-/// words that may disagree under a race: the worst is a block in an unlucky place.
+/// The descriptor last asked about, −1 for none, and the size of its file, 0 if it is not regular. After a race the two may
+/// disagree: at worst a block starts at the wrong offset.
 static LAST: AtomicI32 = AtomicI32::new(-1);
 static SIZE: AtomicU64 = AtomicU64::new(0);
 

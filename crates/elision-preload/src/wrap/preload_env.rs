@@ -1,13 +1,15 @@
-//! What LD_PRELOAD says to a program that is executed: it names this library as it did for this program, unless the library could not
-//! be loaded there, or would be that program's end.
+//! LD_PRELOAD for a program that is executed: it keeps naming this library, unless the library could not be loaded there, or
+//! would end that program.
 //!
-//! The loader says on standard error that there is no such file (after chroot, or a change of rights), or that it is
-//! for another kind of program (of 32 bits). musl's loader, and that of an older glibc, end a program for which they cannot
-//! load everything; gcc's address sanitizer ends one in which it is not the first. And a seccomp filter may kill for calls
-//! that the drop-in makes. All of these run without it, as programs of their own that were started by themselves.
+//! | the other program | with this library |
+//! | --- | --- |
+//! | cannot see the file (chroot, other rights), or is of 32 bits | its loader complains on standard error |
+//! | has musl's loader, or another glibc's | the loader ends it if it cannot load everything |
+//! | has gcc's address sanitizer | it ends if its runtime does not come first |
+//! | is under a seccomp filter | the filter may kill it for calls that the drop-in makes |
 //!
-//! exec is for signal handlers and children of vfork, too: nothing here allocates or takes a lock, `errno` stays as it is, and little
-//! of the stack is used, which may be a small one. What room it takes to look at a file is mapped for that long.
+//! Signal handlers and children of vfork call exec: nothing here allocates or takes a lock, `errno` stays, and little of the
+//! stack is used. Room to look at a file is mapped for that long.
 #![allow(unsafe_code)] // The program's strings, and what the loader calls things.
 
 use core::ffi::{CStr, c_char, c_void};
@@ -42,13 +44,13 @@ pub(crate) fn environment() -> Strings {
 /// The name under which this library was loaded; null for none.
 static OURS: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
-/// The file of this program's loader: device, inode; zeroes where it is not known.
+/// The file of this program's loader: device and inode, zeroes where unknown.
 static LOADER: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 /// What the loader calls the object that has this address. Not async-signal-safe.
 fn object_of(address: *const c_void) -> Option<&'static CStr> {
     let mut found = MaybeUninit::<libc::Dl_info>::uninit();
-    // SAFETY: the structure is filled where the answer is not zero; and the names of what this library depends on stay as long as it.
+    // SAFETY: filled where the answer is not zero; the names of what this library depends on stay as long as it.
     unsafe {
         let named =
             libc::dladdr(address, found.as_mut_ptr()) != 0 && !found.assume_init().dli_fname.is_null();
@@ -107,7 +109,7 @@ impl Looking {
 
     fn is_there(&mut self, addr: usize) -> bool {
         let page = addr & !4095;
-        // Under a filter looking may be the end.
+        // A filter may kill for the call that looks.
         if self.page != page && (stop::filtered() || kernel::readable(addr, 1)) {
             self.page = page;
         }
@@ -167,7 +169,7 @@ impl Lists {
         if self.next.is_null() || !self.array.is_there(self.next as usize) {
             return None;
         }
-        // SAFETY: just found to be there; what is not aligned may be on two pages, and is the kernel's to refuse.
+        // SAFETY: just found to be there. (Not aligned, it may be on two pages: the kernel is to see to that.)
         let string = (self.next as usize).is_multiple_of(8).then(|| unsafe { *self.next })?;
         self.next = self.next.wrapping_add(1);
         (!string.is_null()).then_some(string)
@@ -187,15 +189,15 @@ impl Iterator for Lists {
     }
 }
 
-/// Can this library be loaded into the program, and do no harm there? True where it cannot be told.
+/// Can this library be loaded into the program without harm? True where it cannot be told.
 fn can_load(ours: &CStr, program: Executed, envp: Strings) -> bool {
     let another_first =
         || Lists::of(envp).any(|list| list.entries().any(|entry| executable::must_be_first(entry).is_some()));
     !stop::filtered() && is_visible(ours) && !another_first() && fits(program)
 }
 
-/// Will the loader find this library? Then, a process that is not root's has no capabilities left: access(2) asks as if they were
-/// gone already, open(2) as whom the next program will be.
+/// Will the next program's loader find this library? An ordinary user's program has no capabilities left by then: access(2)
+/// asks as if they were gone, open(2) with the rights that the next program has otherwise.
 fn is_visible(ours: &CStr) -> bool {
     let arguments = [libc::AT_FDCWD as usize, ours.as_ptr() as usize, libc::R_OK as usize];
     // SAFETY: a string of the loader's.
@@ -212,7 +214,7 @@ fn open(directory: c_int, path: *const c_char, flags: c_int) -> Result<c_int, c_
     result.map(|fd| fd as c_int).map_err(|errno| errno.0)
 }
 
-/// Which file it is, if it is a regular file. Nothing happens to what is there (a pipe, a device).
+/// Which file it is, if it is regular. A pipe or a device is not disturbed.
 fn file_of(directory: c_int, path: *const c_char) -> Option<FileKey> {
     let fd = open(directory, path, libc::O_PATH).ok()?;
     let stat = file::stat(fd).ok();
@@ -236,20 +238,20 @@ fn map(bytes: usize) -> Option<usize> {
 
 /// Gives back what [`map`] gave.
 fn unmap(addr: usize, bytes: usize) {
-    // SAFETY: memory of ours, of which nothing is used any more.
+    // SAFETY: from `map`, and no longer used.
     let _ = unsafe { raw_call(libc::SYS_munmap, &[addr, bytes]) };
 }
 
 fn fits(program: Executed) -> bool {
     let Some(addr) = map(size_of::<Scratch>()) else { return true };
-    // SAFETY: fresh memory, large enough and nobody else's; all zeroes are a value of each part.
+    // SAFETY: fresh memory, large enough; all zeroes are a value of each part.
     let fits = fits_looked_at(program, unsafe { &mut *(addr as *mut Scratch) });
     unmap(addr, size_of::<Scratch>());
     fits
 }
 
 fn fits_looked_at(mut program: Executed, Scratch { file, path }: &mut Scratch) -> bool {
-    // So many interpreters does the kernel follow.
+    // The kernel follows as many interpreters.
     for _ in 0..5 {
         match look(program, file, path) {
             Program::Script(line) => {
@@ -270,7 +272,7 @@ fn fits_looked_at(mut program: Executed, Scratch { file, path }: &mut Scratch) -
     true
 }
 
-/// A loader may be given its program by name, and will load for it what it is told to.
+/// A loader that is executed itself loads what LD_PRELOAD says into the program that it is given.
 fn is_another_loader(program: Executed) -> bool {
     let Executed::At(directory, path) = program else { return false };
     // SAFETY: the kernel has opened this path.
@@ -278,7 +280,7 @@ fn is_another_loader(program: Executed) -> bool {
     executable::is_named_like_a_loader(name) && file_of(directory, path).is_some_and(|file| !is_loader(file))
 }
 
-/// Any other is another C library's, or of another version.
+/// Any other loader is another C library's, or of another version.
 fn is_our_loader(loader: &[u8], path: &mut Path) -> bool {
     let theirs = path.set(&[loader]).then(|| file_of(libc::AT_FDCWD, path.as_ptr())).flatten();
     executable::is_glibc_loader(loader) && theirs.is_none_or(is_loader)
@@ -296,7 +298,7 @@ fn look<'a>(program: Executed, room: &'a mut executable::Room, found: &mut Path)
         Executed::Open(fd) if file::flags(fd).is_ok_and(|flags| flags & libc::O_PATH == 0) => {
             return examine(fd, room);
         }
-        // What was opened as a path alone can be opened anew.
+        // An O_PATH descriptor can be opened anew.
         Executed::Open(fd) => {
             let path = ProcPath::new(kernel::process(), "fd", Some(fd));
             return look_at(libc::AT_FDCWD, path.as_c_str().as_ptr(), room);
@@ -375,8 +377,8 @@ fn without<T>(ours: &CStr, envp: Strings, call: impl FnOnce(Option<Strings>) -> 
     let strings = core::iter::from_fn(|| all.string()).count();
     let lists: usize = Lists::of(envp).map(|list| PRELOAD.len() + list.0.len() + 1).sum();
     let words = strings + 1 + lists.div_ceil(size_of::<usize>());
-    // A child of vfork leaves what it maps to its parent, whose stack it has: so it goes there. In a program of its own exec takes all,
-    // but the stack may be a handler's.
+    // A child of vfork would leave a mapping to its parent: so the stack is used. In a process of its own exec unmaps all, and
+    // the stack may be a signal handler's.
     match words {
         0..=128 => on_stack::<128, T>(ours, envp, strings, call),
         129..=512 if !process::is_this() => on_stack::<512, T>(ours, envp, strings, call),
@@ -384,7 +386,7 @@ fn without<T>(ours: &CStr, envp: Strings, call: impl FnOnce(Option<Strings>) -> 
         _ => {
             let bytes = words * size_of::<usize>();
             let Some(addr) = map(bytes) else { return call(None) };
-            // SAFETY: fresh memory, nobody else's, of zeroes.
+            // SAFETY: fresh memory, all zeroes.
             fill(unsafe { core::slice::from_raw_parts_mut(addr as *mut usize, words) }, ours, envp, strings);
             let result = call(Some(addr as Strings));
             unmap(addr, bytes);
@@ -405,7 +407,7 @@ fn on_stack<const N: usize, T>(
     call(Some(room.as_ptr().cast()))
 }
 
-/// Writes the environment: the array, and behind it the lists without this library. One of which nothing is left is left out.
+/// Writes the environment: the array, and behind it the lists without this library. An empty list is left out.
 fn fill(room: &mut [usize], ours: &CStr, envp: Strings, strings: usize) {
     let (array, text) = room.split_at_mut(strings + 1);
     // SAFETY: words are bytes as well.

@@ -1,7 +1,7 @@
-//! Processes made, and descriptors handed to them: what was owned is shared from then on.
+//! New processes, and descriptors sent to other ones: what was owned is shared from then on.
 //!
-//! fork, and libc's daemon and forkpty, run the handlers registered here (and but for daemon, whose parent ends, are asked what came of it). The rest are wrapped by name. vfork
-//! returns twice into its caller's frame, so it is a few instructions of its own and no function.
+//! fork, daemon and forkpty run the pthread_atfork handlers registered here. (fork and forkpty are wrapped, too: the handlers do
+//! not learn the child's number. daemon's parent ends.) The rest are wrapped by name.
 #![allow(unsafe_code)] // libc's names, with the program's pointers, and one naked function.
 
 use core::ffi::{c_char, c_void};
@@ -32,8 +32,8 @@ extern "C" fn after_fork_child() {
     stop::after_fork_child();
 }
 
-/// Registers for forks, after the library has: handlers run before a fork in the reverse order, and ours
-/// gives up leases, for which the library must still be whole.
+/// Registers for forks, after the library has: handlers run before a fork in reverse order, and `before_fork` gives up
+/// leases, for which the library must not have prepared yet.
 pub(crate) fn watch_forks() {
     process::remember();
     // SAFETY: functions that live as long as the process.
@@ -45,9 +45,9 @@ unsafe extern "C" {
     fn __cxa_at_quick_exit(call: extern "C" fn(*mut c_void), object: *mut c_void) -> c_int;
 }
 
-/// Has `call` made when the program ends by exit or quick_exit. What is registered first is called last; and a constructor of a preloaded
-/// library registers before libc does, which has the libraries' destructors called. (Theirs may be the last to read what was
-/// deferred. Of no object, since an object's own calls are made with its destructors.)
+/// Has `call` made when the program ends by exit or quick_exit, after the destructors of libraries, which may read what was
+/// deferred: what is registered first is called last, and the constructor of a preloaded library registers before libc
+/// does. (Of no object: an object's own calls are made with its destructors.)
 pub(crate) fn watch_the_end(call: extern "C" fn(*mut c_void)) {
     // SAFETY: a function that lives as long as the process.
     unsafe {
@@ -64,7 +64,7 @@ pub(crate) fn ending() {
     }
 }
 
-/// Runs a call that shares our descriptors with a new process.
+/// Runs a call that shares the descriptors with a new process.
 pub(crate) fn sharing<T>(call: impl FnOnce() -> T) -> T {
     if !active() {
         return call();
@@ -99,7 +99,7 @@ pub(crate) fn forking<T: From<i32> + Into<i64> + PartialEq + Copy>(fork: impl Fn
     child
 }
 
-/// Before a fork that runs no handlers: the library's are run by hand, in the order they would have had.
+/// Before a fork that runs no handlers: they are called here, in the same order.
 fn before_bare_fork() {
     descriptions::begin_sharing();
     // SAFETY: the callers fork next.
@@ -115,7 +115,7 @@ fn after_bare_fork(child: i32) {
     descriptions::end_sharing();
 }
 
-/// Runs a fork that runs handlers. They are not told of the child.
+/// Runs a fork that runs handlers, which do not learn the child's number.
 fn with_handlers(fork: impl FnOnce() -> pid_t) -> pid_t {
     let child = fork();
     if child != 0 {
@@ -125,15 +125,15 @@ fn with_handlers(fork: impl FnOnce() -> pid_t) -> pid_t {
     child
 }
 
-/// What a program uses that deferral ends with.
+/// Reasons to stop.
 pub(crate) const NAMESPACE: &str = "another namespace";
 pub(crate) const SHARED: &str = "a process that shares its memory or descriptors";
 
 /// The request by which a process asks its parent to trace it.
 pub(crate) const TRACE_ME: c_uint = 0;
 
-/// Is deferral over when these are unshared? The next process that is made may be the first of a namespace, and must
-/// not be the sidecar; rights change with others; and memory that a second process shares cannot be unshared at all.
+/// Does deferral end when these are unshared? The next child may be the first process of a namespace, and must not be the
+/// helper; other flags change rights; and memory that a helper shares cannot be unshared at all.
 pub(crate) fn unshare_ends(flags: c_int) -> bool {
     flags & !(libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_SYSVSEM) != 0
 }
@@ -150,14 +150,14 @@ pub(crate) fn before_unshare(flags: c_int) {
 /// What a clone with these flags shares.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// A thread: everything, and it is held still and waited for as the others are.
+    /// A thread: everything. It is stopped and waited for as the others are.
     Thread,
     /// Nothing: a process of its own, as fork makes.
     Nothing,
     /// The memory, until the child executes or ends, as vfork does. The call returns only then.
     Loan,
-    /// Memory or descriptors, with a process that is no thread of this one: nobody sees what it does to either, and it
-    /// runs on while threads are held still.
+    /// Memory or descriptors, with a process that is no thread of this one: what it does to either is not seen, and it runs
+    /// on while the threads are stopped.
     Mixed,
 }
 
@@ -172,7 +172,7 @@ pub(crate) fn what_is_shared(flags: u64) -> Sharing {
     }
 }
 
-/// Does a message pass descriptors? Whatever rides along with it is taken for one.
+/// Does a message pass descriptors? Any control data is taken for one.
 fn carries(message: *const msghdr) -> bool {
     if message.is_null() || !kernel::readable(message as usize, size_of::<msghdr>()) {
         return false;
@@ -188,7 +188,7 @@ struct Start {
     argument: *mut c_void,
 }
 
-/// In a child with its own copy of everything, our caller's frame included.
+/// In a child with a copy of all memory, the frame of `cloning` included.
 unsafe extern "C-unwind" fn start_child(start: *mut c_void) -> c_int {
     // SAFETY: `cloning` passes its own structure, which was copied with the rest of the memory.
     let Start { function, argument } = unsafe { start.cast::<Start>().read() };
@@ -199,7 +199,7 @@ unsafe extern "C-unwind" fn start_child(start: *mut c_void) -> c_int {
     unsafe { function(argument) }
 }
 
-/// libc's clone starts the child in a function, on a stack of its own. `call` makes it, given the two.
+/// libc's clone starts the child in a function, on a stack of its own. `call` makes the child, given function and argument.
 fn cloning(
     start: *mut c_void,
     argument: *mut c_void,
@@ -281,8 +281,8 @@ interpose! {
             unsafe { pidfd_spawnp::real(pidfd, file, actions, attributes, argv, envp) }
         });
 
-    /// See posix_spawn_file_actions_addopen(3). What a child cuts off that it opens to read breaks no lease, and when
-    /// that will be is not ours to see.
+    /// See posix_spawn_file_actions_addopen(3). A child that truncates a file it opens to read breaks no lease, at a time
+    /// that is not seen here.
     fn posix_spawn_file_actions_addopen(actions: *mut c_void, fd: c_int, path: *const c_char, flags: c_int,
         mode: mode_t) -> c_int, until lookup(libc::ENOSYS);
         if open::truncates(flags) && !stopped() => {
@@ -331,12 +331,12 @@ interpose! {
             unsafe { unshare::real(flags) }
         };
 
-    /// See setns(2). What is opened through /proc from there on may be another process's, and some namespaces are
-    /// closed to memory that two processes share.
+    /// See setns(2). From there on /proc may show other processes, and some namespaces refuse a process that shares its
+    /// memory.
     fn setns(fd: c_int, kind: c_int) -> c_int, until kernel(libc::SYS_setns);
         if !stopped() => stopping(NAMESPACE, call!(setns(fd, kind)));
 
-    /// See ptrace(2). Who asks to be traced has a tracer, and there can be but one.
+    /// See ptrace(2). A process can have one tracer, which the helper would be at times.
     fn ptrace(request: c_uint, process: usize, addr: usize, data: usize) -> core::ffi::c_long, until lookup(-1);
         if request == TRACE_ME && !stopped() => stopping("a tracer", call!(ptrace(request, process, addr, data)));
 
@@ -363,7 +363,7 @@ interpose! {
             sharing(call!(sendmmsg(socket, messages, count, flags)))
         };
 
-    /// See _exit(2). It does not return; the type is for the sake of the system call that stands in.
+    /// See _exit(2). It does not return; the type is that of the system call which stands in.
     fn _exit(status: c_int) -> c_int, until kernel(libc::SYS_exit_group);
         if active() => {
             ending();

@@ -1,9 +1,9 @@
-//! Calls that stop half-way when a thread is held still, and go on here.
+//! Calls that end early when the threads are stopped, and are completed here.
 //!
-//! To the kernel a pause is a signal on its way. Copying from file to file, and what some devices and the generator of random numbers
-//! give, ends early for one: never when there is none, so that programs do not expect it. A call that came back short is
-//! made again for the rest, if there was a pause since it began. (Where the call may have to wait for somebody else, sockets and pipes,
-//! less than was asked for is common, and more might never come: those are left alone.)
+//! To the kernel, stopping a thread is a signal. Copies between files, reads of some devices, and random numbers end early for
+//! one, never otherwise: so programs do not expect it. A call that came back short is made again for the rest, if the threads
+//! were stopped since it began. (Not where it may wait for another process, as with sockets and pipes: there short counts are
+//! common, and more might never come.)
 #![allow(unsafe_code)] // libc's names, with the program's pointers.
 
 use core::ffi::c_void;
@@ -18,8 +18,8 @@ use crate::state::stop::active;
 /// Reads of no more than this are never cut short.
 pub(crate) const SHORT: usize = 4096;
 
-/// Makes a call, and again for the rest while pauses cut it short. `may`: is it one that goes on? `call` gets the bytes that
-/// are done.
+/// Makes a call, and again for the rest while stops of the threads cut it short. `may`: is it of that kind? `call` gets the
+/// number of bytes done.
 pub(crate) fn whole(len: usize, may: impl Fn() -> bool, mut call: impl FnMut(usize) -> ssize_t) -> ssize_t {
     let len = len.min(kernel::MOST);
     let mut done = 0;
@@ -41,7 +41,7 @@ pub(crate) fn whole(len: usize, may: impl Fn() -> bool, mut call: impl FnMut(usi
     }
 }
 
-/// A copy to a file, which keeps account of its positions itself.
+/// A copy to a file, of which the kernel advances the positions.
 pub(crate) fn copying(to: c_int, len: usize, mut call: impl FnMut(usize) -> ssize_t) -> ssize_t {
     whole(len, || kernel::regular(to), |done| call(len - done))
 }
@@ -62,7 +62,7 @@ pub(crate) fn reading(
     let (done, errno) = (got as usize, raw::errno());
     match whole(len - done, || true, |more| call(buf.wrapping_byte_add(done + more), len - done - more)) {
         more @ 0.. => got + more,
-        // The rest has failed, and the call has not.
+        // The rest has failed; the call has not.
         _ => {
             raw::set_errno(errno);
             got
@@ -84,13 +84,13 @@ interpose! {
         });
 }
 
-/// The calls of this kind that came through `syscall`, made by number with these arguments.
+/// The calls of this kind that came through `syscall`.
 pub(crate) fn by_number(
     number: c_long,
     arguments: [c_long; 6],
     call: impl Fn([c_long; 6]) -> c_long,
 ) -> c_long {
-    // Where the length is, and which argument is a buffer that has to be moved along.
+    // Which argument is the length, and which a buffer to be advanced.
     let (at, buffer) = match number {
         libc::SYS_getrandom => (1, Some(0)),
         libc::SYS_sendfile => (3, None),

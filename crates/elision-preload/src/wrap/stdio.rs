@@ -1,14 +1,12 @@
 //! libc's own reads, writes and closes on behalf of a FILE.
 //!
-//! They happen inside libc, where no name of ours is asked. But they go through a table of functions, one
-//! for byte streams and one for wide ones, which glibc exports. It insists that a FILE's table lies in its own
-//! section, and does not mind what the table says: so three of its entries are led through here. That covers
-//! everything that stdio does, fread and fwrite as well as what printf, putc_unlocked or exit flush, without
-//! wrapping a single one of their names.
+//! They happen inside libc and use no exported name. But they go through two tables of functions (byte and wide streams) that
+//! glibc exports, and glibc only checks that a FILE's table lies in its own section. So three entries of each are replaced.
+//! That covers all that stdio does, from fread to what printf, putc_unlocked or exit flush.
 //!
-//! The layout of the table and of FILE has been part of glibc's ABI since 2.1, but neither is documented, so
-//! nothing is changed unless every entry is what it is expected to be, and the layout is seen to hold. If
-//! not, `visible` says so, and descriptors that ever had a FILE are owned no longer.
+//! The layout of the tables and of FILE has been part of glibc's ABI since 2.1, but is not documented. So nothing is changed
+//! unless every entry and the layout are as expected. Otherwise [`visible`] is false, and a descriptor that ever had a FILE
+//! is owned no longer.
 #![allow(unsafe_code)] // Stores into libc's tables, and reads its structures.
 
 use core::ffi::{CStr, c_void};
@@ -27,13 +25,13 @@ const READ: usize = 14;
 const WRITE: usize = 15;
 const CLOSE: usize = 17;
 
-/// Where FILE keeps what is wanted of it, in bytes.
+/// Offsets in FILE, in bytes.
 const FLAGS: usize = 0;
 const FILENO: usize = 0x70;
 const OFFSET: usize = 0x90;
 const TABLE: usize = 0xd8;
 
-/// In the flags: what FILE always has in its upper half, and the error indicator.
+/// In the flags: the constant upper half, and the error indicator.
 const MAGIC: u32 = 0xfbad_0000;
 const MAGIC_MASK: u32 = 0xffff_0000;
 const ERROR: u32 = 0x20;
@@ -49,10 +47,10 @@ static ORIGINAL_CLOSE: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut())
 
 static VISIBLE: AtomicBool = AtomicBool::new(false);
 
-/// The tables that are led through here.
+/// The tables with replaced entries.
 static TABLES: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 
-/// Does this FILE use one of them? Those that read a file through a mapping (mode `m`) do not.
+/// Does this FILE use such a table? Those that read through a mapping (mode `m`) do not.
 ///
 /// # Safety
 /// `file` is a FILE of glibc's.
@@ -62,7 +60,7 @@ pub(crate) unsafe fn led_through_here(file: *mut FILE) -> bool {
     TABLES.iter().any(|known| known.load(Ordering::Relaxed) == table)
 }
 
-/// Is what stdio does shown to us?
+/// Is what stdio does seen here?
 pub(crate) fn visible() -> bool {
     VISIBLE.load(Ordering::Relaxed)
 }
@@ -88,23 +86,23 @@ pub(crate) unsafe fn descriptor(file: *mut FILE) -> c_int {
 /// What stdio calls to fill a buffer: its own, or for a large fread the caller's.
 unsafe extern "C-unwind" fn read(file: *mut FILE, buf: *mut c_void, len: ssize_t) -> ssize_t {
     if len as usize >= client::life::min_bytes() {
-        // SAFETY: stdio hands us its FILE.
+        // SAFETY: stdio passes its FILE.
         let fd = unsafe { descriptor(file) };
         if let Some(result) = offer_read(fd, buf as usize, len as usize, None, Cancel::No) {
             return result;
         }
     }
-    // SAFETY: what was in the table before us, for the arguments that it was meant for.
+    // SAFETY: the original entry, for the arguments that it was meant for.
     unsafe { original::<Transfer>(&ORIGINAL_READ)(file, buf, len) }
 }
 
-/// What stdio calls to write `len` bytes, however many calls that takes. It answers how many were written, and
-/// leaves an error in the FILE and in `errno`.
+/// What stdio calls to write `len` bytes, in however many calls. Gives the number written, and leaves an error in the FILE and
+/// in `errno`.
 unsafe extern "C-unwind" fn write(file: *mut FILE, buf: *mut c_void, len: ssize_t) -> ssize_t {
-    // SAFETY: stdio hands us its FILE.
+    // SAFETY: stdio passes its FILE.
     let fd = unsafe { descriptor(file) };
     if !write_matters(fd, len as usize) {
-        // SAFETY: what was in the table before us.
+        // SAFETY: the original entry.
         return unsafe { original::<Transfer>(&ORIGINAL_WRITE)(file, buf, len) };
     }
     changing(fd, || {
@@ -118,8 +116,7 @@ unsafe extern "C-unwind" fn write(file: *mut FILE, buf: *mut c_void, len: ssize_
             Some(written) => written,
         };
         if written > 0 {
-            // SAFETY: the offset lies between two fields that `install` has seen in their places. Negative
-            // means that stdio does not know it.
+            // SAFETY: between two fields that `install` has seen in their places. Negative: not known to stdio.
             let offset = unsafe { field::<AtomicI64>(file, OFFSET) };
             let before = offset.load(Ordering::Relaxed);
             if before >= 0 {
@@ -129,7 +126,7 @@ unsafe extern "C-unwind" fn write(file: *mut FILE, buf: *mut c_void, len: ssize_
         if written == len {
             return written;
         }
-        // SAFETY: what was in the table before us, for the rest of the buffer.
+        // SAFETY: the original entry, for the rest of the buffer.
         written
             + unsafe {
                 original::<Transfer>(&ORIGINAL_WRITE)(file, buf.byte_add(written as usize), len - written)
@@ -139,9 +136,9 @@ unsafe extern "C-unwind" fn write(file: *mut FILE, buf: *mut c_void, len: ssize_
 
 /// What stdio calls to close the descriptor.
 unsafe extern "C-unwind" fn close(file: *mut FILE) -> c_int {
-    // SAFETY: stdio hands us its FILE.
+    // SAFETY: stdio passes its FILE.
     descriptions::closing(unsafe { descriptor(file) });
-    // SAFETY: what was in the table before us.
+    // SAFETY: the original entry.
     unsafe { original::<Close>(&ORIGINAL_CLOSE)(file) }
 }
 
@@ -157,7 +154,7 @@ fn symbol(name: &CStr) -> *mut c_void {
     objects::next(name).unwrap_or(core::ptr::null_mut())
 }
 
-/// Leads both tables through here. From the constructor, in the main thread.
+/// Replaces the entries. From the constructor, in the main thread.
 pub(crate) fn install() {
     let expected = [
         (READ, symbol(c"_IO_file_read"), &ORIGINAL_READ, read as Transfer as *mut c_void),
@@ -171,7 +168,7 @@ pub(crate) fn install() {
     }
     for &(slot, function, _, _) in &expected {
         for table in tables {
-            // SAFETY: glibc's table has 21 words, all of them pointers; nobody stores to it but us.
+            // SAFETY: glibc's table has 21 words, all pointers; nothing else stores to it.
             let found = unsafe { &*table.add(slot) }.load(Ordering::Relaxed);
             if function.is_null() || found != function as usize {
                 return;
@@ -191,7 +188,7 @@ pub(crate) fn install() {
             }
         })
     }) else {
-        return; // Perhaps one table of two: then nothing relies on either.
+        return; // Perhaps one of the two was replaced: nothing relies on it.
     };
     for (known, table) in TABLES.iter().zip(tables) {
         known.store(table as usize, Ordering::Relaxed);
@@ -199,15 +196,14 @@ pub(crate) fn install() {
     VISIBLE.store(true, Ordering::Relaxed);
 }
 
-/// Is FILE laid out as the constants say? The three standard streams are asked.
+/// Is FILE laid out as the constants say? Tried on the standard streams.
 fn layout_holds() -> bool {
     [c"stdin", c"stdout", c"stderr"].into_iter().all(|name| {
         let stream = symbol(name).cast::<*mut FILE>();
         if stream.is_null() {
             return false;
         }
-        // SAFETY: libc's variable of that name; what it points to is at least as big as glibc's FILE, whose
-        // public part ends behind the offsets used here; `fileno` takes any FILE.
+        // SAFETY: libc's variable; its FILE ends behind the offsets used here; `fileno` takes any FILE.
         unsafe {
             let file = *stream;
             let before = crate::abi::raw::errno();
@@ -220,8 +216,7 @@ fn layout_holds() -> bool {
     })
 }
 
-/// Runs `store` while the `len` bytes at `addr` may be written to. The loader has made libc's tables read-only,
-/// and they are so again afterwards.
+/// Runs `store` while the `len` bytes at `addr`, which the loader has made read-only, can be written to.
 fn writable(addr: usize, len: usize, store: impl FnOnce()) -> Option<()> {
     let start = addr & !(PAGE - 1);
     let end = (addr + len).next_multiple_of(PAGE);
@@ -230,7 +225,7 @@ fn writable(addr: usize, len: usize, store: impl FnOnce()) -> Option<()> {
         unsafe { raw::syscall(libc::SYS_mprotect, [start, end - start, protection as usize, 0, 0, 0]) }.ok()
     };
     match read_only_after_loading(start, end) {
-        // Data like any other, where the loader did not protect it.
+        // Not protected by the loader, perhaps together with other data.
         false => return None,
         true => protect(libc::PROT_READ | libc::PROT_WRITE)?,
     };
@@ -238,7 +233,7 @@ fn writable(addr: usize, len: usize, store: impl FnOnce()) -> Option<()> {
     protect(libc::PROT_READ).map(|_| ())
 }
 
-/// Do all these pages belong to what the loader made read-only when it had relocated an object?
+/// Do all these pages belong to what the loader makes read-only after relocation?
 fn read_only_after_loading(start: usize, end: usize) -> bool {
     struct Search {
         start: usize,
@@ -246,7 +241,7 @@ fn read_only_after_loading(start: usize, end: usize) -> bool {
         found: bool,
     }
     unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
-        // SAFETY: the loader's description of one object, and our own structure.
+        // SAFETY: the loader's description of one object, and the structure passed below.
         let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
         // SAFETY: as many headers as the loader says.
         let headers = unsafe { core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize) };

@@ -1,8 +1,7 @@
-//! `syscall()`: the system calls that a wrapper would have looked at, by their numbers.
+//! `syscall()`: the system calls that are wrapped by name, by number.
 //!
-//! Each does what the wrapper of its name does, except that none is a point of cancellation, and what is passed
-//! through goes to libc's `syscall`. A system call that libc makes for itself, or that a program makes with an
-//! instruction of its own, is out of reach.
+//! Each does what the wrapper of its name does, except that none is a point of cancellation, and what passes through goes to
+//! libc's `syscall`. System calls that libc makes for itself, or a program by an instruction of its own, are not seen.
 #![allow(unsafe_code)] // The program's numbers taken for what the call of that number takes them for.
 
 use elision_core::client;
@@ -50,12 +49,12 @@ interpose! {
         };
 }
 
-/// These are looked at when deferral is over, too: the next program may be spared the drop-in.
+/// Looked at when deferral has ended, too: see [`crate::wrap::preload_env`].
 fn executes(number: c_long) -> bool {
     matches!(number, libc::SYS_execve | libc::SYS_execveat)
 }
 
-/// Is deferral over with this call, and because of what? Also before the constructor.
+/// Why deferral ends with this call, if it does. Also before the constructor.
 fn ends(number: c_long, [a, b, c, ..]: Arguments) -> Option<&'static str> {
     let (ends, why) = match number {
         libc::SYS_io_uring_setup | libc::SYS_io_uring_enter | libc::SYS_io_uring_register => {
@@ -166,7 +165,7 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
             Some(flags) => cloning(flags, whole),
             None => whole(),
         },
-        // Returns twice into frames of ours that the first return destroys, with or without us.
+        // Returns twice into a frame that the first return destroys, whatever is done here.
         arch::SYS_VFORK => whole(),
         libc::SYS_unshare => {
             process::before_unshare(a as c_int);
@@ -227,7 +226,7 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         | libc::SYS_mlockall
         | SYS_MSEAL
         | libc::SYS_shmat => memory(number, arguments),
-        // Where pages are to be is a rule for these very pages.
+        // A memory policy is a rule for these very pages.
         libc::SYS_mbind | SYS_SET_MEMPOLICY_HOME_NODE => {
             settle(a as usize, b as usize);
             whole()
@@ -274,7 +273,7 @@ fn cloning(flags: u64, whole: impl Fn() -> c_long) -> c_long {
         Sharing::Thread => whole(),
         Sharing::Nothing => process::forking(whole),
         Sharing::Mixed => stopping(process::SHARED, whole),
-        // On another stack the child never returns here, and when it is done is not ours to see.
+        // On another stack the child never returns here, and when it is done is not seen.
         Sharing::Loan => {
             descriptions::share_table_for_good();
             whole()
@@ -282,7 +281,7 @@ fn cloning(flags: u64, whole: impl Fn() -> c_long) -> c_long {
     }
 }
 
-/// The flags are the first word of clone3's structure. An unreadable one is the kernel's to refuse.
+/// The flags are the first word of clone3's structure. The kernel refuses one that cannot be read.
 fn clone3_flags(addr: usize, len: usize) -> Option<u64> {
     if addr == 0 || len < size_of::<u64>() || !kernel::readable(addr, size_of::<u64>()) {
         return None;

@@ -1,13 +1,13 @@
-//! readv and writev: a vector of one piece is a plain transfer; in a longer one the big pieces are offered
-//! one by one.
+//! readv and writev: a vector of one piece is a plain transfer; in a longer one the big pieces are offered one by one.
 //!
-//! Taking a vector apart must not be noticed. The kernel checks all of it before it moves a byte, so a vector
-//! that it would refuse is left to it whole. It moves a short count and stops: so do we, at the first piece
-//! that comes up short or fails. It writes all of it without anybody else's write coming in between: so one is written in pieces only
-//! where nobody else can write, in a process of one thread, under a write lease. Some file systems let none come into a read either: there
-//! one is never taken apart. And it holds the file position throughout, which we do not: a transfer at the
-//! current position is taken apart only where nobody else can move it, in a process of one thread, on a
-//! descriptor that was opened here and never shared.
+//! Taking a vector apart must not be noticed:
+//!
+//! - The kernel checks all of it before it moves a byte: a vector that the kernel would refuse is left whole.
+//! - The kernel stops at a short count: so does the walk here, at the first piece that is short or fails.
+//! - No other write comes in between: a write is taken apart only in a process of one thread, under a write lease. Where the
+//!   file system keeps writes out of reads too, no read is taken apart.
+//! - The kernel holds the file position throughout: a transfer at the current position is taken apart only in a process of
+//!   one thread, on a descriptor that was opened here and never shared.
 #![allow(unsafe_code)] // Reads the program's vector, once it is known to be readable.
 
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -22,7 +22,7 @@ use crate::state::descriptions::{self, changing};
 use crate::state::memory;
 use crate::wrap::offer::{Cancel, at, offer_read, offer_write, write_matters};
 
-/// libc's word for "no second thread was ever started".
+/// libc's variable that says that no second thread was ever started.
 static SINGLE_THREADED: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Finds it.
@@ -38,8 +38,8 @@ fn single_threaded() -> bool {
     !flag.is_null() && unsafe { flag.read_volatile() } != 0
 }
 
-/// Is it a vector that deserves a look? Whether its pieces are big is not to be seen without reading them, which
-/// may take a system call to do safely: so only on descriptors that were opened here, which no socket is.
+/// Is the vector big enough to be offered? To read it safely may take a system call: so only on descriptors that were opened
+/// here, which no socket is.
 #[inline]
 pub(crate) fn big(fd: c_int, iov: *const iovec, count: c_int) -> bool {
     descriptions::recorded(fd)
@@ -66,13 +66,13 @@ fn divisible(fd: c_int, pieces: &[iovec], offset: Option<off_t>) -> bool {
         && kernel::status_flags(fd).is_some_and(|flags| flags & (libc::O_APPEND | libc::O_DIRECT) == 0)
 }
 
-/// Is nobody there who could write to the same file between two pieces? The kernel lets no other write come in between.
+/// Can nothing else write to the file between two pieces?
 fn alone(fd: c_int) -> bool {
     single_threaded() && descriptions::sole(fd) && client::changes::write_lease_on(fd)
 }
 
-/// A vector read that [`big`] has looked at. `traditional` makes the call with a part of the vector, at an offset
-/// that only positioned calls look at.
+/// A vector read that is [`big`]. `traditional` makes the call with a part of the vector, at an offset that only positioned
+/// calls use.
 #[cold]
 #[inline(never)]
 pub(crate) fn read(
@@ -127,7 +127,7 @@ pub(crate) fn write(
         _ if !alone(fd) => unseen(),
         // Each piece would wait for the disk.
         _ if kernel::writes_synchronously(fd) => unseen(),
-        // At its limit the kernel sends a signal for a call that writes nothing, which our last piece might be.
+        // At the limit the kernel sends a signal for a call that writes nothing, which the last piece might be.
         _ if !divisible(fd, pieces, offset) || !kernel::unlimited_file_size() => unseen(),
         _ => walk(pieces, offset, fits, offer, &traditional),
     })
@@ -153,14 +153,14 @@ pub(crate) fn write2(
     }
 }
 
-/// A change that the library is not shown in full.
+/// Before a change that is not offered.
 fn before_change(fd: c_int) {
     if client::changes::write_leases() {
         client::changes::before_change(fd);
     }
 }
 
-/// Piece by piece: those that fit are offered, what lies between them or is declined goes the traditional way.
+/// Piece by piece: those that fit are offered; what lies between, or is declined, goes the traditional way.
 fn walk(
     pieces: &[iovec],
     offset: Option<off_t>,
@@ -185,7 +185,7 @@ fn walk(
             if done == 0 {
                 return moved;
             }
-            // What was moved is what the kernel would have reported, without an error.
+            // The kernel would have reported what was moved, and no error.
             raw::set_errno(before);
             return done;
         }
