@@ -4,11 +4,16 @@
 use crate::raw::syscall;
 
 macro_rules! calls {
-    ($($name:ident,)*) => { [$((stringify!($name), libc::$name)),*] };
+    ($($name:ident,)*) => {{
+        use crate::file::SYS_cachestat;
+        use libc::*;
+        [$((stringify!($name), $name)),*]
+    }};
 }
 
 /// Every system call of this library, and of the drop-in in the program's name, but those that end or make a process.
-pub const CALLS: [(&str, i64); 50] = calls![
+pub const CALLS: [(&str, i64); 51] = calls![
+    SYS_cachestat,
     SYS_chdir,
     SYS_clock_gettime,
     SYS_close,
@@ -135,7 +140,8 @@ mod tests {
         let word = |text: &str| -> String {
             text.chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c)).collect()
         };
-        for name in sources.split("libc::SYS_").skip(1).map(word) {
+        let numbers = sources.split("libc::SYS_").skip(1).chain(sources.split("__NR_").skip(1));
+        for name in numbers.map(word) {
             assert!(UNLISTED.contains(&&*name) || is_listed(&name), "{name}");
         }
         // A function: called, or imported by name.

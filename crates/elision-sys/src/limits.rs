@@ -17,7 +17,7 @@ fn of(resource: u32) -> Result<libc::rlimit64> {
     Ok(answer)
 }
 
-/// Is there a limit on this process's address space or data? Whatever is mapped besides what the program maps counts against it.
+/// Is there a limit on this process's address space or data? What Elision maps would count against it.
 pub fn memory_is_limited() -> bool {
     let unlimited = |which| of(which).is_ok_and(|limit| limit.rlim_cur == libc::RLIM64_INFINITY);
     !(unlimited(libc::RLIMIT_AS) && unlimited(libc::RLIMIT_DATA))
@@ -31,8 +31,8 @@ pub fn raise_descriptor_limit() -> u64 {
     if done { raised.rlim_cur } else { before.rlim_cur }
 }
 
-/// Has the calling process, and those that it makes, leave no core dump: it would be one of the program's memory. (One byte, not none: that
-/// counts for a program that is handed core dumps, too.)
+/// Has the calling process, and those that it makes, leave no core dump, which would be one of the program's memory. (Limit 0 would not count
+/// where core dumps are piped to a program; 1 does.)
 pub fn leave_no_core() {
     let _ = limit(libc::RLIMIT_CORE, Some(&libc::rlimit64 { rlim_cur: 1, rlim_max: 1 }), null_mut());
 }

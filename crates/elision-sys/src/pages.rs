@@ -83,10 +83,10 @@ pub fn scan(
     Ok((count, argument.walk_end as usize))
 }
 
-/// Have the pages of one mapping been moved, to where there was fresh memory that nobody has touched? The mapping itself shows it if it is a
-/// file's, and what it has left behind if that cannot be read any more; else its pages do. False where that cannot be told.
+/// Have the pages of one mapping been moved, to where there was fresh memory that nobody has touched? `false` where that cannot be told.
 pub fn have_moved(from: usize, to: usize, len: usize) -> bool {
-    // In this order: meanwhile the pages of a file may become memory of their own.
+    // A file's mapping has moved, or the old place cannot be read any more; else the pages tell. (In this order: meanwhile the pages of a
+    // file may become memory of their own.)
     let seen = crate::file::open(c"/proc/self/maps", libc::O_RDONLY | libc::O_CLOEXEC, 0).is_ok_and(|maps| {
         let of_a_file = mapping(maps, to).is_ok_and(|there| there.start <= to && there.ino != 0);
         let gone = mapping(maps, from).is_ok_and(|left| left.start > from || !left.readable);

@@ -39,8 +39,8 @@ pub fn yield_now() {
     rustix::thread::sched_yield();
 }
 
-/// Gives way to the task that the caller waits for; `round` counts how often. A thread of real-time priority that only yields keeps
-/// others from running on its processor for ever: so after some time it sleeps.
+/// Gives way to the task that the caller waits for; `round` counts how often. After some rounds it sleeps: a thread of real-time priority
+/// that only yields keeps others from its processor for ever.
 pub fn give_way(round: u32) {
     match round {
         0..64 => yield_now(),
@@ -48,7 +48,7 @@ pub fn give_way(round: u32) {
     }
 }
 
-/// Sleeps for some microseconds: for waits on the state of another task, which offers no event.
+/// Sleeps for some microseconds.
 pub fn nap_us(us: u64) {
     let _ = rustix::thread::nanosleep(&Timespec { tv_sec: 0, tv_nsec: us as i64 * 1000 });
 }

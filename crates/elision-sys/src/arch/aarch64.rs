@@ -1,10 +1,8 @@
 //! aarch64, where nothing is deferred yet: no helper is started.
 //!
-//! To stop threads takes more than registers here: the kernel decides whether a call is repeated before it tells a tracer, and the first
-//! argument is gone by then. (`/proc/TID/syscall` shows it.)
+//! Stopping threads needs more than registers here: the kernel decides about repeating a call before the ptrace stop, and hides the first
+//! argument. (`/proc/TID/syscall` shows it.)
 #![allow(unsafe_code)] // Instructions.
-
-use crate::raw::{Errno, Result};
 
 /// Enters the kernel: a negative errno is an error.
 ///
@@ -79,47 +77,35 @@ pub fn on_valgrind() -> bool {
 /// The calls that wait for events, for the milliseconds in their fourth argument.
 pub const EPOLL_WAITS: [i64; 1] = [libc::SYS_epoll_pwait];
 
-/// The registers of a stopped thread: of no use without a helper.
-#[derive(Clone, Copy, Debug)]
-pub struct Registers;
+/// The registers of a stopped thread: there is no such thread without a helper.
+pub enum Registers {}
 
 impl Registers {
-    /// There are none.
-    pub fn of_thread(_: i32) -> Result<Registers> {
-        Err(Errno(libc::ENOSYS))
+    pub fn of_thread(_: i32) -> Option<Registers> {
+        None
     }
 
-    /// There are none.
-    pub fn set(&self, _: i32) -> Result<()> {
-        Err(Errno(libc::ENOSYS))
-    }
+    pub fn set(self, _: i32) {}
 
-    /// In no call.
     pub fn call(&self) -> i64 {
-        -1
+        match *self {}
     }
 
-    /// None.
     pub fn arguments(&self) -> [u64; 6] {
-        [0; 6]
+        match *self {}
     }
 
-    /// Nothing.
     pub fn result(&self) -> i64 {
-        0
+        match *self {}
     }
 
-    /// Does nothing.
     pub fn restart(&mut self) {}
 
-    /// Does nothing.
     pub fn set_result(&mut self, _: i64) {}
 
-    /// None.
     pub fn note(&self) -> u32 {
-        0
+        match *self {}
     }
 
-    /// Does nothing.
     pub fn set_note(&mut self, _: u32) {}
 }

@@ -1,6 +1,6 @@
 //! What is specific to a processor: entering the kernel, starting the helper, registers of a stopped thread.
 //!
-//! Every processor has the same functions. One without an implementation refuses to start the helper (ENOSYS), and thereby declines everything.
+//! Every processor has the same items. Where an item is not implemented, the helper cannot be started (ENOSYS), and nothing is deferred.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

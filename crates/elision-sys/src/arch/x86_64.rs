@@ -1,8 +1,6 @@
 //! x86-64.
 #![allow(unsafe_code)] // Instructions.
 
-use crate::raw::Result;
-
 /// Enters the kernel: a negative errno is an error.
 ///
 /// # Safety
@@ -107,8 +105,8 @@ pub fn thread_pointer() -> usize {
     pointer
 }
 
-/// Is this program run by Valgrind? It simulates one address space, knows of no process that shares it, and ends a program that makes one.
-/// The question is a "client request": instructions that do nothing, and give an answer where they are simulated.
+/// Does Valgrind run this program? It would end a program that makes a process with the same address space. (A "client request":
+/// instructions that do nothing, and give an answer where they are simulated.)
 pub fn on_valgrind() -> bool {
     const RUNNING_ON_VALGRIND: usize = 0x1001;
     let request = [RUNNING_ON_VALGRIND, 0, 0, 0, 0, 0];
@@ -146,16 +144,21 @@ impl Registers {
         Registers(libc::user_regs_struct { orig_rax: number as u64, rdi, rsi, rdx, r10, r8, r9, ..zeroes })
     }
 
-    /// The registers of a thread that the caller has stopped.
-    pub fn of_thread(tid: i32) -> Result<Registers> {
+    /// The registers of a thread that the caller traces and that has stopped.
+    pub fn of_thread(tid: i32) -> Option<Registers> {
         let mut registers = Self::of_call(-1, [0; 6]);
-        crate::task::trace(libc::PTRACE_GETREGS, tid, (&raw mut registers.0) as usize)?;
-        Ok(registers)
+        (registers.transfer(libc::PTRACE_GETREGS, tid) == 0).then_some(registers)
     }
 
     /// Gives them to the thread.
-    pub fn set(&self, tid: i32) -> Result<()> {
-        crate::task::trace(libc::PTRACE_SETREGS, tid, (&raw const self.0) as usize).map(drop)
+    pub fn set(mut self, tid: i32) {
+        let _ = self.transfer(libc::PTRACE_SETREGS, tid);
+    }
+
+    fn transfer(&mut self, request: u32, tid: i32) -> isize {
+        let arguments = [request as usize, tid as usize, 0, (&raw mut self.0) as usize, 0, 0];
+        // SAFETY: both requests read or fill the struct.
+        unsafe { syscall(libc::SYS_ptrace, arguments) }
     }
 
     /// The number of the system call that the thread is in; negative: none. (The kernel looks at the lower half alone.)
@@ -174,7 +177,7 @@ impl Registers {
         self.0.rax as i64
     }
 
-    /// Hands the call back to the kernel, which makes it again, unless a handler of the program's runs first: then it fails with EINTR.
+    /// Has the kernel make the call again; if a handler of the program's runs first, the call fails with EINTR.
     pub fn restart(&mut self) {
         const ERESTARTNOHAND: i64 = 514;
         self.set_result(-ERESTARTNOHAND);
@@ -185,8 +188,8 @@ impl Registers {
         self.0.rax = result as u64;
     }
 
-    /// A note in the upper half of the number. The kernel does not look there, keeps the note while it repeats the call, and drops
-    /// it when the call returns. 0: none.
+    /// A note in the upper half of the call's number. The kernel ignores it, keeps it while the call is repeated, and drops it when the call
+    /// returns. 0: none.
     pub fn note(&self) -> u32 {
         (self.0.orig_rax >> 32) as u32
     }

@@ -5,12 +5,12 @@ use crate::raw::syscall;
 use linux_raw_sys::general::{cachestat, cachestat_range};
 use linux_raw_sys::ioctl::{FIEMAP_EXTENT_LAST, FIEMAP_EXTENT_UNWRITTEN, FS_IOC_FIEMAP};
 
-/// Does the file have a hole in `[start, end)`, or room that was set aside and never written? Moves nothing: asks for extents
-/// instead of seeking, since the position may be the program's. `None` where the file system does not say.
+/// Does the file have a hole in `[start, end)`, or room that was set aside and never written? `None` where the file system does not
+/// say. (By FIEMAP, not by seeking: the position may be the program's.)
 pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
     const AT_A_TIME: usize = 32;
     #[repr(C)]
-    #[derive(Clone, Copy)]
+    #[derive(Clone, Copy, Default)]
     struct FileExtent {
         logical: u64,
         physical: u64,
@@ -20,6 +20,7 @@ pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
         reserved: [u32; 3],
     }
     #[repr(C)]
+    #[derive(Default)]
     struct Query {
         start: u64,
         length: u64,
@@ -29,19 +30,10 @@ pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
         reserved: u32,
         extents: [FileExtent; AT_A_TIME],
     }
-    let blank =
-        FileExtent { logical: 0, physical: 0, length: 0, reserved64: [0; 2], flags: 0, reserved: [0; 3] };
     let mut at = start;
     while at < end {
-        let mut query = Query {
-            start: at,
-            length: end - at,
-            flags: 0,
-            mapped: 0,
-            count: AT_A_TIME as u32,
-            reserved: 0,
-            extents: [blank; AT_A_TIME],
-        };
+        let (length, count) = (end - at, AT_A_TIME as u32);
+        let mut query = Query { start: at, length, count, ..Query::default() };
         // SAFETY: FIEMAP reads the header and fills at most `count` extents, all inside the local struct.
         unsafe {
             syscall(
@@ -58,7 +50,7 @@ pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
                 return Some(true);
             }
             let to = extent.logical + extent.length;
-            // What is on its way to the disk is called unwritten as well, until it is there.
+            // What is on its way to the disk is called unwritten, too, until it is there.
             if extent.flags & FIEMAP_EXTENT_UNWRITTEN != 0
                 && at < to.min(end)
                 && !being_written(fd, at, to.min(end))
@@ -74,16 +66,18 @@ pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
     Some(false)
 }
 
-/// Is every page of `[start, end)` in the page cache, and waiting for the disk? Says no where some wait to be taken there and some
-/// are on their way.
+/// (The libc crate does not have it for every libc.)
+#[allow(non_upper_case_globals)]
+pub(crate) const SYS_cachestat: i64 = linux_raw_sys::general::__NR_cachestat as i64;
+
+/// Is every page of `[start, end)` dirty, or every page under writeback? (`false` where there are both.)
 fn being_written(fd: i32, start: u64, end: u64) -> bool {
-    const SYS_CACHESTAT: libc::c_long = linux_raw_sys::general::__NR_cachestat as libc::c_long;
     let range = cachestat_range { off: start, len: end - start };
     let mut counts =
         cachestat { nr_cache: 0, nr_dirty: 0, nr_writeback: 0, nr_evicted: 0, nr_recently_evicted: 0 };
     let arguments = [fd as usize, (&raw const range) as usize, (&raw mut counts) as usize, 0, 0, 0];
     // SAFETY: cachestat reads the one structure and fills the other.
-    let asked = unsafe { syscall(SYS_CACHESTAT, arguments) };
+    let asked = unsafe { syscall(SYS_cachestat, arguments) };
     let page = crate::PAGE as u64;
     let pages = end.div_ceil(page) - start / page;
     asked.is_ok() && (counts.nr_dirty == pages || counts.nr_writeback == pages)

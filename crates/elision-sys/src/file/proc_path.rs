@@ -2,55 +2,33 @@
 
 use core::ffi::CStr;
 
-/// The path of descriptor `fd` of process `pid` under /proc, as a C string in a small buffer.
+/// A path below /proc, as a C string in a small buffer.
 pub struct ProcPath([u8; 64]);
 
 impl ProcPath {
     /// /proc/PID/TAIL, or /proc/PID/TAIL/N.
     pub fn new(pid: i32, tail: &str, number: Option<i32>) -> ProcPath {
-        let mut path = ProcPath([0; 64]);
-        let mut at = 0;
-        path.push(&mut at, b"/proc/");
-        path.push_number(&mut at, pid);
-        path.push(&mut at, b"/");
-        path.push(&mut at, tail.as_bytes());
-        if let Some(number) = number {
-            path.push(&mut at, b"/");
-            path.push_number(&mut at, number);
-        }
-        path
+        let path = ProcPath([0; 64]).and(b"/proc/").number(pid).and(b"/").and(tail.as_bytes());
+        if let Some(number) = number { path.and(b"/").number(number) } else { path }
     }
 
     /// The calling thread's descriptor.
     pub fn own(fd: i32) -> ProcPath {
-        let mut path = ProcPath([0; 64]);
-        let mut at = 0;
-        path.push(&mut at, b"/proc/thread-self/fd/");
-        path.push_number(&mut at, fd);
-        path
+        ProcPath([0; 64]).and(b"/proc/thread-self/fd/").number(fd)
     }
 
-    /// The same with `tail` behind it.
+    /// The same with `tail` behind it, cut off where the buffer ends.
     pub fn and(mut self, tail: &[u8]) -> ProcPath {
-        let mut at = self.as_c_str().to_bytes().len();
-        self.push(&mut at, tail);
+        let at = self.as_c_str().count_bytes();
+        // The last byte stays zero.
+        for (slot, byte) in self.0.iter_mut().take(63).skip(at).zip(tail) {
+            *slot = *byte;
+        }
         self
     }
 
-    fn push(&mut self, at: &mut usize, bytes: &[u8]) {
-        for &byte in bytes {
-            // The last byte stays zero, whatever happens.
-            if let Some(slot) = self.0.get_mut(*at).filter(|_| *at < 63) {
-                *slot = byte;
-                *at += 1;
-            }
-        }
-    }
-
-    fn push_number(&mut self, at: &mut usize, number: i32) {
-        let mut digits = [0u8; 10];
-        let text = decimal(number.max(0) as u64, &mut digits);
-        self.push(at, text);
+    fn number(self, number: i32) -> ProcPath {
+        self.and(decimal(number.max(0) as u64, &mut [0; 10]))
     }
 
     /// The path.

@@ -9,8 +9,8 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// What of a file's status anybody here asks on every call. Not its times: asking for ctime or mtime makes the kernel
-/// give the next change a fine-grained one, which a journal then has to keep.
+/// What is asked of a file on every call. Not its times: after such a question the kernel gives the next change a fine-grained one, which a
+/// journal then has to keep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stat {
     /// Device and inode: which file this is.
@@ -64,12 +64,12 @@ pub fn stat(fd: i32) -> Result<Stat> {
     })
 }
 
-/// May only be appended to, whoever writes (`chattr +a`).
+/// May it only be appended to (`chattr +a`)?
 pub fn is_append_only(fd: i32) -> Result<bool> {
     statx(fd, StatxFlags::empty()).map(|answer| answer.stx_attributes.contains(StatxAttributes::APPEND))
 }
 
-/// Would the file at `path` be opened for writing, by its permissions, its attributes and its mount? False where the kernel cannot say.
+/// Do permissions, attributes and mount of the file let the process write to it? `false` where the kernel cannot say.
 pub fn may_be_written(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
     let (directory, path) = (libc::AT_FDCWD as usize, path.as_ptr() as usize);
@@ -78,7 +78,7 @@ pub fn may_be_written(path: &Path) -> bool {
     unsafe { syscall(libc::SYS_faccessat2, arguments) }.is_ok()
 }
 
-/// When the inode last changed: seconds, nanoseconds. Asking makes the next change tell itself from this one.
+/// When the inode last changed: seconds, nanoseconds. The next change after the question has another time.
 pub fn ctime(fd: i32) -> Result<(i64, u32)> {
     statx(fd, StatxFlags::CTIME).map(|answer| pair(answer.stx_ctime))
 }

@@ -39,9 +39,8 @@ pub fn futex_wake_shared(address: usize) {
     let _ = unsafe { syscall(libc::SYS_futex, arguments) };
 }
 
-/// Waits for either of two words: one of ours, and one (at an address, shared form) that the kernel clears when a
-/// thread is gone. Waits for ours alone, and not for long, where the kernel lacks futex_waitv (5.16). True: the other has another value
-/// by now, or is not there any more.
+/// Waits for either of two words: one of ours, and one (at an address, shared form) that the kernel clears when a thread is gone. Waits for
+/// ours alone, and at most 200 ms, where futex_waitv is refused. `true`: the other has another value by now, or is not there any more.
 pub fn futex_wait_either(
     ours: &AtomicU32,
     value: u32,

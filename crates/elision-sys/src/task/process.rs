@@ -6,9 +6,8 @@ use crate::arch;
 use crate::raw::{Errno, Result, syscall};
 use core::sync::atomic::AtomicU32;
 
-/// Starts `entry` as a process that shares this memory and nothing else: own descriptors (see
-/// [`crate::file::unshare_and_close_all`]), own working directory, no signal at its end, unseen by `wait` and
-/// by a tracer of this process. `word` holds its pid while it lives; the kernel clears it.
+/// Starts `entry` as a process that shares this memory and, until it calls [`crate::file::unshare_and_close_all`], descriptors. It sends no
+/// signal at its end, and neither `wait` nor a tracer of this process sees it. `word` holds its pid while it lives; the kernel clears it.
 ///
 /// # Safety
 /// `stack` must be the top of a stack that nobody else uses, `pointer` the thread pointer, to a page of its own; `entry` must not return
@@ -46,13 +45,12 @@ pub(super) fn wait(child: i32, options: i32) -> Result<(usize, i32)> {
     Ok((unsafe { syscall(libc::SYS_wait4, arguments)? }, status))
 }
 
-/// Takes away what is left of a child that has ended, if it was made by clone and without SIGCHLD at its end: no other.
+/// Reaps a child that has ended, if it was made by clone and without SIGCHLD at its end.
 pub fn reap_clone(child: i32) {
     let _ = wait(child, libc::WNOHANG | libc::__WCLONE);
 }
 
-/// Waits until a child made by clone is gone; while it is stopped (SIGSTOP), has it go on. Which signal has killed it? (`None`: it has ended
-/// by itself.)
+/// Waits until a child made by clone is gone, and has it go on if it is stopped. Says which signal has killed it, if one has.
 pub fn wait_killed(child: i32) -> Option<i32> {
     loop {
         match wait(child, libc::__WALL | libc::WUNTRACED) {

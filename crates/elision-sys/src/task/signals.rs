@@ -56,8 +56,7 @@ fn set_mask(how: i32, set: &u64, old: Option<&mut u64>) {
     };
 }
 
-/// What a handler is told of its signal: the first members, and those that a signal of a file has. (The libc crate has no
-/// names for the latter.)
+/// What a handler is told of its signal: the members of `siginfo_t` that a signal of a file has.
 #[repr(C)]
 pub struct SignalInfo {
     signal: i32,
@@ -69,13 +68,13 @@ pub struct SignalInfo {
 }
 
 impl SignalInfo {
-    /// The descriptor that something has happened to. `None`: a process has sent it, and it says nothing of the kind.
+    /// The descriptor that something has happened to; `None` for a signal that a process has sent.
     pub fn descriptor(&self) -> Option<i32> {
         (self.code > 0).then_some(self.fd)
     }
 }
 
-/// The helper's handler of `signal`. (The kernel's struct is spelled out: libc's function needs a thread that libc has made.)
+/// Sets the helper's handler of `signal`, by the kernel's own struct.
 ///
 /// # Safety
 /// `handler` must do only what is safe at any point of the helper.

@@ -9,11 +9,11 @@ use core::mem::MaybeUninit;
 /// What a stop of ours has come upon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stop {
-    /// The thread at work, or asleep in a system call that the stop has ended.
+    /// The thread in user code, or in a system call, which it has ended.
     Midway,
-    /// The thread about to take this signal, which has to be handed back when it is let go.
+    /// The thread about to take this signal, which it gets when it is let go.
     Signal(i32),
-    /// The thread stopped already, with its process (SIGSTOP and its kin): that has ended the system call, not we.
+    /// The thread stopped already, with its process (SIGSTOP).
     Group,
 }
 
@@ -66,7 +66,7 @@ pub fn trace_poll(tid: i32) -> Traced {
     }
 }
 
-/// How a call goes on that our stop made return EINTR.
+/// How a call goes on that the stop made return EINTR.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     /// It is made again, as the registers say.
@@ -75,17 +75,16 @@ pub enum Then {
     Over(i64),
 }
 
-/// Lets a stopped thread go. A system call that our stop made return EINTR is handed back to the kernel's own
-/// restart logic: it goes on as if nothing had been, unless a handler of the program's runs first, in which
-/// case it fails with EINTR as it would have. (Tried with epoll_wait, with and without a signal.) Except close, which
-/// has closed by then: again, it might close another's descriptor. And except where `stop` says that the program was stopped
-/// before: then EINTR is what the call fails with when it goes on. False: it has been killed since it stopped, and is ours to be
-/// reaped. `interrupted` may change the registers with which the call is made again, or end it.
+/// Lets a stopped thread go. `false`: it has been killed since it stopped, and is the caller's to reap.
+///
+/// A system call that the stop made return EINTR goes on, as if nothing had been; or fails with EINTR if a handler of the program's runs
+/// first, as it would have. `interrupted` may change or end such a call. Not close, which has closed already; and not if the whole process was
+/// stopped before ([`Stop::Group`]): then EINTR is what the program would see.
 #[must_use]
 pub fn trace_release(tid: i32, stop: Stop, interrupted: impl FnOnce(&mut Registers) -> Then) -> bool {
     let signal = if let Stop::Signal(signal) = stop { signal } else { 0 };
     if stop != Stop::Group
-        && let Ok(mut registers) = Registers::of_thread(tid)
+        && let Some(mut registers) = Registers::of_thread(tid)
         && registers.call() >= 0
         && registers.call() != libc::SYS_close
         && registers.result() == -i64::from(libc::EINTR)
@@ -94,12 +93,12 @@ pub fn trace_release(tid: i32, stop: Stop, interrupted: impl FnOnce(&mut Registe
             Then::Again => registers.restart(),
             Then::Over(result) => registers.set_result(result),
         }
-        let _ = registers.set(tid);
+        registers.set(tid);
     }
     trace(libc::PTRACE_DETACH, tid, signal as usize).is_ok()
 }
 
-pub(crate) fn trace(request: u32, tid: i32, data: usize) -> Result<usize> {
+fn trace(request: u32, tid: i32, data: usize) -> Result<usize> {
     // SAFETY: the requests used here read or fill one struct at `data`, which the callers own.
     unsafe { syscall(libc::SYS_ptrace, [request as usize, tid as usize, 0, data, 0, 0]) }
 }
