@@ -1,6 +1,6 @@
-//! The `elision` command: run a program with deferred reads and elided writes, find out what the machine
-//! allows, and see the difference.
+//! The `elision` command: runs programs with deferred reads and elided writes, tells what works on a machine, and shows the difference.
 
+mod collector;
 mod demo;
 mod doctor;
 mod ending;
@@ -18,10 +18,12 @@ use clap::{Parser, Subcommand};
 
 use ending::Ending;
 
-/// Gives the standard read and write a different implementation: a big read returns at once, and its pages are
-/// loaded when they are touched, or never; a big write writes only the pages that were altered.
+/// Runs programs with deferred reads and elided writes.
+///
+/// A big read returns at once, and each page is loaded when the program first touches it, or never. A big write stores only the pages
+/// that the program has altered. The program and its files stay as they are.
 #[derive(Parser)]
-#[command(name = "elision", version, after_help = LESSON, max_term_width = 110)]
+#[command(name = "elision", version, after_help = HELP, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Job,
@@ -29,65 +31,96 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Job {
-    /// Run a program with the drop-in; exit status and signals are the program's own
-    #[command(after_help = RUN_LESSON)]
+    /// Run a program with Elision; its output, signals and exit status are its own
+    ///
+    /// Runs PROGRAM with the drop-in, a library that LD_PRELOAD loads into it and into the programs that it starts. Nothing else changes:
+    /// output, signals and exit status are the program's own.
+    #[command(after_help = RUN_HELP)]
     Run(run::Args),
-    /// Try it: read, save and let others change a file here, or read the file that is named; and say what to do about each no
-    #[command(after_help = DOCTOR_LESSON)]
+    /// Check whether Elision works here, with a file or for a program, and what to do where it does not
+    ///
+    /// Tries deferred reads and elided saves, and says for each whether it works, why not, and what to do.
+    #[command(after_help = DOCTOR_HELP)]
     Doctor(doctor::Args),
     #[command(hide = true)]
     DoctorStep(doctor::StepArgs),
-    /// Edit a big file traditionally and with Elision, and compare
+    /// Edit a big file without and with Elision, and compare time, bytes and memory
+    ///
+    /// Makes two equal files. An ordinary program reads all of a file, changes three records, and writes all of it back: the first file
+    /// without Elision, the second with it. Prints both costs side by side, checks every byte, and removes the files.
+    #[command(after_help = DEMO_HELP)]
     Demo(demo::Args),
 }
 
-const LESSON: &str = "\
+const HELP: &str = "\
 Examples:
-  elision run -- python3 edit.py big.bin     run a program with Elision
-  elision run --stats python3 edit.py        and print what it deferred and elided
-  elision run --stats=out.json make          the same as JSON, for the whole tree of processes
-  elision doctor                             does it work here, under the limits that hold?
-  elision doctor big.bin                     can this file be deferred?
-  elision doctor python3                     can this program be reached?
-  elision demo                               see the difference on a 1 GiB file
+  elision run -- python3 edit.py big.bin        run a program with Elision
+  elision run --stats -- python3 edit.py        and print what it deferred and elided
+  elision run --stats=out.json -- make          the same as JSON, for make and all that it starts
+  elision doctor                                does it work in this directory?
+  elision doctor big.bin                        can this file be deferred, and its saves elided?
+  elision doctor python3                        can this program be run with Elision?
+  elision demo                                  see the difference on a file of 1 GiB
 
 Environment of a program that runs with Elision:
-  ELISION=off          do nothing: every call is the traditional one (also no, false, 0)
-  ELISION_MIN_BYTES=N  leave reads and writes of fewer than N bytes alone (65536, 64KiB, 1M)
+  ELISION=off          switch Elision off (also no, false, 0)
+  ELISION_MIN_BYTES=N  leave reads and writes of fewer than N bytes alone [default: 4MiB]
   ELISION_STATS=FILE   append one line of JSON to FILE when a process ends
-  ELISION_VERBOSE=1    confirm on standard error that it is active, and say why it declines
+  ELISION_VERBOSE=1    say on standard error that Elision is active, and what it declines
 
-The command itself looks for the drop-in where ELISION_PRELOAD says, else beside itself and in ../lib.";
+Environment of the command itself:
+  ELISION_PRELOAD=FILE the drop-in [default: libelision_preload.so beside the command, or in ../lib]";
 
-const RUN_LESSON: &str = "\
-Exit status: the program's own, and if a signal ended it, by that signal. 127 if it was not found, 126 if it \
-could not be run, 125 if elision itself failed before it was started, 2 if the command line was not understood.
+const RUN_HELP: &str = "\
+Examples:
+  elision run -- python3 edit.py big.bin
+  elision run --stats --min-bytes 64KiB -- ./simulate
 
-The drop-in reaches programs that are dynamically linked against glibc and not set-uid. Any other is named \
-in one line on standard error, and runs unchanged, as it does where the drop-in is missing. An existing LD_PRELOAD \
-is kept.";
+Programs that cannot be run with Elision run unchanged, and one line on standard error says why: programs that are statically \
+linked, linked against another C library than glibc, or set-uid. So does every program if the drop-in is missing. An existing \
+LD_PRELOAD is kept.
 
-const DOCTOR_LESSON: &str = "\
-A child does what a program would do under `elision run`:
-  read               a big file is read, and looked at
-  save               one byte of it is altered, and all of it written back
-  save again         the same memory is written to the same place several times
-  save, opened anew  what was read through one descriptor is written through another
-  break              another process changes the file while a buffer stands for it
-In a directory this is done with a scratch file of 8 MiB, which is removed. \
-A file that is named is read, and never changed. A program that is named is looked at, and not run.
+Exit status:
+  the program's own, or death by the signal that ended the program
+  2    the command line is wrong
+  125  elision failed before it started the program
+  126  the program could not be executed
+  127  the program was not found";
 
-Each line starts with ok, no (not possible: why, and below what to do), or -- (good to know).
+const DOCTOR_HELP: &str = "\
+What is tried, as a program under `elision run` would do it:
+  read               read a big file
+  save               alter one byte of it, and write all of it back
+  save again         write the same memory to the same place several times
+  save, opened anew  read through one descriptor, and write through another
+  break              another process changes the file while a buffer of it exists
+In a directory, this is done with a scratch file of 8 MiB, which is removed. A file is read, and never changed. A program is examined, \
+and not run.
 
-Exit status: 0 if everything asked about is possible, 1 if something is not, 2 if it was asked wrongly.
+Each line starts with ok, no (why not, and below what to do), or -- (good to know).
+
+Exit status:
+  0  everything that was asked about is possible
+  1  something is not
+  2  the command line is wrong, or there is no such file or program
 
 Examples:
   elision doctor                              in the current directory
-  elision doctor /var/lib/data                in another
-  elision doctor big.bin                      can this file be deferred, and saved?
-  elision doctor python3                      can this program be reached?
+  elision doctor /var/lib/data                in another directory
+  elision doctor big.bin                      can this file be deferred, and its saves elided?
+  elision doctor python3                      can this program be run with Elision?
   docker run --cap-add SYS_PTRACE IMAGE elision doctor
-                                              what a container lacks is often this";
+                                              containers often lack this capability";
+
+const DEMO_HELP: &str = "\
+Examples:
+  elision demo
+  elision demo --size 256MiB --dir /var/tmp
+
+Exit status:
+  0  both files are as they should be
+  1  they are not, or the demo failed
+  2  the command line is wrong";
 
 fn main() -> ExitCode {
     let (ending, own_failure) = match Cli::parse().command {
@@ -96,7 +129,7 @@ fn main() -> ExitCode {
         Job::DoctorStep(args) => (doctor::step(args), doctor::ASKED_WRONGLY),
         Job::Demo(args) => (demo::run(args), 1),
     };
-    // By now every temporary file has been dropped, and with it removed.
+    // All temporary files have been removed by now.
     match ending {
         Ok(Ending::Code(code)) => ExitCode::from(code),
         Ok(Ending::Signal(signal)) => ending::die_by(signal),

@@ -1,4 +1,4 @@
-//! The drop-in library: where it is, and how a program is told to load it.
+//! The drop-in: where it is, and the LD_PRELOAD that loads it.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 const NAME: &str = "libelision_preload.so";
 
-/// What to do where a part is missing: `cargo run` builds the command alone.
+/// The advice if a part is missing: `cargo run` builds only the command.
 pub const BUILD: &str = "`cargo build --release` builds it beside the command";
 
 /// Finds the drop-in: where `ELISION_PRELOAD` says, or near this executable.
@@ -24,13 +24,12 @@ pub fn find() -> Result<PathBuf> {
 /// The path of this executable.
 pub fn this_command() -> Result<PathBuf> {
     let named = || crate::program::find(&env::args_os().next()?)?.canonicalize().ok();
-    // Without /proc, the name that it was called by has to do.
+    // Without /proc: by the name that it was started with.
     env::current_exe().or_else(|error| named().ok_or(error)).context("cannot tell where this executable is")
 }
 
 fn find_near(dir: &Path) -> Result<PathBuf> {
-    // A `deps` directory means a build tree, where cargo refreshes the library in `deps` each time and the
-    // copy beside the executable only sometimes.
+    // In a build tree, cargo always refreshes the library in `deps`, and the copy beside the command only sometimes.
     let places = ["deps", ".", "../lib", "../lib/elision"].map(|place| dir.join(place).join(NAME));
     match places.iter().find_map(|path| path.canonicalize().ok()) {
         Some(path) => loadable(path),
@@ -51,12 +50,12 @@ fn loadable(path: PathBuf) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The LD_PRELOAD that loads `library` first, and then what it loaded before.
+/// The LD_PRELOAD that loads `library` first, then the existing entries.
 pub fn prepended(library: &Path, existing: Option<&OsStr>) -> OsString {
     let existing = existing.unwrap_or_default();
     let mut entries = existing.as_bytes().split(|byte| b" :".contains(byte));
     if existing.is_empty() || entries.next() == Some(library.as_os_str().as_bytes()) {
-        // Nothing to keep, or already first: the command runs itself.
+        // Nothing to keep, or already first.
         return if existing.is_empty() { library.into() } else { existing.into() };
     }
     let mut list = library.as_os_str().to_owned();

@@ -21,13 +21,13 @@ pub enum Obstacle {
     Static,
     /// Its C library is musl, and the drop-in is made for glibc.
     Musl,
-    /// It asks for a loader that is not that of our own glibc.
+    /// It asks for another loader than this command's glibc has.
     Loader(String),
     /// It is made for another kind of machine.
     Foreign(&'static str),
-    /// It is built with a library that refuses to start when another was loaded before it.
+    /// It needs a library that must be loaded before all others.
     First(&'static str),
-    /// It gains rights when it starts, so the loader ignores LD_PRELOAD.
+    /// It gains privileges when it starts, so the loader ignores LD_PRELOAD.
     Privileged(&'static str),
 }
 
@@ -46,12 +46,11 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// A program, looked at.
+/// What is known about a program.
 pub struct Program {
-    /// The chain from the file that was named to the binary that is run in the end: longer than one for a
-    /// script.
+    /// From the named file to the binary that is run: more than one for a script.
     pub chain: Vec<PathBuf>,
-    /// The binary could be read; otherwise the rest is a guess in its favour.
+    /// The binary could be read. If not, no obstacle is assumed.
     pub readable: bool,
     /// What keeps the drop-in out.
     pub obstacles: Vec<Obstacle>,
@@ -61,10 +60,10 @@ pub struct Program {
 const MOST_INTERPRETERS: usize = 4;
 
 impl Program {
-    /// Looks at the program in the file `path`.
+    /// Examines the program in the file `path`.
     ///
     /// # Errors
-    /// An interpreter it names does not exist, or there are too many.
+    /// An interpreter does not exist, or there are too many.
     pub fn examine(path: &Path) -> io::Result<Program> {
         let mut chain = vec![path.to_owned()];
         loop {
@@ -91,25 +90,24 @@ impl Program {
     }
 }
 
-/// The file that `name` runs: itself if it has a slash, otherwise the first of that name in PATH that can be
-/// executed.
+/// The file that `name` runs: with a slash the name itself, otherwise the first executable of that name in PATH.
 pub fn find(name: &OsStr) -> Option<PathBuf> {
     if name.as_bytes().contains(&b'/') {
         return Some(name.into()).filter(|path: &PathBuf| path.exists());
     }
-    // What execvp takes when there is no PATH.
+    // The default of execvp.
     let path = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
     env::split_paths(&path).map(|dir| dir.join(name)).find(|path| executable(path))
 }
 
-/// Is it a regular file that somebody may execute?
+/// Is it an executable regular file?
 pub fn executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Is it a file that the kernel would run: ELF or `#!`?
+/// Would the kernel run this file: ELF or `#!`?
 pub fn runnable(path: &Path) -> bool {
-    // Asked first: opening a pipe would wait for a writer.
+    // First, because opening a pipe waits for a writer.
     if !executable(path) {
         return false;
     }
@@ -134,13 +132,13 @@ impl Format {
                 let found = interpreter(line).ok_or(io::ErrorKind::InvalidData)?;
                 return Ok(Format::Script(found));
             }
-            // execvp gives what the kernel does not know to the shell.
+            // execvp has the shell run files that the kernel does not know.
             Binary::Unknown if !is_elf(&file) => return Ok(Format::Script("/bin/sh".into())),
-            // What is no sound ELF file is the kernel's to refuse.
+            // A damaged ELF file: the kernel refuses it.
             Binary::Unknown => None,
             Binary::Narrow => Some(Obstacle::Foreign("is a 32-bit program")),
             Binary::Foreign => Some(Obstacle::Foreign("is made for another processor")),
-            // A loader asks for none, and loads what LD_PRELOAD says into the program it is given.
+            // A loader itself: it heeds LD_PRELOAD for the program that it is given.
             Binary::Bare if executable::is_named_like_a_loader(path.as_os_str().as_bytes()) => {
                 loaded(path.as_os_str().as_bytes(), None)
                     .map(|_| Obstacle::Foreign("is the loader of another C library"))
@@ -171,7 +169,7 @@ fn loaded(loader: &[u8], first: Option<&'static str>) -> Option<Obstacle> {
     first.map(Obstacle::First)
 }
 
-/// Another glibc may be too old for the drop-in, and then ends the program. True where that cannot be told.
+/// Another glibc may be too old for the drop-in, and end the program. True if unknown.
 fn is_our_loader(loader: &Path) -> bool {
     let mut room = Room::default();
     let ours = File::open("/proc/self/exe").map(|file| examine(&file, &mut room));
@@ -181,19 +179,19 @@ fn is_our_loader(loader: &Path) -> bool {
     ours.is_none() || theirs.is_none() || ours == theirs
 }
 
-/// The library among those that are preloaded already which must be loaded before all others.
+/// A library in LD_PRELOAD that must be loaded before all others.
 pub fn first_among(preloaded: &OsStr) -> Option<&'static str> {
     preloaded.as_bytes().split(|byte| b" :".contains(byte)).find_map(executable::must_be_first)
 }
 
-/// The program that the first line of a script (after `#!`) leads to, `env` seen through.
+/// The program that the first line of a script (after `#!`) runs, also by way of `env`.
 fn interpreter(line: &[u8]) -> Option<OsString> {
     let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     let first = words.next()?;
     if first.rsplit(|&byte| byte == b'/').next() != Some(b"env") {
         return Some(OsStr::from_bytes(first).into());
     }
-    // env's own options and assignments come before the name; -S may have it attached.
+    // The options and assignments of env come before the name; it may be attached to -S.
     let name = words.find_map(|word| match word {
         [b'-', b'S', attached @ ..] if !attached.is_empty() => Some(attached),
         [b'-', ..] => None,
@@ -203,7 +201,7 @@ fn interpreter(line: &[u8]) -> Option<OsString> {
     Some(OsStr::from_bytes(name.unwrap_or(first)).into())
 }
 
-/// How the program in this file gains rights that the caller has not, if it does.
+/// How the program in this file gains privileges, if it does.
 fn privileged(path: &Path) -> Option<Obstacle> {
     let meta = fs::metadata(path).ok()?;
     let ignored = statvfs(path).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOSUID))
@@ -215,7 +213,7 @@ fn privileged(path: &Path) -> Option<Obstacle> {
     if mode & libc::S_ISUID != 0 && meta.uid() != getuid().as_raw() {
         return Some(Obstacle::Privileged("is set-uid, so the loader ignores LD_PRELOAD"));
     }
-    // Without execution by the group, the bit once meant mandatory locking and now means nothing.
+    // Without execute permission for the group, the bit has no effect.
     let set_gid = libc::S_ISGID | libc::S_IXGRP;
     if mode & set_gid == set_gid && meta.gid() != getgid().as_raw() {
         return Some(Obstacle::Privileged("is set-gid, so the loader ignores LD_PRELOAD"));

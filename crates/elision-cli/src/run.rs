@@ -1,6 +1,6 @@
-//! `elision run`: a program with the drop-in, as nearly as possible as if it had been started by itself.
+//! `elision run`: a program with the drop-in, otherwise as if it had been started directly.
 //!
-//! Whatever is missing, the program runs: without statistics, or without the drop-in, which is said once.
+//! If something is missing, the program still runs, without statistics or without the drop-in, and one line says so.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -15,15 +15,16 @@ use anyhow::{Context, Result};
 use elision_core::settings;
 use elision_core::settings::DEFAULT_MIN_BYTES;
 
+use crate::collector::{self, Collector};
 use crate::ending::Ending;
 use crate::preload;
 use crate::program::{self, Program};
 use crate::start;
 use crate::supervise::supervise;
-use crate::totals::{self, Collector};
+use crate::totals;
 use crate::units;
 
-/// Something of ours went wrong. This and the next two are what env(1) and its kin use.
+/// Elision itself failed. These three are what env(1) uses as well.
 pub const OWN_FAILURE: u8 = 125;
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
@@ -31,14 +32,14 @@ const NOT_FOUND: u8 = 127;
 /// Runs a program with Elision.
 #[derive(clap::Args)]
 pub struct Args {
-    /// When the program has ended, print what it and its children deferred and elided: as a table on standard
-    /// error, or as a JSON object to FILE
+    /// When the program has ended, print what it and the programs that it started deferred and elided: as a table on standard error, or
+    /// as a JSON object to FILE
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     stats: Option<Option<PathBuf>>,
-    /// Leave reads and writes of fewer than N bytes alone (64KiB is 65536, 64K is 64000)
+    /// Leave reads and writes of fewer than N bytes alone. Units: K, M, G are powers of 1000; KiB, MiB, GiB of 1024 [default: 4MiB]
     #[arg(long, value_name = "N", value_parser = units::size)]
     min_bytes: Option<usize>,
-    /// Have the drop-in confirm on standard error that it is active, and say why it declines
+    /// Say on standard error that Elision is active, and why it declines a read or write
     #[arg(long)]
     verbose: bool,
     /// The program and its arguments
@@ -46,14 +47,14 @@ pub struct Args {
     command: Vec<OsString>,
 }
 
-/// Runs it. Returns only if there is a supervisor, or if the program could not be started.
+/// Runs the program. Returns only with `--stats`, or if the program could not be started.
 pub fn run(args: Args) -> Result<Ending> {
     let (name, arguments) = args.command.split_first().expect("clap demands one");
     let mut command = Command::new(name);
     command.args(arguments);
     start::hand_down(&mut command);
 
-    // Opened first: a program that ran for hours should not find then that its report has nowhere to go.
+    // Opened first: a failure after hours would lose the report.
     let open = |path: &PathBuf| {
         File::create(path).with_context(|| format!("cannot write the statistics to {}", path.display()))
     };
@@ -86,7 +87,7 @@ pub fn run(args: Args) -> Result<Ending> {
     command.env("ELISION_STATS", collector.path());
     let status = match supervise(&mut command) {
         Ok(status) => status,
-        // There may be no second process, so the program takes the place of this one.
+        // No second process is allowed: the program takes the place of this one.
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory) => {
             match &outer {
                 Some(outer) => command.env("ELISION_STATS", outer),
@@ -96,10 +97,10 @@ pub fn run(args: Args) -> Result<Ending> {
         }
         Err(error) => return Ok(could_not_start(name, error)),
     };
-    // From here on it is the program's end that counts, whatever becomes of the statistics.
+    // The program has run: from here on only its end counts, even if the statistics fail.
     let done = collector.collect().and_then(|(lines, totals)| {
         if let Some(outer) = &outer {
-            totals::pass_on(Path::new(outer), &lines)?;
+            collector::pass_on(Path::new(outer), &lines)?;
         }
         match report {
             Some(mut file) => {
@@ -118,13 +119,13 @@ pub fn run(args: Args) -> Result<Ending> {
     })
 }
 
-/// What the environment and the options come to.
+/// The settings, from the environment and the options.
 struct Settled {
     off: bool,
     least: usize,
 }
 
-/// What the drop-in would not understand is said here, once, and not by each process of the tree.
+/// Settings that are not understood are replaced here, so that not each process of the tree complains.
 fn settle(command: &mut Command, min_bytes: Option<usize>) -> Settled {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     let on = set("ELISION").map_or(Some(true), |value| {
@@ -150,7 +151,7 @@ fn settle(command: &mut Command, min_bytes: Option<usize>) -> Settled {
     Settled { off: on != Some(true), least: least.unwrap_or(DEFAULT_MIN_BYTES) }
 }
 
-/// Why there was nothing to report.
+/// Why there is nothing to report.
 fn nothing(name: &OsStr, loaded: bool, settled: &Settled) -> String {
     if !loaded {
         format!("{} ran without the drop-in", name.display())
@@ -161,8 +162,7 @@ fn nothing(name: &OsStr, loaded: bool, settled: &Settled) -> String {
     }
 }
 
-/// The drop-in, if there is one and it can get into the program. If not, says so. What cannot be judged is given the benefit of the
-/// doubt; whether it can be started at all is for exec to find out.
+/// The drop-in, if it exists and can be loaded into the program; otherwise prints why not. In doubt, it is used.
 fn library(name: &OsStr) -> Option<PathBuf> {
     if let Some(first) = env::var_os("LD_PRELOAD").and_then(|list| program::first_among(&list)) {
         eprintln!(

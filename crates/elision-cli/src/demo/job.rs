@@ -8,13 +8,13 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::ProgressBar;
 
-/// A record as the editing program has it: its number, its value, a text.
+/// The size of a record: a number, a value, a text.
 const RECORD: usize = 256;
 const CHUNK: usize = 4 << 20;
-/// Fewer records than this, and those to change would not be three.
+/// With fewer records, the three to change would not differ.
 const FEWEST: u64 = 16;
 
-/// What is to be done to how many records.
+/// The records of a file, and those to find and to change.
 pub struct Job {
     records: u64,
     find: u64,
@@ -45,7 +45,7 @@ impl Job {
         command
     }
 
-    /// Writes the file as it is before the edit, down to the disk.
+    /// Writes the file as before the edit, and syncs it.
     pub fn make(&self, path: &Path, progress: &ProgressBar) -> Result<()> {
         let mut file = File::create_new(path)?;
         self.each_chunk(false, |expected| {
@@ -53,7 +53,7 @@ impl Job {
             progress.inc(expected.len() as u64);
             Ok(())
         })?;
-        // What is still dirty would blur the account of what the runs write.
+        // Dirty pages would blur what the runs write.
         Ok(file.sync_all()?)
     }
 
@@ -79,7 +79,7 @@ impl Job {
         Ok(())
     }
 
-    /// Hands out what the file contains, piece by piece, before or after the edit.
+    /// Passes the contents before or after the edit, piece by piece.
     fn each_chunk(&self, edited: bool, mut visit: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut chunk = vec![0; CHUNK];
         let mut number = 0;

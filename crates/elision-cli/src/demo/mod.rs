@@ -1,8 +1,6 @@
-//! `elision demo`: one ordinary program, one big file, twice.
+//! `elision demo`: one ordinary program edits two equal big files, one without and one with Elision.
 //!
-//! Two identical files are made. The program (`elision-demo-edit`, which knows nothing of Elision) edits the
-//! first traditionally and the second with the drop-in. Then both must be what the edit demands, byte for
-//! byte, and what it cost is shown side by side.
+//! Then both files are compared with what the edit should give, and the costs are shown side by side.
 
 mod job;
 
@@ -25,8 +23,9 @@ use serde_json::Value;
 use signal_hook::iterator::Signals;
 use tempfile::TempDir;
 
+use crate::collector::Collector;
 use crate::ending::{self, Ending};
-use crate::totals::{self, Collector, Totals};
+use crate::totals::{self, Totals};
 use crate::units::{self, bytes};
 use crate::{preload, start};
 use job::Job;
@@ -34,21 +33,21 @@ use job::Job;
 /// Shows the difference on a big file.
 #[derive(clap::Args)]
 pub struct Args {
-    /// How big the file is (two of them are made)
+    /// The size of the file, of which two are made, such as 500M or 1GiB
     #[arg(long, default_value = "1GiB", value_parser = units::size)]
     size: usize,
-    /// Where to make the files [default: $TMPDIR; without it /tmp, or /var/tmp if /tmp is too small]
+    /// The directory for the files [default: $TMPDIR; if that is not set, /tmp, or /var/tmp if /tmp is too small]
     #[arg(long)]
     dir: Option<PathBuf>,
 }
 
-/// Set before the files are taken away.
+/// Set before the files are removed because of a signal.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Runs the comparison. The exit status is 0 only if both files came out right.
+/// Runs the comparison. The exit status is 0 only if both files are right.
 pub fn run(args: Args) -> Result<Ending> {
     let ending = compare(args);
-    // Losing its files makes the comparison fail; what counts then is the signal, and it is on its way.
+    // The comparison fails when its files are removed. The thread that removes them ends the process.
     while INTERRUPTED.load(SeqCst) {
         thread::park();
     }
@@ -79,11 +78,11 @@ fn compare(args: Args) -> Result<Ending> {
 
     let traditional = {
         let mut command = job.command(&editor, &plain);
-        // Off, in case this command was itself started with the drop-in.
+        // This command may itself have been started with the drop-in.
         command.env("ELISION", "off");
         measure(command).context("the traditional run")?
     };
-    // Otherwise the second run would share the disk with what the first left to be stored.
+    // The second run should not share the disk with writes that the first has left.
     File::open(&plain)?.sync_all()?;
     let collector = Collector::new()?;
     let with_elision = {
@@ -108,7 +107,7 @@ fn compare(args: Args) -> Result<Ending> {
     Ok(Ending::Code(0))
 }
 
-/// Where there is room for both files, with some to spare.
+/// A directory with room for both files, and some to spare.
 fn choose_place(asked: Option<PathBuf>, size: u64) -> Result<PathBuf> {
     let needed = 2 * size + size / 16;
     let set = || env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
@@ -138,7 +137,7 @@ fn warn_if_unsupported(place: &Path) {
     }
 }
 
-/// The program that is run: it is built, and installed, beside this one.
+/// The editing program, which is built and installed beside this one.
 fn editor() -> Result<PathBuf> {
     let path = env::current_exe()
         .context("cannot tell where this executable is")?
@@ -147,13 +146,13 @@ fn editor() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Waits in a thread of its own for a signal that would end us, and then leaves nothing behind.
+/// Starts a thread that waits for a signal, removes the files, and ends the process.
 fn clean_up_when_interrupted(mut signals: Signals, dir: &TempDir) {
     let dir = dir.path().to_owned();
     thread::spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
         INTERRUPTED.store(true, SeqCst);
-        // The main thread may be putting a file there at this moment.
+        // The main thread may be making a file there.
         while fs::remove_dir_all(&dir).is_err_and(|_| dir.exists()) {}
         ending::die_by(signal)
     });
@@ -165,7 +164,7 @@ fn progress_bar(length: u64, what: &'static str) -> ProgressBar {
     ProgressBar::new(length).with_style(style).with_message(what)
 }
 
-/// What one run cost.
+/// The cost of one run.
 struct Run {
     whole: Duration,
     account: Value,
@@ -236,10 +235,10 @@ fn ratio(plain: u64, elided: u64) -> String {
 
 /// If nothing was saved, why not.
 fn explain(totals: &Totals) -> String {
-    if totals.amount("deferred_bytes") > 0 || totals.amount("elided_bytes") > 0 {
+    if totals.amounts.deferred_bytes > 0 || totals.amounts.elided_bytes > 0 {
         return String::new();
     }
-    let reasons = totals.declines().keys().cloned().collect::<Vec<_>>().join(", ");
+    let reasons = totals.declined.keys().cloned().collect::<Vec<_>>().join(", ");
     let reasons = if reasons.is_empty() { "the drop-in reported nothing".into() } else { reasons };
     format!("\nNothing was deferred or elided: {reasons}. `elision doctor` says more.")
 }

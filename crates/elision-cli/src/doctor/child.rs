@@ -15,21 +15,22 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use super::step::{HOLDING, Step};
-use crate::totals::{Collector, Totals};
+use crate::collector::Collector;
+use crate::totals::Totals;
 use crate::{ending, preload, start};
 
-/// How long a child may take.
+/// A child that takes longer is killed.
 const LONGEST: Duration = Duration::from_secs(15);
-/// From then on there is a word about it.
+/// A child that takes longer is mentioned.
 const NOTICEABLE: Duration = Duration::from_secs(1);
-/// After how many milliseconds the time is looked at.
+/// The milliseconds between two looks at the clock.
 const TICK: i32 = 50;
 
 /// How a child ended.
 pub enum End {
     /// By exiting, with this status.
     Exited(i32),
-    /// By a signal that was not ours.
+    /// By a signal that the doctor did not send.
     Killed(i32),
     /// Not in time: it was killed.
     Late,
@@ -37,12 +38,12 @@ pub enum End {
     NotStarted(io::Error),
 }
 
-/// What became of a child.
+/// The result of a child.
 pub struct Outcome {
     pub end: End,
-    /// What it printed.
+    /// Its standard output.
     pub said: String,
-    /// What the drop-in in it deferred, elided, declined.
+    /// Its statistics.
     pub totals: Totals,
 }
 
@@ -52,7 +53,7 @@ impl Outcome {
     }
 }
 
-/// A signal came that ends the doctor: everything is tidied up on the way out, and then it acts.
+/// The error for a signal that ends the doctor, after everything has been cleaned up.
 #[derive(Debug)]
 pub struct Interrupted(pub i32);
 
@@ -85,15 +86,15 @@ impl Starter {
         command
     }
 
-    /// Has a child without the drop-in do it.
+    /// Runs a child without the drop-in.
     pub fn plainly(&self, step: Step, path: &Path, number: usize) -> Result<Outcome> {
         let mut command = self.command(step, path, number);
         command.env("ELISION", "off");
         self.run(command, |_| Ok(()))
     }
 
-    /// Has a child do it that has the drop-in, as `elision run` would start it. When it says that it holds a buffer, `meanwhile` is run,
-    /// with a function that says whether there is time left.
+    /// Runs a child with the drop-in, as `elision run` would. When the child holds a buffer, calls `meanwhile` with a function that says
+    /// whether there is time left.
     pub fn elided(
         &self,
         step: Step,
@@ -118,7 +119,7 @@ impl Starter {
         meanwhile: impl FnOnce(&mut dyn FnMut() -> bool) -> Result<()>,
     ) -> Result<Outcome> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        // Nothing is to be done between fork and exec, so std does without a fork: a filter may kill for that.
+        // No pre_exec, so std uses no fork, for which a filter may kill.
         let begun = Instant::now();
         let mut outcome = Outcome { end: End::Late, said: String::new(), totals: Totals::default() };
         let mut child = match command.spawn() {
@@ -158,7 +159,7 @@ impl Starter {
                     wait_readable(lines.as_fd(), 1);
                     begun.elapsed() < LONGEST / 3
                 })?;
-                // It goes on at the end of its input.
+                // The child goes on at the end of its input.
                 child.0.stdin = None;
             }
         }
@@ -171,7 +172,7 @@ impl Starter {
     }
 }
 
-/// A child that does not outlive its being awaited.
+/// A child that is killed if it is no longer waited for.
 struct Running(Child);
 
 impl Drop for Running {

@@ -131,6 +131,6 @@ pub fn ended(outcome: &Outcome) -> String {
 
 /// Why transfers were done traditionally, in the words of the statistics.
 pub fn reasons(outcome: &Outcome) -> String {
-    let ended = outcome.totals.stops().keys().map(|why| format!("deferral ended with {why}"));
-    outcome.totals.declines().keys().cloned().chain(ended).collect::<Vec<_>>().join(", ")
+    let ended = outcome.totals.stopped.keys().map(|why| format!("deferral ended with {why}"));
+    outcome.totals.declined.keys().cloned().chain(ended).collect::<Vec<_>>().join(", ")
 }

@@ -48,7 +48,7 @@ pub fn examine(report: &mut Report, starter: &Starter, path: &Path) -> Result<()
         return Ok(());
     }
     let read = starter.elided(Step::Look, path, Some(LEAST), |_| Ok(()))?;
-    let deferred = read.totals.amount("deferred_bytes");
+    let deferred = read.totals.amounts.deferred_bytes;
     if read.good() && deferred > 0 {
         report.ok("read", format!("{} deferred, of {}", bytes(deferred), bytes(meta.size())));
         note_size(report, meta.size());

@@ -35,7 +35,7 @@ pub const ASKED_WRONGLY: u8 = 2;
 /// Reports what is possible here.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A file, a directory, or a program (by path, or by its name in PATH) [default: the current directory]
+    /// A directory, a file, or a program (by its path, or by its name in PATH) [default: the current directory]
     #[arg(value_name = "PATH|PROGRAM")]
     subject: Option<OsString>,
 }

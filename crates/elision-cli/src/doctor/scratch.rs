@@ -13,11 +13,11 @@ use tempfile::TempPath;
 use super::step::HOLDING;
 
 const PAGE: usize = 4096;
-/// The size of the scratch file: more than the smallest transfer that is considered where nothing is said.
+/// The size of the scratch file: above the default threshold.
 pub const SIZE: usize = 2 * elision_core::settings::DEFAULT_MIN_BYTES;
-/// No more than this is read of a file that the doctor is asked about.
+/// At most this much of a user's file is read.
 const MOST: u64 = 64 << 20;
-/// Transfers of this size are below every threshold that the doctor sets.
+/// A size below every threshold that the doctor sets.
 const SMALL: usize = 2048;
 /// The byte that [`Step::Save`] alters.
 const ALTERED: usize = SIZE / 2 + 100;
@@ -27,7 +27,7 @@ pub fn make(dir: &Path) -> io::Result<TempPath> {
     Ok(tempfile::Builder::new().prefix(".elision-doctor-").tempfile_in(dir)?.into_temp_path())
 }
 
-/// A page of the scratch file: like no other.
+/// A page of the scratch file, different from all others.
 fn page(number: usize) -> [u8; PAGE] {
     let mut page = [number as u8; PAGE];
     page[..8].copy_from_slice(&number.to_le_bytes());
@@ -39,7 +39,7 @@ pub fn fill(path: &Path) -> Result<()> {
     (0..SIZE / PAGE).try_for_each(|number| Ok(file.write_all(&page(number))?))
 }
 
-/// Is the scratch file what the first and only save should have left?
+/// Is the scratch file as one save should have left it?
 pub fn is_as_saved(path: &Path) -> io::Result<bool> {
     let file = File::open(path)?;
     let mut found = [0; PAGE];
@@ -61,12 +61,12 @@ fn alter(byte: &mut u8) {
 }
 
 fn open(path: &Path, writable: bool) -> Result<File> {
-    // O_NONBLOCK, so that nobody else's lease keeps us waiting. Reads of a regular file do not mind.
+    // O_NONBLOCK: do not wait for another process's lease. It does not affect reads of regular files.
     let mut options = OpenOptions::new();
     Ok(options.read(true).write(writable).custom_flags(libc::O_NONBLOCK).open(path)?)
 }
 
-/// Reads from the beginning, as much as it is, in one call as long as nobody interrupts.
+/// Reads the whole file, normally in one call.
 fn read_all(file: &mut File) -> Result<Vec<u8>> {
     let mut data = vec![0; file.metadata()?.len().min(MOST) as usize];
     file.read_exact(&mut data).context("the file became shorter")?;
@@ -116,7 +116,7 @@ pub fn keep(path: &Path) -> Result<()> {
     let expected = copy(&file)?;
     let data = read_all(&mut file)?;
     println!("{HOLDING}");
-    // Nothing is ever sent: it ends when the file has been changed.
+    // The input ends when the file has been changed.
     io::stdin().read_to_end(&mut Vec::new())?;
     ensure!(data == expected, "the buffer changed with the file");
     Ok(())
@@ -131,10 +131,10 @@ fn copy(file: &File) -> Result<Vec<u8>> {
     Ok(data)
 }
 
-/// In the doctor: truncates the file and writes to it, by way of whatever lease there is. The answer is awaited as long as `wait` says
-/// true; false if there is none.
+/// In the doctor: truncates the file and writes to it, which breaks leases. Retries as long as `wait` returns true; false if the lease was
+/// not released.
 pub fn change(path: &Path, mut wait: impl FnMut() -> bool) -> io::Result<bool> {
-    // O_NONBLOCK: the kernel asks the holder, and does not keep us waiting for fs.lease-break-time if nobody answers.
+    // O_NONBLOCK: the kernel asks the holder, and the open does not wait for fs.lease-break-time.
     let mut options = OpenOptions::new();
     options.write(true).truncate(true).custom_flags(libc::O_NONBLOCK);
     loop {

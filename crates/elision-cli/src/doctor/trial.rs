@@ -65,7 +65,7 @@ fn all_steps(report: &mut Report, starter: &Starter, path: &TempPath) -> Result<
         return Ok(());
     }
     let read = starter.elided(Step::Read, path, None, |_| Ok(()))?;
-    let deferred = read.totals.amount("deferred_bytes");
+    let deferred = read.totals.amounts.deferred_bytes;
     if !read.good() || deferred == 0 {
         report_failure(report, starter, "read", Step::Read, &read, path)?;
         report.note("save, break", "not tried: they need what reads need, and more", None);
@@ -104,7 +104,8 @@ fn fill(report: &mut Report, starter: &Starter, scratch: &TempPath) -> Result<bo
 /// True if the save was elided.
 fn save(report: &mut Report, starter: &Starter, path: &Path) -> Result<bool> {
     let save = starter.elided(Step::Save, path, None, |_| Ok(()))?;
-    let [written, elided] = ["written_bytes", "elided_bytes"].map(|name| save.totals.amount(name) / 4096);
+    let [written, elided] =
+        [save.totals.amounts.written_bytes, save.totals.amounts.elided_bytes].map(|bytes| bytes / 4096);
     let right = scratch::is_as_saved(path)?;
     let possible = save.good() && elided > 0;
     if save.good() && !right {
@@ -132,7 +133,7 @@ fn save_with_tracking(report: &mut Report, starter: &Starter, path: &Path) -> Re
         if !saved.good() {
             return report_failure(report, starter, name, step, &saved, path);
         }
-        if saved.totals.amount("elided_bytes") == 0 {
+        if saved.totals.amounts.elided_bytes == 0 {
             note_written_in_full(report, name, diagnosis::find(starter, step, path)?, &saved);
             return Ok(());
         }
@@ -169,7 +170,7 @@ fn change_meanwhile(report: &mut Report, starter: &Starter, path: &Path) -> Resu
         Some(Err(error)) => {
             report.no("break", text_of(&error), "no file can be truncated and written to here")
         }
-        _ if !kept.good() || kept.totals.amount("deferred_bytes") == 0 => {
+        _ if !kept.good() || kept.totals.amounts.deferred_bytes == 0 => {
             report_failure(report, starter, "break", Step::Keep, &kept, path)?;
         }
         _ => report.ok(
