@@ -34,8 +34,8 @@ pub struct FileFacts {
     pub stat: Stat,
     /// Status flags of the open file description (`F_GETFL`).
     pub flags: i32,
-    /// The file system's magic number.
-    pub file_system: i64,
+    /// The file system. `None`: nothing of it is deferred.
+    pub fs: Option<&'static FsTraits>,
 }
 
 impl FileFacts {
@@ -52,17 +52,29 @@ impl FileFacts {
             return Err(Reason::Small);
         }
         let flags = file::flags(fd).map_err(|_| Reason::NotRegular)?;
-        let file_system = file::filesystem(fd).map_err(|_| Reason::FileSystem)?;
-        Ok(FileFacts { stat, flags, file_system })
-    }
-
-    /// Does the file system keep its sizes true, its leases firm and its pages still?
-    pub fn may_be_deferred(&self) -> bool {
-        FsTraits::of(self.file_system).is_some()
+        Ok(FileFacts { stat, flags, fs: fs(fd) })
     }
 }
 
-/// May reads of files of this file system be deferred, by whatever process?
-pub fn may_be_deferred(fd: i32) -> bool {
-    file::filesystem(fd).is_ok_and(|magic| FsTraits::of(magic).is_some())
+/// The file system of the file behind `fd`. `None`: nothing of it is deferred, by whatever process.
+pub fn fs(fd: i32) -> Option<&'static FsTraits> {
+    file::filesystem(fd).ok().and_then(FsTraits::of)
+}
+
+/// The file system, if a lease on the file would hold.
+///
+/// # Errors
+/// The reason to decline. The helper relies on this check: it never opens a file on a network, or one that another process
+/// serves, and so never hangs.
+pub(crate) fn check_lease(
+    fs: Option<&'static FsTraits>,
+    stat: &Stat,
+    writes: bool,
+) -> Result<&'static FsTraits, Reason> {
+    match fs {
+        None => Err(Reason::FileSystem),
+        Some(fs) if stat.links > 0 || fs.counts_nameless_writers => Ok(fs),
+        Some(_) if writes => Err(Reason::NotSole),
+        Some(_) => Err(Reason::LeaseRefused),
+    }
 }

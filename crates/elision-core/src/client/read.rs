@@ -4,8 +4,7 @@
 //! Between them the caller checks that nobody changed the file through its own descriptors.
 
 use crate::client::call::Call;
-use crate::client::offer::{FileFacts, TransferOptions};
-use crate::fs_traits::FsTraits;
+use crate::client::offer::{FileFacts, TransferOptions, check_lease};
 use crate::history;
 use crate::shared::requests::Op;
 use crate::shared::verbose;
@@ -92,10 +91,7 @@ fn plan(
         overwrites(facts, transfer);
         return Err(reason);
     }
-    // Checked here, so that the helper never opens a file on a network, or one that another process serves, and hangs.
-    if FsTraits::of(facts.file_system).is_none() {
-        return Err(Reason::FileSystem);
-    }
+    check_lease(facts.fs, &facts.stat, writes)?;
     Ok(transfer)
 }
 
@@ -129,7 +125,8 @@ unsafe fn carry_out(
     }
     let mut call = Call::new(Op::Associate, true).ok_or_else(crate::unavailable)?;
     let request = call.request();
-    (request.fd, request.flags, request.key) = (fd, facts.flags, facts.stat.id);
+    (request.fd, request.flags) = (fd, facts.flags);
+    (request.key, request.fs) = (facts.stat.id, facts.fs);
     (request.addr, request.len, request.offset) = (pages.addr, pages.len, pages.offset);
     (request.owned, request.forks, request.exclusive) = (options.owned, options.forks, options.exclusive);
     (request.head, request.tail) = (head.len, tail.len);

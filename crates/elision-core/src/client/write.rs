@@ -10,7 +10,7 @@
 
 use crate::client::call::Call;
 use crate::client::changes::{learn_of_release, release};
-use crate::client::offer::TransferOptions;
+use crate::client::offer::{self, TransferOptions, check_lease};
 use crate::history;
 use crate::shared::requests::{Op, RUNS};
 use crate::shared::{control, verbose};
@@ -123,12 +123,9 @@ pub fn plan(
         if is_synchronous(fd) {
             write.flags |= libc::O_DSYNC;
         }
-        write.way = match Call::new(Op::Plan, true) {
-            None => Way::Whole(crate::unavailable(), None),
-            Some(mut call) => match write.plan_pages(&mut call, 0) {
-                Some(reason) => Way::Whole(reason, Some(call)),
-                None => Way::Planned(call),
-            },
+        write.way = match write.first_plan(stat) {
+            Ok(call) => Way::Planned(call),
+            Err((reason, call)) => Way::Whole(reason, call),
         };
     }
     Some(write)
@@ -196,6 +193,17 @@ impl ElidedWrite {
         match file::pwrite(self.fd, self.whole.addr, self.whole.len, self.whole.offset) {
             Ok(written) => (written, None),
             Err(errno) => (0, Some(errno)),
+        }
+    }
+
+    /// Asks for the first part. The request if something can be elided; else the reason, and the request if there was one.
+    fn first_plan(&self, stat: &Stat) -> core::result::Result<Call, (Reason, Option<Call>)> {
+        let fs = check_lease(offer::fs(self.fd), stat, true).map_err(|reason| (reason, None))?;
+        let mut call = Call::new(Op::Plan, true).ok_or_else(|| (crate::unavailable(), None))?;
+        call.request().fs = Some(fs);
+        match self.plan_pages(&mut call, 0) {
+            Some(reason) => Err((reason, Some(call))),
+            None => Ok(call),
         }
     }
 

@@ -2,8 +2,7 @@
 #![allow(unsafe_code)] // Maps over the program's buffer, at its request.
 
 use crate::extent::{BLANK, Extent, FileId, Kind};
-use crate::fs_traits::FsTraits;
-use crate::helper::files::Guard;
+use crate::helper::files::{File, Guard};
 use crate::helper::guard::{self, has_our_lease, is_whole};
 use crate::helper::map::Map;
 use crate::helper::page_tables::PageTables;
@@ -13,25 +12,24 @@ use crate::shared::live;
 use crate::shared::requests::Request;
 use crate::stats::{COUNTERS, Counters, Reason};
 use crate::transfer::PAGE;
+use elision_sys::file::Stat;
 use elision_sys::{file, memory, pages};
 
 /// Associates the whole pages `[addr, addr + len)` with the file from `offset`. With `exclusive`, the pages at
 /// either end that the buffer shares with other bytes are taken in as well, if all of their bytes equal the file.
 pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reason> {
-    let id = match guard_for_read(state, request) {
-        Ok(id) => id,
+    let (id, stat) = match guard_for_read(state, request) {
+        Ok(guarded) => guarded,
         Err(reason) => return Some(reason),
     };
-    let fd = state.files.get(id).fd;
-    // The guard holds from here on. Was the file long enough when it began to?
-    let Ok(now) = file::stat(fd) else { return Some(Reason::Raced) };
+    let File { fd, fs, .. } = state.files.get(id);
+    // Asked under the guard: the file was long enough before.
+    let Some(now) = stat.or_else(|| file::stat(fd).ok()) else { return Some(Reason::Raced) };
     if now.size < request.offset + request.len as u64 {
         state.map.dropped = true;
         return Some(Reason::Raced);
     }
-    let keeps_holes =
-        || file::filesystem(fd).is_ok_and(|magic| FsTraits::of(magic).is_some_and(|fs| fs.keeps_holes));
-    if !now.is_solid() && !keeps_holes() {
+    if !now.is_solid() && !fs.is_some_and(|fs| fs.keeps_holes) {
         state.map.dropped = true;
         return Some(Reason::Holes);
     }
@@ -93,29 +91,30 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
     None
 }
 
-/// A file guarded well enough to map it: the entry, or why not.
-pub(crate) fn guard_for_read(state: &mut State, request: &Request) -> Result<FileId, Reason> {
+/// A file guarded well enough to map it, and its status if that was asked under the guard; or why not.
+pub(crate) fn guard_for_read(state: &mut State, request: &Request) -> Result<(FileId, Option<Stat>), Reason> {
     let access = request.flags & libc::O_ACCMODE;
     if let Some(id) = state.files.find(request.key) {
         let known = state.files.get(id);
         match known.guard {
             // (The helper answers a break before requests, but it may have been stopped in between.)
-            Guard::Read if access == libc::O_RDONLY && is_whole(&known) => return Ok(id),
+            Guard::Read if access == libc::O_RDONLY && is_whole(&known) => return Ok((id, None)),
             Guard::Write
                 if is_whole(&known) && has_our_lease(request.pid, request.fd, request.key, false) =>
             {
-                return Ok(id);
+                return Ok((id, None));
             }
             // Two ways into one file: whichever it is, one of them cannot be followed.
             Guard::Read | Guard::Write => return Err(Reason::OwnWriter),
             Guard::None => {}
         }
     }
-    match access {
-        libc::O_RDONLY => guard::acquire(state, Guard::Read, request),
-        libc::O_RDWR if request.owned => guard::acquire(state, Guard::Write, request),
-        _ => Err(Reason::OwnWriter),
-    }
+    let kind = match access {
+        libc::O_RDONLY => Guard::Read,
+        libc::O_RDWR if request.owned => Guard::Write,
+        _ => return Err(Reason::OwnWriter),
+    };
+    guard::acquire(state, kind, request).map(|(id, stat)| (id, Some(stat)))
 }
 
 /// Do all bytes of the page at `addr` equal the file at `offset`?

@@ -1,6 +1,7 @@
 //! The files that extents refer to, and what the program's threads are told of them.
 
 use crate::extent::FileId;
+use crate::fs_traits::FsTraits;
 use crate::shared::write_guarded::{self, BUCKETS, bucket, number};
 use elision_sys::file::FileKey;
 
@@ -29,6 +30,8 @@ pub struct File {
     pub used: bool,
     /// Which file.
     pub key: FileKey,
+    /// Its file system.
+    pub fs: Option<&'static FsTraits>,
     /// What guards it.
     pub guard: Guard,
     /// Our descriptor, while guarded.
@@ -72,6 +75,7 @@ pub const NO_STAMP: Stamp = (0, 0);
 pub const NO_FILE: File = File {
     used: false,
     key: FileKey { dev: 0, ino: 0 },
+    fs: None,
     guard: Guard::None,
     fd: -1,
     stamp: NO_STAMP,

@@ -112,7 +112,7 @@ fn guard_for_write(state: &mut State, request: &Request) -> Result<FileId, Reaso
     if !request.owned || request.more {
         return Err(Reason::OwnWriter);
     }
-    guard::acquire(state, Guard::Write, request)
+    guard::acquire(state, Guard::Write, request).map(|(id, _)| id)
 }
 
 /// Has the file holes in the range? A traditional write would fill them; eliding would not.

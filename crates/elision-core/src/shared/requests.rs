@@ -6,6 +6,7 @@
 //! return the slot, or let the helper map over a buffer whose read the program believes abandoned.
 #![allow(unsafe_code)] // The slots are shared with another process: interior mutability by hand-over, argued below.
 
+use crate::fs_traits::FsTraits;
 use crate::stats::Reason;
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -90,6 +91,8 @@ pub struct Request {
     pub flags: i32,
     /// Its file.
     pub key: FileKey,
+    /// The file system of the file, for [`Op::Associate`] and [`Op::Plan`].
+    pub fs: Option<&'static FsTraits>,
     /// Memory.
     pub addr: usize,
     /// Bytes.
@@ -137,6 +140,7 @@ const BLANK: Request = Request {
     fd: -1,
     flags: 0,
     key: FileKey { dev: 0, ino: 0 },
+    fs: None,
     addr: 0,
     len: 0,
     offset: 0,

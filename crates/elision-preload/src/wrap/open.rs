@@ -86,7 +86,7 @@ fn opening_to_truncate(
 ) -> c_int {
     let impatient = flags & libc::O_NONBLOCK != 0;
     let apart = look().is_some_and(|fd| {
-        let apart = client::offer::may_be_deferred(fd) && kernel::truncatable(fd);
+        let apart = client::offer::fs(fd).is_some() && kernel::truncatable(fd);
         kernel::close(fd);
         apart
     });

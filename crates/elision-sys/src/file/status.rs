@@ -52,16 +52,30 @@ fn statx(fd: i32, mask: StatxFlags) -> Result<Statx> {
 
 /// What file a descriptor is of, its type and size.
 pub fn stat(fd: i32) -> Result<Stat> {
-    let of_inode = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::INO | StatxFlags::NLINK;
-    let answer = statx(fd, of_inode | StatxFlags::SIZE | StatxFlags::BLOCKS)?;
+    statx(fd, STAT).map(to_stat)
+}
+
+/// [`stat`] and [`ctime`] in one call.
+pub fn stat_and_ctime(fd: i32) -> Result<(Stat, (i64, u32))> {
+    statx(fd, STAT | StatxFlags::CTIME).map(|answer| (to_stat(answer), pair(answer.stx_ctime)))
+}
+
+const STAT: StatxFlags = StatxFlags::TYPE
+    .union(StatxFlags::MODE)
+    .union(StatxFlags::INO)
+    .union(StatxFlags::NLINK)
+    .union(StatxFlags::SIZE)
+    .union(StatxFlags::BLOCKS);
+
+fn to_stat(answer: Statx) -> Stat {
     let dev = libc::makedev(answer.stx_dev_major, answer.stx_dev_minor);
-    Ok(Stat {
+    Stat {
         id: FileKey { dev, ino: answer.stx_ino },
         mode: answer.stx_mode.into(),
         size: answer.stx_size,
         blocks: answer.stx_blocks,
         links: answer.stx_nlink,
-    })
+    }
 }
 
 /// May it only be appended to (`chattr +a`)?

@@ -159,7 +159,7 @@ impl File {
 
     /// Does the size say how much there is to be read? In /proc it is 0, and elsewhere it may be of some time ago.
     pub(crate) fn size_is_true(&self, facts: Option<&FileFacts>) -> bool {
-        facts.map_or_else(|| offer::may_be_deferred(self.raw()), FileFacts::may_be_deferred)
+        facts.map_or_else(|| offer::fs(self.raw()), |facts| facts.fs).is_some()
     }
 
     /// Reads from `offset`, deferred if that can be and there are at least `least` bytes, and says how many there were (fewer only at

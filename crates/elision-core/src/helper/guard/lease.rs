@@ -3,12 +3,11 @@
 //! A lease is granted only when nobody has the file open in a conflicting way, and from then on the kernel makes everybody who wants to (open
 //! for writing, truncate; for a write lease any open at all) wait until the lease goes.
 
-use crate::fs_traits::FsTraits;
 use crate::helper::guard::breaks;
 use crate::shared::processes;
 use crate::stats::Reason;
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
-use elision_sys::file::{self, FileKey, ProcPath};
+use elision_sys::file::{self, ProcPath};
 use elision_sys::raw::{Errno, Result};
 use elision_sys::task;
 
@@ -32,22 +31,13 @@ pub(super) fn refused(error: Errno) -> Reason {
     }
 }
 
-/// Takes a lease on the file `key`, if `fd` is of that one.
-pub(super) fn take(fd: i32, key: FileKey, lease: i32) -> core::result::Result<(), Reason> {
-    let stat = file::stat(fd).map_err(refused)?;
-    if stat.id != key {
-        return Err(Reason::Raced);
-    }
-    let traits = FsTraits::of(file::filesystem(fd).map_err(refused)?).ok_or(Reason::FileSystem)?;
-    let refused = |errno| match errno {
+/// Takes a lease on a description of a file that the client has found fit for one.
+pub(super) fn take(fd: i32, lease: i32) -> core::result::Result<(), Reason> {
+    set(fd, lease).map_err(|errno| match errno {
         Errno(libc::EMFILE) => Reason::Limit,
         _ if lease == libc::F_WRLCK => Reason::NotSole,
         errno => refused(errno),
-    };
-    if stat.links == 0 && !traits.counts_nameless_writers {
-        return Err(refused(Errno(libc::EAGAIN)));
-    }
-    set(fd, lease).map_err(refused)
+    })
 }
 
 /// Takes a read lease on a description of the helper's own that is known to be of an allowed file.

@@ -24,10 +24,10 @@ use crate::shared::live;
 use crate::shared::processes;
 use crate::shared::requests::Request;
 use crate::stats::Reason;
-use elision_sys::file::{self, FileKey};
+use elision_sys::file::{self, FileKey, Stat};
 
-/// Takes a guard of this kind on the file of a request, and enters the file.
-pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Result<FileId, Reason> {
+/// Takes a guard of this kind on the file of a request, and enters the file. Its status under the guard is given, too.
+pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Result<(FileId, Stat), Reason> {
     // A write lease is on the program's description, and would outlive a helper that is killed before the file is entered.
     if kind == Guard::Write {
         state.taking = request.key;
@@ -38,7 +38,7 @@ pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Resu
         Guard::Write => write_lease::acquire(request),
     };
     let entered = taken.and_then(|fd| {
-        enter(state, request.key, kind, fd).inspect_err(|_| {
+        enter(state, request, kind, fd).inspect_err(|_| {
             if kind == Guard::Write {
                 let _ = file::set_lease(fd, libc::F_UNLCK);
             }
@@ -95,9 +95,13 @@ fn give_up(state: &State, known: &File, gone: bool) -> bool {
     }
 }
 
-/// Enters a file that is guarded now. Tracked extents of earlier hold on only if the file did not change unguarded.
-fn enter(state: &mut State, key: FileKey, guard: Guard, fd: i32) -> Result<FileId, Reason> {
-    let stamp = file::ctime(fd).map_err(lease::refused)?;
+/// Enters the file of a request, which is guarded now. Tracked extents of earlier hold on only if the file did not change unguarded.
+fn enter(state: &mut State, request: &Request, guard: Guard, fd: i32) -> Result<(FileId, Stat), Reason> {
+    let (stat, stamp) = file::stat_and_ctime(fd).map_err(lease::refused)?;
+    let (key, fs) = (request.key, request.fs);
+    if stat.id != key {
+        return Err(Reason::Raced);
+    }
     let id = match state.files.find(key) {
         Some(id) => {
             let known = state.files.get(id);
@@ -105,13 +109,13 @@ fn enter(state: &mut State, key: FileKey, guard: Guard, fd: i32) -> Result<FileI
                 state.map.view().retain_of(id, |row| row.kind == Kind::Mapped);
                 state.map.publish();
             }
-            state.files.set(id, File { guard, fd, mapped: known.mapped, ..NO_FILE });
+            state.files.set(id, File { fs, guard, fd, mapped: known.mapped, ..NO_FILE });
             id
         }
-        None => state.files.add(File { key, guard, fd, ..NO_FILE }).ok_or(Reason::Limit)?,
+        None => state.files.add(File { key, fs, guard, fd, ..NO_FILE }).ok_or(Reason::Limit)?,
     };
     state.files.watch(fd, id);
-    Ok(id)
+    Ok((id, stat))
 }
 
 /// Answers the guards that are being broken, as far as anybody has told us. True if one has to be asked about again soon.

@@ -6,18 +6,18 @@ use crate::shared::forks;
 use crate::shared::processes;
 use crate::shared::requests::Request;
 use crate::stats::Reason;
-use elision_sys::file::{self, FileKey, ProcPath};
+use elision_sys::file::{self, ProcPath};
 
 /// Takes it. (Not on the program's description, which may be closed.) The descriptor.
 pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
     // O_NOATIME is passed on because mapping counts as access.
-    open(request.pid, request.fd, request.flags & libc::O_NOATIME, request.key)
+    open(request.pid, request.fd, request.flags & libc::O_NOATIME)
 }
 
-fn open(pid: i32, fd: i32, flags: i32, key: FileKey) -> Result<i32, Reason> {
+fn open(pid: i32, fd: i32, flags: i32) -> Result<i32, Reason> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | flags;
     let fd = processes::open(&ProcPath::new(pid, "fd", Some(fd)), flags).map_err(lease::refused)?;
-    match lease::take(fd, key, libc::F_RDLCK) {
+    match lease::take(fd, libc::F_RDLCK) {
         Ok(()) => Ok(fd),
         Err(reason) => {
             file::close(fd);
@@ -38,7 +38,12 @@ pub(super) fn on_break(_known: &File, _program: i32) -> bool {
 
 /// The child's helper opens the file by way of its parent's helper's descriptor.
 pub(super) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
-    open(predecessor, known.fd, 0, known.key).ok()
+    let fd = open(predecessor, known.fd, 0).ok()?;
+    if file::stat(fd).is_ok_and(|stat| stat.id == known.key) {
+        return Some(fd);
+    }
+    file::close(fd);
+    None
 }
 
 /// Lets it go, unless a forked child depends on it that has none of its own yet.

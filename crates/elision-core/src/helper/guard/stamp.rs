@@ -1,6 +1,5 @@
 //! What outlives a guard: the file's ctime when the guard went. Tracked extents hold while it has not moved.
 
-use crate::fs_traits::FsTraits;
 use crate::helper::files::{File, Stamp};
 use elision_sys::file;
 
@@ -8,8 +7,6 @@ use elision_sys::file;
 pub(crate) fn take(known: &File) -> Option<Stamp> {
     file::ctime(known.fd).ok().filter(|&(_, nanoseconds)| {
         // (Whole seconds are all that some ext file systems keep.)
-        nanoseconds != 0
-            && file::filesystem(known.fd)
-                .is_ok_and(|magic| FsTraits::of(magic).is_some_and(|fs| fs.times_tell))
+        nanoseconds != 0 && known.fs.is_some_and(|fs| fs.times_tell)
     })
 }

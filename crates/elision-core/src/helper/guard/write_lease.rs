@@ -11,13 +11,15 @@ use elision_sys::{pages, task};
 /// Takes it. The descriptor.
 pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
     let fd = file::take_descriptor(request.pid, request.fd).map_err(lease::refused)?;
-    match lease::take(fd, request.key, libc::F_WRLCK) {
-        Ok(()) => Ok(fd),
-        Err(reason) => {
-            file::close(fd);
-            Err(reason)
-        }
+    // Checked before: the description of another file may have a lease of the program's, which this would replace.
+    let taken = match file::stat(fd) {
+        Ok(stat) if stat.id == request.key => lease::take(fd, libc::F_WRLCK),
+        _ => Err(Reason::Raced),
+    };
+    if taken.is_err() {
+        file::close(fd);
     }
+    taken.map(|()| fd)
 }
 
 /// Is it there?
