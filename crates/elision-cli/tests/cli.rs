@@ -55,8 +55,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("temporary directories have plain names")
 }
 
-/// A static program that exits with 3, or with 4 if it sees an LD_PRELOAD. `None`, and a line that says so, where
-/// there is no compiler or no static C library.
+/// A static program that exits with 3, or with 4 if LD_PRELOAD is set. `None` without a compiler or a static C library.
 fn static_program(dir: &Path) -> Option<PathBuf> {
     let (source, program) = (dir.join("static.c"), dir.join("static"));
     fs::write(&source, "#include <stdlib.h>\nint main(void) { return getenv(\"LD_PRELOAD\") ? 4 : 3; }\n")
@@ -110,7 +109,6 @@ fn a_program_that_cannot_be_run_is_told_from_one_that_is_missing() {
     both_ways(&[text(&plain)], |output| assert_eq!(output.status.code(), Some(127)));
 }
 
-/// `elision run` without anything was 125, and the README said 2.
 #[test]
 fn what_is_asked_wrongly_is_2() {
     for arguments in [
@@ -128,7 +126,7 @@ fn what_is_asked_wrongly_is_2() {
     }
 }
 
-/// The program must not have run when its report could not have been written where it was wanted.
+/// If the report cannot be written, the program is not run.
 #[test]
 fn own_failures_are_125() {
     let dir = dir();
@@ -139,7 +137,6 @@ fn own_failures_are_125() {
 
 // ---- run: whatever is missing, the program runs ----
 
-/// It ended with 125, and the program had not run.
 #[test]
 fn a_program_runs_without_the_drop_in_where_there_is_none() {
     let dir = dir();
@@ -163,7 +160,6 @@ fn a_program_runs_without_the_drop_in_where_there_is_none() {
     }
 }
 
-/// It ended with 125, and the program had not run.
 #[test]
 fn statistics_need_no_temporary_directory() {
     let declines = "echo line | dd bs=1M 2>/dev/null; exit 6";
@@ -175,7 +171,6 @@ fn statistics_need_no_temporary_directory() {
     }
 }
 
-/// It ended with 125 when all had been done.
 #[test]
 fn statistics_survive_their_file_and_no_failure_of_theirs_is_the_programs() {
     let temporary = dir();
@@ -188,7 +183,6 @@ fn statistics_survive_their_file_and_no_failure_of_theirs_is_the_programs() {
     assert!(stderr(&output).contains("cannot write the statistics"), "{}", stderr(&output));
 }
 
-/// It ended with 126.
 #[test]
 fn a_program_runs_without_statistics_where_no_second_process_is_allowed() {
     let mut command = Command::new("setpriv");
@@ -209,7 +203,6 @@ fn a_program_runs_without_statistics_where_no_second_process_is_allowed() {
     assert_eq!(said.matches("sh runs without statistics: ").count(), 1, "{said}");
 }
 
-/// It ended with 125, and the program had not run.
 #[test]
 fn a_program_runs_without_proc() {
     let dir = dir();
@@ -296,8 +289,7 @@ fn options_become_the_environment() {
     assert_eq!(stdout(&output), "--min-bytes -- -x\n");
 }
 
-/// Rust's runtime ignores SIGPIPE and opens missing standard descriptors; a supervisor blocks signals. None
-/// of it may reach the program: `yes | head` would not end.
+/// Rust's runtime ignores SIGPIPE and opens missing standard descriptors; the command blocks signals. None of it may reach the program.
 #[test]
 fn signals_and_descriptors_are_as_they_were() {
     let look = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd";
@@ -339,8 +331,7 @@ fn a_static_program_is_named_and_runs_unchanged() {
     });
 }
 
-/// The address sanitizer ended every program that was built with it ("ASan runtime does not come first in initial library
-/// list"): `elision run` in front of a test suite made it fail.
+/// The address sanitizer ends a program in which its library is not loaded first.
 #[test]
 fn a_program_with_the_address_sanitizer_runs_unchanged() {
     let dir = dir();
@@ -371,7 +362,7 @@ fn a_program_with_the_address_sanitizer_runs_unchanged() {
     }
 }
 
-/// musl's loader ends a program for which it cannot load everything: the drop-in needs glibc.
+/// The drop-in needs glibc, and musl's loader ends a program if it cannot load a library.
 #[test]
 fn a_program_of_musl_runs_unchanged() {
     let dir = dir();
@@ -430,7 +421,7 @@ const REPORT: &str = "for n in 1 2; do echo \
     '{\"pid\":'$n',\"deferred_bytes\":1048576,\"elided_bytes\":5,\"declined\":{\"writer\":3}}' \
     >> \"$ELISION_STATS\"; done";
 
-/// The drop-in is off, so that the lines are the ones that the script writes.
+/// With the drop-in off: all lines are the script's.
 fn reporting(option: &str, script: &str, temporary: &Path) -> Output {
     let mut command = elision(&["run", option, "sh", "-c", script]);
     command.env("ELISION", "off").env("TMPDIR", temporary).output().expect("run")
@@ -468,7 +459,7 @@ fn statistics_are_a_table_on_stderr() {
     assert_eq!(entries(temporary.path()), [] as [PathBuf; 0], "dying must not leave the file behind");
 }
 
-/// A program that always declines is told from one that never had anything to decline.
+/// A program whose transfers are declined is distinguished from one without big transfers.
 #[test]
 fn statistics_of_programs_that_defer_nothing() {
     let (dir, temporary) = (dir(), dir());
@@ -487,7 +478,6 @@ fn statistics_of_programs_that_defer_nothing() {
     assert_eq!(entries(temporary.path()), [] as [PathBuf; 0]);
 }
 
-/// That nothing was big enough was said of these as well.
 #[test]
 fn statistics_give_the_true_reason_where_there_are_none() {
     let report = |settings: &[(&str, &str)], script: &str| {
@@ -514,7 +504,6 @@ fn statistics_give_the_true_reason_where_there_are_none() {
     assert!(said.contains("ended, for the use of RTLD_DEEPBIND") && said.contains("1 times"), "{said}");
 }
 
-/// The outer one had nothing to report.
 #[test]
 fn nested_statistics_count_for_both() {
     let (dir, temporary) = (dir(), dir());
@@ -595,7 +584,7 @@ fn signals_sent_to_the_supervisor_reach_the_program() {
     }
 }
 
-/// The command waited with a call that the filter refused, again and again, and never ended.
+/// The command must not retry a refused wait for ever.
 #[test]
 fn filters_that_refuse_what_commands_wait_with() {
     for calls in
@@ -642,7 +631,7 @@ fn the_demo_compares_and_leaves_nothing_behind() {
     assert_eq!(entries(dir.path()), [] as [PathBuf; 0]);
 }
 
-/// `cargo run -- demo` builds the command alone. It was said what was missing, and not what to do.
+/// `cargo run -- demo` builds only the command.
 #[test]
 fn a_demo_without_its_parts_says_what_to_build() {
     let dir = dir();

@@ -1,5 +1,4 @@
-//! `elision doctor`: under limits, filters and rights of all kinds it says what is possible, why not, and what to do about it. What it says
-//! is compared with what becomes of a program that is started by `elision run` under the same.
+//! `elision doctor` under limits, filters and users of all kinds. Its report is compared with what `elision run` does under the same.
 #![allow(unsafe_code)] // What happens between fork and exec.
 
 mod common;
@@ -24,7 +23,7 @@ use tempfile::TempDir;
 const SIZE: usize = 8 << 20;
 const NOBODY: u32 = 65534;
 
-/// The command, as it is started here.
+/// How the command is started.
 struct Setting<'a> {
     /// What starts it.
     prefix: &'a [&'a str],
@@ -111,7 +110,7 @@ impl Setting<'_> {
     }
 }
 
-/// As it is.
+/// Without any change.
 fn plain(dir: &Path) -> Setting<'_> {
     Setting { prefix: &[], prepare: &|_| (), dir }
 }
@@ -139,8 +138,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A directory with a file, where a program's reads are deferred and its saves elided while nothing stands in the way. If there is none,
-/// there is nothing to be tested.
+/// A directory with a file whose reads are deferred and saves elided. `None`: there is nothing to test.
 fn able() -> Option<TempDir> {
     let places = [env::temp_dir(), "/var/tmp".into(), "/dev/shm".into()];
     let supported = |place: &&PathBuf| probe::file_system(place).is_ok_and(|found| found.supported);
@@ -161,7 +159,7 @@ fn fill(path: &Path, size: usize) {
     fs::set_permissions(path, Permissions::from_mode(0o666)).expect("chmod");
 }
 
-/// Where only root can make the setting, or only others meet with it.
+/// Only root can make some settings.
 fn root() -> bool {
     if !getuid().is_root() {
         println!("skipped: not root");
@@ -169,14 +167,14 @@ fn root() -> bool {
     getuid().is_root()
 }
 
-/// Has a command run as this user, who is nobody in particular.
+/// Has a command run as this user.
 fn becomes(user: u32) -> impl Fn(&mut Command) {
     move |command| {
         command.uid(user).gid(NOBODY);
     }
 }
 
-/// May that user run what was built?
+/// May this user run the built command?
 fn may_run(user: u32) -> bool {
     let started = Command::new(built("elision")).arg("--version").uid(user).stdout(Stdio::null()).status();
     let may = started.is_ok_and(|status| status.success());
@@ -198,7 +196,7 @@ fn limited(resource: Resource, most: u64) -> impl Fn(&mut Command) {
 
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
-/// What it says under the filter.
+/// The report under this filter.
 fn under(answer: u32, calls: &'static [c_long]) -> Option<(i32, String)> {
     let dir = able()?;
     Some(Setting { prefix: &[], prepare: &filtered(answer, calls), dir: dir.path() }.compared())
@@ -317,7 +315,7 @@ fn a_filter_that_kills_for_ptrace() {
     assert_says(&report, &["ptrace: killed by SIGSYS", "--cap-add SYS_PTRACE"]);
 }
 
-/// What is not needed says nothing, and what is needed says what to do.
+/// Calls that are not needed are not mentioned; the others come with advice.
 #[test]
 fn filters_that_refuse_what_saves_use() {
     for calls in
@@ -335,7 +333,7 @@ fn filters_that_refuse_what_saves_use() {
     }
 }
 
-/// Reads are deferred and saves elided: that is what was asked for.
+/// Reads are deferred and saves elided, so the status is 0.
 #[test]
 fn a_filter_that_refuses_tracking() {
     let Some((code, report)) = under(REFUSE, &[libc::SYS_userfaultfd]) else { return };
@@ -477,7 +475,7 @@ fn switched_off() {
     assert_says(&report, &["ELISION is set to off", "> unset ELISION"]);
 }
 
-/// What the doctor itself could wait with is not what it is about.
+/// The doctor itself must not depend on these calls.
 #[test]
 fn filters_that_kill_for_what_commands_wait_with() {
     let Some(dir) = able() else { return };
@@ -487,7 +485,7 @@ fn filters_that_kill_for_what_commands_wait_with() {
     assert!(code == 0 && says(&report, "ok", "break"), "{report}");
 }
 
-/// It takes its scratch file away first.
+/// The doctor removes its scratch file first.
 #[test]
 fn interrupted() {
     let Some(dir) = able() else { return };
@@ -512,7 +510,7 @@ fn interrupted() {
     panic!("it was never interrupted");
 }
 
-/// It is left to be waited for.
+/// (The child can still be waited for.)
 fn is_running(child: &Child) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::Pid(Pid::from_child(child)), options).expect("wait").is_none()
@@ -553,7 +551,7 @@ fn programs() {
     assert_says(&report, &["is statically linked", "> link it dynamically"]);
 }
 
-/// It is known by the name of a function that its extensions call.
+/// PHP is recognised by a function that its extensions call.
 #[test]
 fn php() {
     let Some(dir) = able() else { return };
@@ -590,7 +588,7 @@ fn help_teaches() {
     );
 }
 
-/// By a call that reads could do without, and by one that is no row of the doctor's table.
+/// Also for a call that reads do not need, and for one that is not in the doctor's table.
 #[test]
 fn filters_that_kill_the_helper() {
     for (calls, name) in [
