@@ -19,10 +19,10 @@ use crate::abi::interpose::interpose;
 use crate::abi::kernel;
 use crate::abi::raw::{self, raw_call};
 use crate::state::stop::{active, filtered};
-use crate::wrap::preload_env::{Executed, Strings, environment, inheriting};
+use crate::wrap::preload_env::{Executed, Strings, environment, with_environment};
 
 /// Makes a call that returns only if it fails.
-fn replacing<T>(call: impl FnOnce() -> T) -> T {
+fn leaving<T>(call: impl FnOnce() -> T) -> T {
     // SAFETY: exec is next, or the other of the two.
     let left = unsafe { client::life::before_exec() };
     let result = call();
@@ -35,8 +35,8 @@ fn replacing<T>(call: impl FnOnce() -> T) -> T {
 
 /// Makes a call that executes a program in the place of this one, with the environment that is for it.
 fn executing<T>(program: Executed, envp: Strings, call: impl FnOnce(Option<Strings>) -> T) -> T {
-    inheriting(program, envp, |changed| match active() {
-        true => replacing(|| call(changed)),
+    with_environment(program, envp, |changed| match active() {
+        true => leaving(|| call(changed)),
         false => call(changed),
     })
 }

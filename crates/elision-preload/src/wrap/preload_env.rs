@@ -82,7 +82,11 @@ pub(crate) enum Executed {
 }
 
 /// Makes a call that executes a program: with the environment as it is (`None`), or with another.
-pub(crate) fn inheriting<T>(program: Executed, envp: Strings, call: impl FnOnce(Option<Strings>) -> T) -> T {
+pub(crate) fn with_environment<T>(
+    program: Executed,
+    envp: Strings,
+    call: impl FnOnce(Option<Strings>) -> T,
+) -> T {
     let ours = OURS.load(Relaxed);
     if ours.is_null() {
         return call(None);

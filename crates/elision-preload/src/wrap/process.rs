@@ -15,7 +15,7 @@ use crate::abi::{kernel, raw};
 use crate::state::descriptions;
 use crate::state::process;
 use crate::state::stop::{self, active, stop, stopped, stopping};
-use crate::wrap::preload_env::{Executed, inheriting};
+use crate::wrap::preload_env::{Executed, with_environment};
 use crate::wrap::{open, pinned};
 
 extern "C" fn before_fork() {
@@ -77,7 +77,7 @@ pub(crate) fn sharing<T>(call: impl FnOnce() -> T) -> T {
 
 /// Runs a call that starts a program, with the environment that is for it.
 fn spawning<T>(program: Executed, envp: Environment, call: impl FnOnce(Environment) -> T) -> T {
-    inheriting(program, envp.cast(), |changed| {
+    with_environment(program, envp.cast(), |changed| {
         sharing(|| call(changed.map_or(envp, |changed| changed.cast())))
     })
 }
