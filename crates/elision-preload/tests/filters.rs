@@ -130,8 +130,11 @@ fn any_one_call_that_kills() {
             }
             let stats = made.path().join(format!("stats{number}"));
             let ours = run(&program, "kill", &call, Some(&stats));
-            if ours.0.status.success() {
-                assert!(plain.0.stdout == ours.0.stdout && plain.1 == ours.1, "{call}");
+            let same = plain.0.stdout == ours.0.stdout && plain.1 == ours.1;
+            // (A call that is made only now and then may kill the program's child alone.)
+            let untried = UNTRIED.iter().any(|&(_, untried)| untried == i64::from(number));
+            if ours.0.status.success() && (same || !untried) {
+                assert!(same, "{call}");
                 let stats = std::fs::read_to_string(&stats).unwrap_or_default();
                 deferred += u32::from(common::counter(&stats, "deferred_bytes") > 0);
             } else {
