@@ -99,19 +99,16 @@ fn as_much_is_given_back() {
             String::from_utf8(output.stdout).unwrap()
         };
         let (with, without) = (run(common::library().to_str().unwrap()), run(""));
-        if setting.starts_with("MALLOC_MMAP_THRESHOLD_") {
-            // In glibc's heap what lies before a block that is not free stays, too.
-            let numbers = |text: &str| -> Vec<i64> {
-                text.lines().filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
-            };
-            let (ours, theirs) = (numbers(&with), numbers(&without));
-            assert!(ours.len() > 7 && ours.len() == theirs.len());
-            assert!(
-                ours.iter().zip(&theirs).all(|(ours, theirs)| ours <= theirs),
-                "{setting}: {with}{without}"
-            );
-        } else {
-            assert_eq!(with, without, "{setting}");
+        let numbers = |text: &str| -> Vec<i64> {
+            text.lines().filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
+        };
+        let (ours, theirs) = (numbers(&with), numbers(&without));
+        assert!(ours.len() > 7 && ours.len() == theirs.len());
+        assert!(ours.iter().zip(&theirs).all(|(ours, theirs)| ours <= theirs), "{setting}: {with}{without}");
+        // As much is kept until the program itself sets a threshold; where one was set from outside, glibc's heap keeps what lies before a block, too.
+        if !setting.starts_with("MALLOC_MMAP_THRESHOLD_") {
+            let before = |text: &str| text.split("of what was kept").next().map(str::to_owned);
+            assert_eq!(before(&with), before(&without), "{setting}");
         }
         said.insert(without);
     }

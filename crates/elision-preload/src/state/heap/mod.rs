@@ -2,35 +2,33 @@
 
 pub mod block;
 pub mod page_offset;
-pub mod threshold;
 
 pub(super) use crate::abi::kernel::whole_pages;
 pub(super) use elision_sys::PAGE;
 
-use core::sync::atomic::{AtomicBool, Ordering};
-use elision_core::client;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// Are blocks placed?
-static PLACING: AtomicBool = AtomicBool::new(false);
+/// From how many bytes on blocks are placed. Before [`place_from`], and after [`place_no_more`]: none.
+static LEAST: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// Are they?
+/// From how many bytes on blocks are placed; `usize::MAX` if none is.
 #[inline]
-pub fn placing() -> bool {
-    PLACING.load(Ordering::Acquire)
-}
-
-/// From now on blocks are placed, if `when`.
-pub fn place(when: bool) {
-    PLACING.store(when, Ordering::Release);
-}
-
-/// From now on no block is placed, and none is kept for later.
-pub(crate) fn place_no_more() {
-    place(false);
-    block::give_back();
-}
-
-/// From how many bytes on blocks are placed, at present.
 pub fn least() -> usize {
-    if placing() { client::life::min_bytes() } else { usize::MAX }
+    LEAST.load(Ordering::Acquire)
+}
+
+/// From now on blocks of at least `bytes` are placed.
+pub fn place_from(bytes: usize) {
+    LEAST.store(bytes, Ordering::Release);
+}
+
+/// From now on no block of less than `bytes` is placed.
+pub fn place_none_below(bytes: usize) {
+    LEAST.fetch_max(bytes, Ordering::AcqRel);
+}
+
+/// From now on no block is placed or kept.
+pub(crate) fn place_no_more() {
+    place_from(usize::MAX);
+    block::keep_nothing();
 }
