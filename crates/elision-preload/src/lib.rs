@@ -1,20 +1,16 @@
-//! The drop-in: a library to be preloaded, which gives an unmodified program reads that are deferred and writes
-//! that are elided.
-//!
-//! It defines names of libc's, so that the program's calls come here first. A file imports only what is below it:
+//! The drop-in: a library to be preloaded, which gives an unmodified program deferred reads and elided writes. A file imports
+//! only what is below it:
 //!
 //! | folder | |
 //! | --- | --- |
 //! | `wrap` | libc's names, one file per family |
-//! | `state` | open descriptions, writers in flight, the program's memory, the large-block heap, the off switch |
+//! | `state` | open descriptions, writers in flight, memory, the large-block heap, the off switch |
 //! | `abi` | the shape of a wrapper, the next definition of a name, system calls past libc |
 //!
-//! The rule for every wrapper: one condition, and where it does not hold, libc's own function with the same arguments.
-//! Otherwise the call is offered to the library, which may always decline. Nothing takes a lock, allocates or has
-//! thread-local state, because signal handlers call read and write too. Nothing is printed, and `errno` changes only when a
-//! call fails. A call before the constructor, or with `ELISION=off`, goes straight through.
+//! A wrapper tests one condition and calls libc's function, or offers the call to the library, which may decline. Signal handlers
+//! call wrappers: no lock, allocation, thread-local state or output; `errno` changes only with a failure.
 
-// In unit tests no constructor runs; for other processors see `abi::arch`.
+// Unit tests run no constructor; for other processors see `abi::arch`.
 #![cfg_attr(any(test, not(target_arch = "x86_64")), allow(dead_code, unused_imports))]
 
 mod abi;
@@ -29,8 +25,7 @@ use wrap::{
     preload_env, process, resuming, stdio, syscall, vector,
 };
 
-/// Runs in the main thread. The constructors of the libraries that the program needs ran before, so calls have already passed
-/// through the wrappers.
+/// Constructors of the program's libraries ran before: calls have already passed through the wrappers.
 extern "C" fn constructor() {
     let errno = raw::errno();
     set_up();
@@ -38,7 +33,7 @@ extern "C" fn constructor() {
     raw::set_errno(errno);
 }
 
-#[allow(unsafe_code)] // The library has to be told that this is the constructor.
+#[allow(unsafe_code)] // `start` is for the constructor alone.
 fn set_up() {
     io::resolve();
     open::resolve();
@@ -62,7 +57,7 @@ fn set_up() {
     memory::resolve();
     malloc::init();
     if stop::stopped() {
-        // Stopped by a library whose constructor ran before.
+        // A library whose constructor ran before has stopped deferral.
         client::life::stop("what a library of its used");
     }
     if client::life::min_bytes() == usize::MAX {
@@ -77,13 +72,13 @@ fn set_up() {
     descriptions::activate();
 }
 
-/// Runs when the program ends by exit, after all that the program and its libraries do then.
+/// Runs at exit, after the program's and its libraries' own handlers.
 extern "C" fn last_of_all(_: *mut core::ffi::c_void) {
     process::ending();
 }
 
 #[cfg(not(test))]
-#[allow(unsafe_code)] // The loader calls what it finds in these sections, as functions of this type.
+#[allow(unsafe_code)] // The loader calls this section's functions by this type.
 mod sections {
     #[used]
     #[unsafe(link_section = ".init_array")]

@@ -1,10 +1,8 @@
-//! Libraries that read and write unseen: io_uring, the kernel's asynchronous I/O, and libc's. From the first use of one,
-//! nothing is owned any more. The kernel's two also keep hold of pages while a transfer runs, whatever becomes of the
-//! address, and stopping the threads does not stop them: with these, deferral ends.
+//! io_uring, the kernel's asynchronous I/O, and libc's: descriptors are used unseen, so none is owned from then on. The kernel's
+//! two also pin pages during a transfer, which stopping the threads does not stop: deferral ends.
 //!
-//! Most of these names are not libc's, and their library may have been loaded for a plugin alone: so it is looked for by its
-//! file name, too.
-#![allow(unsafe_code)] // Other libraries' names, with the program's pointers.
+//! Most names are not libc's. Their library may be loaded for a plugin alone, so it is also looked for by its file name.
+#![allow(unsafe_code)] // The program's pointers.
 
 use core::ffi::CStr;
 
@@ -18,7 +16,6 @@ const URING: &[&CStr] = &[c"liburing.so.2", c"liburing-ffi.so.2", c"liburing.so.
 const AIO: &[&CStr] = &[c"libaio.so.1", c"libaio.so.1t64"];
 const ABSENT: c_int = -libc::ENOSYS;
 
-/// `$name::real` with the program's arguments, after giving up.
 macro_rules! stopping {
     ($name:ident($($arg:ident),*)) => {
         // SAFETY: the program's call.
@@ -26,7 +23,7 @@ macro_rules! stopping {
     };
 }
 
-/// The same where only descriptors are used unseen, by threads like any other.
+/// libc's own: its threads use descriptors unseen, and are stopped like any other.
 macro_rules! shared {
     ($name:ident($($arg:ident),*)) => {{
         descriptions::share_for_good();
@@ -37,47 +34,37 @@ macro_rules! shared {
 
 // Arguments as the registers have them: a function of such a name in another library gets its call unharmed.
 interpose! {
-    /// liburing's.
     fn io_uring_setup(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
         until lookup(ABSENT, URING);
         if true => stopping!(io_uring_setup(a, b, c, d, e, f));
 
-    /// liburing's.
     fn io_uring_queue_init(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
         until lookup(ABSENT, URING);
         if true => stopping!(io_uring_queue_init(a, b, c, d, e, f));
 
-    /// liburing's.
     fn io_uring_queue_init_params(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
         until lookup(ABSENT, URING);
         if true => stopping!(io_uring_queue_init_params(a, b, c, d, e, f));
 
-    /// liburing's.
     fn io_uring_queue_init_mem(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
         until lookup(ABSENT, URING);
         if true => stopping!(io_uring_queue_init_mem(a, b, c, d, e, f));
 
-    /// libaio's.
     fn io_setup(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int, until lookup(ABSENT, AIO);
         if true => stopping!(io_setup(a, b, c, d, e, f));
 
-    /// libaio's.
     fn io_queue_init(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int, until lookup(ABSENT, AIO);
         if true => stopping!(io_queue_init(a, b, c, d, e, f));
 
-    /// See aio_write(3).
     fn aio_write(request: usize) -> c_int, until lookup(-1);
         if true => shared!(aio_write(request));
 
-    /// See aio_write(3).
     fn aio_write64(request: usize) -> c_int, until lookup(-1);
         if true => shared!(aio_write64(request));
 
-    /// See lio_listio(3).
     fn lio_listio(mode: c_int, requests: usize, count: c_int, event: usize) -> c_int, until lookup(-1);
         if true => shared!(lio_listio(mode, requests, count, event));
 
-    /// See lio_listio(3).
     fn lio_listio64(mode: c_int, requests: usize, count: c_int, event: usize) -> c_int, until lookup(-1);
         if true => shared!(lio_listio64(mode, requests, count, event));
 }

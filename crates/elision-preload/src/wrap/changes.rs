@@ -1,5 +1,5 @@
 //! Calls other than write that change a file: the library is told before.
-#![allow(unsafe_code)] // libc's names, with the program's pointers.
+#![allow(unsafe_code)] // The program's pointers.
 
 use core::ffi::{c_char, c_ulong, c_void};
 
@@ -12,58 +12,54 @@ use crate::state::stop::{active, stop, stopped};
 use crate::wrap::process;
 use crate::wrap::resuming::copying;
 
-/// Must a change through `fd` be told?
+/// Must the library be told of a change through `fd`?
 #[inline(always)]
 pub(crate) fn matters(fd: c_int) -> bool {
     descriptions::writable(fd) || client::changes::write_leases()
 }
 
-/// Tells the library, if it must be told, and then makes the change.
 #[inline]
 pub(crate) fn telling<T>(fd: c_int, change: impl FnOnce() -> T) -> T {
     if !matters(fd) {
         return change();
     }
     changing(fd, || {
-        // What a read has just mapped is lost once the file is cut.
+        // A cut file loses what a read has just mapped.
         descriptions::wait_for_readers();
         client::changes::before_change(fd);
         change()
     })
 }
 
-/// Can the request change the contents of a file? The groups of btrfs (whose clone requests all file systems share), of XFS,
-/// and of requests that file systems have in common.
+/// Is the request of a group that can change contents: btrfs (its clone requests are everybody's), XFS, or common to file
+/// systems?
 #[inline]
 fn request_matters(request: c_ulong) -> bool {
     matches!((request >> 8) as u8, 0x94 | b'X' | b'f')
 }
 
-/// What is to happen before an ioctl of this request on any descriptor.
+/// What an ioctl of this request does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Nothing.
     Plain,
-    /// It may change the file of this very descriptor.
+    /// May change the file of this descriptor.
     Changes,
-    /// It writes to, or keeps, a file whose descriptor is in the argument.
+    /// Writes to, or keeps, a file whose descriptor is in the argument.
     Shares,
-    /// The kernel, or a device, keeps hold of memory that the argument names.
+    /// The kernel or a device keeps memory that the argument names.
     Pins,
 }
 
-/// Which of them?
 #[inline]
 pub(crate) fn kind_of(request: c_ulong) -> Request {
     match (request & 0xffff) as u16 {
-        // A loop device writes to the file it is given.
+        // Loop devices write to their file.
         0x4c00 | 0x4c06 | 0x4c0a => Request::Shares,
-        // ext4's and XFS's exchanges of contents with another file, and what btrfs sends to one.
+        // Exchanges of contents (ext4, XFS), btrfs send.
         0x660f | 0x586d | 0x5881..=0x5883 | 0x9426 => Request::Shares,
-        // Memory of encrypted guests, of enclaves and of trusted applications.
+        // Memory of encrypted guests, enclaves and trusted applications.
         0xaebb | 0xae24 | 0xa409 => Request::Pins,
-        // Userfaultfd, VFIO and iommufd, vhost, RDMA, video buffers, and NVIDIA's, which map memory into devices and do not
-        // follow what becomes of the address.
+        // userfaultfd, VFIO and iommufd, vhost, RDMA, video buffers, NVIDIA: devices keep the pages, not the address.
         0xaa00..=0xaaff
         | 0x3b00..=0x3bff
         | 0xaf00..=0xafff
@@ -75,7 +71,6 @@ pub(crate) fn kind_of(request: c_ulong) -> Request {
     }
 }
 
-/// Runs an ioctl that is not [`Request::Plain`].
 #[cold]
 pub(crate) fn controlling<T>(fd: c_int, request: c_ulong, call: impl FnOnce() -> T) -> T {
     match kind_of(request) {
@@ -89,7 +84,6 @@ pub(crate) fn controlling<T>(fd: c_int, request: c_ulong, call: impl FnOnce() ->
     }
 }
 
-/// `$name::real` with the program's arguments, told before.
 macro_rules! told {
     ($fd:ident, $name:ident($($arg:ident),*)) => {
         // SAFETY: the program's call.
@@ -97,27 +91,24 @@ macro_rules! told {
     };
 }
 
-/// libc writes to `fd` unseen.
 fn writes_unseen<T>(fd: c_int, call: impl FnOnce() -> T) -> T {
     descriptions::disown(fd);
     call()
 }
 
-/// Does fallocate with this mode change contents? Not if it only reserves room, as numpy does before it writes an array.
+/// Does fallocate with this mode change contents? Reserving room alone does not.
 pub(crate) fn reshapes(mode: c_int) -> bool {
     mode & !libc::FALLOC_FL_KEEP_SIZE != 0
 }
 
 interpose! {
-    /// See ftruncate(2).
     fn ftruncate(fd: c_int, len: off_t) -> c_int, until kernel(libc::SYS_ftruncate);
         if matters(fd) => told!(fd, ftruncate(fd, len));
 
-    /// See ftruncate(2).
     fn ftruncate64(fd: c_int, len: off_t) -> c_int, until kernel(libc::SYS_ftruncate);
         if matters(fd) => told!(fd, ftruncate64(fd, len));
 
-    /// See truncate(2). The kernel waits until all leases are released: so there must be a helper that does.
+    /// The kernel waits until all leases are released: the helper must run.
     fn truncate(path: *const c_char, len: off_t) -> c_int, until kernel(libc::SYS_truncate);
         if active() => {
             client::life::look_after();
@@ -125,7 +116,6 @@ interpose! {
             unsafe { truncate::real(path, len) }
         };
 
-    /// See truncate(2).
     fn truncate64(path: *const c_char, len: off_t) -> c_int, until kernel(libc::SYS_truncate);
         if active() => {
             client::life::look_after();
@@ -133,23 +123,18 @@ interpose! {
             unsafe { truncate64::real(path, len) }
         };
 
-    /// See fallocate(2).
     fn fallocate(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int, until kernel(libc::SYS_fallocate);
         if reshapes(mode) && matters(fd) => told!(fd, fallocate(fd, mode, offset, len));
 
-    /// See fallocate(2).
     fn fallocate64(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int, until kernel(libc::SYS_fallocate);
         if reshapes(mode) && matters(fd) => told!(fd, fallocate64(fd, mode, offset, len));
 
-    /// See posix_fallocate(3).
     fn posix_fallocate(fd: c_int, offset: off_t, len: off_t) -> c_int, until lookup(libc::ENOSYS);
         if matters(fd) => told!(fd, posix_fallocate(fd, offset, len));
 
-    /// See posix_fallocate(3).
     fn posix_fallocate64(fd: c_int, offset: off_t, len: off_t) -> c_int, until lookup(libc::ENOSYS);
         if matters(fd) => told!(fd, posix_fallocate64(fd, offset, len));
 
-    /// See copy_file_range(2).
     fn copy_file_range(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, len: size_t, flags: c_uint)
         -> ssize_t, until kernel(libc::SYS_copy_file_range);
         if active() => telling(to, || copying(to, len, |len| {
@@ -157,7 +142,6 @@ interpose! {
             unsafe { copy_file_range::real(from, from_at, to, to_at, len, flags) }
         }));
 
-    /// See sendfile(2).
     fn sendfile(to: c_int, from: c_int, from_at: *mut off_t, len: size_t) -> ssize_t,
         until kernel(libc::SYS_sendfile);
         if active() => telling(to, || copying(to, len, |len| {
@@ -165,7 +149,6 @@ interpose! {
             unsafe { sendfile::real(to, from, from_at, len) }
         }));
 
-    /// See sendfile(2).
     fn sendfile64(to: c_int, from: c_int, from_at: *mut off_t, len: size_t) -> ssize_t,
         until kernel(libc::SYS_sendfile);
         if active() => telling(to, || copying(to, len, |len| {
@@ -173,26 +156,23 @@ interpose! {
             unsafe { sendfile64::real(to, from, from_at, len) }
         }));
 
-    /// See splice(2).
     fn splice(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, len: size_t, flags: c_uint)
         -> ssize_t, until kernel(libc::SYS_splice);
         if matters(to) => told!(to, splice(from, from_at, to, to_at, len, flags));
 
-    /// See ioctl(2). All that C passes behind the request fits one register.
+    /// All that C passes behind the request fits one register.
     fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int, until kernel(libc::SYS_ioctl);
         if kind_of(request) != Request::Plain && !stopped() => controlling(fd, request, || {
             // SAFETY: the program's call.
             unsafe { ioctl::real(fd, request, argument) }
         });
 
-    /// See vdprintf(3).
     fn vdprintf(fd: c_int, format: *const c_char, arguments: *mut c_void) -> c_int, until lookup(-1);
         if matters(fd) => writes_unseen(fd, || {
-            // SAFETY: the program's call. A va_list is passed by its address.
+            // SAFETY: the program's call; a va_list is passed by its address.
             unsafe { vdprintf::real(fd, format, arguments) }
         });
 
-    /// `vdprintf` as fortified programs call it.
     fn __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, arguments: *mut c_void) -> c_int,
         until lookup(-1);
         if matters(fd) => writes_unseen(fd, || {
@@ -200,14 +180,13 @@ interpose! {
             unsafe { __vdprintf_chk::real(fd, flag, format, arguments) }
         });
 
-    /// See backtrace_symbols_fd(3). (Returns nothing.)
+    /// C's returns nothing.
     fn backtrace_symbols_fd(frames: *const *mut c_void, count: c_int, fd: c_int) -> c_int, until lookup(0);
         if matters(fd) => writes_unseen(fd, || {
             // SAFETY: the program's call.
             unsafe { backtrace_symbols_fd::real(frames, count, fd) }
         });
 
-    /// The same, under glibc's other name.
     fn __backtrace_symbols_fd(frames: *const *mut c_void, count: c_int, fd: c_int) -> c_int, until lookup(0);
         if matters(fd) => writes_unseen(fd, || {
             // SAFETY: the program's call.
@@ -215,7 +194,7 @@ interpose! {
         });
 }
 
-/// dprintf is variadic, and recent glibcs write to the descriptor past stdio's table: `fd` is disowned, and the call goes on.
+/// dprintf is variadic, and recent glibcs write past stdio's table: `fd` is disowned, and the call goes on.
 mod variadic {
     use super::{descriptions, matters};
     use crate::abi::arch::forward;

@@ -1,6 +1,6 @@
-//! setuid, capset, prctl…: a program that gives up rights must not leave them with the helper, which shares its memory. So
-//! before such a call everything is materialised and the helper ends. Another, with the new rights, starts when needed.
-#![allow(unsafe_code)] // libc's names, with the program's pointers.
+//! setuid, capset, prctl…: a program that gives up rights must not leave them with the helper, which shares its memory. The
+//! helper materialises everything and ends before; another starts when needed.
+#![allow(unsafe_code)] // The program's pointers.
 
 use libc::{c_char, c_int, c_uint, c_ulong, gid_t, size_t, uid_t};
 
@@ -8,7 +8,7 @@ use crate::abi::interpose::interpose;
 use crate::state::memory::settle;
 use crate::state::stop::{FILTER, active, stop, stopped, without_helper};
 
-/// Does prctl with this option change rights, or whether others may look at the process?
+/// Does the option change rights, or who may look at the process?
 pub(crate) fn option_matters(option: c_int) -> bool {
     matches!(
         option,
@@ -20,25 +20,24 @@ pub(crate) fn option_matters(option: c_int) -> bool {
     )
 }
 
-/// Does deferral end with this option? A filter may kill for any call that the program does not make itself. And only one
-/// tracer can be allowed.
+/// Does deferral end with this option? A filter may kill for the helper's calls; only one tracer can be allowed.
 pub(crate) fn ends(option: c_int, a: c_ulong, b: c_ulong) -> Option<&'static str> {
     match option {
-        // Its modes are seccomp's operations, counted from 1.
+        // Modes are seccomp's operations, counted from 1.
         libc::PR_SET_SECCOMP => filters((a as c_uint).wrapping_sub(1), b).then_some(FILTER),
         libc::PR_SET_PTRACER => Some("a tracer of its own choice"),
         _ => None,
     }
 }
 
-/// prctl can give memory a name, if it is anonymous.
+/// Only anonymous memory can be given a name.
 pub(crate) fn before_naming(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong) {
     if option == libc::PR_SET_VMA && a == libc::PR_SET_VMA_ANON_NAME as c_ulong {
         settle(b as usize, c as usize);
     }
 }
 
-/// Does `seccomp` with this operation install a filter? With none, as libraries probe for it, the call only fails.
+/// Does `seccomp` install a filter? Libraries probe with none, and the call fails.
 pub(crate) fn filters(operation: c_uint, filter: c_ulong) -> bool {
     match operation {
         libc::SECCOMP_SET_MODE_STRICT => true,
@@ -47,7 +46,6 @@ pub(crate) fn filters(operation: c_uint, filter: c_ulong) -> bool {
     }
 }
 
-/// `$name::real` with the program's arguments.
 macro_rules! told {
     ($name:ident($($arg:ident),*)) => {
         // SAFETY: the program's call.
@@ -56,63 +54,50 @@ macro_rules! told {
 }
 
 interpose! {
-    /// See setuid(2).
     fn setuid(uid: uid_t) -> c_int, until lookup(-1);
         if active() => told!(setuid(uid));
 
-    /// See setgid(2).
     fn setgid(gid: gid_t) -> c_int, until lookup(-1);
         if active() => told!(setgid(gid));
 
-    /// See seteuid(2).
     fn seteuid(uid: uid_t) -> c_int, until lookup(-1);
         if active() => told!(seteuid(uid));
 
-    /// See setegid(2).
     fn setegid(gid: gid_t) -> c_int, until lookup(-1);
         if active() => told!(setegid(gid));
 
-    /// See setreuid(2).
     fn setreuid(real: uid_t, effective: uid_t) -> c_int, until lookup(-1);
         if active() => told!(setreuid(real, effective));
 
-    /// See setregid(2).
     fn setregid(real: gid_t, effective: gid_t) -> c_int, until lookup(-1);
         if active() => told!(setregid(real, effective));
 
-    /// See setresuid(2).
     fn setresuid(real: uid_t, effective: uid_t, saved: uid_t) -> c_int, until lookup(-1);
         if active() => told!(setresuid(real, effective, saved));
 
-    /// See setresgid(2).
     fn setresgid(real: gid_t, effective: gid_t, saved: gid_t) -> c_int, until lookup(-1);
         if active() => told!(setresgid(real, effective, saved));
 
-    /// See setgroups(2).
     fn setgroups(count: size_t, groups: *const gid_t) -> c_int, until lookup(-1);
         if active() => told!(setgroups(count, groups));
 
-    /// See initgroups(3): it sets groups inside libc.
+    /// libc sets groups inside.
     fn initgroups(user: *const c_char, group: gid_t) -> c_int, until lookup(-1);
         if active() => told!(initgroups(user, group));
 
-    /// See setfsuid(2). −1 only asks.
+    /// −1 only asks.
     fn setfsuid(uid: uid_t) -> c_int, until kernel(libc::SYS_setfsuid);
         if uid != uid_t::MAX && active() => told!(setfsuid(uid));
 
-    /// See setfsgid(2).
     fn setfsgid(gid: gid_t) -> c_int, until kernel(libc::SYS_setfsgid);
         if gid != gid_t::MAX && active() => told!(setfsgid(gid));
 
-    /// See capset(2).
     fn capset(header: usize, data: usize) -> c_int, until lookup(-1);
         if active() => told!(capset(header, data));
 
-    /// See chroot(2).
     fn chroot(path: *const c_char) -> c_int, until lookup(-1);
         if active() => told!(chroot(path));
 
-    /// See prctl(2). (Arguments that C leaves out are not looked at.)
     fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int,
         until kernel(libc::SYS_prctl);
         if !stopped() => {

@@ -1,6 +1,5 @@
-//! Libraries that are loaded past the wrapped names: into a namespace of their own (dlmopen), or so that they look for names
-//! among their own dependencies first (RTLD_DEEPBIND). What they write is not seen here.
-#![allow(unsafe_code)] // Naked functions: libc's look at the return address, to see whose search path counts.
+//! dlmopen and RTLD_DEEPBIND load libraries past the wrapped names: deferral ends.
+#![allow(unsafe_code)] // Naked functions: libc takes the search path from the return address.
 
 use core::ffi::{c_int, c_long, c_void};
 
@@ -12,7 +11,6 @@ use crate::state::stop::stop;
 static DLOPEN: Next<Function> = Next::new(c"dlopen");
 static DLMOPEN: Next<Function> = Next::new(c"dlmopen");
 
-/// Finds both, unless a call has already.
 pub(crate) fn resolve() {
     onward(&DLOPEN);
     onward(&DLMOPEN);

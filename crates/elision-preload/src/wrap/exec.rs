@@ -1,11 +1,8 @@
-//! exec: the helper ends before another program takes the place of this one.
+//! exec: the helper ends before. Otherwise the kernel would send SIGCHLD to a program that knows of no child, and a descriptor
+//! that outlives exec would keep its write lease for a moment.
 //!
-//! It would end by itself once its memory has no other user. But then the kernel would send SIGCHLD to a program that knows of
-//! no child, and a descriptor that outlives exec would keep its write lease for a moment.
-//!
-//! Signal handlers and children of vfork call exec. So nothing here allocates, and the constructor looks libc's functions up.
-//! Those that take a list are naked functions (`listed!`): they are variadic.
-#![allow(unsafe_code)] // libc's names, with the program's pointers; naked functions, and what is on their callers' stacks.
+//! Signal handlers and children of vfork call exec: nothing here allocates. Variadic names are naked functions (`listed!`).
+#![allow(unsafe_code)] // The program's pointers, naked functions and their callers' stacks.
 
 use core::ffi::c_char;
 use core::ptr;
@@ -21,9 +18,8 @@ use crate::abi::raw::{self, raw_call};
 use crate::state::stop::{active, filtered};
 use crate::wrap::preload_env::{Executed, Strings, environment, with_environment};
 
-/// Makes a call that returns only if it fails.
 fn leaving<T>(call: impl FnOnce() -> T) -> T {
-    // SAFETY: exec is next, or the other of the two.
+    // SAFETY: exec is next, or `after_exec`.
     let left = unsafe { client::life::before_exec() };
     let result = call();
     if left {
@@ -33,7 +29,6 @@ fn leaving<T>(call: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Makes a call that executes a program in the place of this one, with the environment that is for it.
 fn executing<T>(program: Executed, envp: Strings, call: impl FnOnce(Option<Strings>) -> T) -> T {
     with_environment(program, envp, |changed| match active() {
         true => leaving(|| call(changed)),
@@ -41,9 +36,8 @@ fn executing<T>(program: Executed, envp: Strings, call: impl FnOnce(Option<Strin
     })
 }
 
-/// What `execveat` with these arguments executes.
 fn named_at(directory: c_int, path: *const c_char, flags: c_int) -> Executed {
-    // SAFETY: just found to be there.
+    // SAFETY: just found readable.
     let is_empty = || !filtered() && kernel::readable(path as usize, 1) && unsafe { *path } == 0;
     match flags & libc::AT_EMPTY_PATH != 0 && is_empty() {
         true => Executed::Open(directory),
@@ -51,7 +45,6 @@ fn named_at(directory: c_int, path: *const c_char, flags: c_int) -> Executed {
     }
 }
 
-/// `execve` and `execveat` through `syscall`.
 pub(crate) fn by_number(number: c_long, arguments: [c_long; 6]) -> c_long {
     let [a, b, c, d, e, _] = arguments;
     let (program, envp) = match number {
@@ -70,14 +63,12 @@ pub(crate) fn by_number(number: c_long, arguments: [c_long; 6]) -> c_long {
 }
 
 interpose! {
-    /// See execve(2).
     fn execve(path: *const c_char, argv: Strings, envp: Strings) -> c_int, until kernel(libc::SYS_execve);
         => executing(Executed::At(libc::AT_FDCWD, path), envp, |changed| {
-            // SAFETY: the program's call, in this and what follows.
+            // SAFETY: the program's call, here and below.
             unsafe { execve::real(path, argv, changed.unwrap_or(envp)) }
         });
 
-    /// See execveat(2).
     fn execveat(directory: c_int, path: *const c_char, argv: Strings, envp: Strings, flags: c_int) -> c_int,
         until kernel(libc::SYS_execveat);
         => executing(named_at(directory, path, flags), envp, |changed| {
@@ -85,7 +76,6 @@ interpose! {
             unsafe { execveat::real(directory, path, argv, changed.unwrap_or(envp), flags) }
         });
 
-    /// See fexecve(3).
     fn fexecve(fd: c_int, argv: Strings, envp: Strings) -> c_int,
         until kernel(libc::SYS_execveat, fd, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH);
         => executing(Executed::Open(fd), envp, |changed| {
@@ -93,26 +83,23 @@ interpose! {
             unsafe { fexecve::real(fd, argv, changed.unwrap_or(envp)) }
         });
 
-    /// See execv(3).
     fn execv(path: *const c_char, argv: Strings) -> c_int,
         until kernel(libc::SYS_execve, path, argv, environment());
         => executing(Executed::At(libc::AT_FDCWD, path), environment(), |changed| match changed {
             // SAFETY: as above.
             None => unsafe { execv::real(path, argv) },
-            // SAFETY: as above; execv is this with libc's environment.
+            // SAFETY: as above; execv with libc's environment.
             Some(envp) => unsafe { execve::real(path, argv, envp) },
         });
 
-    /// See execvp(3).
     fn execvp(file: *const c_char, argv: Strings) -> c_int, until early(-1);
         => executing(Executed::Named(file), environment(), |changed| match changed {
             // SAFETY: as above.
             None => unsafe { execvp::real(file, argv) },
-            // SAFETY: as above; execvp is this with libc's environment.
+            // SAFETY: as above; execvp with libc's environment.
             Some(envp) => unsafe { execvpe::real(file, argv, envp) },
         });
 
-    /// See execvpe(3).
     fn execvpe(file: *const c_char, argv: Strings, envp: Strings) -> c_int, until early(-1);
         => executing(Executed::Named(file), envp, |changed| {
             // SAFETY: as above.
@@ -120,18 +107,17 @@ interpose! {
         });
 }
 
-/// Which of the functions that take a list.
 #[repr(usize)]
 enum Listed {
-    /// A path, and this program's environment.
+    /// With this program's environment.
     Execl,
-    /// A path, and an environment after the list.
+    /// With an environment after the list.
     Execle,
-    /// A name to be searched for.
+    /// With a name to be searched for.
     Execlp,
 }
 
-/// The arguments of a variadic call: six in registers, the others on the caller's stack.
+/// A variadic call's arguments: six in registers, the rest on the caller's stack.
 struct List {
     registers: *const [*const c_char; 6],
     stack: *const *const c_char,
@@ -141,7 +127,7 @@ impl List {
     /// # Safety
     /// There must be so many.
     unsafe fn get(&self, at: usize) -> *const c_char {
-        // SAFETY: the caller's promise; the registers are on the naked function's stack.
+        // SAFETY: the caller's promise; the registers lie on the naked function's stack.
         unsafe {
             match at.checked_sub(6) {
                 None => *self.registers.cast::<*const c_char>().add(at),
@@ -151,8 +137,8 @@ impl List {
     }
 }
 
-/// Makes the call with the list as an array: on the stack if it is short, since a child of vfork would leave a mapping to its
-/// parent; else in fresh memory, since the stack may be a signal handler's.
+/// Calls with the list as an array: a short one on the stack, since a child of vfork would leave a mapping to its parent; a long
+/// one in fresh memory, since a signal handler's stack may be small.
 unsafe extern "C-unwind" fn with_list(
     which: Listed,
     registers: *const [*const c_char; 6],
@@ -164,7 +150,7 @@ unsafe extern "C-unwind" fn with_list(
     while !unsafe { list.get(1 + count) }.is_null() {
         count += 1;
     }
-    // SAFETY: there is room for the list, its end included.
+    // SAFETY: room for the list and its end.
     unsafe {
         match count {
             0..32 => with_room::<32>(which, list, count),
@@ -200,9 +186,9 @@ unsafe fn with_room<const N: usize>(which: Listed, list: List, count: usize) -> 
 }
 
 /// # Safety
-/// `argv` has room for `count` arguments and their end, and the list has so many.
+/// `argv` has room for `count` arguments of the list and their end.
 unsafe fn with_array(which: Listed, list: List, count: usize, argv: *mut *const c_char) -> c_int {
-    // SAFETY: the caller's promise; and the calls are the program's.
+    // SAFETY: the caller's promise.
     unsafe {
         for at in 0..=count {
             *argv.add(at) = list.get(1 + at);

@@ -1,9 +1,6 @@
-//! read and write, in all their names.
-//!
-//! A call below the threshold costs a comparison or two. A big one is offered to the library, and made the traditional way
-//! if the library declines. Writes of any size to a file that could be under a write lease are noted while they are under
-//! way (see [`crate::state::descriptions`]).
-#![allow(unsafe_code)] // libc's names, with the program's pointers.
+//! read and write, in all their names: a call of the threshold's size or more is offered to the library. Writes of any size to a
+//! file that could be under a write lease are noted (see [`crate::state::descriptions`]).
+#![allow(unsafe_code)] // The program's pointers.
 
 use elision_core::client;
 use libc::{c_int, c_void, off_t, size_t, ssize_t};
@@ -14,17 +11,14 @@ use crate::state::in_flight;
 use crate::wrap::offer::{Cancel, at, offer_read, offer_write};
 use crate::wrap::resuming::{self, SHORT};
 
-/// How a write is made.
 enum Way {
-    /// Passed through.
     Straight,
-    /// Noted, and passed through.
     Noted(in_flight::Noted),
     /// Offered, or counted.
     Apart,
 }
 
-/// The way of a write of `len` bytes through `fd`. Every small write asks: a few loads from a few cache lines.
+/// Called for every small write: a few loads.
 #[inline(always)]
 fn way_of_write(fd: c_int, len: usize) -> Way {
     if len >= client::life::min_bytes() {
@@ -37,7 +31,6 @@ fn way_of_write(fd: c_int, len: usize) -> Way {
     }
 }
 
-/// The traditional call if the offer was declined.
 #[inline(always)]
 fn or(offered: Option<ssize_t>, traditional: impl FnOnce() -> ssize_t) -> ssize_t {
     match offered {
@@ -46,7 +39,7 @@ fn or(offered: Option<ssize_t>, traditional: impl FnOnce() -> ssize_t) -> ssize_
     }
 }
 
-/// A read that is large enough to be offered, or to be cut short.
+/// A read large enough to be offered, or to be cut short.
 macro_rules! reading {
     ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {{
         let offered = match $len >= client::life::min_bytes() {
@@ -60,8 +53,7 @@ macro_rules! reading {
     }};
 }
 
-/// A write. Most are only noted. The rest is left to a function with the same arguments, so that this one needs next to no
-/// stack.
+/// Most writes are only noted; a function apart makes the rest, so that this one needs next to no stack.
 macro_rules! writing {
     ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {{
         #[cold]
@@ -88,65 +80,53 @@ macro_rules! writing {
     }};
 }
 
-/// The current position, for [`reading!`] and [`writing!`].
+/// The current position.
 const HERE: Option<Option<u64>> = Some(None);
 
 interpose! {
-    /// See read(2).
     fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_read);
         if len > SHORT => reading!(read(fd, buf, len), HERE);
 
-    /// An old name of read.
     fn __read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_read);
         if len > SHORT => reading!(__read(fd, buf, len), HERE);
 
-    /// See pread(2).
     fn pread(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t, until kernel(libc::SYS_pread64);
         if len > SHORT => reading!(pread(fd, buf, len, offset), at(offset));
 
-    /// See pread(2).
     fn pread64(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t, until kernel(libc::SYS_pread64);
         if len > SHORT => reading!(pread64(fd, buf, len, offset), at(offset));
 
-    /// An old name of pread64.
     fn __pread64(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_pread64);
         if len > SHORT => reading!(__pread64(fd, buf, len, offset), at(offset));
 
-    /// `read` as fortified programs call it. libc ends the program if `len` exceeds `room`.
+    /// libc ends the program if `len` exceeds `room`.
     fn __read_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t) -> ssize_t,
         until kernel(libc::SYS_read, fd, buf, len.min(room));
         if len > SHORT && len <= room => reading!(__read_chk(fd, buf, len, room), HERE);
 
-    /// `pread` as fortified programs call it.
     fn __pread_chk(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t, room: size_t) -> ssize_t,
         until kernel(libc::SYS_pread64, fd, buf, len.min(room), offset);
         if len > SHORT && len <= room => reading!(__pread_chk(fd, buf, len, offset, room), at(offset));
 
-    /// `pread64` as fortified programs call it.
     fn __pread64_chk(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t, room: size_t) -> ssize_t,
         until kernel(libc::SYS_pread64, fd, buf, len.min(room), offset);
         if len > SHORT && len <= room => reading!(__pread64_chk(fd, buf, len, offset, room), at(offset));
 
-    /// See write(2).
     fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_write);
         => writing!(write(fd, buf, len), HERE);
 
-    /// An old name of write.
     fn __write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t, until kernel(libc::SYS_write);
         => writing!(__write(fd, buf, len), HERE);
 
-    /// See pwrite(2).
     fn pwrite(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_pwrite64);
         => writing!(pwrite(fd, buf, len, offset), at(offset));
 
-    /// See pwrite(2).
     fn pwrite64(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_pwrite64);
         => writing!(pwrite64(fd, buf, len, offset), at(offset));
 
-    /// An old name of pwrite64.
     fn __pwrite64(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_pwrite64);
         => writing!(__pwrite64(fd, buf, len, offset), at(offset));

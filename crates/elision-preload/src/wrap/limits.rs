@@ -1,6 +1,5 @@
-//! A limit on address space or data: all that deferral maps counts against it, and at the limit nothing can be materialised or
-//! moved. So deferral ends with such a limit, as it does not begin under one.
-#![allow(unsafe_code)] // libc's names, with the program's pointers.
+//! A limit on address space or data counts what deferral maps, and at the limit nothing can be materialised. Deferral ends.
+#![allow(unsafe_code)] // The program's pointers.
 
 use libc::{c_int, c_uint, pid_t, rlimit, rlimit64};
 
@@ -8,23 +7,22 @@ use crate::abi::interpose::interpose;
 use crate::abi::kernel;
 use crate::state::stop::{active, stopping};
 
-/// Runs a call that gives `pid` (0: this process) the limit at `new`.
+/// `pid` 0 is this process.
 pub(crate) fn limiting<T>(pid: pid_t, resource: c_uint, new: usize, call: impl FnOnce() -> T) -> T {
     let of_memory = resource == libc::RLIMIT_AS || resource == libc::RLIMIT_DATA;
     let sets = || {
         let limit: *const rlimit64 = core::ptr::with_exposed_provenance(new);
-        // SAFETY: seen to be readable; the program's argument of this call.
+        // SAFETY: found readable; the program's argument.
         kernel::readable(new, size_of::<rlimit64>())
             && unsafe { limit.read_unaligned() }.rlim_cur != libc::RLIM64_INFINITY
     };
-    // Before: it may be set below what is in use.
+    // Before the call: the limit may be below what is in use.
     if of_memory && (pid == 0 || pid == kernel::process()) && sets() {
         return stopping("a limit on its memory", call);
     }
     call()
 }
 
-/// `$name::real` with the program's arguments.
 macro_rules! limited {
     ($pid:expr, $resource:ident, $new:ident, $name:ident($($arg:ident),*)) => {
         // SAFETY: the program's call.
@@ -33,20 +31,16 @@ macro_rules! limited {
 }
 
 interpose! {
-    /// See setrlimit(2).
     fn setrlimit(resource: c_uint, new: *const rlimit) -> c_int, until kernel(libc::SYS_setrlimit);
         if active() => limited!(0, resource, new, setrlimit(resource, new));
 
-    /// See setrlimit(2).
     fn setrlimit64(resource: c_uint, new: *const rlimit64) -> c_int, until kernel(libc::SYS_setrlimit);
         if active() => limited!(0, resource, new, setrlimit64(resource, new));
 
-    /// See prlimit(2).
     fn prlimit(pid: pid_t, resource: c_uint, new: *const rlimit, old: *mut rlimit) -> c_int,
         until kernel(libc::SYS_prlimit64);
         if active() => limited!(pid, resource, new, prlimit(pid, resource, new, old));
 
-    /// See prlimit(2).
     fn prlimit64(pid: pid_t, resource: c_uint, new: *const rlimit64, old: *mut rlimit64) -> c_int,
         until kernel(libc::SYS_prlimit64);
         if active() => limited!(pid, resource, new, prlimit64(pid, resource, new, old));

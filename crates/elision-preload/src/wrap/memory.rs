@@ -1,18 +1,16 @@
-//! The calls that make, move, reshape and drop mappings.
+//! The calls that make, move, reshape and drop mappings: by name, and as `sys_…` for `syscall(2)`. The safety contract of each is
+//! its manual page's. Before the call, what is deferred in its range:
 //!
-//! Each has two forms: the exported name, and a function `sys_…` of the same effect for a program that comes through
-//! `syscall(2)`. Mostly nothing in the range is deferred, and only the record is kept. Otherwise, before the call:
-//!
-//! | the call | what is deferred in its range |
+//! | the call | the deferred |
 //! | --- | --- |
-//! | unmaps the range | is forgotten |
-//! | makes it zero (`MADV_DONTNEED`, `MADV_FREE`) | becomes zero |
-//! | maps over it, moves it, changes what may be done with it | is dissolved |
+//! | unmaps | is forgotten |
+//! | zeroes (`MADV_DONTNEED`, `MADV_FREE`) | becomes zero |
+//! | maps over, moves, changes what may be done | is dissolved |
 //! | advises | stays |
 //!
-//! A call that the kernel is going to refuse must change nothing: what the kernel checks first is checked first in `span`.
-//! Where a failure may come later, the range is dissolved, which costs time and loses nothing.
-#![allow(unsafe_code)] // Implements mmap and its kin, whose contract is the program's to keep.
+//! A call that the kernel will refuse must change nothing: `span` checks what the kernel checks first. Where a failure may come
+//! later, the range is dissolved, which loses nothing.
+#![allow(unsafe_code)] // The program keeps mmap's contract.
 
 use crate::abi::arch;
 use crate::abi::kernel::whole_pages;
@@ -46,10 +44,6 @@ pub(crate) const SYS_MSEAL: libc::c_long = 462;
 
 const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
 
-/// `mmap(2)`.
-///
-/// # Safety
-/// The program's promise to mmap.
 pub unsafe fn sys_mmap(
     to: To,
     addr: *mut c_void,
@@ -67,7 +61,7 @@ pub unsafe fn sys_mmap(
         }
         let shared = flags & libc::MAP_SHARED != 0;
         if shared && flags & libc::MAP_ANONYMOUS == 0 && (prot & libc::PROT_WRITE != 0 || writable(fd)) {
-            // Stores through the mapping are writes that are not seen here.
+            // Stores through the mapping are unseen writes.
             descriptions::disown(fd);
         }
     }
@@ -79,7 +73,6 @@ pub unsafe fn sys_mmap(
     mapped
 }
 
-/// Plain anonymous private memory, to read and write.
 fn recordable(prot: c_int, flags: c_int) -> bool {
     let plain = libc::MAP_PRIVATE
         | libc::MAP_ANONYMOUS
@@ -92,17 +85,13 @@ fn recordable(prot: c_int, flags: c_int) -> bool {
     prot == READ_WRITE && flags & needed == needed && flags & !plain == 0
 }
 
-/// Was the descriptor opened for writing? Then a mapping that is only readable can be made writable.
+/// A descriptor open for writing lets a readable mapping become writable.
 fn writable(fd: c_int) -> bool {
     // SAFETY: F_GETFL takes no pointer.
     let flags = unsafe { raw_call(libc::SYS_fcntl, &[fd as usize, libc::F_GETFL as usize, 0]) };
     flags.is_ok_and(|flags| flags as c_int & libc::O_ACCMODE != libc::O_RDONLY)
 }
 
-/// `munmap(2)`.
-///
-/// # Safety
-/// The program's promise to munmap.
 pub unsafe fn sys_munmap(to: To, addr: *mut c_void, len: usize) -> c_int {
     let pages = if active() { span(addr, len) } else { None };
     let touched = pages.is_some_and(Span::touched);
@@ -113,8 +102,7 @@ pub unsafe fn sys_munmap(to: To, addr: *mut c_void, len: usize) -> c_int {
     // SAFETY: the program's own arguments.
     let result = unsafe { pass!(to, MUNMAP, libc::SYS_munmap, (addr, len)) };
     if result != 0 && touched {
-        // The one refusal that is left: no mapping to spare for the two that a hole makes of one. What was deferred has no
-        // guard any more, and is loaded at once.
+        // The kernel has no mapping to spare for the hole. The deferred pages have lost their guard, so they are loaded at once.
         // SAFETY: loads pages, and changes no byte.
         let _ =
             unsafe { raw_call(libc::SYS_madvise, &[addr.addr(), len, libc::MADV_POPULATE_WRITE as usize]) };
@@ -122,10 +110,6 @@ pub unsafe fn sys_munmap(to: To, addr: *mut c_void, len: usize) -> c_int {
     result
 }
 
-/// `mremap(2)`.
-///
-/// # Safety
-/// The program's promise to mremap.
 pub unsafe fn sys_mremap(
     to: To,
     old: *mut c_void,
@@ -150,16 +134,16 @@ pub unsafe fn sys_mremap(
         target.replace();
     }
     let arguments = [old.addr(), old_len, new_len, flags as usize, new.addr()];
-    // To a given place the kernel moves one mapping after the other (Linux 6.17), and may stop at any with EFAULT.
+    // To a given place Linux 6.17 moves one mapping after the other, and may stop at any with EFAULT.
     let moved = if plain
         && sound_to_fixed(from, new_len, flags, new.addr())
         && pieces::several(from.start, from.end)
     {
         remap_pieces(from, new_len, flags, new.addr())
     } else if plain || touched {
-        // SAFETY: the program's own arguments. Not through libc, which would set errno for a refusal that is mended here.
+        // SAFETY: the program's own arguments. (libc would set errno for a refusal that is mended here.)
         match unsafe { raw_call(libc::SYS_mremap, &arguments) } {
-            // One mapping, as far as the program knows: deferral, now or once, made several of it.
+            // One mapping to the program: deferral made several of it.
             Err(Errno(libc::EFAULT)) if plain || pieces::are_alike(from.start, from.end) => {
                 remap_pieces(from, new_len, flags, new.addr())
             }
@@ -168,7 +152,7 @@ pub unsafe fn sys_mremap(
     } else {
         // SAFETY: as above.
         match unsafe { pass!(to, MREMAP, libc::SYS_mremap, (old, old_len, new_len, flags, new)) } {
-            // (Not known as plain, because the program locked or protected a part once, perhaps.)
+            // The program may have locked or protected a part once.
             libc::MAP_FAILED
                 if crate::abi::raw::errno() == libc::EFAULT && pieces::are_alike(from.start, from.end) =>
             {
@@ -205,21 +189,21 @@ fn sound_to_fixed(from: Span, new_len: usize, flags: c_int, new: usize) -> bool 
         })
 }
 
-/// What mremap does to one anonymous private mapping, done to the several that deferral made of it.
+/// Does what mremap does to one anonymous private mapping to the several that deferral made.
 fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<usize> {
-    // Left behind as fresh memory. (Of the same length, or the kernel would not have come to EFAULT.)
+    // Leaves fresh memory behind, of the same length, or the kernel would not say EFAULT.
     let stays = flags & libc::MREMAP_DONTUNMAP;
     let new_len = whole_pages(new_len).filter(|len| *len != 0).ok_or(Errno(libc::EINVAL))?;
     let fixed = flags & libc::MREMAP_FIXED != 0;
     let kept = from.len().min(new_len);
     let map = |addr: usize, len: usize, extra: c_int| {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | extra;
-        // SAFETY: replaces nothing, except with MAP_FIXED what the program asked to have replaced.
+        // SAFETY: replaces nothing, except with MAP_FIXED by the program's wish.
         unsafe { raw_call(libc::SYS_mmap, &[addr, len, READ_WRITE as usize, flags as usize, usize::MAX, 0]) }
     };
     if !fixed && stays == 0 {
         if new_len <= from.len() {
-            // (No known kernel comes to EFAULT here.)
+            // No known kernel says EFAULT here.
             if new_len < from.len() {
                 unmap(from.start + new_len, from.len() - new_len)?;
             }
@@ -243,7 +227,7 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
     pieces::each(from.start, from.start + kept, |start, end| {
         let place = to + (start - from.start);
         let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | stays) as usize;
-        // SAFETY: from what the program wants moved to what was mapped for it just now.
+        // SAFETY: from the program's range to what was just mapped for it.
         let moved = unsafe { raw_call(libc::SYS_mremap, &[start, end - start, end - start, flags, place]) };
         if moved.is_err() {
             copy(start, place, end - start);
@@ -251,10 +235,10 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
         }
         done = end;
     });
-    // Only what is still there is unmapped: another thread may have mapped something where a piece has left.
+    // Another thread may have mapped something where a piece has left: only the rest is unmapped.
     let kept_end = from.start + kept;
     if done < kept_end {
-        // The kernel did not say where one mapping ends and the next begins.
+        // The kernel did not say where the mappings end.
         copy(done, to + (done - from.start), kept_end - done);
         leave(done, kept_end - done);
     }
@@ -266,21 +250,20 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
 
 fn copy(from: usize, to: usize, len: usize) {
     let source: *const u8 = core::ptr::with_exposed_provenance(from);
-    // SAFETY: from a readable mapping of the program's that has not been moved to what was mapped for it just now.
+    // SAFETY: from a readable mapping of the program's to what was just mapped for it.
     unsafe { core::ptr::copy_nonoverlapping(source, core::ptr::with_exposed_provenance_mut(to), len) };
 }
 
 fn unmap(addr: usize, len: usize) -> Result<usize> {
-    // SAFETY: what the program asked to have moved away or cut off.
+    // SAFETY: what the program moves away or cuts off.
     unsafe { raw_call(libc::SYS_munmap, &[addr, len]) }
 }
 
-/// The mappings of a range, as the kernel knows them.
+/// A range's mappings, as the kernel knows them.
 mod pieces {
     use crate::abi::kernel;
     use elision_sys::{file, pages};
 
-    /// Has deferral made several mappings of `from..to`, now or once?
     pub(super) fn several(from: usize, to: usize) -> bool {
         let mut count = 0;
         if elision_core::client::life::ever_at_work() {
@@ -289,7 +272,7 @@ mod pieces {
         count > 1
     }
 
-    /// Is all of `from..to` mapped, in several pieces that could be one: anonymous, private, readable and writable?
+    /// Is all of `from..to` mapped, in several pieces that could be one?
     pub(super) fn are_alike(from: usize, to: usize) -> bool {
         let (mut end, mut count) = (from, 0);
         if elision_core::client::life::ever_at_work() {
@@ -303,8 +286,7 @@ mod pieces {
         end >= to && count > 1
     }
 
-    /// Calls `piece` for what each mapping has of `from..to`, in order. `piece` may unmap it. Ends early
-    /// where the kernel does not say.
+    /// Calls `piece` for each mapping's part, in order. `piece` may unmap it. Ends early where the kernel does not say.
     pub(super) fn each(from: usize, to: usize, mut piece: impl FnMut(usize, usize)) {
         each_mapping(from, to, |mapping| piece(mapping.start.max(from), mapping.end.min(to)));
     }
@@ -340,10 +322,6 @@ mod pieces {
     }
 }
 
-/// `mprotect(2)`, and `pkey_mprotect(2)` with any other key than −1.
-///
-/// # Safety
-/// The program's promise to mprotect.
 pub unsafe fn sys_mprotect(to: To, addr: *mut c_void, len: usize, prot: c_int) -> c_int {
     if active()
         && let Some(pages) = span(addr, len)
@@ -357,10 +335,6 @@ pub unsafe fn sys_mprotect(to: To, addr: *mut c_void, len: usize, prot: c_int) -
     unsafe { pass!(to, MPROTECT, libc::SYS_mprotect, (addr, len, prot)) }
 }
 
-/// `pkey_mprotect(2)`.
-///
-/// # Safety
-/// The program's promise to pkey_mprotect.
 pub unsafe fn sys_pkey_mprotect(to: To, addr: *mut c_void, len: usize, prot: c_int, key: c_int) -> c_int {
     if active()
         && let Some(pages) = span(addr, len)
@@ -389,12 +363,8 @@ fn harmless(advice: c_int) -> bool {
     )
 }
 
-/// `madvise(2)`.
-///
-/// # Safety
-/// The program's promise to madvise.
 pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) -> c_int {
-    /// Since Linux 5.18, and not in every libc.
+    /// Not in every libc.
     const MADV_DONTNEED_LOCKED: c_int = 24;
     if active()
         && let Some(pages) = span(addr, len)
@@ -407,7 +377,7 @@ pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) 
                 }
             }
             _ if harmless(advice) => {}
-            // About fork, dumps, merging, guards, or of a later kernel: such a range is left alone for good.
+            // About fork, dumps, merging, guards, or unknown: the range is left alone for good.
             _ => {
                 pages.dissolve();
                 pages.disqualify();
@@ -418,17 +388,13 @@ pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) 
     unsafe { pass!(to, MADVISE, libc::SYS_madvise, (addr, len, advice)) }
 }
 
-/// Only the kernel knows which process's memory it is about. So the memory of this one at these addresses is made plain.
+/// The call may be about another process, which only the kernel knows: this one's range is settled.
 fn before_process_madvise(ranges: *const libc::iovec, count: usize, advice: c_int) {
     if active() && !harmless(advice) {
         settle_all(ranges, count);
     }
 }
 
-/// `process_madvise(2)`.
-///
-/// # Safety
-/// The program's promise to process_madvise.
 pub unsafe fn sys_process_madvise(
     to: To,
     process: c_int,
@@ -442,30 +408,18 @@ pub unsafe fn sys_process_madvise(
     unsafe { pass!(to, PROCESS_MADVISE, libc::SYS_process_madvise, (process, ranges, count, advice, flags)) }
 }
 
-/// `mlock(2)`.
-///
-/// # Safety
-/// None beyond C's.
 pub unsafe fn sys_mlock(to: To, addr: *const c_void, len: usize) -> c_int {
     settle(addr.addr(), len);
     // SAFETY: the program's own arguments.
     unsafe { pass!(to, MLOCK, libc::SYS_mlock, (addr, len)) }
 }
 
-/// `mlock2(2)`.
-///
-/// # Safety
-/// None beyond C's.
 pub unsafe fn sys_mlock2(to: To, addr: *const c_void, len: usize, flags: c_uint) -> c_int {
     settle(addr.addr(), len);
     // SAFETY: the program's own arguments.
     unsafe { pass!(to, MLOCK2, libc::SYS_mlock2, (addr, len, flags)) }
 }
 
-/// `mlockall(2)`.
-///
-/// # Safety
-/// None beyond C's.
 pub unsafe fn sys_mlockall(to: To, flags: c_int) -> c_int {
     if active() {
         nothing_eligible();
@@ -474,25 +428,18 @@ pub unsafe fn sys_mlockall(to: To, flags: c_int) -> c_int {
     unsafe { pass!(to, MLOCKALL, libc::SYS_mlockall, (flags)) }
 }
 
-/// `mseal(2)`: sealed, a range can be given no other memory.
-///
-/// # Safety
-/// None beyond C's.
+/// A sealed range can be given no other memory.
 pub unsafe fn sys_mseal(to: To, addr: *mut c_void, len: usize, flags: c_ulong) -> c_int {
     settle(addr.addr(), len);
     // SAFETY: the program's own arguments.
     unsafe { pass!(to, MSEAL, SYS_MSEAL, (addr, len, flags)) }
 }
 
-/// `shmat(2)`.
-///
-/// # Safety
-/// The program's promise to shmat.
 pub unsafe fn sys_shmat(to: To, id: c_int, addr: *const c_void, flags: c_int) -> *mut c_void {
     if active() && flags & libc::SHM_REMAP != 0 {
         let mut segment = core::mem::MaybeUninit::<libc::shmid_ds>::zeroed();
         let arguments = [id as usize, libc::IPC_STAT as usize, segment.as_mut_ptr().addr()];
-        // SAFETY: the kernel fills a local structure, which is valid with all zeroes.
+        // SAFETY: the kernel fills a local structure, for which zeroes are valid.
         let (known, segment) = unsafe { (raw_call(libc::SYS_shmctl, &arguments), segment.assume_init()) };
         if known.is_ok()
             && let Some(target) = span_around(addr, segment.shm_segsz)
@@ -504,13 +451,12 @@ pub unsafe fn sys_shmat(to: To, id: c_int, addr: *const c_void, flags: c_int) ->
     unsafe { pass!(to, SHMAT, libc::SYS_shmat, (id, addr, flags)) }
 }
 
-/// The names that programs know. Their contract is in the manual, section 2.
 macro_rules! export {
     ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty = $body:ident;)*) => {
         $(#[doc = concat!("`", stringify!($name), "(2)`.\n\n# Safety\nThe program's promise to it.")]
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub unsafe extern "C" fn $name($($argument: $type),*) -> $result {
-            // SAFETY: the program's promise, handed on.
+            // SAFETY: the program's promise.
             unsafe { $body(To::Next, $($argument),*) }
         })*
     };

@@ -2,21 +2,21 @@
 //!
 //! | file | calls |
 //! | --- | --- |
-//! | [`io`], [`vector`] | read, write, their positioned, vector and fortified forms |
-//! | [`stdio`] | what libc reads, writes and closes on behalf of a FILE |
-//! | [`open`] | open, dup, close and their kin |
-//! | [`changes`] | what else changes a file: ftruncate, fallocate, copy_file_range… |
-//! | [`resuming`] | calls that stopping the threads cuts short: sendfile, getrandom… |
-//! | [`position`] | lseek and fstat, which tell where the next large block should start |
-//! | [`memory`], [`malloc`], [`malloc_info`] | mmap, malloc and their kin |
-//! | [`process`] | fork, spawn, exit, and descriptors sent away |
-//! | [`exec`], [`preload_env`] | exec, and whether the next program gets this library, too |
-//! | [`credentials`] | setuid, capset, prctl: what the helper must not keep |
-//! | [`async_io`] | io_uring and asynchronous I/O |
-//! | [`pinned`] | memory that the kernel keeps hold of after a call |
+//! | [`io`], [`vector`] | read, write and their forms |
+//! | [`stdio`] | what libc does for a FILE |
+//! | [`open`] | open, dup, close |
+//! | [`changes`] | other changes: ftruncate, sendfile… |
+//! | [`resuming`] | calls that stopping the threads cuts short |
+//! | [`position`] | lseek, fstat |
+//! | [`memory`], [`malloc`], [`malloc_info`] | mmap, malloc |
+//! | [`process`] | fork, spawn, exit, descriptors sent away |
+//! | [`exec`], [`preload_env`] | exec and its LD_PRELOAD |
+//! | [`credentials`] | setuid, capset, prctl |
+//! | [`async_io`] | io_uring, asynchronous I/O |
+//! | [`pinned`] | memory that the kernel keeps |
 //! | [`limits`] | setrlimit |
-//! | [`dlopen`] | dlopen, where it leads past these names |
-//! | [`notify`] | inotify and fanotify, which would tell of the helper |
+//! | [`dlopen`] | dlopen past these names |
+//! | [`notify`] | inotify, fanotify |
 //! | [`mod@syscall`] | `syscall()`, by number |
 
 pub mod async_io;

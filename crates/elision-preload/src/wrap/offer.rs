@@ -1,4 +1,4 @@
-//! Offers the library a transfer. libc's functions are points where a thread may be cancelled: a call is one before it is offered.
+//! Offers the library a transfer. Where libc's function is a cancellation point, the test comes before.
 #![allow(unsafe_code)] // The program's pointers.
 
 use elision_core::client;
@@ -14,16 +14,15 @@ unsafe extern "C-unwind" {
     fn pthread_testcancel();
 }
 
-/// Does libc let the thread be cancelled in this call?
+/// Can the thread be cancelled in this call?
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cancel {
     /// A function of libc's.
     Point,
-    /// `syscall()`, or libc's own call inside stdio.
+    /// `syscall()`, or stdio's inner call.
     No,
 }
 
-/// The value of a call that the library made, or `None` for the traditional call.
 fn settle(made: Option<elision_sys::raw::Result<usize>>) -> Option<ssize_t> {
     made.map(|result| match result {
         Ok(bytes) => bytes as ssize_t,
@@ -34,7 +33,7 @@ fn settle(made: Option<elision_sys::raw::Result<usize>>) -> Option<ssize_t> {
     })
 }
 
-/// The offset of a positioned call. The kernel refuses the negative ones itself.
+/// The kernel refuses negative offsets itself.
 pub(crate) fn at(offset: off_t) -> Option<Option<u64>> {
     u64::try_from(offset).ok().map(Some)
 }
@@ -49,7 +48,7 @@ pub(crate) fn offer_read(
     offset: Option<u64>,
     cancel: Cancel,
 ) -> Option<ssize_t> {
-    // (The kernel checks all of the range, though it moves less.)
+    // The kernel checks the whole range, though it moves less.
     if fd < 0 || len > isize::MAX as usize || !kernel::nameable(addr, len) || descriptions::being_shared() {
         return None;
     }
@@ -60,7 +59,7 @@ pub(crate) fn offer_read(
     }
     test_cancel(cancel);
     let since = descriptions::moment();
-    // Before the facts, so that a change after them shows.
+    // Before the facts, so that a later change shows.
     let before = if descriptions::writable(fd) { descriptions::begun(fd) } else { 0 };
     let facts = match FileFacts::of(fd, client::life::min_bytes()) {
         Ok(facts) => facts,
@@ -72,26 +71,25 @@ pub(crate) fn offer_read(
     let owned = descriptions::owned(fd, &facts.stat);
     let options = TransferOptions::for_program(offset, owned);
     let read = || {
-        // SAFETY: what the program passed to read(2). `owned`: `descriptions` saw the open, and every use since.
+        // SAFETY: the program's arguments to read(2). `owned`: `descriptions` saw the open, and every use since.
         let read = unsafe { client::read::associate(fd, &facts, addr, len, options) }?;
         let still = !owned || !read.has_fragments() || descriptions::quiet_since(fd, before);
         still.then(|| read.finish())
     };
     let made = if owned { descriptions::reading(fd, since, read)? } else { read() };
     if made.is_some() && !memory::eligible(addr, len) {
-        // Another thread has reshaped the memory meanwhile, when there was nothing to undo yet.
+        // Another thread reshaped the memory when there was nothing to undo yet.
         client::memory::dissolve(addr, len);
     }
     settle(made)
 }
 
-/// Must a write of `len` bytes through `fd` be looked at?
 #[inline(always)]
 pub(crate) fn write_matters(fd: c_int, len: usize) -> bool {
     len >= client::life::min_bytes() || descriptions::writable(fd) || client::changes::write_leases()
 }
 
-/// Offers a write, if it is big or the file may be under a write lease. To be called within [`descriptions::changing`].
+/// Offers a write that is big or may meet a write lease. Callers are within [`descriptions::changing`].
 #[inline(never)]
 pub(crate) fn offer_write(
     fd: c_int,
@@ -103,7 +101,7 @@ pub(crate) fn offer_write(
     if fd < 0 || len == 0 || len > isize::MAX as usize || !kernel::nameable(addr, len) {
         return None;
     }
-    // A child that borrows this memory has descriptor numbers of its own. Leases are given up before it starts.
+    // A child that borrows this memory has its own descriptor numbers. Leases are given up before it starts.
     let big = len >= client::life::min_bytes() && !descriptions::being_shared();
     if !big && !descriptions::write_lease_on(fd) {
         return None;
@@ -121,7 +119,7 @@ pub(crate) fn offer_write(
     });
     if let Some(before) = before {
         if since != descriptions::moment() {
-            // The description may be shared by now, and yet a lease have been taken.
+            // The description may be shared by now, and a lease taken.
             client::changes::before_change(fd);
         }
         if made.is_some() && !descriptions::alone_since(fd, before) {
@@ -131,10 +129,9 @@ pub(crate) fn offer_write(
     settle(made)
 }
 
-/// Lets a pending cancellation happen, where libc's call would.
 pub(crate) fn test_cancel(cancel: Cancel) {
     if cancel == Cancel::Point {
-        // SAFETY: no frame of the drop-in holds what unwinding would have to drop.
+        // SAFETY: no frame of the drop-in holds what unwinding would drop.
         unsafe { pthread_testcancel() }
     }
 }

@@ -1,5 +1,5 @@
-//! Where descriptors come from and go to: open, dup, close and their kin. They feed [`crate::state::descriptions`].
-#![allow(unsafe_code)] // libc's names, with the program's pointers.
+//! Where descriptors come from and go to, for [`crate::state::descriptions`].
+#![allow(unsafe_code)] // The program's pointers.
 
 use core::ops::RangeInclusive;
 
@@ -12,10 +12,10 @@ use crate::state::descriptions;
 use crate::state::stop::{active, stop, stopped};
 use crate::wrap::{position, stdio};
 
-/// How often an open that may not wait is made again, at intervals of a tenth of a millisecond or more.
+/// At a tenth of a millisecond or more each.
 const ATTEMPTS: usize = 10_000;
 
-/// Runs a call that opens `path` with `flags`, or with flags that it is given instead, and records the descriptor.
+/// `open` gets `flags`, or others in their place. The descriptor is recorded.
 #[inline]
 pub(crate) fn opening(
     directory: c_int,
@@ -32,14 +32,13 @@ pub(crate) fn opening(
     fd
 }
 
-/// Does opening with these flags truncate, and break no lease?
+/// Does the open truncate, and break no lease?
 pub(crate) fn truncates(flags: c_int) -> bool {
     flags & (libc::O_ACCMODE | libc::O_TRUNC | libc::O_PATH) == libc::O_RDONLY | libc::O_TRUNC
 }
 
-/// Runs a call that opens with `flags` the file of which `look` gives an O_PATH descriptor. The kernel has most opens wait for
-/// a lease to be broken. Two kinds need help: one that truncates a file it opens to read breaks no lease, and one that may
-/// not wait is refused.
+/// The kernel has most opens wait for a lease break. One that truncates what it opens to read breaks no lease, and one that may
+/// not wait is refused: both need help. `look` gives an O_PATH descriptor of the file.
 #[inline]
 fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn(c_int) -> c_int) -> c_int {
     let truncates = truncates(flags);
@@ -56,7 +55,6 @@ fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn(c_i
     opening_past(flags, impatient, &look, &open)
 }
 
-/// Makes the call, and again if it is refused because it may not wait.
 #[inline]
 fn opening_past(
     flags: c_int,
@@ -76,8 +74,7 @@ fn opening_past(
     fd
 }
 
-/// Opens, then truncates in a way that breaks leases: memory of other processes (parents and children of this one above all)
-/// may depend on the file.
+/// Opens, then truncates in a way that breaks leases: memory of other processes, such as children, may depend on the file.
 #[cold]
 fn opening_to_truncate(
     flags: c_int,
@@ -97,12 +94,12 @@ fn opening_to_truncate(
     if fd < 0 || !kernel::regular(fd) || kernel::truncate(fd) {
         return fd;
     }
-    // It is being executed, perhaps. The call itself is to give the error.
+    // Perhaps it is being executed. The call itself gives the error.
     kernel::close(fd);
     opening_past(flags, impatient, look, open)
 }
 
-/// Releases this process's own guards of the file, however long that takes: all, or only what keeps readers out.
+/// Releases this process's guards of the file: all, or only what keeps readers out.
 #[cold]
 fn let_go(all: bool, look: &impl Fn() -> Option<c_int>) {
     if let Some(fd) = look() {
@@ -115,9 +112,8 @@ fn let_go(all: bool, look: &impl Fn() -> Option<c_int>) {
     }
 }
 
-/// Makes a call again that was refused because it may not wait. For a regular file that means a lease, most likely of another
-/// process with Elision, which has been told and releases it in a moment. No program expects a regular file to refuse so
-/// (truncate(1) and touch(1) open this way). A lease of anything else delays the caller for a second or two.
+/// A lease, likely of another process with Elision, refused a call that may not wait: tries again until the lease is released. No
+/// program expects a regular file to refuse so. A foreign lease costs a second or two.
 #[cold]
 fn open_again(refused: c_int, look: &impl Fn() -> Option<c_int>, open: impl Fn() -> c_int) -> c_int {
     let regular = look().is_some_and(|fd| {
@@ -138,7 +134,6 @@ fn open_again(refused: c_int, look: &impl Fn() -> Option<c_int>, open: impl Fn()
     refused
 }
 
-/// openat2 has flags, and rules for how the path is followed, in a structure.
 pub(crate) fn opening_by_rules(
     directory: c_int,
     path: *const c_char,
@@ -146,11 +141,11 @@ pub(crate) fn opening_by_rules(
     len: usize,
     open: impl Fn(usize) -> c_int,
 ) -> c_int {
-    // (A later version of the structure is not understood.)
+    // A later version of the structure is not understood.
     if len != size_of::<libc::open_how>() || !kernel::readable(how, len) {
         return open(how);
     }
-    // SAFETY: just found to be readable.
+    // SAFETY: just found readable.
     let rules = unsafe { (how as *const libc::open_how).read_unaligned() };
     let flags = rules.flags as c_int;
     past_guards(
@@ -164,7 +159,6 @@ pub(crate) fn opening_by_rules(
     )
 }
 
-/// open_by_handle_at has no path.
 pub(crate) fn opening_handle(
     mount: c_int,
     handle: usize,
@@ -174,7 +168,7 @@ pub(crate) fn opening_handle(
     past_guards(flags, || kernel::open_handle(mount, handle), open)
 }
 
-/// shm_open has a name, for which libc makes the path.
+/// libc makes the path from the name.
 fn opening_shared_memory(name: *const c_char, flags: c_int, open: impl Fn(c_int) -> c_int) -> c_int {
     let look = || {
         if name.is_null() {
@@ -193,7 +187,6 @@ fn opening_shared_memory(name: *const c_char, flags: c_int, open: impl Fn(c_int)
     past_guards(flags, look, open)
 }
 
-/// Runs a call that duplicates `from`, perhaps over `over`.
 #[inline]
 pub(crate) fn duplicating(from: c_int, over: Option<c_int>, duplicate: impl FnOnce() -> c_int) -> c_int {
     let since = descriptions::moment();
@@ -216,24 +209,23 @@ pub(crate) fn closing(fd: c_int) {
     descriptions::closing(fd);
 }
 
-/// `close_range` is about to do what it does.
 pub(crate) fn closing_range(first: c_uint, last: c_uint, flags: c_int) {
     if flags & libc::CLOSE_RANGE_UNSHARE as c_int != 0 {
         descriptions::share_table_for_good();
     }
-    // Marked to be closed by a later exec, they stay what they are.
+    // Descriptors that exec will close stay as they are.
     if flags & libc::CLOSE_RANGE_CLOEXEC as c_int == 0 {
         descriptions::closing_range(first, last);
     }
 }
 
-/// Runs a call of stdio's that opens a FILE, and records its descriptor if what stdio does with it is seen here.
+/// Records the FILE's descriptor if stdio's calls are seen here.
 fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
     let since = descriptions::moment();
     client::life::look_after();
     let file = open();
     if !file.is_null() && stdio::visible() {
-        // SAFETY: a FILE that libc has just made.
+        // SAFETY: libc has just made the FILE.
         let (fd, seen) = unsafe { (stdio::descriptor(file), stdio::led_through_here(file)) };
         position::forget(fd);
         if seen {
@@ -243,7 +235,7 @@ fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
     file
 }
 
-/// The same for a call that closes the descriptor of an open FILE, or duplicates over it, inside libc.
+/// libc closes the open FILE's descriptor, or duplicates over it.
 fn reopening_stream(file: *mut FILE, reopen: impl FnOnce() -> *mut FILE) -> *mut FILE {
     if stdio::visible() && !file.is_null() {
         // SAFETY: the program's FILE.
@@ -252,7 +244,7 @@ fn reopening_stream(file: *mut FILE, reopen: impl FnOnce() -> *mut FILE) -> *mut
     opening_stream(reopen)
 }
 
-/// libc is given a descriptor to use and close unseen.
+/// libc will use and close the descriptor unseen.
 fn surrendering_to_libc(fd: c_int) {
     descriptions::disown(fd);
     closing(fd);
@@ -263,28 +255,26 @@ const OWNER: RangeInclusive<c_int> = 8..=11;
 /// F_SETOWN_EX, F_GETOWN_EX, F_GETOWNER_UIDS.
 const OWNER_EX: RangeInclusive<c_int> = 15..=17;
 
-/// fcntl: duplicates, leases of the program's own, and the process that the kernel signals about a description. For one under a
-/// write lease that is the helper: if it were the program, nothing would answer a break.
+/// fcntl's owner of a description under a write lease is the helper: the program would not answer a break.
 pub(crate) fn control(fd: c_int, command: c_int, argument: usize, call: impl FnOnce() -> c_int) -> c_int {
     match command {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return duplicating(fd, None, call),
         libc::F_GETFL => return without_async(fd, call()),
-        // Leases and descriptors of the helper would have the program's own lease refused or broken.
+        // The helper's leases and descriptors would have the program's lease refused or broken.
         libc::F_SETLEASE if argument as c_int != libc::F_UNLCK => stop("leases of its own"),
-        // The helper's lease on the program's description must not show, nor be given up for the program.
+        // The helper's lease must neither show nor be given up.
         _ if descriptions::writable(fd) => descriptions::disown(fd),
         _ => {}
     }
     call()
 }
 
-/// Status flags as they would be without the helper's lease, which sets O_ASYNC; nothing else sets it on a regular file.
+/// Hides O_ASYNC, which on a regular file only the helper's lease sets.
 fn without_async(fd: c_int, flags: c_int) -> c_int {
     let ours = flags >= 0 && flags & libc::O_ASYNC != 0 && descriptions::writable(fd) && kernel::regular(fd);
     if ours { flags & !libc::O_ASYNC } else { flags }
 }
 
-/// Is this command of fcntl looked at?
 #[inline]
 pub(crate) fn control_matters(command: c_int) -> bool {
     match command {
@@ -298,7 +288,7 @@ pub(crate) fn control_matters(command: c_int) -> bool {
 const CREATE: c_int = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
 const HERE: c_int = libc::AT_FDCWD;
 
-/// `$name::real` with the program's arguments, as a closure; the one that is named may be another.
+/// The argument behind `but` is the closure's.
 macro_rules! call {
     ($name:ident($($arg:ident),*) but $other:ident) => {
         // SAFETY: the program's call.
@@ -310,99 +300,80 @@ macro_rules! call {
     };
 }
 
-// `mode` is declared though C leaves it out where no file can be made: then nothing reads the register.
+// C may leave `mode` out: then nothing reads the register.
 interpose! {
-    /// See open(2).
     fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
         until kernel(libc::SYS_openat, HERE, path, flags, mode);
         if active() => opening(HERE, path, flags, call!(open(path, flags, mode) but flags));
 
-    /// See open(2).
     fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
         until kernel(libc::SYS_openat, HERE, path, flags, mode);
         if active() => opening(HERE, path, flags, call!(open64(path, flags, mode) but flags));
 
-    /// An old name of open.
     fn __open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
         until kernel(libc::SYS_openat, HERE, path, flags, mode);
         if active() => opening(HERE, path, flags, call!(__open(path, flags, mode) but flags));
 
-    /// An old name of open64.
     fn __open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
         until kernel(libc::SYS_openat, HERE, path, flags, mode);
         if active() => opening(HERE, path, flags, call!(__open64(path, flags, mode) but flags));
 
-    /// `open` as fortified programs call it.
     fn __open_2(path: *const c_char, flags: c_int) -> c_int,
         until kernel(libc::SYS_openat, HERE, path, flags, 0);
         if active() => opening(HERE, path, flags, call!(__open_2(path, flags) but flags));
 
-    /// `open64` as fortified programs call it.
     fn __open64_2(path: *const c_char, flags: c_int) -> c_int,
         until kernel(libc::SYS_openat, HERE, path, flags, 0);
         if active() => opening(HERE, path, flags, call!(__open64_2(path, flags) but flags));
 
-    /// See openat(2).
     fn openat(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
         until kernel(libc::SYS_openat);
         if active() => opening(directory, path, flags, call!(openat(directory, path, flags, mode) but flags));
 
-    /// See openat(2).
     fn openat64(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
         until kernel(libc::SYS_openat);
         if active() => opening(directory, path, flags, call!(openat64(directory, path, flags, mode) but flags));
 
-    /// `openat` as fortified programs call it.
     fn __openat_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int,
         until kernel(libc::SYS_openat, directory, path, flags, 0);
         if active() => opening(directory, path, flags, call!(__openat_2(directory, path, flags) but flags));
 
-    /// `openat64` as fortified programs call it.
     fn __openat64_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int,
         until kernel(libc::SYS_openat, directory, path, flags, 0);
         if active() => opening(directory, path, flags, call!(__openat64_2(directory, path, flags) but flags));
 
-    /// See creat(2).
     fn creat(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_openat, HERE, path, CREATE, mode);
         if active() => opening(HERE, path, CREATE, call!(creat(path, mode) but _flags));
 
-    /// See creat(2).
     fn creat64(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_openat, HERE, path, CREATE, mode);
         if active() => opening(HERE, path, CREATE, call!(creat64(path, mode) but _flags));
 
-    /// See openat2(2). (glibc has it from 2.43 on.)
+    /// In glibc from 2.43 on.
     fn openat2(directory: c_int, path: *const c_char, how: usize, len: usize) -> c_int,
         until kernel(libc::SYS_openat2);
         if active() => opening_by_rules(directory, path, how, len, call!(openat2(directory, path, how, len) but how));
 
-    /// See open_by_handle_at(2).
     fn open_by_handle_at(mount: c_int, handle: usize, flags: c_int) -> c_int,
         until kernel(libc::SYS_open_by_handle_at);
         if active() => opening_handle(mount, handle, flags, call!(open_by_handle_at(mount, handle, flags) but flags));
 
-    /// See shm_open(3).
     fn shm_open(name: *const c_char, flags: c_int, mode: mode_t) -> c_int, until lookup(-1, &[c"librt.so.1"]);
         if active() => opening_shared_memory(name, flags, call!(shm_open(name, flags, mode) but flags));
 
-    /// See fopen(3).
     fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
         if active() => opening_stream(call!(fopen(path, mode)));
 
-    /// See fopen(3).
     fn fopen64(path: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
         if active() => opening_stream(call!(fopen64(path, mode)));
 
-    /// See freopen(3).
     fn freopen(path: *const c_char, mode: *const c_char, file: *mut FILE) -> *mut FILE,
         until lookup(core::ptr::null_mut());
         if active() => reopening_stream(file, call!(freopen(path, mode, file)));
 
-    /// See freopen(3).
     fn freopen64(path: *const c_char, mode: *const c_char, file: *mut FILE) -> *mut FILE,
         until lookup(core::ptr::null_mut());
         if active() => reopening_stream(file, call!(freopen64(path, mode, file)));
 
-    /// See fdopen(3).
     fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
         if active() && !stdio::visible() => {
             surrendering_to_libc(fd);
@@ -410,7 +381,6 @@ interpose! {
             unsafe { fdopen::real(fd, mode) }
         };
 
-    /// See fdopendir(3).
     fn fdopendir(fd: c_int) -> *mut DIR, until lookup(core::ptr::null_mut());
         if active() => {
             surrendering_to_libc(fd);
@@ -418,35 +388,28 @@ interpose! {
             unsafe { fdopendir::real(fd) }
         };
 
-    /// See dup(2).
     fn dup(fd: c_int) -> c_int, until kernel(libc::SYS_dup);
         if active() => duplicating(fd, None, call!(dup(fd)));
 
-    /// See dup2(2).
     fn dup2(fd: c_int, over: c_int) -> c_int, until early(-1);
         if active() => duplicating(fd, Some(over), call!(dup2(fd, over)));
 
-    /// An old name of dup2.
     fn __dup2(fd: c_int, over: c_int) -> c_int, until early(-1);
         if active() => duplicating(fd, Some(over), call!(__dup2(fd, over)));
 
-    /// See dup3(2).
     fn dup3(fd: c_int, over: c_int, flags: c_int) -> c_int, until kernel(libc::SYS_dup3);
         if active() => duplicating(fd, Some(over), call!(dup3(fd, over, flags)));
 
-    /// See fcntl(2). All that C passes behind the command fits one register.
+    /// All that C passes behind the command fits one register.
     fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
         if control_matters(command) => control(fd, command, argument, call!(fcntl(fd, command, argument)));
 
-    /// An old name of fcntl.
     fn __fcntl(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
         if control_matters(command) => control(fd, command, argument, call!(__fcntl(fd, command, argument)));
 
-    /// See fcntl(2).
     fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
         if control_matters(command) => control(fd, command, argument, call!(fcntl64(fd, command, argument)));
 
-    /// See close(2).
     fn close(fd: c_int) -> c_int, until kernel(libc::SYS_close);
         if active() => {
             closing(fd);
@@ -454,7 +417,6 @@ interpose! {
             unsafe { close::real(fd) }
         };
 
-    /// An old name of close.
     fn __close(fd: c_int) -> c_int, until kernel(libc::SYS_close);
         if active() => {
             closing(fd);
@@ -462,7 +424,7 @@ interpose! {
             unsafe { __close::real(fd) }
         };
 
-    /// See login_tty(3): libc duplicates the descriptor, and closes it.
+    /// libc duplicates the descriptor, and closes it.
     fn login_tty(fd: c_int) -> c_int, until lookup(-1, &[c"libutil.so.1"]);
         if active() => {
             surrendering_to_libc(fd);
@@ -470,7 +432,6 @@ interpose! {
             unsafe { login_tty::real(fd) }
         };
 
-    /// See close_range(2).
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int, until kernel(libc::SYS_close_range);
         if active() => {
             closing_range(first, last, flags);
@@ -478,7 +439,7 @@ interpose! {
             unsafe { close_range::real(first, last, flags) }
         };
 
-    /// See closefrom(3). (Returns nothing.)
+    /// C's returns nothing.
     fn closefrom(first: c_int) -> c_int, until lookup(0);
         if active() => {
             closing_range(first.max(0) as c_uint, c_uint::MAX, 0);
