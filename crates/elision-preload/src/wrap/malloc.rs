@@ -1,14 +1,11 @@
 //! The heap's exported names: large requests become blocks, everything else is the next malloc's.
 //!
-//! The first call comes from the dynamic loader, long before the constructor. It cannot simply go to glibc's own `__libc_malloc`: with
-//! another allocator behind us, what is allocated now would later be freed by that one. So each name is looked up when it is
-//! first called, which allocates nothing.
+//! The dynamic loader calls first, long before the constructor. glibc's own `__libc_malloc` will not do: another allocator behind
+//! us would later free the memory. So each name's first call looks it up, which allocates nothing.
 //!
-//! Blocks are placed only if the whole family is ours and glibc's is next. A program that brings its own `malloc` may leave, say,
-//! `posix_memalign` to us and free the result itself; another allocator behind us has doors of its own (`sdallocx`,
-//! `mi_free`) by which a block of ours could reach it. With a limit on address space or data (RLIMIT_AS, RLIMIT_DATA) reservations and kept
-//! blocks would count against the program.
-#![allow(unsafe_code)] // Implements and calls malloc, whose contract is the program's to keep.
+//! Blocks are placed only if the whole family is ours, glibc's is next, and memory is not limited. Otherwise a block could reach
+//! another allocator (through `sdallocx`, `mi_free`), or the program's own `free` by way of libc's `posix_memalign`.
+#![allow(unsafe_code)] // The program keeps malloc's contract.
 
 use super::malloc_info;
 use crate::abi::interpose::interpose;
@@ -26,10 +23,9 @@ unsafe extern "C" {
     fn __libc_malloc(size: usize) -> *mut c_void;
 }
 
-/// What malloc aligns to.
 const ALIGNMENT: usize = 16;
 
-/// From the constructor: the search order is complete by now, so it can be asked who owns the heap.
+/// The constructor calls this: the search order is complete.
 pub(crate) fn init() {
     resolve();
     if memory::active() && heap_is_ours() && !limits::memory_is_limited() {
@@ -58,12 +54,12 @@ fn heap_is_ours() -> bool {
         && objects::next(c"malloc").is_some_and(|next| ptr::eq(next, __libc_malloc as *const c_void))
 }
 
-/// Does a call of malloc by its name come here? (An executable's entry does not tell whom it leads to.)
+/// Does malloc by its name come here? (An executable's entry hides whom it leads to.)
 fn calls_arrive() -> bool {
     let (Some(malloc), Some(free)) = (objects::first(c"malloc"), objects::first(c"free")) else {
         return false;
     };
-    // SAFETY: whoever has the name has malloc's type; what it gives is given back to its own free.
+    // SAFETY: the name's owner has malloc's type, and gets its memory back.
     unsafe {
         let malloc: unsafe extern "C" fn(usize) -> *mut c_void = core::mem::transmute(malloc.address);
         let free: unsafe extern "C" fn(*mut c_void) = core::mem::transmute(free.address);
@@ -74,13 +70,12 @@ fn calls_arrive() -> bool {
     }
 }
 
-/// A block for the request, if it is large enough and blocks are placed.
 #[inline(always)]
 fn place(align: usize, size: usize) -> Option<*mut c_void> {
     if size < least() { None } else { place_large(align, size).map(|(payload, _)| payload) }
 }
 
-/// The same, and whether it is zero.
+/// The payload, and whether it is zero.
 #[cold]
 fn place_large(align: usize, size: usize) -> Option<(*mut c_void, bool)> {
     let align = align.is_power_of_two().then_some(align.max(ALIGNMENT))?;
@@ -95,31 +90,31 @@ fn place_zeroed(size: usize) -> Option<*mut c_void> {
     }
     let (payload, fresh) = place_large(ALIGNMENT, size)?;
     if !fresh && let Some(usable) = block::usable(payload.addr()) {
-        // All of it, as glibc does: some programs use what malloc_usable_size says they have.
-        // SAFETY: a live block that nobody else knows of yet, of that many bytes.
+        // All that malloc_usable_size counts, as glibc does: some programs use it.
+        // SAFETY: a live block of so many bytes, known to nobody else.
         unsafe { ptr::write_bytes(payload.cast::<u8>(), 0, usable) };
     }
     Some(payload)
 }
 
-/// As glibc does, with the message glibc has: going on would corrupt somebody's memory.
+/// glibc's answer and message: going on would corrupt memory.
 #[cold]
 fn invalid(function: &[u8]) -> ! {
     for part in [function, b"(): invalid pointer\n"] {
-        // SAFETY: writes bytes of ours to standard error.
+        // SAFETY: writes our bytes to standard error.
         let _ = unsafe { raw_call(libc::SYS_write, &[2, part.as_ptr() as usize, part.len()]) };
     }
     // SAFETY: ends the process.
     unsafe { libc::abort() }
 }
 
-/// Frees what is ours. `None`: it is the next malloc's.
+/// `None`: it is the next malloc's.
 #[inline(always)]
 fn free_placed(payload: *mut c_void) -> Option<()> {
     if block::in_window(payload.addr()) { free_in_window(payload) } else { None }
 }
 
-/// (Once a program has mapped some terabytes, the kernel puts mappings of the next malloc's in the window, too.)
+/// Once a program has mapped terabytes, the kernel puts mappings of the next malloc's into the window, too.
 #[cold]
 fn free_in_window(payload: *mut c_void) -> Option<()> {
     // A filter may kill for a call that glibc's heap would not make.
@@ -132,16 +127,15 @@ fn free_in_window(payload: *mut c_void) -> Option<()> {
     None
 }
 
-/// `free`, by whatever name.
 fn release(payload: *mut c_void) -> Option<()> {
     free_placed(payload).or_else(|| {
-        // SAFETY: what the program gave to free.
+        // SAFETY: the program's argument of free.
         unsafe { free::real(payload) };
         Some(())
     })
 }
 
-/// `realloc`. `None`: it is the next malloc's.
+/// `None`: it is the next malloc's.
 fn resize(payload: *mut c_void, size: usize) -> Option<*mut c_void> {
     if payload.is_null() {
         return place(ALIGNMENT, size);
@@ -152,14 +146,14 @@ fn resize(payload: *mut c_void, size: usize) -> Option<*mut c_void> {
     if size < least() {
         return None;
     }
-    // What grows to the size of a block becomes one, by one copy of what little it had.
-    // SAFETY: what the program gave to realloc is the next malloc's.
+    // What grows to a block's size becomes one, by one copy of what little it had.
+    // SAFETY: the program's argument of realloc is the next malloc's.
     let had = unsafe { malloc_usable_size::real(payload) };
     if had == 0 || had >= least() {
         return None;
     }
     let new = place(ALIGNMENT, size)?;
-    // SAFETY: both are live allocations of at least this many bytes, by usable size and by request.
+    // SAFETY: two live allocations of at least so many bytes.
     unsafe {
         ptr::copy_nonoverlapping(payload.cast::<u8>(), new.cast(), had.min(size));
         free::real(payload);
@@ -180,8 +174,7 @@ fn resize_placed(payload: *mut c_void, size: usize) -> Option<*mut c_void> {
         release(payload);
         return Some(null_mut());
     }
-    // A block that shrinks far below what blocks are placed from goes back to the next malloc; not at that size itself, or one that moves to and
-    // fro across it would be copied every time.
+    // Only a block far below the least size goes back to the next malloc: a size that moves across it would be copied each time.
     let small = size < if least() == usize::MAX { PAGE } else { least() } / 2;
     if !small
         && !stop::filtered()
@@ -190,7 +183,7 @@ fn resize_placed(payload: *mut c_void, size: usize) -> Option<*mut c_void> {
     {
         return Some(ptr::with_exposed_provenance_mut(kept));
     }
-    // SAFETY: asks for memory. Then `had` bytes are usable at the old place, `size` at the new, and the two are distinct.
+    // SAFETY: asks for memory; then copies between distinct places of `had` and `size` bytes.
     unsafe {
         let new = if small { malloc::real(size) } else { malloc(size) };
         if !new.is_null() {
@@ -201,14 +194,14 @@ fn resize_placed(payload: *mut c_void, size: usize) -> Option<*mut c_void> {
     }
 }
 
-/// Exported names: what is ours, or else the next definition's answer; if there is none, the value given.
+/// Exported names: our answer, else the next definition's, else `$absent`.
 macro_rules! heap {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty, $absent:expr => $ours:expr;)*) => {
         interpose! {
             $(fn $name($($argument: $type),*) -> $result,
                 until lookup($absent); => match $ours {
                     Some(ours) => ours,
-                    // SAFETY: the program's call, passed on as it is.
+                    // SAFETY: the program's call.
                     None => unsafe { $name::real($($argument),*) },
                 };)*
         }

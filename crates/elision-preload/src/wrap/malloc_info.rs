@@ -1,13 +1,12 @@
-//! What the heap says of itself: glibc's account, and our blocks as glibc would have entered them. And what it is told.
-#![allow(unsafe_code)] // Exported names, whose contract is the program's.
+//! What the heap says of itself, with our blocks counted as glibc would count them, and the options that it is given.
+#![allow(unsafe_code)] // The program's contract.
 
 use crate::abi::next::Next;
 use crate::state::heap::{self, block};
 use core::ffi::c_int;
 use std::ffi::CString;
 
-/// An exported account: the next definition's, and our blocks. Those that glibc would have made mappings of their own are counted
-/// as such, the others as a part of the arena.
+/// Blocks that glibc would map count as mappings, the others as a part of the arena.
 macro_rules! account {
     ($($name:ident = $symbol:literal -> $info:ty;)*) => {
         $(#[doc = concat!("`", stringify!($name), "`.\n\n# Safety\nNone beyond C's.")]
@@ -37,10 +36,6 @@ account! {
     mallinfo2 = c"mallinfo2" -> libc::mallinfo2;
 }
 
-/// `malloc_trim(3)`.
-///
-/// # Safety
-/// None beyond C's.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn malloc_trim(pad: usize) -> c_int {
     static NEXT: Next<unsafe extern "C" fn(usize) -> c_int> = Next::new(c"malloc_trim");
@@ -50,10 +45,6 @@ pub unsafe extern "C" fn malloc_trim(pad: usize) -> c_int {
     (theirs != 0 || ours).into()
 }
 
-/// `mallopt(3)`.
-///
-/// # Safety
-/// None beyond C's.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn mallopt(option: c_int, value: c_int) -> c_int {
     static NEXT: Next<unsafe extern "C" fn(c_int, c_int) -> c_int> = Next::new(c"mallopt");
@@ -65,11 +56,11 @@ pub unsafe extern "C" fn mallopt(option: c_int, value: c_int) -> c_int {
     done
 }
 
-/// Something was set that concerns large blocks. Each such setting keeps glibc's threshold from growing: a block above it is unmapped
-/// when it is freed, and one below it is in glibc's heap from now on.
+/// Each such setting fixes glibc's threshold: a freed block above it is unmapped, and one below it is from now on in glibc's
+/// heap.
 fn set(option: c_int, value: usize) {
     match option {
-        // What is given out is filled with a certain byte; or nothing is a mapping of its own.
+        // glibc fills all memory with a byte; or nothing is a mapping of its own.
         libc::M_PERTURB if value != 0 => heap::place_no_more(),
         libc::M_MMAP_MAX if value == 0 => heap::place_no_more(),
         libc::M_MMAP_THRESHOLD if value > block::HIGHEST_THRESHOLD => {}
@@ -82,7 +73,7 @@ fn set(option: c_int, value: usize) {
     }
 }
 
-/// What the environment sets: variables (`MALLOC_PERTURB_`) and tunables (`glibc.malloc.perturb`). See mallopt(3).
+/// Variables (`MALLOC_PERTURB_`) and tunables (`glibc.malloc.perturb`): see mallopt(3).
 const SETTINGS: [(c_int, &str); 5] = [
     (libc::M_PERTURB, "perturb"),
     (libc::M_MMAP_MAX, "mmap_max"),
@@ -91,7 +82,6 @@ const SETTINGS: [(c_int, &str); 5] = [
     (libc::M_TOP_PAD, "top_pad"),
 ];
 
-/// Begins as the environment says.
 pub(super) fn begin() {
     block::begin_keeping();
     let tunables = std::env::var("GLIBC_TUNABLES").unwrap_or_default();

@@ -1,8 +1,6 @@
-//! What a program asks about a file before it reads it tells where its next large block should start.
-//!
-//! fstat gives the size, and costs one more lseek here. lseek gives the position, and is called too often to ask for the size
-//! each time: it is remembered for the last file.
-#![allow(unsafe_code)] // libc's names, with the program's pointers.
+//! What a program asks about a file before a read tells where its next large block should start. fstat gives the size, and costs
+//! one lseek here. lseek gives the position, and is too frequent to ask for the size: the last file's is remembered.
+#![allow(unsafe_code)] // The program's pointers.
 
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
@@ -13,8 +11,8 @@ use crate::abi::kernel;
 use crate::state::heap::page_offset;
 use crate::state::stop::active;
 
-/// The descriptor last asked about, −1 for none, and the size of its file, 0 if it is not regular. After a race the two may
-/// disagree: at worst a block starts at the wrong offset.
+/// The descriptor last asked about (−1: none) and its file's size (0: not regular). After a race they may disagree: a block then
+/// starts at the wrong offset.
 static LAST: AtomicI32 = AtomicI32::new(-1);
 static SIZE: AtomicU64 = AtomicU64::new(0);
 
@@ -54,7 +52,6 @@ fn sought(fd: c_int, position: off_t) -> off_t {
     position
 }
 
-/// The call filled `status` if `result` is 0.
 fn measured(fd: c_int, status: *const libc::stat, result: c_int) -> c_int {
     if result == 0 {
         // SAFETY: the kernel has just filled it.
@@ -69,33 +66,27 @@ fn measured(fd: c_int, status: *const libc::stat, result: c_int) -> c_int {
 }
 
 interpose! {
-    /// See lseek(2).
     fn lseek(fd: c_int, offset: off_t, whence: c_int) -> off_t, until kernel(libc::SYS_lseek);
         // SAFETY: the program's call.
         if active() => sought(fd, unsafe { lseek::real(fd, offset, whence) });
 
-    /// See lseek(2).
     fn lseek64(fd: c_int, offset: off_t, whence: c_int) -> off_t, until kernel(libc::SYS_lseek);
         // SAFETY: the program's call.
         if active() => sought(fd, unsafe { lseek64::real(fd, offset, whence) });
 
-    /// See fstat(2).
     fn fstat(fd: c_int, status: *mut libc::stat) -> c_int, until kernel(libc::SYS_fstat);
         // SAFETY: the program's call.
         if active() => measured(fd, status, unsafe { fstat::real(fd, status) });
 
-    /// See fstat(2).
     fn fstat64(fd: c_int, status: *mut libc::stat) -> c_int, until kernel(libc::SYS_fstat);
         // SAFETY: the program's call.
         if active() => measured(fd, status, unsafe { fstat64::real(fd, status) });
 
-    /// `fstat` as programs built before glibc 2.33 call it.
     fn __fxstat(version: c_int, fd: c_int, status: *mut libc::stat) -> c_int,
         until kernel(libc::SYS_fstat, fd, status);
         // SAFETY: the program's call.
         if active() => measured(fd, status, unsafe { __fxstat::real(version, fd, status) });
 
-    /// `fstat64` as programs built before glibc 2.33 call it.
     fn __fxstat64(version: c_int, fd: c_int, status: *mut libc::stat) -> c_int,
         until kernel(libc::SYS_fstat, fd, status);
         // SAFETY: the program's call.

@@ -1,16 +1,14 @@
-//! LD_PRELOAD for a program that is executed: it keeps naming this library, unless the library could not be loaded there, or
-//! would end that program.
+//! LD_PRELOAD for an executed program keeps naming this library, unless that program could not load it, or would end:
 //!
 //! | the other program | with this library |
 //! | --- | --- |
-//! | cannot see the file (chroot, other rights), or is of 32 bits | its loader complains on standard error |
-//! | has musl's loader, or another glibc's | the loader ends it if it cannot load everything |
-//! | has gcc's address sanitizer | it ends if its runtime does not come first |
-//! | is under a seccomp filter | the filter may kill it for calls that the drop-in makes |
+//! | cannot see the file, or is of 32 bits | its loader complains |
+//! | has musl's loader, or another glibc's | the loader may end it |
+//! | has gcc's address sanitizer | its runtime must come first |
+//! | is under a seccomp filter | the filter may kill it |
 //!
-//! Signal handlers and children of vfork call exec: nothing here allocates or takes a lock, `errno` stays, and little of the
-//! stack is used. Room to look at a file is mapped for that long.
-#![allow(unsafe_code)] // The program's strings, and what the loader calls things.
+//! Signal handlers and children of vfork call exec: nothing here allocates, locks, changes `errno` or needs much stack.
+#![allow(unsafe_code)] // The program's and the loader's strings.
 
 use core::ffi::{CStr, c_char, c_void};
 use core::mem::MaybeUninit;
@@ -31,26 +29,25 @@ pub(crate) type Strings = *const *const c_char;
 unsafe extern "C" {
     #[link_name = "environ"]
     static mut ENVIRONMENT: Strings;
-    /// A function of the loader's, of which only the address is wanted.
+    /// Only the address of the loader's function is wanted.
     fn __tls_get_addr(index: *mut c_void) -> *mut c_void;
 }
 
-/// The environment as libc's functions read it.
 pub(crate) fn environment() -> Strings {
     // SAFETY: libc's variable, of a pointer's size.
     unsafe { ENVIRONMENT }
 }
 
-/// The name under which this library was loaded; null for none.
+/// This library's name as the loader knows it; null for none.
 static OURS: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
-/// The file of this program's loader: device and inode, zeroes where unknown.
+/// The loader's device and inode, zeroes where unknown.
 static LOADER: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
-/// What the loader calls the object that has this address. Not async-signal-safe.
+/// The loader's name for the object at this address. Not async-signal-safe.
 fn object_of(address: *const c_void) -> Option<&'static CStr> {
     let mut found = MaybeUninit::<libc::Dl_info>::uninit();
-    // SAFETY: filled where the answer is not zero; the names of what this library depends on stay as long as it.
+    // SAFETY: filled where the answer is not zero; the names of our dependencies stay as long as we.
     unsafe {
         let named =
             libc::dladdr(address, found.as_mut_ptr()) != 0 && !found.assume_init().dli_fname.is_null();
@@ -58,7 +55,6 @@ fn object_of(address: *const c_void) -> Option<&'static CStr> {
     }
 }
 
-/// From the constructor.
 pub(crate) fn init() {
     if let Some(name) = object_of(init as *const c_void) {
         OURS.store(name.as_ptr().cast_mut(), Relaxed);
@@ -70,18 +66,17 @@ pub(crate) fn init() {
     }
 }
 
-/// Which program is executed.
 #[derive(Clone, Copy)]
 pub(crate) enum Executed {
-    /// That of a path, beginning at a directory.
+    /// By a path from a directory.
     At(c_int, *const c_char),
-    /// That of a descriptor.
+    /// By a descriptor.
     Open(c_int),
-    /// That of a name, searched for if it has no slash.
+    /// By a name, searched for if it has no slash.
     Named(*const c_char),
 }
 
-/// Makes a call that executes a program: with the environment as it is (`None`), or with another.
+/// `call` gets another environment, or `None` to keep this one.
 pub(crate) fn with_environment<T>(
     program: Executed,
     envp: Strings,
@@ -91,7 +86,7 @@ pub(crate) fn with_environment<T>(
     if ours.is_null() {
         return call(None);
     }
-    // SAFETY: a name of the loader's, which stays.
+    // SAFETY: the loader's name stays.
     let ours = unsafe { CStr::from_ptr(ours) };
     let named = Lists::of(envp).any(|list| list.entries().any(|entry| entry == ours.to_bytes()));
     match named && !can_load(ours, program, envp) {
@@ -100,9 +95,9 @@ pub(crate) fn with_environment<T>(
     }
 }
 
-/// Reads memory of the program's that may not be there: the kernel would say EFAULT.
+/// Reads the program's memory, which may not be there: the kernel would say EFAULT.
 struct Looking {
-    /// The page that was last found to be there.
+    /// The page that was last found.
     page: usize,
 }
 
@@ -120,18 +115,17 @@ impl Looking {
         self.page == page
     }
 
-    /// The string that begins there.
     fn string(&mut self, start: *const c_char) -> Option<&'static [u8]> {
         let mut len = 0;
         loop {
             let at = start.wrapping_add(len);
-            // SAFETY: just found to be there.
+            // SAFETY: just found readable.
             if !self.is_there(at as usize) || unsafe { *at } == 0 {
                 break;
             }
             len += 1;
         }
-        // SAFETY: each of these bytes has been read; they stay until the call is made.
+        // SAFETY: each byte has been read, and stays until the call is made.
         self.is_there(start.wrapping_add(len) as usize)
             .then(|| unsafe { core::slice::from_raw_parts(start.cast(), len) })
     }
@@ -139,13 +133,13 @@ impl Looking {
     fn starts_with(&mut self, start: *const c_char, with: &[u8]) -> bool {
         with.iter().enumerate().all(|(at, &byte)| {
             let at = start.wrapping_add(at);
-            // SAFETY: just found to be there.
+            // SAFETY: just found readable.
             self.is_there(at as usize) && unsafe { *at } as u8 == byte
         })
     }
 }
 
-/// The entries of an environment that say what is to be preloaded, mostly one or none.
+/// The LD_PRELOAD entries of an environment, mostly one or none.
 struct Lists {
     next: Strings,
     array: Looking,
@@ -154,7 +148,6 @@ struct Lists {
 
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 
-/// One of them.
 struct List(&'static [u8]);
 
 impl List {
@@ -168,12 +161,11 @@ impl Lists {
         Lists { next: envp, array: Looking::new(), strings: Looking::new() }
     }
 
-    /// The next string of the environment.
     fn string(&mut self) -> Option<*const c_char> {
         if self.next.is_null() || !self.array.is_there(self.next as usize) {
             return None;
         }
-        // SAFETY: just found to be there. (Not aligned, it may be on two pages: the kernel is to see to that.)
+        // SAFETY: just found readable. An unaligned array may cross pages, and is left to the kernel.
         let string = (self.next as usize).is_multiple_of(8).then(|| unsafe { *self.next })?;
         self.next = self.next.wrapping_add(1);
         (!string.is_null()).then_some(string)
@@ -193,18 +185,17 @@ impl Iterator for Lists {
     }
 }
 
-/// Can this library be loaded into the program without harm? True where it cannot be told.
+/// True where it cannot be told.
 fn can_load(ours: &CStr, program: Executed, envp: Strings) -> bool {
     let another_first =
         || Lists::of(envp).any(|list| list.entries().any(|entry| executable::must_be_first(entry).is_some()));
     !stop::filtered() && is_visible(ours) && !another_first() && fits(program)
 }
 
-/// Will the next program's loader find this library? An ordinary user's program has no capabilities left by then: access(2)
-/// asks as if they were gone, open(2) with the rights that the next program has otherwise.
+/// An ordinary user's next program has no capabilities left: access(2) asks as if they were gone, open(2) with other rights kept.
 fn is_visible(ours: &CStr) -> bool {
     let arguments = [libc::AT_FDCWD as usize, ours.as_ptr() as usize, libc::R_OK as usize];
-    // SAFETY: a string of the loader's.
+    // SAFETY: the loader's string.
     let accessible = unsafe { raw_call(libc::SYS_faccessat, &arguments) }.map_err(|errno| errno.0);
     let opened = open(libc::AT_FDCWD, ours.as_ptr(), libc::O_RDONLY).map(kernel::close);
     let refuses = |errno| matches!(errno, libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::ELOOP);
@@ -213,12 +204,12 @@ fn is_visible(ours: &CStr) -> bool {
 
 fn open(directory: c_int, path: *const c_char, flags: c_int) -> Result<c_int, c_int> {
     let flags = flags | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
-    // SAFETY: a bad path is the kernel's to refuse.
+    // SAFETY: the kernel refuses a bad path.
     let result = unsafe { raw_call(libc::SYS_openat, &[directory as usize, path as usize, flags as usize]) };
     result.map(|fd| fd as c_int).map_err(|errno| errno.0)
 }
 
-/// Which file it is, if it is regular. A pipe or a device is not disturbed.
+/// The key of a regular file. A pipe or a device is not disturbed.
 fn file_of(directory: c_int, path: *const c_char) -> Option<FileKey> {
     let fd = open(directory, path, libc::O_PATH).ok()?;
     let stat = file::stat(fd).ok();
@@ -226,13 +217,12 @@ fn file_of(directory: c_int, path: *const c_char) -> Option<FileKey> {
     stat.filter(|stat| stat.is_regular()).map(|stat| stat.id)
 }
 
-/// Room to look at programs.
 struct Scratch {
     file: executable::Room,
     path: Path,
 }
 
-/// Fresh memory of the kernel's, all zeroes.
+/// Fresh memory, all zeroes.
 fn map(bytes: usize) -> Option<usize> {
     let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
     let kind = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
@@ -240,7 +230,6 @@ fn map(bytes: usize) -> Option<usize> {
     unsafe { raw_call(libc::SYS_mmap, &[0, bytes, protection, kind, usize::MAX, 0]) }.ok()
 }
 
-/// Gives back what [`map`] gave.
 fn unmap(addr: usize, bytes: usize) {
     // SAFETY: from `map`, and no longer used.
     let _ = unsafe { raw_call(libc::SYS_munmap, &[addr, bytes]) };
@@ -248,7 +237,7 @@ fn unmap(addr: usize, bytes: usize) {
 
 fn fits(program: Executed) -> bool {
     let Some(addr) = map(size_of::<Scratch>()) else { return true };
-    // SAFETY: fresh memory, large enough; all zeroes are a value of each part.
+    // SAFETY: fresh memory, large enough; zeroes are a value of each part.
     let fits = fits_looked_at(program, unsafe { &mut *(addr as *mut Scratch) });
     unmap(addr, size_of::<Scratch>());
     fits
@@ -276,7 +265,7 @@ fn fits_looked_at(mut program: Executed, Scratch { file, path }: &mut Scratch) -
     true
 }
 
-/// A loader that is executed itself loads what LD_PRELOAD says into the program that it is given.
+/// An executed loader preloads into the program that it is given.
 fn is_another_loader(program: Executed) -> bool {
     let Executed::At(directory, path) = program else { return false };
     // SAFETY: the kernel has opened this path.
@@ -284,19 +273,18 @@ fn is_another_loader(program: Executed) -> bool {
     executable::is_named_like_a_loader(name) && file_of(directory, path).is_some_and(|file| !is_loader(file))
 }
 
-/// Any other loader is another C library's, or of another version.
+/// Any other loader is another C library's or version's.
 fn is_our_loader(loader: &[u8], path: &mut Path) -> bool {
     let theirs = path.set(&[loader]).then(|| file_of(libc::AT_FDCWD, path.as_ptr())).flatten();
     executable::is_glibc_loader(loader) && theirs.is_none_or(is_loader)
 }
 
-/// Is it this program's loader? True where that is not known.
+/// True where this program's loader is not known.
 fn is_loader(file: FileKey) -> bool {
     let ours = FileKey { dev: LOADER[0].load(Relaxed), ino: LOADER[1].load(Relaxed) };
     ours == FileKey::default() || ours == file
 }
 
-/// What the program is, as far as it can be read.
 fn look<'a>(program: Executed, room: &'a mut executable::Room, found: &mut Path) -> Program<'a> {
     let (directory, path) = match program {
         Executed::Open(fd) if file::flags(fd).is_ok_and(|flags| flags & libc::O_PATH == 0) => {
@@ -333,15 +321,14 @@ fn examine(fd: c_int, room: &mut executable::Room) -> Program<'_> {
     executable::examine(&|room, offset| file::read_at(fd, room, offset).unwrap_or(0), room)
 }
 
-/// A path of moderate length, with its terminator.
 struct Path([u8; 512]);
 
 impl Path {
-    /// Puts it together. False if it is too long.
+    /// False if it is too long.
     fn set(&mut self, pieces: &[&[u8]]) -> bool {
         let mut at = 0;
         for piece in pieces {
-            // (One byte is left for the terminator.)
+            // One byte is left for the terminator.
             let Some(place) = self.0[..511].get_mut(at..at + piece.len()) else { return false };
             place.copy_from_slice(piece);
             at += piece.len();
@@ -355,7 +342,7 @@ impl Path {
     }
 }
 
-/// Where libc's functions find a program of this name. False if they do not.
+/// Searches as libc does. False if nothing is found.
 fn search(name: &[u8], found: &mut Path) -> bool {
     let mut looking = Looking::new();
     let mut all = Lists::of(environment());
@@ -374,15 +361,15 @@ fn search(name: &[u8], found: &mut Path) -> bool {
     })
 }
 
-/// Makes the call with an environment that does not name this library.
+/// Calls with an environment that does not name this library.
 #[cold]
 fn without<T>(ours: &CStr, envp: Strings, call: impl FnOnce(Option<Strings>) -> T) -> T {
     let mut all = Lists::of(envp);
     let strings = core::iter::from_fn(|| all.string()).count();
     let lists: usize = Lists::of(envp).map(|list| PRELOAD.len() + list.0.len() + 1).sum();
     let words = strings + 1 + lists.div_ceil(size_of::<usize>());
-    // A child of vfork would leave a mapping to its parent: so the stack is used. In a process of its own exec unmaps all, and
-    // the stack may be a signal handler's.
+    // A child of vfork would leave a mapping to its parent: it uses the stack. Otherwise exec unmaps all, and a signal handler's
+    // stack may be small.
     match words {
         0..=128 => on_stack::<128, T>(ours, envp, strings, call),
         129..=512 if !process::is_this() => on_stack::<512, T>(ours, envp, strings, call),
@@ -411,7 +398,7 @@ fn on_stack<const N: usize, T>(
     call(Some(room.as_ptr().cast()))
 }
 
-/// Writes the environment: the array, and behind it the lists without this library. An empty list is left out.
+/// Writes the array, and behind it the lists without this library. An empty list is left out.
 fn fill(room: &mut [usize], ours: &CStr, envp: Strings, strings: usize) {
     let (array, text) = room.split_at_mut(strings + 1);
     // SAFETY: words are bytes as well.

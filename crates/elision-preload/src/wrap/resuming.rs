@@ -1,10 +1,7 @@
-//! Calls that end early when the threads are stopped, and are completed here.
-//!
-//! To the kernel, stopping a thread is a signal. Copies between files, reads of some devices, and random numbers end early for
-//! one, never otherwise: so programs do not expect it. A call that came back short is made again for the rest, if the threads
-//! were stopped since it began. (Not where it may wait for another process, as with sockets and pipes: there short counts are
-//! common, and more might never come.)
-#![allow(unsafe_code)] // libc's names, with the program's pointers.
+//! Completes calls that stopping the threads cuts short. The stop is a signal to the kernel: copies between files, reads of some
+//! devices and random numbers end early for one alone, so programs do not expect it. A call that may wait for another process
+//! (sockets, pipes) stays short: more might never come.
+#![allow(unsafe_code)] // The program's pointers.
 
 use core::ffi::c_void;
 
@@ -15,11 +12,10 @@ use crate::abi::interpose::interpose;
 use crate::abi::{kernel, raw};
 use crate::state::stop::active;
 
-/// Reads of no more than this are never cut short.
+/// Reads of no more are never cut short.
 pub(crate) const SHORT: usize = 4096;
 
-/// Makes a call, and again for the rest while stops of the threads cut it short. `may`: is it of that kind? `call` gets the
-/// number of bytes done.
+/// Repeats a call for the rest while stops of the threads cut it short and `may` holds. `call` gets the bytes done.
 pub(crate) fn whole(len: usize, may: impl Fn() -> bool, mut call: impl FnMut(usize) -> ssize_t) -> ssize_t {
     let len = len.min(kernel::MOST);
     let mut done = 0;
@@ -41,12 +37,11 @@ pub(crate) fn whole(len: usize, may: impl Fn() -> bool, mut call: impl FnMut(usi
     }
 }
 
-/// A copy to a file, of which the kernel advances the positions.
+/// The kernel advances the positions.
 pub(crate) fn copying(to: c_int, len: usize, mut call: impl FnMut(usize) -> ssize_t) -> ssize_t {
     whole(len, || kernel::regular(to), |done| call(len - done))
 }
 
-/// A read of more than [`SHORT`] bytes.
 #[inline(always)]
 pub(crate) fn reading(
     fd: c_int,
@@ -70,13 +65,11 @@ pub(crate) fn reading(
     }
 }
 
-/// `getrandom`, and by its number.
 pub(crate) fn random(len: usize, call: impl FnMut(usize) -> ssize_t) -> ssize_t {
     whole(len, || true, call)
 }
 
 interpose! {
-    /// See getrandom(2).
     fn getrandom(buf: *mut c_void, len: size_t, flags: c_uint) -> ssize_t, until kernel(libc::SYS_getrandom);
         if len > SHORT && active() => random(len, |done| {
             // SAFETY: the program's call, or the rest of it.
@@ -84,13 +77,12 @@ interpose! {
         });
 }
 
-/// The calls of this kind that came through `syscall`.
 pub(crate) fn by_number(
     number: c_long,
     arguments: [c_long; 6],
     call: impl Fn([c_long; 6]) -> c_long,
 ) -> c_long {
-    // Which argument is the length, and which a buffer to be advanced.
+    // The length's index, and that of a buffer to be advanced.
     let (at, buffer) = match number {
         libc::SYS_getrandom => (1, Some(0)),
         libc::SYS_sendfile => (3, None),

@@ -1,13 +1,9 @@
-//! libc's own reads, writes and closes on behalf of a FILE.
+//! libc's own reads, writes and closes for a FILE use no exported name, but two exported tables (byte and wide streams), of which
+//! glibc checks only the section. Three entries of each are replaced: that covers all of stdio.
 //!
-//! They happen inside libc and use no exported name. But they go through two tables of functions (byte and wide streams) that
-//! glibc exports, and glibc only checks that a FILE's table lies in its own section. So three entries of each are replaced.
-//! That covers all that stdio does, from fread to what printf, putc_unlocked or exit flush.
-//!
-//! The layout of the tables and of FILE has been part of glibc's ABI since 2.1, but is not documented. So nothing is changed
-//! unless every entry and the layout are as expected. Otherwise [`visible`] is false, and a descriptor that ever had a FILE
-//! is owned no longer.
-#![allow(unsafe_code)] // Stores into libc's tables, and reads its structures.
+//! The layouts are glibc's ABI since 2.1, but not documented. Unless all is as expected, nothing changes, [`visible`] is false,
+//! and a descriptor that ever had a FILE is owned no longer.
+#![allow(unsafe_code)] // libc's tables and structures.
 
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
@@ -31,7 +27,7 @@ const FILENO: usize = 0x70;
 const OFFSET: usize = 0x90;
 const TABLE: usize = 0xd8;
 
-/// In the flags: the constant upper half, and the error indicator.
+/// Flags: the constant upper half, and the error indicator.
 const MAGIC: u32 = 0xfbad_0000;
 const MAGIC_MASK: u32 = 0xffff_0000;
 const ERROR: u32 = 0x20;
@@ -50,40 +46,38 @@ static VISIBLE: AtomicBool = AtomicBool::new(false);
 /// The tables with replaced entries.
 static TABLES: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 
-/// Does this FILE use such a table? Those that read through a mapping (mode `m`) do not.
+/// Does this FILE use a replaced table? Streams of mode `m` do not.
 ///
 /// # Safety
 /// `file` is a FILE of glibc's.
 pub(crate) unsafe fn led_through_here(file: *mut FILE) -> bool {
-    // SAFETY: the caller's promise; the table is the first thing behind the public part of FILE.
+    // SAFETY: the caller's promise; the table follows FILE's public part.
     let table = unsafe { field::<AtomicUsize>(file, TABLE) }.load(Ordering::Relaxed);
     TABLES.iter().any(|known| known.load(Ordering::Relaxed) == table)
 }
 
-/// Is what stdio does seen here?
+/// Are stdio's calls seen here?
 pub(crate) fn visible() -> bool {
     VISIBLE.load(Ordering::Relaxed)
 }
 
-/// A field of FILE. Atomic, because other threads may look at it without the lock.
+/// Atomic: other threads may look without the lock.
 ///
 /// # Safety
-/// `file` is a FILE of glibc's, and a `T` lies `at` so many bytes from its start.
+/// `file` is a FILE of glibc's, with a `T` at this offset.
 unsafe fn field<'a, T>(file: *mut FILE, at: usize) -> &'a T {
     // SAFETY: the caller's promise.
     unsafe { &*file.byte_add(at).cast::<T>() }
 }
 
-/// The descriptor of a FILE.
-///
 /// # Safety
 /// `file` is a FILE of glibc's.
 pub(crate) unsafe fn descriptor(file: *mut FILE) -> c_int {
-    // SAFETY: the caller's promise; `install` has seen that the field is there.
+    // SAFETY: the caller's promise; `install` has found the field.
     unsafe { field::<AtomicU32>(file, FILENO) }.load(Ordering::Relaxed) as c_int
 }
 
-/// What stdio calls to fill a buffer: its own, or for a large fread the caller's.
+/// stdio fills its buffer or, for a large fread, the caller's.
 unsafe extern "C-unwind" fn read(file: *mut FILE, buf: *mut c_void, len: ssize_t) -> ssize_t {
     if len as usize >= client::life::min_bytes() {
         // SAFETY: stdio passes its FILE.
@@ -92,12 +86,11 @@ unsafe extern "C-unwind" fn read(file: *mut FILE, buf: *mut c_void, len: ssize_t
             return result;
         }
     }
-    // SAFETY: the original entry, for the arguments that it was meant for.
+    // SAFETY: the original entry and its arguments.
     unsafe { original::<Transfer>(&ORIGINAL_READ)(file, buf, len) }
 }
 
-/// What stdio calls to write `len` bytes, in however many calls. Gives the number written, and leaves an error in the FILE and
-/// in `errno`.
+/// Writes all, in however many calls. An error is left in the FILE and in `errno`.
 unsafe extern "C-unwind" fn write(file: *mut FILE, buf: *mut c_void, len: ssize_t) -> ssize_t {
     // SAFETY: stdio passes its FILE.
     let fd = unsafe { descriptor(file) };
@@ -109,14 +102,14 @@ unsafe extern "C-unwind" fn write(file: *mut FILE, buf: *mut c_void, len: ssize_
         let written = match offer_write(fd, buf as usize, len as usize, None, Cancel::No) {
             None => 0,
             Some(failed) if failed < 0 => {
-                // SAFETY: the flags are where `install` found them.
+                // SAFETY: `install` has found the flags.
                 unsafe { field::<AtomicU32>(file, FLAGS) }.fetch_or(ERROR, Ordering::Relaxed);
                 return 0;
             }
             Some(written) => written,
         };
         if written > 0 {
-            // SAFETY: between two fields that `install` has seen in their places. Negative: not known to stdio.
+            // SAFETY: between two fields that `install` has found. Negative: unknown to stdio.
             let offset = unsafe { field::<AtomicI64>(file, OFFSET) };
             let before = offset.load(Ordering::Relaxed);
             if before >= 0 {
@@ -126,7 +119,7 @@ unsafe extern "C-unwind" fn write(file: *mut FILE, buf: *mut c_void, len: ssize_
         if written == len {
             return written;
         }
-        // SAFETY: the original entry, for the rest of the buffer.
+        // SAFETY: the original entry, for the rest.
         written
             + unsafe {
                 original::<Transfer>(&ORIGINAL_WRITE)(file, buf.byte_add(written as usize), len - written)
@@ -134,7 +127,6 @@ unsafe extern "C-unwind" fn write(file: *mut FILE, buf: *mut c_void, len: ssize_
     })
 }
 
-/// What stdio calls to close the descriptor.
 unsafe extern "C-unwind" fn close(file: *mut FILE) -> c_int {
     // SAFETY: stdio passes its FILE.
     descriptions::closing(unsafe { descriptor(file) });
@@ -143,7 +135,7 @@ unsafe extern "C-unwind" fn close(file: *mut FILE) -> c_int {
 }
 
 /// # Safety
-/// `F` is the type of the function that the slot keeps, and the slot is filled, which `install` does first.
+/// The slot is filled (by `install`), with a function of type `F`.
 unsafe fn original<F: Copy>(slot: &AtomicPtr<c_void>) -> F {
     const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
     // SAFETY: the caller's promise.
@@ -154,7 +146,6 @@ fn symbol(name: &CStr) -> *mut c_void {
     objects::next(name).unwrap_or(core::ptr::null_mut())
 }
 
-/// Replaces the entries. From the constructor, in the main thread.
 pub(crate) fn install() {
     let expected = [
         (READ, symbol(c"_IO_file_read"), &ORIGINAL_READ, read as Transfer as *mut c_void),
@@ -179,16 +170,16 @@ pub(crate) fn install() {
         keep.store(*function, Ordering::Relaxed);
     }
     let Some(()) = tables.into_iter().try_for_each(|table| {
-        // SAFETY: within the table, as above.
+        // SAFETY: within the table.
         let first = unsafe { table.add(READ) } as usize;
         writable(first, size_of::<usize>() * (CLOSE + 1 - READ), || {
             for &(slot, _, _, ours) in &expected {
-                // SAFETY: as above, and the page may be written to now.
+                // SAFETY: within the table, and writable now.
                 unsafe { &*table.add(slot) }.store(ours as usize, Ordering::Relaxed);
             }
         })
     }) else {
-        return; // Perhaps one of the two was replaced: nothing relies on it.
+        return; // One of the two may be replaced: nothing relies on it.
     };
     for (known, table) in TABLES.iter().zip(tables) {
         known.store(table as usize, Ordering::Relaxed);
@@ -196,14 +187,14 @@ pub(crate) fn install() {
     VISIBLE.store(true, Ordering::Relaxed);
 }
 
-/// Is FILE laid out as the constants say? Tried on the standard streams.
+/// Tries the constants on the standard streams.
 fn layout_holds() -> bool {
     [c"stdin", c"stdout", c"stderr"].into_iter().all(|name| {
         let stream = symbol(name).cast::<*mut FILE>();
         if stream.is_null() {
             return false;
         }
-        // SAFETY: libc's variable; its FILE ends behind the offsets used here; `fileno` takes any FILE.
+        // SAFETY: libc's variable; the offsets lie within its FILE; `fileno` takes any FILE.
         unsafe {
             let file = *stream;
             let before = crate::abi::raw::errno();
@@ -216,16 +207,16 @@ fn layout_holds() -> bool {
     })
 }
 
-/// Runs `store` while the `len` bytes at `addr`, which the loader has made read-only, can be written to.
+/// Runs `store` while these bytes, which the loader made read-only, can be written.
 fn writable(addr: usize, len: usize, store: impl FnOnce()) -> Option<()> {
     let start = addr & !(PAGE - 1);
     let end = (addr + len).next_multiple_of(PAGE);
     let protect = |protection: c_int| {
-        // SAFETY: whole pages of libc's data, which stay readable throughout.
+        // SAFETY: whole pages of libc's data, which stay readable.
         unsafe { raw::syscall(libc::SYS_mprotect, [start, end - start, protection as usize, 0, 0, 0]) }.ok()
     };
     match read_only_after_loading(start, end) {
-        // Not protected by the loader, perhaps together with other data.
+        // The loader does not protect the pages, or protects other data with them.
         false => return None,
         true => protect(libc::PROT_READ | libc::PROT_WRITE)?,
     };
@@ -233,7 +224,7 @@ fn writable(addr: usize, len: usize, store: impl FnOnce()) -> Option<()> {
     protect(libc::PROT_READ).map(|_| ())
 }
 
-/// Do all these pages belong to what the loader makes read-only after relocation?
+/// Does the loader make all these pages read-only after relocation?
 fn read_only_after_loading(start: usize, end: usize) -> bool {
     struct Search {
         start: usize,
@@ -255,7 +246,7 @@ fn read_only_after_loading(start: usize, end: usize) -> bool {
         search.found as c_int
     }
     let mut search = Search { start, end, found: false };
-    // SAFETY: the callback gets the structure that it expects, and keeps nothing.
+    // SAFETY: the callback gets its structure, and keeps nothing.
     unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
     search.found
 }

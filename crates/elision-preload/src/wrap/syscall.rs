@@ -1,8 +1,6 @@
-//! `syscall()`: the system calls that are wrapped by name, by number.
-//!
-//! Each does what the wrapper of its name does, except that none is a point of cancellation, and what passes through goes to
-//! libc's `syscall`. System calls that libc makes for itself, or a program by an instruction of its own, are not seen.
-#![allow(unsafe_code)] // The program's numbers taken for what the call of that number takes them for.
+//! `syscall()`: what is wrapped by name, by number. None is a cancellation point, and what passes through goes to libc's
+//! `syscall`. System calls of libc's own, or by a program's own instruction, are not seen.
+#![allow(unsafe_code)] // The program's numbers, as the call takes them.
 
 use elision_core::client;
 use libc::{c_int, c_long, c_uint, c_ulong, iovec, off_t};
@@ -19,21 +17,19 @@ use crate::wrap::offer::{Cancel, at, offer_read, offer_write, write_matters};
 use crate::wrap::process::{self, Sharing};
 use crate::wrap::{changes, credentials, exec, limits, notify, open, pinned, resuming, vector};
 
-/// The arguments, as the registers have them.
 type Arguments = [c_long; 6];
 
 /// Not in every libc.
 const SYS_LANDLOCK_RESTRICT_SELF: c_long = 446;
 const SYS_SET_MEMPOLICY_HOME_NODE: c_long = 450;
 
-/// Passes the call through.
 fn real(number: c_long, [a, b, c, d, e, f]: Arguments) -> c_long {
     // SAFETY: the program's call.
     unsafe { syscall::real(number, a, b, c, d, e, f) }
 }
 
 interpose! {
-    /// See syscall(2). Six arguments are declared, however few the program passes.
+    /// However few arguments the program passes, six are declared.
     fn syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long,
         until kernel(number, a, b, c, d, e, f);
         if !stopped() || executes(number) => {
@@ -49,12 +45,12 @@ interpose! {
         };
 }
 
-/// Looked at when deferral has ended, too: see [`crate::wrap::preload_env`].
+/// Also when deferral has ended: see [`crate::wrap::preload_env`].
 fn executes(number: c_long) -> bool {
     matches!(number, libc::SYS_execve | libc::SYS_execveat)
 }
 
-/// Why deferral ends with this call, if it does. Also before the constructor.
+/// Why deferral ends with this call, also before the constructor.
 fn ends(number: c_long, [a, b, c, ..]: Arguments) -> Option<&'static str> {
     let (ends, why) = match number {
         libc::SYS_io_uring_setup | libc::SYS_io_uring_enter | libc::SYS_io_uring_register => {
@@ -165,7 +161,7 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
             Some(flags) => cloning(flags, whole),
             None => whole(),
         },
-        // Returns twice into a frame that the first return destroys, whatever is done here.
+        // Returns twice into a frame that the first return destroys.
         arch::SYS_VFORK => whole(),
         libc::SYS_unshare => {
             process::before_unshare(a as c_int);
@@ -226,7 +222,7 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
         | libc::SYS_mlockall
         | SYS_MSEAL
         | libc::SYS_shmat => memory(number, arguments),
-        // A memory policy is a rule for these very pages.
+        // A memory policy is about these very pages.
         libc::SYS_mbind | SYS_SET_MEMPOLICY_HOME_NODE => {
             settle(a as usize, b as usize);
             whole()
@@ -236,7 +232,7 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
     }
 }
 
-/// The offset of the positioned calls; `None` is one that the kernel refuses.
+/// `None`: the kernel refuses the offset.
 fn position(number: c_long, offset: c_long) -> Option<Option<u64>> {
     match number {
         libc::SYS_pread64 | libc::SYS_pwrite64 => at(offset),
@@ -273,7 +269,7 @@ fn cloning(flags: u64, whole: impl Fn() -> c_long) -> c_long {
         Sharing::Thread => whole(),
         Sharing::Nothing => process::forking(whole),
         Sharing::Mixed => stopping(process::SHARED, whole),
-        // On another stack the child never returns here, and when it is done is not seen.
+        // On another stack the child never returns here: its end is not seen.
         Sharing::Loan => {
             descriptions::share_table_for_good();
             whole()
@@ -281,19 +277,18 @@ fn cloning(flags: u64, whole: impl Fn() -> c_long) -> c_long {
     }
 }
 
-/// The flags are the first word of clone3's structure. The kernel refuses one that cannot be read.
+/// The first word of clone3's structure. The kernel refuses an unreadable one.
 fn clone3_flags(addr: usize, len: usize) -> Option<u64> {
     if addr == 0 || len < size_of::<u64>() || !kernel::readable(addr, size_of::<u64>()) {
         return None;
     }
-    // SAFETY: just found to be readable.
+    // SAFETY: just found readable.
     Some(unsafe { (addr as *const u64).read_unaligned() })
 }
 
-/// The calls that reshape memory do what the wrappers of their names do.
 fn memory(number: c_long, [a, b, c, d, e, f]: Arguments) -> c_long {
     let (addr, len) = (a as *mut libc::c_void, b as usize);
-    // SAFETY: the program's calls, with the types that libc gives their arguments.
+    // SAFETY: the program's calls, with libc's argument types.
     unsafe {
         match number {
             libc::SYS_mmap => {

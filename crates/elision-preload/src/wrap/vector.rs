@@ -1,14 +1,11 @@
-//! readv and writev: a vector of one piece is a plain transfer; in a longer one the big pieces are offered one by one.
+//! readv and writev: a vector of one piece is a plain transfer; a longer one's big pieces are offered one by one. Unnoticed:
 //!
-//! Taking a vector apart must not be noticed:
-//!
-//! - The kernel checks all of it before it moves a byte: a vector that the kernel would refuse is left whole.
-//! - The kernel stops at a short count: so does the walk here, at the first piece that is short or fails.
-//! - No other write comes in between: a write is taken apart only in a process of one thread, under a write lease. Where the
-//!   file system keeps writes out of reads too, no read is taken apart.
-//! - The kernel holds the file position throughout: a transfer at the current position is taken apart only in a process of
-//!   one thread, on a descriptor that was opened here and never shared.
-#![allow(unsafe_code)] // Reads the program's vector, once it is known to be readable.
+//! - The kernel checks everything before it moves a byte: a vector that the kernel would refuse is left whole.
+//! - The kernel stops at a short count, and so does the walk.
+//! - No other write may come in between: writes need one thread and a write lease; reads a file system that does not exclude
+//! writes.
+//! - The kernel holds the position: a transfer there needs one thread, and a descriptor opened here and never shared.
+#![allow(unsafe_code)] // The program's vector, once known to be readable.
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -22,10 +19,9 @@ use crate::state::descriptions::{self, changing};
 use crate::state::memory;
 use crate::wrap::offer::{Cancel, at, offer_read, offer_write, write_matters};
 
-/// libc's variable that says that no second thread was ever started.
+/// libc's flag that no second thread was ever started.
 static SINGLE_THREADED: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 
-/// Finds it.
 pub(crate) fn find_flag() {
     if let Some(found) = objects::first(c"__libc_single_threaded") {
         SINGLE_THREADED.store(found.address.cast(), Ordering::Relaxed);
@@ -34,12 +30,11 @@ pub(crate) fn find_flag() {
 
 fn single_threaded() -> bool {
     let flag = SINGLE_THREADED.load(Ordering::Relaxed);
-    // SAFETY: libc's variable lives as long as libc; it stores to it only while there is one thread.
+    // SAFETY: libc's variable, which libc stores to only in a single thread.
     !flag.is_null() && unsafe { flag.read_volatile() } != 0
 }
 
-/// Is the vector big enough to be offered? To read it safely may take a system call: so only on descriptors that were opened
-/// here, which no socket is.
+/// Reading the vector safely may take a system call: so only for descriptors opened here, which no socket is.
 #[inline]
 pub(crate) fn big(fd: c_int, iov: *const iovec, count: c_int) -> bool {
     descriptions::recorded(fd)
@@ -66,13 +61,12 @@ fn divisible(fd: c_int, pieces: &[iovec], offset: Option<off_t>) -> bool {
         && kernel::status_flags(fd).is_some_and(|flags| flags & (libc::O_APPEND | libc::O_DIRECT) == 0)
 }
 
-/// Can nothing else write to the file between two pieces?
+/// Can nothing else write between two pieces?
 fn alone(fd: c_int) -> bool {
     single_threaded() && descriptions::sole(fd) && client::changes::write_lease_on(fd)
 }
 
-/// A vector read that is [`big`]. `traditional` makes the call with a part of the vector, at an offset that only positioned
-/// calls use.
+/// Reads a [`big`] vector. `traditional` makes the call for a part, at an offset if positioned.
 #[cold]
 #[inline(never)]
 pub(crate) fn read(
@@ -100,7 +94,6 @@ pub(crate) fn read(
     }
 }
 
-/// A vector write, of any size.
 #[inline(never)]
 pub(crate) fn write(
     fd: c_int,
@@ -127,13 +120,13 @@ pub(crate) fn write(
         _ if !alone(fd) => unseen(),
         // Each piece would wait for the disk.
         _ if kernel::writes_synchronously(fd) => unseen(),
-        // At the limit the kernel sends a signal for a call that writes nothing, which the last piece might be.
+        // At the limit the kernel signals for a call that writes nothing, which the last piece might be.
         _ if !divisible(fd, pieces, offset) || !kernel::unlimited_file_size() => unseen(),
         _ => walk(pieces, offset, fits, offer, &traditional),
     })
 }
 
-/// `pwritev2`: flags, and −1 for the current position, are left to the kernel.
+/// The kernel handles flags, and −1 for the current position.
 pub(crate) fn write2(
     fd: c_int,
     iov: *const iovec,
@@ -153,14 +146,13 @@ pub(crate) fn write2(
     }
 }
 
-/// Before a change that is not offered.
 fn before_change(fd: c_int) {
     if client::changes::write_leases() {
         client::changes::before_change(fd);
     }
 }
 
-/// Piece by piece: those that fit are offered; what lies between, or is declined, goes the traditional way.
+/// Offers the pieces that fit; makes the rest, and what is declined, the traditional way.
 fn walk(
     pieces: &[iovec],
     offset: Option<off_t>,
@@ -185,7 +177,7 @@ fn walk(
             if done == 0 {
                 return moved;
             }
-            // The kernel would have reported what was moved, and no error.
+            // The kernel reports what was moved, and no error.
             raw::set_errno(before);
             return done;
         }
@@ -200,90 +192,81 @@ fn walk(
 }
 
 interpose! {
-    /// See readv(2).
     fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t, until kernel(libc::SYS_readv);
         if big(fd, iov, count) => read(fd, iov, count, None, Cancel::Point, |iov, count, _| {
             // SAFETY: the program's vector, or a part of it.
             unsafe { readv::real(fd, iov, count) }
         });
 
-    /// See preadv(2).
     fn preadv(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_preadv, fd, iov, count, offset, 0);
         if offset >= 0 && big(fd, iov, count) =>
             read(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
-                // SAFETY: the program's vector, or a part of it.
+                // SAFETY: as above.
                 unsafe { preadv::real(fd, iov, count, offset) }
             });
 
-    /// See preadv(2).
     fn preadv64(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_preadv, fd, iov, count, offset, 0);
         if offset >= 0 && big(fd, iov, count) =>
             read(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
-                // SAFETY: the program's vector, or a part of it.
+                // SAFETY: as above.
                 unsafe { preadv64::real(fd, iov, count, offset) }
             });
 
-    /// See preadv2(2). With flags, or at the current position, it goes straight through.
+    /// Flags, and the current position, go straight through.
     fn preadv2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
         until kernel(libc::SYS_preadv2, fd, iov, count, offset, 0, flags);
         if flags == 0 && offset >= 0 && big(fd, iov, count) =>
             read(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
-                // SAFETY: the program's vector, or a part of it.
+                // SAFETY: as above.
                 unsafe { preadv2::real(fd, iov, count, offset, flags) }
             });
 
-    /// See preadv2(2).
     fn preadv64v2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
         until kernel(libc::SYS_preadv2, fd, iov, count, offset, 0, flags);
         if flags == 0 && offset >= 0 && big(fd, iov, count) =>
             read(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
-                // SAFETY: the program's vector, or a part of it.
+                // SAFETY: as above.
                 unsafe { preadv64v2::real(fd, iov, count, offset, flags) }
             });
 
-    /// See writev(2).
     fn writev(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t, until kernel(libc::SYS_writev);
         if write_matters(fd, 0) || big(fd, iov, count) =>
             write(fd, iov, count, None, Cancel::Point, |iov, count, _| {
-                // SAFETY: the program's vector, or a part of it.
+                // SAFETY: as above.
                 unsafe { writev::real(fd, iov, count) }
             });
 
-    /// See pwritev(2).
     fn pwritev(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_pwritev, fd, iov, count, offset, 0);
         if write_matters(fd, 0) || big(fd, iov, count) =>
             write(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
-                // SAFETY: the program's vector, or a part of it.
+                // SAFETY: as above.
                 unsafe { pwritev::real(fd, iov, count, offset) }
             });
 
-    /// See pwritev(2).
     fn pwritev64(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t,
         until kernel(libc::SYS_pwritev, fd, iov, count, offset, 0);
         if write_matters(fd, 0) || big(fd, iov, count) =>
             write(fd, iov, count, Some(offset), Cancel::Point, |iov, count, offset| {
-                // SAFETY: the program's vector, or a part of it.
+                // SAFETY: as above.
                 unsafe { pwritev64::real(fd, iov, count, offset) }
             });
 
-    /// See pwritev2(2).
     fn pwritev2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
         until kernel(libc::SYS_pwritev2, fd, iov, count, offset, 0, flags);
         if write_matters(fd, 0) || big(fd, iov, count) =>
             write2(fd, iov, count, offset, flags, Cancel::Point, |iov, count, offset| {
-                // SAFETY: the program's vector, or a part of it.
+                // SAFETY: as above.
                 unsafe { pwritev2::real(fd, iov, count, offset, flags) }
             });
 
-    /// See pwritev2(2).
     fn pwritev64v2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
         until kernel(libc::SYS_pwritev2, fd, iov, count, offset, 0, flags);
         if write_matters(fd, 0) || big(fd, iov, count) =>
             write2(fd, iov, count, offset, flags, Cancel::Point, |iov, count, offset| {
-                // SAFETY: the program's vector, or a part of it.
+                // SAFETY: as above.
                 unsafe { pwritev64v2::real(fd, iov, count, offset, flags) }
             });
 }
