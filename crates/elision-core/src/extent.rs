@@ -6,10 +6,29 @@
 //! Pure, and without allocation: the caller lends the storage, because the helper must not enter the program's allocator.
 
 use crate::transfer::PAGE;
+use core::num::NonZeroU32;
 use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
-/// Index of a file in the helper's table.
-pub type FileId = u32;
+/// The file whose bytes pages are equal to, and that a write is compared with: its number in the helper's table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TargetId(pub u32);
+
+/// What is mapped, by its number in the helper's table, and one: so nothing but zeroes says that there is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct SourceId(NonZeroU32);
+
+impl SourceId {
+    /// The source of a file's bytes: the file itself.
+    pub fn of(target: TargetId) -> SourceId {
+        SourceId(NonZeroU32::MIN.saturating_add(target.0))
+    }
+
+    /// Its number in the table.
+    pub fn number(self) -> u32 {
+        self.0.get() - 1
+    }
+}
 
 /// How the pages of an extent came to be associated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,15 +48,33 @@ pub struct Extent {
     pub addr: usize,
     /// Bytes; a multiple of [`PAGE`], never zero.
     pub len: usize,
-    /// The file.
-    pub file: FileId,
+    /// What is mapped there. `None`: the pages have memory of their own, and are tracked.
+    pub source: Option<SourceId>,
+    /// The file that the pages are equal to.
+    pub target: TargetId,
     /// File position of the first byte. A multiple of [`PAGE`] if mapped.
     pub offset: u64,
-    /// Mapped or tracked.
-    pub kind: Kind,
 }
 
+// (A map has a million of them.)
+const _: () = assert!(size_of::<Extent>() == 32);
+
 impl Extent {
+    /// What a deferred read maps.
+    pub fn mapped(addr: usize, len: usize, target: TargetId, offset: u64) -> Extent {
+        Extent { addr, len, source: Some(SourceId::of(target)), target, offset }
+    }
+
+    /// Mapped or tracked?
+    pub fn kind(&self) -> Kind {
+        if self.is_mapped() { Kind::Mapped } else { Kind::Tracked }
+    }
+
+    /// Is it mapped?
+    pub fn is_mapped(&self) -> bool {
+        self.source.is_some()
+    }
+
     /// One past the last byte.
     pub fn end(&self) -> usize {
         self.addr + self.len
@@ -45,8 +82,8 @@ impl Extent {
 
     fn continues(&self, before: &Extent) -> bool {
         before.end() == self.addr
-            && before.file == self.file
-            && before.kind == self.kind
+            && before.target == self.target
+            && before.source == self.source
             && before.offset + before.len as u64 == self.offset
     }
 
@@ -130,7 +167,7 @@ pub struct Chunk<const N: usize = CHUNK> {
 }
 
 /// An empty row.
-pub const BLANK: Extent = Extent { addr: 0, len: 0, file: 0, offset: 0, kind: Kind::Mapped };
+pub const BLANK: Extent = Extent { addr: 0, len: 0, source: None, target: TargetId(0), offset: 0 };
 
 impl<const N: usize> Chunk<N> {
     /// No extents.
@@ -261,8 +298,8 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
     }
 
     /// What the map has of a file.
-    pub fn share(&self, file: FileId) -> Share {
-        self.shares.get(file as usize).copied().unwrap_or(Share::NONE)
+    pub fn share(&self, target: TargetId) -> Share {
+        self.shares.get(target.0 as usize).copied().unwrap_or(Share::NONE)
     }
 
     fn chunk(&self, at: usize) -> Option<&Chunk<N>> {
@@ -327,24 +364,24 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
     }
 
     /// The extents of a file that end after `addr`, in order.
-    pub fn of_file(&self, file: FileId, addr: usize) -> impl Iterator<Item = Extent> + '_ {
-        let share = self.share(file);
+    pub fn of_target(&self, target: TargetId, addr: usize) -> impl Iterator<Item = Extent> + '_ {
+        let share = self.share(target);
         let high = if share.mapped + share.tracked == 0 { 0 } else { share.high };
         self.from(addr.max(share.low.min(high)))
             .take_while(move |row| row.addr < high)
-            .filter(move |row| row.file == file)
+            .filter(move |row| row.target == target)
     }
 
     /// The extents of a file that end after `addr` and have a byte that stands for one of `[start, end)`, in order. Chunks
     /// elsewhere in the file are skipped, so that a small write to a file of thousands of extents looks at few of them.
     pub fn standing_for(
         &self,
-        file: FileId,
+        target: TargetId,
         addr: usize,
         start: u64,
         end: u64,
     ) -> impl Iterator<Item = Extent> + '_ {
-        let share = self.share(file);
+        let share = self.share(target);
         let high = if share.mapped + share.tracked == 0 { 0 } else { share.high };
         let mut place = self.find(addr.max(share.low.min(high)));
         core::iter::from_fn(move || {
@@ -355,7 +392,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
                     Some(row) if row.addr >= high => return None,
                     Some(row) if near => {
                         place.row += 1;
-                        if row.file == file && row.clip_file(start, end).is_some() {
+                        if row.target == target && row.clip_file(start, end).is_some() {
                             return Some(row);
                         }
                     }
@@ -434,10 +471,10 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
     }
 
     /// Drops every extent of a file for which `keep` says false.
-    pub fn retain_of(&mut self, file: FileId, mut keep: impl FnMut(&Extent) -> bool) {
+    pub fn retain_of(&mut self, target: TargetId, mut keep: impl FnMut(&Extent) -> bool) {
         let mut addr = 0;
         loop {
-            let Some(row) = self.of_file(file, addr).next() else { break };
+            let Some(row) = self.of_target(target, addr).next() else { break };
             if !keep(&row) {
                 self.change(|map| map.delete(map.find(row.addr)));
             }
@@ -456,7 +493,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
             if row.len == 0 || !row.len.is_multiple_of(PAGE) || !row.addr.is_multiple_of(PAGE) {
                 return Err("an extent is empty or not page aligned");
             }
-            if row.kind == Kind::Mapped && !row.offset.is_multiple_of(PAGE as u64) {
+            if row.is_mapped() && !row.offset.is_multiple_of(PAGE as u64) {
                 return Err("a mapped extent is not congruent with its file");
             }
             if last.is_some_and(|last| last.end() > row.addr) {
@@ -465,12 +502,12 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
             if last.is_some_and(|last| row.continues(&last)) {
                 return Err("two neighbours that continue each other were not merged");
             }
-            let share = self.share(row.file);
+            let share = self.share(row.target);
             if row.addr < share.low || row.end() > share.high {
                 return Err("an extent is outside of what is said of its file");
             }
             count += 1;
-            mapped += usize::from(row.kind == Kind::Mapped);
+            mapped += usize::from(row.is_mapped());
             last = Some(row);
         }
         let sum = self.shares.iter().fold((0, 0), |sum, share| (sum.0 + share.mapped, sum.1 + share.tracked));
@@ -508,13 +545,13 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
     fn count(&mut self, row: Extent, up: bool) {
         let usage = &mut *self.usage;
         let mut spare = Share::NONE;
-        let share = self.shares.get_mut(row.file as usize).unwrap_or(&mut spare);
+        let share = self.shares.get_mut(row.target.0 as usize).unwrap_or(&mut spare);
         let step = |counter: &mut usize| match up {
             true => *counter += 1,
             false => *counter = counter.saturating_sub(1),
         };
         step(&mut usage.extents);
-        match row.kind {
+        match row.kind() {
             Kind::Mapped => {
                 step(&mut usage.mapped);
                 step(&mut share.mapped);
@@ -661,13 +698,17 @@ mod tests {
     const PAGES: usize = 24;
 
     /// The oracle: one cell for each page.
-    type Model = [Option<(FileId, u64, Kind)>; PAGES];
+    type Model = [Option<(TargetId, u64, Kind)>; PAGES];
 
     #[derive(Clone, Debug)]
     enum Step {
-        Insert { page: usize, pages: usize, file: FileId, offset: u64, kind: Kind },
+        Insert { page: usize, pages: usize, file: TargetId, offset: u64, kind: Kind },
         Remove { page: usize, pages: usize },
-        DropFile(FileId),
+        DropFile(TargetId),
+    }
+
+    fn of_kind(kind: Kind, extent: Extent) -> Extent {
+        Extent { source: (kind == Kind::Mapped).then(|| SourceId::of(extent.target)), ..extent }
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -678,10 +719,10 @@ mod tests {
                 // Offsets near the page's own position make neighbours continue each other often.
                 let odd = if kind == Kind::Tracked && shift == 2 { 100 } else { 0 };
                 let offset = ((page as i64 + shift.clamp(0, 1)) * PAGE as i64) as u64 + odd;
-                Step::Insert { page, pages, file, offset, kind }
+                Step::Insert { page, pages, file: TargetId(file), offset, kind }
             }),
             2 => place.prop_map(|(page, pages)| Step::Remove { page, pages }),
-            1 => (0..3u32).prop_map(Step::DropFile),
+            1 => (0..3u32).prop_map(|file| Step::DropFile(TargetId(file))),
         ]
     }
 
@@ -690,7 +731,8 @@ mod tests {
         let mut seen: Model = [None; PAGES];
         let mut each = |row: Extent| {
             for page in 0..row.len / PAGE {
-                seen[row.addr / PAGE + page] = Some((row.file, row.offset + (page * PAGE) as u64, row.kind));
+                seen[row.addr / PAGE + page] =
+                    Some((row.target, row.offset + (page * PAGE) as u64, row.kind()));
             }
         };
         map.from(0).for_each(&mut each);
@@ -698,24 +740,25 @@ mod tests {
         seen = [None; PAGES];
         let mut each = |row: Extent| {
             for page in 0..row.len / PAGE {
-                seen[row.addr / PAGE + page] = Some((row.file, row.offset + (page * PAGE) as u64, row.kind));
+                seen[row.addr / PAGE + page] =
+                    Some((row.target, row.offset + (page * PAGE) as u64, row.kind()));
             }
         };
-        (0..3).for_each(|file| map.of_file(file, 0).for_each(&mut each));
+        (0..3).for_each(|file| map.of_target(TargetId(file), 0).for_each(&mut each));
         assert_eq!(&seen, model);
     }
 
     /// What stands for some bytes of a file is what a walk over all that is of the file finds.
     fn check_standing<const N: usize>(map: &ExtentMap<N>) {
-        for file in 0..3 {
+        for file in (0..3).map(TargetId) {
             for at in 0..=PAGES {
                 let (addr, start) = (at * 5 % PAGES * PAGE, (at * PAGE) as u64);
                 for end in [start, start + 1, start + 2 * PAGE as u64] {
                     let found: Vec<Extent> = map.standing_for(file, addr, start, end).collect();
-                    let all = map.of_file(file, addr);
+                    let all = map.of_target(file, addr);
                     let expected: Vec<Extent> =
                         all.filter(|row| row.clip_file(start, end).is_some()).collect();
-                    assert_eq!(found, expected, "file {file}, from {addr}, bytes {start} to {end}");
+                    assert_eq!(found, expected, "file {file:?}, from {addr}, bytes {start} to {end}");
                 }
             }
         }
@@ -753,7 +796,10 @@ mod tests {
         for step in steps {
             match *step {
                 Step::Insert { page, pages, file, offset, kind } => {
-                    let extent = Extent { addr: page * PAGE, len: pages * PAGE, file, offset, kind };
+                    let extent = of_kind(
+                        kind,
+                        Extent { addr: page * PAGE, len: pages * PAGE, offset, target: file, ..BLANK },
+                    );
                     map.insert(extent).unwrap();
                     for i in 0..pages {
                         model[page + i] = Some((file, offset + (i * PAGE) as u64, kind));
@@ -763,13 +809,13 @@ mod tests {
                     map.remove(page * PAGE, pages * PAGE).unwrap();
                     model[page..page + pages].fill(None);
                 }
-                Step::DropFile(file) if file % 2 == 0 => {
-                    map.retain(|row| row.file != file);
+                Step::DropFile(file) if file.0 % 2 == 0 => {
+                    map.retain(|row| row.target != file);
                     model.iter_mut().for_each(|cell| *cell = cell.filter(|cell| cell.0 != file));
                 }
                 Step::DropFile(file) => {
-                    map.retain_of(file, |row| row.kind == Kind::Tracked);
-                    let keep = |cell: &(FileId, u64, Kind)| cell.0 != file || cell.2 == Kind::Tracked;
+                    map.retain_of(file, |row| !row.is_mapped());
+                    let keep = |cell: &(TargetId, u64, Kind)| cell.0 != file || cell.2 == Kind::Tracked;
                     model.iter_mut().for_each(|cell| *cell = cell.filter(keep));
                 }
             }
@@ -792,7 +838,7 @@ mod tests {
         fn what_stands_for_file_bytes_is_what_a_walk_finds(
             offset in 0u64..20_000, pages in 1usize..6, start in 0u64..40_000, size in 0u64..20_000,
         ) {
-            let extent = Extent { addr: 64 * PAGE, len: pages * PAGE, file: 0, offset, kind: Kind::Tracked };
+            let extent = Extent { addr: 64 * PAGE, len: pages * PAGE, offset, ..BLANK };
             let end = start + size;
             let touched = |page: usize| {
                 let from = offset + (page * PAGE) as u64;
@@ -833,12 +879,9 @@ mod tests {
     fn a_full_map_refuses_and_stays_valid() {
         let mut storage = Storage::<2>::new(1);
         let mut map = storage.map();
-        let at = |page: usize, pages: usize, file| Extent {
-            addr: page * PAGE,
-            len: pages * PAGE,
-            file,
-            offset: 0,
-            kind: Kind::Mapped,
+        let at = |page: usize, pages: usize, file| {
+            let target = TargetId(file);
+            of_kind(Kind::Mapped, Extent { addr: page * PAGE, len: pages * PAGE, target, ..BLANK })
         };
         map.insert(at(0, 5, 0)).unwrap();
         map.insert(at(8, 1, 1)).unwrap();
@@ -853,7 +896,7 @@ mod tests {
     #[test]
     fn many_extents_fill_their_storage_well() {
         const MANY: usize = 20_000;
-        let row = |n: usize| Extent { addr: 2 * n * PAGE, len: PAGE, file: 0, offset: 0, kind: Kind::Mapped };
+        let row = |n: usize| of_kind(Kind::Mapped, Extent { addr: 2 * n * PAGE, len: PAGE, ..BLANK });
         let mixed = |n: usize| (n * 7919) % MANY;
         let orders: [&dyn Fn(usize) -> usize; 3] = [&|n| n, &|n| MANY - 1 - n, &mixed];
         for order in orders {

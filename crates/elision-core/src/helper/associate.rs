@@ -1,8 +1,8 @@
 //! A deferred read: take or find a guard, check the memory, map.
 #![allow(unsafe_code)] // Maps over the program's buffer, at its request.
 
-use crate::extent::{BLANK, Extent, FileId, Kind};
-use crate::helper::files::{File, Guard};
+use crate::extent::{BLANK, Extent, SourceId, TargetId};
+use crate::helper::files::{File, Guard, Source};
 use crate::helper::guard::{self, has_our_lease, is_whole};
 use crate::helper::map::Map;
 use crate::helper::page_tables::PageTables;
@@ -22,7 +22,7 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
         Ok(guarded) => guarded,
         Err(reason) => return Some(reason),
     };
-    let File { fd, fs, .. } = state.files.get(id);
+    let File { source: Source { fd, .. }, fs, .. } = state.files.get(id);
     // Asked under the guard: the file was long enough before.
     let Some(now) = stat.or_else(|| file::stat(fd).ok()) else { return Some(Reason::Raced) };
     if now.size < request.offset + request.len as u64 {
@@ -68,13 +68,13 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
     }
     learn::count_loaded(&mut state.map, &mut state.tables, addr, len);
     learn::learn(&mut state.map, &mut state.tables, &state.files, addr, len);
-    let extent = Extent { addr, len, file: id, offset, kind: Kind::Mapped };
+    let extent = Extent::mapped(addr, len, id, offset);
     state.map.intend(extent);
     // SAFETY: the program asked for these pages to be replaced by these bytes, and waits. Other threads that use
     // the buffer meanwhile race with the read itself, as they would traditionally.
     let mut good = unsafe { memory::map_file_at(addr, len, fd, offset) }.is_ok();
     if good {
-        mappings::learn(&state.tables, &mut state.files, id, addr);
+        mappings::learn(&state.tables, &mut state.files, SourceId::of(id), addr);
         // Whatever these pages stood for has ended: not before, since a refusal leaves them what they are. There was
         // room above for both rows that an insertion can need.
         good = state.map.view().insert(extent).is_ok();
@@ -92,7 +92,10 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
 }
 
 /// A file guarded well enough to map it, and its status if that was asked under the guard; or why not.
-pub(crate) fn guard_for_read(state: &mut State, request: &Request) -> Result<(FileId, Option<Stat>), Reason> {
+pub(crate) fn guard_for_read(
+    state: &mut State,
+    request: &Request,
+) -> Result<(TargetId, Option<Stat>), Reason> {
     let access = request.flags & libc::O_ACCMODE;
     if let Some(id) = state.files.find(request.key) {
         let known = state.files.get(id);
@@ -147,7 +150,7 @@ fn unfit_memory(map: &mut Map, tables: &PageTables, limit: usize, addr: usize, l
     let mut at = addr;
     while at < addr + len {
         let Ok(mapping) = pages::mapping(tables.maps, at) else { return Some(Reason::Memory) };
-        let ours = mapping.ino == 0 || map.view().overlapping(at, PAGE).any(|row| row.kind == Kind::Mapped);
+        let ours = mapping.ino == 0 || map.view().overlapping(at, PAGE).any(|row| row.is_mapped());
         if mapping.start > at || !mapping.readable || !mapping.writable || mapping.shared || !ours {
             return Some(Reason::Memory);
         }

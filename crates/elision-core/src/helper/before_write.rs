@@ -1,7 +1,7 @@
 //! Bytes of a file are about to be written: what else stands for them?
 #![allow(unsafe_code)] // Faults pages in for other extents; changes no contents.
 
-use crate::extent::{Extent, FileId, Kind};
+use crate::extent::{Extent, TargetId};
 use crate::helper::files::Files;
 use crate::helper::map::Map;
 use crate::helper::state::State;
@@ -40,18 +40,18 @@ pub(crate) fn small_write(state: &mut State, request: &mut Request) {
 /// Bytes `[start, end)` of a file are about to be written from somewhere: pages elsewhere that stand for them get
 /// memory of their own and stop being associated. `delta` (file offset less address) names the place that is
 /// being written from, whose pages stay.
-pub(crate) fn before_write(state: &mut State, id: FileId, start: u64, end: u64, delta: Option<u64>) {
+pub(crate) fn before_write(state: &mut State, id: TargetId, start: u64, end: u64, delta: Option<u64>) {
     let mut from = 0;
     // One at a time, looked up anew, because the map cannot be borrowed across the work.
     while let Some((row, clip)) = next_elsewhere(&mut state.map, id, from, start, end, delta) {
-        if clip.kind == Kind::Mapped
+        if clip.is_mapped()
             && !mappings::is_ours(&state.tables, &state.files, clip)
             && mappings::prune(&mut state.map, &state.tables, &state.files, clip)
         {
             continue;
         }
         from = row.end();
-        if clip.kind == Kind::Mapped {
+        if clip.is_mapped() {
             // SAFETY: populating changes no contents.
             if unsafe { memory::advise(clip.addr, clip.len, libc::MADV_POPULATE_WRITE) }.is_err() {
                 guard::release(state, id);
@@ -59,7 +59,7 @@ pub(crate) fn before_write(state: &mut State, id: FileId, start: u64, end: u64, 
             }
         }
         state.tables.unprotect(clip.addr, clip.len);
-        if clip.kind == Kind::Tracked {
+        if !clip.is_mapped() {
             // (Where there is no room to cut it out, it counts as altered, not being protected.)
             let _ = state.map.view().remove(clip.addr, clip.len);
         }
@@ -70,7 +70,7 @@ pub(crate) fn before_write(state: &mut State, id: FileId, start: u64, end: u64, 
 /// the pages of it that do.
 fn next_elsewhere(
     map: &mut Map,
-    id: FileId,
+    id: TargetId,
     from: usize,
     start: u64,
     end: u64,

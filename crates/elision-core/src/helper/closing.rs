@@ -3,7 +3,7 @@
 //! The helper's own descriptor keeps the description open, and with it what else ends with the last close: whoever watches the file is told
 //! only then that the writer is done.
 
-use crate::extent::FileId;
+use crate::extent::TargetId;
 use crate::helper::files::{Files, Guard};
 use crate::helper::guard::{self, holds_locks, program_holds};
 use crate::helper::state::State;
@@ -25,7 +25,7 @@ pub(crate) fn closing(state: &mut State, request: &Request) {
     if known.guard != Guard::Write {
         return;
     }
-    if state.map.share(id).mapped == 0 || holds_locks(known.fd) {
+    if state.map.share(id).mapped == 0 || holds_locks(known.source.fd) {
         guard::release(state, id);
     } else if !request.owned {
         put_off(&mut state.files, &mut state.look_at_ms, id, FIRST_LOOK_MS);
@@ -34,7 +34,7 @@ pub(crate) fn closing(state: &mut State, request: &Request) {
     }
 }
 
-fn put_off(files: &mut Files, look_at_ms: &mut u64, id: FileId, put_off: u64) {
+fn put_off(files: &mut Files, look_at_ms: &mut u64, id: TargetId, put_off: u64) {
     // Many files that are closed one after the other are looked at together.
     let when = (task::now_ms() + put_off).next_multiple_of(FIRST_LOOK_MS / 2);
     if let Some(entry) = files.get_mut(id) {

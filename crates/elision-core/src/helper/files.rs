@@ -1,6 +1,6 @@
 //! The files that extents refer to, and what the program's threads are told of them.
 
-use crate::extent::FileId;
+use crate::extent::{SourceId, TargetId};
 use crate::fs_traits::FsTraits;
 use crate::shared::write_guarded::{self, BUCKETS, bucket, number};
 use elision_sys::file::FileKey;
@@ -34,8 +34,8 @@ pub struct File {
     pub fs: Option<&'static FsTraits>,
     /// What guards it.
     pub guard: Guard,
-    /// Our descriptor, while guarded.
-    pub fd: i32,
+    /// What is mapped.
+    pub source: Source,
     /// While not guarded: what the guard has left.
     pub stamp: Stamp,
     /// The request of whoever is writing what was planned: until it is done nobody else may change the file, or read it. 0: nobody.
@@ -50,18 +50,26 @@ pub struct File {
     /// long that was put off. 0: not.
     pub closed: u64,
     pub(crate) put_off: u64,
-    /// Device and inode number that mappings of it show (they differ from stat's on some file systems), once known: see
-    /// [`File::mapping_is_known`].
-    pub mapped: (u64, u64),
     /// The next file of the same hash, or the next free entry: its number and one; 0 for none.
     pub(crate) next: u32,
 }
 
-impl File {
-    /// Is it known what mappings of it show? (A sidecar that was killed may have noted the one number and not the other. When that passed for
-    /// known, its mapping was not found, and kept a lease that nobody gave up.)
-    pub fn mapping_is_known(&self) -> bool {
-        self.mapped.0 != 0 && self.mapped.1 != 0
+/// What is mapped: the file itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// The helper's descriptor while the file is guarded, or −1.
+    pub fd: i32,
+    /// Device and inode number that mappings show (they differ from stat's on some file systems), once known.
+    pub shown: (u64, u64),
+}
+
+impl Source {
+    /// No descriptor, and nothing known.
+    pub const NONE: Source = Source { fd: -1, shown: (0, 0) };
+
+    /// Is it known what mappings of it show? (A helper that was killed may have noted the one number and not the other.)
+    pub fn is_known(&self) -> bool {
+        self.shown.0 != 0 && self.shown.1 != 0
     }
 }
 
@@ -77,7 +85,7 @@ pub const NO_FILE: File = File {
     key: FileKey { dev: 0, ino: 0 },
     fs: None,
     guard: Guard::None,
-    fd: -1,
+    source: Source::NONE,
     stamp: NO_STAMP,
     writer: 0,
     small: 0,
@@ -85,7 +93,6 @@ pub const NO_FILE: File = File {
     solid: 0,
     closed: 0,
     put_off: 0,
-    mapped: (0, 0),
     next: 0,
 };
 
@@ -104,7 +111,7 @@ pub struct Files {
     /// Files under write leases, by bucket.
     guarded: [u32; BUCKETS],
     /// Which file a descriptor of ours was last the guard of, by its number.
-    watched: [FileId; DESCRIPTORS],
+    watched: [TargetId; DESCRIPTORS],
 }
 
 impl Files {
@@ -120,8 +127,8 @@ impl Files {
     }
 
     /// The numbers of all entries, used or not.
-    pub fn ids(&self) -> core::ops::Range<FileId> {
-        0..self.top as FileId
+    pub fn ids(&self) -> impl Iterator<Item = TargetId> + use<> {
+        (0..self.top as u32).map(TargetId)
     }
 
     /// The files.
@@ -130,10 +137,10 @@ impl Files {
     }
 
     /// The file of that key.
-    pub fn find(&self, key: FileKey) -> Option<FileId> {
+    pub fn find(&self, key: FileKey) -> Option<TargetId> {
         let mut link = *self.first.get(hash(key))?;
-        while let Some(id) = link.checked_sub(1) {
-            let file = self.entries.get(id as usize)?;
+        while let Some(id) = linked(link) {
+            let file = self.entries.get(id.0 as usize)?;
             if file.key == key {
                 return Some(id);
             }
@@ -143,10 +150,11 @@ impl Files {
     }
 
     /// The guarded file whose mappings show this device and inode number, or may do so.
-    pub fn shown_as(&self, dev: u64, ino: u64) -> Option<FileId> {
-        let shows = |id: &FileId| {
+    pub fn shown_as(&self, dev: u64, ino: u64) -> Option<TargetId> {
+        let shows = |id: &TargetId| {
             let file = self.get(*id);
-            let same = if file.mapping_is_known() { file.mapped == (dev, ino) } else { file.key.ino == ino };
+            let same =
+                if file.source.is_known() { file.source.shown == (dev, ino) } else { file.key.ino == ino };
             file.used && file.guard != Guard::None && same
         };
         // On most file systems they are what stat says.
@@ -154,45 +162,55 @@ impl Files {
     }
 
     /// The file of that number.
-    pub fn get(&self, id: FileId) -> File {
-        self.entries.get(..self.top).and_then(|known| known.get(id as usize)).copied().unwrap_or(NO_FILE)
+    pub fn get(&self, id: TargetId) -> File {
+        self.entries.get(..self.top).and_then(|known| known.get(id.0 as usize)).copied().unwrap_or(NO_FILE)
+    }
+
+    /// What is mapped by that number.
+    pub fn source(&self, id: SourceId) -> Source {
+        self.get(TargetId(id.number())).source
+    }
+
+    /// The same, to change it.
+    pub fn source_mut(&mut self, id: SourceId) -> Option<&mut Source> {
+        self.get_mut(TargetId(id.number())).map(|entry| &mut entry.source)
     }
 
     /// The file of that number, to change what is neither its key nor its guard.
-    pub fn get_mut(&mut self, id: FileId) -> Option<&mut File> {
-        self.entries.get_mut(..self.top)?.get_mut(id as usize).filter(|file| file.used)
+    pub fn get_mut(&mut self, id: TargetId) -> Option<&mut File> {
+        self.entries.get_mut(..self.top)?.get_mut(id.0 as usize).filter(|file| file.used)
     }
 
     /// From now on this descriptor guards this file.
-    pub fn watch(&mut self, fd: i32, id: FileId) {
+    pub fn watch(&mut self, fd: i32, id: TargetId) {
         if let Some(slot) = usize::try_from(fd).ok().and_then(|fd| self.watched.get_mut(fd)) {
             *slot = id;
         }
     }
 
     /// The file that this descriptor guards, if it is known to guard one.
-    pub fn watched(&self, fd: i32) -> Option<FileId> {
+    pub fn watched(&self, fd: i32) -> Option<TargetId> {
         let id = *self.watched.get(usize::try_from(fd).ok()?)?;
         let file = self.get(id);
-        (file.used && file.guard != Guard::None && file.fd == fd).then_some(id)
+        (file.used && file.guard != Guard::None && file.source.fd == fd).then_some(id)
     }
 
     /// Enters a file. `None`: there is no room.
-    pub fn add(&mut self, file: File) -> Option<FileId> {
-        let id = match self.free.checked_sub(1) {
+    pub fn add(&mut self, file: File) -> Option<TargetId> {
+        let id = match linked(self.free) {
             Some(id) => {
-                self.free = self.entries.get(id as usize)?.next;
+                self.free = self.entries.get(id.0 as usize)?.next;
                 id
             }
             None if self.top < FILES => {
                 self.top += 1;
-                self.top as FileId - 1
+                TargetId(self.top as u32 - 1)
             }
             None => return None,
         };
         let first = self.first.get_mut(hash(file.key))?;
-        *self.entries.get_mut(id as usize)? = File { used: true, next: *first, ..file };
-        *first = id + 1;
+        *self.entries.get_mut(id.0 as usize)? = File { used: true, next: *first, ..file };
+        *first = link_to(id);
         if file.guard == Guard::Write {
             self.count_guard(file.key, true);
         }
@@ -200,7 +218,7 @@ impl Files {
     }
 
     /// Replaces what is known of a file, whose key stays.
-    pub fn set(&mut self, id: FileId, file: File) {
+    pub fn set(&mut self, id: TargetId, file: File) {
         let before = self.get(id);
         if file.guard == Guard::Write && before.guard != Guard::Write {
             self.count_guard(before.key, true);
@@ -214,7 +232,7 @@ impl Files {
     }
 
     /// Forgets a file.
-    pub fn remove(&mut self, id: FileId) {
+    pub fn remove(&mut self, id: TargetId) {
         let file = self.get(id);
         if !file.used {
             return;
@@ -225,7 +243,7 @@ impl Files {
         // The link that leads to it, from the head of its chain or from the file before.
         let mut before = None;
         let mut link = self.first.get(hash(file.key)).copied().unwrap_or(0);
-        while let Some(at) = link.checked_sub(1).filter(|&at| at != id) {
+        while let Some(at) = linked(link).filter(|&at| at != id) {
             before = Some(at);
             link = self.get(at).next;
         }
@@ -236,9 +254,9 @@ impl Files {
         if let Some(link) = link {
             *link = file.next;
         }
-        if let Some(entry) = self.entries.get_mut(id as usize) {
+        if let Some(entry) = self.entries.get_mut(id.0 as usize) {
             *entry = File { next: self.free, ..NO_FILE };
-            self.free = id + 1;
+            self.free = link_to(id);
         }
     }
 
@@ -249,6 +267,15 @@ impl Files {
         let held = *count > 0;
         write_guarded::publish(bucket(key), held, self.guarded.iter().sum());
     }
+}
+
+/// A link to a file is its number and one; 0 is none.
+fn link_to(id: TargetId) -> u32 {
+    id.0 + 1
+}
+
+fn linked(link: u32) -> Option<TargetId> {
+    link.checked_sub(1).map(TargetId)
 }
 
 fn hash(key: FileKey) -> usize {
@@ -278,7 +305,7 @@ mod tests {
     #[test]
     fn the_table_agrees_with_a_map() {
         let mut files = table();
-        let mut model: HashMap<u64, (FileId, Guard)> = HashMap::new();
+        let mut model: HashMap<u64, (TargetId, Guard)> = HashMap::new();
         let mut random = 1u64;
         for _ in 0..20_000 {
             random ^= random << 13;
@@ -315,7 +342,7 @@ mod tests {
             assert_eq!((files.find(key), files.get(id).guard), (Some(id), guard));
             assert!(guard != Guard::Write || write_guarded(key));
         }
-        assert!(files.ids().len() <= 900);
+        assert!(files.ids().count() <= 900);
         files.clear();
         assert_eq!((files.known().count(), HOT.writers.load(Acquire)), (0, 0));
     }
@@ -328,7 +355,7 @@ mod tests {
         for (mapped, found) in
             [((0, 0), true), ((5, 0), true), ((0, 7), true), ((5, 7), true), ((6, 7), false)]
         {
-            files.get_mut(id).unwrap().mapped = mapped;
+            files.get_mut(id).unwrap().source.shown = mapped;
             assert_eq!(files.shown_as(5, 7), found.then_some(id), "{mapped:?}");
             assert_eq!(files.shown_as(5, 8), None, "{mapped:?}");
         }
@@ -341,8 +368,8 @@ mod tests {
             files.add(file(ino, Guard::Read)).unwrap();
         }
         assert_eq!(files.add(file(1 << 40, Guard::Read)), None);
-        files.remove(77);
-        assert_eq!(files.add(file(1 << 40, Guard::Read)), Some(77));
+        files.remove(TargetId(77));
+        assert_eq!(files.add(file(1 << 40, Guard::Read)), Some(TargetId(77)));
     }
 
     /// A write of 1,504 bytes went unseen in one of some ten thousand threaded histories, and a later write of the whole

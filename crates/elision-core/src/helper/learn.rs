@@ -1,6 +1,6 @@
 //! What became of what was deferred: for the statistics, and for [`history`].
 
-use crate::extent::{Extent, FileId, Kind};
+use crate::extent::{Extent, TargetId};
 use crate::helper::files::Files;
 use crate::helper::map::Map;
 use crate::helper::mappings;
@@ -15,20 +15,20 @@ pub(crate) fn learn(map: &mut Map, tables: &mut PageTables, files: &Files, addr:
     while let Some(row) = map.next_piece(at, addr + len) {
         at = row.end();
         // (Perhaps it is gone already, and with it what there was to learn.)
-        if row.kind == Kind::Mapped && mappings::is_ours(tables, files, row) {
+        if row.is_mapped() && mappings::is_ours(tables, files, row) {
             let altered = ever_altered(tables, row);
-            history::learn_large(number(files.get(row.file).key), row.len, altered);
+            history::learn_large(number(files.get(row.target).key), row.len, altered);
         }
     }
 }
 
 /// Somebody wants to change the file: did deferring pay until now? What is not altered is loaded now.
-pub(crate) fn learn_of_break(map: &mut Map, tables: &mut PageTables, files: &Files, id: FileId) {
+pub(crate) fn learn_of_break(map: &mut Map, tables: &mut PageTables, files: &Files, id: TargetId) {
     let (mut known, mut altered, mut at) = (0, 0, 0);
     loop {
-        let Some(row) = map.view().of_file(id, at).next() else { break };
+        let Some(row) = map.view().of_target(id, at).next() else { break };
         at = row.end();
-        if row.kind == Kind::Mapped {
+        if row.is_mapped() {
             known += row.len;
             altered += ever_altered(tables, row);
         }
@@ -58,7 +58,7 @@ pub(crate) fn count_loaded(map: &mut Map, tables: &mut PageTables, addr: usize, 
     let mut at = addr;
     while let Some(row) = map.next_piece(at, addr + len) {
         at = row.end();
-        if row.kind == Kind::Mapped {
+        if row.is_mapped() {
             Counters::add(&COUNTERS.loaded, tables.count(row.addr, row.end(), SOMEWHERE));
         }
     }

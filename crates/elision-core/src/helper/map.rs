@@ -1,6 +1,6 @@
 //! The association map in the helper's memory, and what it is said to be by a helper that is killed in the middle of a change.
 
-use crate::extent::{Chunk, Extent, ExtentMap, FileId, Share, Usage};
+use crate::extent::{Chunk, Extent, ExtentMap, Share, TargetId, Usage};
 use crate::helper::files::FILES;
 use crate::shared::live;
 use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
@@ -31,8 +31,8 @@ impl Map {
     }
 
     /// How much there is of a file.
-    pub(crate) fn share(&self, id: FileId) -> Share {
-        self.shares.get(id as usize).copied().unwrap_or(Share::NONE)
+    pub(crate) fn share(&self, id: TargetId) -> Share {
+        self.shares.get(id.0 as usize).copied().unwrap_or(Share::NONE)
     }
 
     /// The first extent with a byte in `[at, end)`, clipped.

@@ -1,12 +1,12 @@
 //! Is what the map says is mapped still so? The program may have unmapped or moved it, or a part of it, unseen.
 
-use crate::extent::{Extent, FileId};
+use crate::extent::{Extent, SourceId};
 use crate::helper::files::Files;
 use crate::helper::map::Map;
 use crate::helper::page_tables::PageTables;
 use elision_sys::pages;
 
-/// Does the kernel agree that the extent is a private, readable and writable mapping of its file?
+/// Does the kernel agree that the extent is a private, readable and writable mapping of its source?
 pub(crate) fn is_ours(tables: &PageTables, files: &Files, extent: Extent) -> bool {
     let mut at = extent.addr;
     while at < extent.end() {
@@ -34,19 +34,20 @@ pub(crate) fn prune(map: &mut Map, tables: &PageTables, files: &Files, extent: E
     cut
 }
 
-/// The mapping at `addr` is known to be of the file: from here on, only what shows the same device and inode number is.
-pub(crate) fn learn(tables: &PageTables, files: &mut Files, id: FileId, addr: usize) {
-    if !files.get(id).mapping_is_known()
+/// The mapping at `addr` is known to be of the source: from here on, only what shows the same device and inode number is.
+pub(crate) fn learn(tables: &PageTables, files: &mut Files, source: SourceId, addr: usize) {
+    if !files.source(source).is_known()
         && tables.maps >= 0
         && let Ok(mapping) = pages::mapping(tables.maps, addr)
-        && let Some(entry) = files.get_mut(id)
+        && let Some(source) = files.source_mut(source)
     {
-        entry.mapped = (mapping.dev, mapping.ino);
+        source.shown = (mapping.dev, mapping.ino);
     }
 }
 
 /// From `at` on, how far the extent is of one kind, and whether it is still our mapping there.
 pub(crate) fn stretch(tables: &PageTables, files: &Files, extent: Extent, at: usize) -> (usize, bool) {
+    let Some(source) = extent.source else { return (extent.end(), false) };
     if tables.maps < 0 {
         return (extent.end(), true);
     }
@@ -55,13 +56,13 @@ pub(crate) fn stretch(tables: &PageTables, files: &Files, extent: Extent, at: us
     if mapping.start > at {
         return (mapping.start.min(extent.end()), false);
     }
-    let known = files.get(extent.file);
+    let source = files.source(source);
     let here = mapping.offset.wrapping_add((at - mapping.start) as u64);
     let ours = !mapping.shared
         && mapping.readable
         && mapping.writable
         && mapping.ino != 0
         && here == extent.offset + (at - extent.addr) as u64
-        && (!known.mapping_is_known() || (mapping.dev, mapping.ino) == known.mapped);
+        && (!source.is_known() || (mapping.dev, mapping.ino) == source.shown);
     (mapping.end.min(extent.end()), ours)
 }

@@ -14,7 +14,7 @@
 //! whoever touches it gets SIGBUS, as before.
 #![allow(unsafe_code)] // Replaces the program's memory by equal memory.
 
-use crate::extent::{BLANK, Extent, FileId, Kind};
+use crate::extent::{BLANK, Extent, TargetId};
 use crate::helper::in_place;
 use crate::helper::map::Map;
 use crate::helper::mappings;
@@ -76,22 +76,22 @@ const PATIENCE: usize = 100;
 /// Which extents.
 #[derive(Clone, Copy)]
 enum Which {
-    File(FileId),
+    File(TargetId),
     Range(usize, usize),
 }
 
 /// Materialises every mapped extent of a file. Where tracking allows it, they stay associated as tracked extents. False: some mapping of it
 /// may be left.
-pub(crate) fn file(state: &mut State, id: FileId) -> bool {
+pub(crate) fn file(state: &mut State, id: TargetId) -> bool {
     let track = state.fine_ctime;
     materialise(state, Which::File(id), track)
 }
 
 /// Materialises every mapped extent of a file whose descriptor is gone. The mappings still know the file, and keep its lease, so writers wait
 /// until the last one is exchanged.
-pub(crate) fn orphan(state: &mut State, id: FileId) {
+pub(crate) fn orphan(state: &mut State, id: TargetId) {
     if let Some(entry) = state.files.get_mut(id) {
-        file::close(core::mem::replace(&mut entry.fd, -1));
+        file::close(core::mem::replace(&mut entry.source.fd, -1));
     }
     materialise(state, Which::File(id), false);
 }
@@ -163,11 +163,10 @@ fn next_mapped(map: &mut Map, which: Which, from: usize) -> Option<Extent> {
     let map = map.view();
     match which {
         Which::File(id) if map.share(id).mapped == 0 => None,
-        Which::File(id) => map.of_file(id, from).find(|row| row.kind == Kind::Mapped),
-        Which::Range(addr, len) => map
-            .from(addr.max(from))
-            .take_while(|row| row.addr < addr + len)
-            .find(|row| row.kind == Kind::Mapped),
+        Which::File(id) => map.of_target(id, from).find(|row| row.is_mapped()),
+        Which::Range(addr, len) => {
+            map.from(addr.max(from)).take_while(|row| row.addr < addr + len).find(|row| row.is_mapped())
+        }
     }
 }
 
@@ -186,7 +185,7 @@ fn precopy(state: &mut State, mut extent: Extent) -> Shadow {
             Err(_) => return none,
         }
     };
-    let fd = state.files.get(extent.file).fd;
+    let fd = extent.source.map_or(-1, |source| state.files.source(source).fd);
     let by_mapping = state.world.alone || fd < 0 || file::shows_access(fd);
     let mut unread = None;
     let mut cursor = extent.addr;
@@ -277,7 +276,7 @@ fn keep_tracked(map: &mut Map, tables: &mut PageTables, extent: Extent, altered:
         cursor = to;
     }
     tables.scan_each(cursor, extent.end(), PROTECT, |_| ());
-    let _ = map.view().insert(Extent { kind: Kind::Tracked, ..extent });
+    let _ = map.view().insert(Extent { source: None, ..extent });
 }
 
 /// Bytes that are copied at once: a matter of seconds, however slow the device.

@@ -1,6 +1,6 @@
 //! Which pages must be written?
 
-use crate::extent::{self, FileId, Kind, PageFacts};
+use crate::extent::{self, Kind, PageFacts, TargetId};
 use crate::helper::before_write::{self, name_of};
 use crate::helper::files::{Files, Guard};
 use crate::helper::guard::{self, has_our_lease, is_held, is_whole};
@@ -47,13 +47,13 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
             None => (end, None),
         };
         let here = known.filter(|row| {
-            (row.kind == Kind::Tracked || mappings::is_ours(&state.tables, &state.files, *row))
+            (!row.is_mapped() || mappings::is_ours(&state.tables, &state.files, *row))
                 && !holes
-                && row.file == id
+                && row.target == id
                 && row.offset.wrapping_sub(row.addr as u64) == delta
         });
         let reached = match here {
-            Some(row) => altered_runs(&mut state.tables, row.kind, at, to, request),
+            Some(row) => altered_runs(&mut state.tables, row.kind(), at, to, request),
             None if push(request, at, to) => to,
             None => at,
         };
@@ -93,7 +93,7 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
 }
 
 /// A guard under which a write may be elided.
-fn guard_for_write(state: &mut State, request: &Request) -> Result<FileId, Reason> {
+fn guard_for_write(state: &mut State, request: &Request) -> Result<TargetId, Reason> {
     if let Some(id) = state.files.find(request.key)
         && state.files.get(id).guard != Guard::None
     {
@@ -116,13 +116,13 @@ fn guard_for_write(state: &mut State, request: &Request) -> Result<FileId, Reaso
 }
 
 /// Has the file holes in the range? A traditional write would fill them; eliding would not.
-fn has_holes(files: &mut Files, id: FileId, start: u64, end: u64) -> bool {
+fn has_holes(files: &mut Files, id: TargetId, start: u64, end: u64) -> bool {
     let known = files.get(id);
     if start.max(end) <= known.solid {
         return false;
     }
-    let Ok(stat) = file::stat(known.fd) else { return true };
-    let holes = match file::has_hole(known.fd, known.solid, end.max(start)) {
+    let Ok(stat) = file::stat(known.source.fd) else { return true };
+    let holes = match file::has_hole(known.source.fd, known.solid, end.max(start)) {
         Some(hole) => hole,
         // Without FIEMAP (tmpfs) blocks are exactly the pages that exist.
         None => !stat.is_solid(),
@@ -167,13 +167,13 @@ fn altered_runs(tables: &mut PageTables, kind: Kind, at: usize, to: usize, reque
 /// Write-protects what is about to be written to the place that `delta` names. What was tracked for another place is
 /// so no longer. Pages of a mapped extent of another place stay as they are: protected, those that were altered
 /// would pass for unaltered there.
-fn follow(map: &mut Map, tables: &mut PageTables, id: FileId, delta: u64, from: usize, to: usize) {
+fn follow(map: &mut Map, tables: &mut PageTables, id: TargetId, delta: u64, from: usize, to: usize) {
     let mut at = from;
     while at < to {
         let (end, free) = match map.next_piece(at, to) {
             Some(row) if row.addr <= at => {
-                let same = row.file == id && row.offset.wrapping_sub(row.addr as u64) == delta;
-                let tracked = row.kind == Kind::Tracked;
+                let same = row.target == id && row.offset.wrapping_sub(row.addr as u64) == delta;
+                let tracked = !row.is_mapped();
                 (row.end(), same || (tracked && map.view().remove(at, row.end() - at).is_ok()))
             }
             Some(row) => (row.addr, true),

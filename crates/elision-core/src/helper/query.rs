@@ -1,7 +1,6 @@
 //! The state of every page of a range.
 
 use crate::extent;
-use crate::extent::Kind;
 use crate::helper::map::Map;
 use crate::helper::page_tables::{PageTables, SOMEWHERE, facts};
 use crate::shared::requests::{RUNS, Request};
@@ -19,7 +18,7 @@ pub(crate) fn query(map: &mut Map, tables: &mut PageTables, request: &mut Reques
             at = to;
             continue;
         };
-        let nowhere = if row.kind == Kind::Mapped { 1 } else { 4 };
+        let nowhere = if row.is_mapped() { 1 } else { 4 };
         let mut cursor = at;
         let mut full = None;
         let reached = tables.scan_while(at, to, SOMEWHERE, |run| {
@@ -31,7 +30,7 @@ pub(crate) fn query(map: &mut Map, tables: &mut PageTables, request: &mut Reques
             if cursor < from {
                 request.push_run(cursor, from, nowhere, 0);
             }
-            let code = match extent::state(row.kind, facts(run.categories)) {
+            let code = match extent::state(row.kind(), facts(run.categories)) {
                 extent::State::Mapped => 2,
                 extent::State::Tracked => 3,
                 extent::State::Altered => 4,

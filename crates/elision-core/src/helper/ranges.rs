@@ -1,7 +1,6 @@
 //! What the program does to a range of memory, and has said.
 #![allow(unsafe_code)] // Replaces memory that the program is about to discard.
 
-use crate::extent::Kind;
 use crate::helper::state::State;
 use crate::helper::{in_place, learn, mappings, materialise};
 use crate::shared::unmap_queue;
@@ -22,7 +21,7 @@ pub(crate) fn dissolve(state: &mut State, addr: usize, len: usize) {
 pub(crate) fn zero(state: &mut State, addr: usize, len: usize) {
     let mut at = addr;
     while let Some(row) = state.map.next_piece(at, addr + len) {
-        if row.kind == Kind::Mapped && mappings::is_ours(&state.tables, &state.files, row) {
+        if row.is_mapped() && mappings::is_ours(&state.tables, &state.files, row) {
             // SAFETY: the program is about to discard these very pages.
             let _ = unsafe { memory::allocate_at(row.addr, row.len) };
         }
@@ -40,7 +39,7 @@ pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
     let mut at = addr;
     while let Some(row) = state.map.next_piece(at, addr + len) {
         at = row.end();
-        if row.kind != Kind::Mapped || !mappings::is_ours(&state.tables, &state.files, row) {
+        if !row.is_mapped() || !mappings::is_ours(&state.tables, &state.files, row) {
             continue;
         }
         state.tables.scan_each(row.addr, row.end(), LOADED, |run| {

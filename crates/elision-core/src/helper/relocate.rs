@@ -1,7 +1,7 @@
 //! Moving a buffer to another place, deferred pages and all.
 #![allow(unsafe_code)] // Moves memory that only the waiting thread uses.
 
-use crate::extent::{Extent, Kind};
+use crate::extent::Extent;
 use crate::helper::ranges;
 use crate::helper::state::State;
 use crate::shared::live;
@@ -22,7 +22,7 @@ pub(crate) fn relocate(state: &mut State, request: &mut Request) -> Option<Reaso
     let mut next = from;
     while let Some(row) = state.map.next_piece(next, end) {
         next = row.end();
-        if row.kind == Kind::Mapped {
+        if row.is_mapped() {
             // There is room, as was seen above.
             let _ = state.map.view().insert(Extent { addr: to + (row.addr - from), ..row });
             live::mark(to + (row.addr - from), row.len);

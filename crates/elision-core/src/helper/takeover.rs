@@ -1,7 +1,7 @@
 //! What comes of the extents when their helper is gone: it was killed, or this is a forked child.
 #![allow(unsafe_code)] // The state, in a client that has no helper.
 
-use crate::extent::{BLANK, Extent, Kind};
+use crate::extent::{BLANK, Extent};
 use crate::helper::files::{Files, Guard};
 use crate::helper::map::Map;
 use crate::helper::page_tables::PageTables;
@@ -14,7 +14,7 @@ use elision_sys::pages;
 /// In a forked child: leases of our own for everything that the parent's helper guards, while that one waits.
 pub(crate) fn take_over(state: &mut State, predecessor: i32) {
     // The write tracker belongs to the parent's memory.
-    state.map.view().retain(|row| row.kind == Kind::Mapped);
+    state.map.view().retain(|row| row.is_mapped());
     // The child's only thread waits for us.
     state.world.alone = true;
     for id in state.files.ids() {
@@ -27,7 +27,7 @@ pub(crate) fn take_over(state: &mut State, predecessor: i32) {
         match (taken, state.files.get_mut(id)) {
             (Some(fd), Some(entry)) => {
                 // Whoever was writing is none of this process's threads.
-                (entry.fd, entry.writer) = (fd, 0);
+                (entry.source.fd, entry.writer) = (fd, 0);
                 state.files.watch(fd, id);
             }
             _ => {
@@ -77,7 +77,7 @@ fn recall(state: &mut State) {
     for id in state.files.ids() {
         // Descriptors of its; by that number we may have another, or the program may. The mappings still know the file.
         if let Some(entry) = state.files.get_mut(id) {
-            entry.fd = -1;
+            entry.source.fd = -1;
         }
     }
     if state.map.usage.whole {
@@ -98,7 +98,7 @@ fn survey(map: &mut Map, tables: &PageTables, files: &Files) {
         at = mapping.end;
         if let Some(file) = files.shown_as(mapping.dev, mapping.ino).filter(|_| !mapping.shared) {
             let (addr, len) = (mapping.start, mapping.end - mapping.start);
-            let _ = map.view().insert(Extent { addr, len, file, offset: mapping.offset, kind: Kind::Mapped });
+            let _ = map.view().insert(Extent::mapped(addr, len, file, mapping.offset));
         }
     }
 }
@@ -109,7 +109,9 @@ fn enter_mapped(state: &mut State, whole: Extent) {
     while at < whole.end() {
         let (end, ours) = mappings::stretch(&state.tables, &state.files, whole, at);
         if ours && let Some(extent) = whole.clip(at, end) {
-            mappings::learn(&state.tables, &mut state.files, whole.file, at);
+            if let Some(source) = whole.source {
+                mappings::learn(&state.tables, &mut state.files, source, at);
+            }
             let _ = state.map.view().insert(extent);
             live::mark(extent.addr, extent.len);
         }

@@ -1,6 +1,5 @@
 //! Does everything that the helper knows hold together? For tests.
 
-use crate::extent::Kind;
 use crate::helper::files::{Files, Guard, NO_STAMP};
 use crate::helper::map::Map;
 use elision_sys::file::lease;
@@ -17,26 +16,27 @@ pub fn validate(map: &mut Map, files: &Files) -> Result<(), &'static str> {
     let mut at = 0;
     while let Some(row) = map.view().next(at) {
         at = row.end();
-        let file = files.get(row.file);
+        let file = files.get(row.target);
         if !file.used {
             return Err("an extent is of a file that is not known");
         }
-        if row.kind == Kind::Mapped && file.guard == Guard::None {
+        if row.is_mapped() && file.guard == Guard::None {
             return Err("a mapped extent has no guard");
         }
-        if row.kind == Kind::Tracked && file.guard == Guard::None && file.stamp == NO_STAMP {
+        if !row.is_mapped() && file.guard == Guard::None && file.stamp == NO_STAMP {
             return Err("a tracked extent has neither guard nor stamp");
         }
     }
     for file in files.known() {
         let held = match file.guard {
-            Guard::None if file.fd >= 0 => return Err("a file without a guard has a descriptor"),
+            Guard::None if file.source.fd >= 0 => return Err("a file without a guard has a descriptor"),
             Guard::None => continue,
             Guard::Read => libc::F_RDLCK,
             Guard::Write => libc::F_WRLCK,
         };
         // (Of one that is just being broken the kernel says what it has to become.)
-        if !matches!(lease(file.fd), Ok(now) if now == held || now == libc::F_UNLCK || now == libc::F_RDLCK) {
+        if !matches!(lease(file.source.fd), Ok(now) if now == held || now == libc::F_UNLCK || now == libc::F_RDLCK)
+        {
             return Err("a guard's lease is gone");
         }
     }

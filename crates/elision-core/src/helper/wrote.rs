@@ -1,6 +1,6 @@
 //! A planned write was carried out.
 
-use crate::extent::{Extent, Kind};
+use crate::extent::Extent;
 use crate::helper::before_write::name_of;
 use crate::helper::files::Guard;
 use crate::helper::guard::is_held;
@@ -29,7 +29,7 @@ pub(crate) fn wrote(state: &mut State, request: &Request) {
         let mut at = start;
         while let Some(row) = state.map.next_piece(at, start + done) {
             at = row.end();
-            if row.kind == Kind::Tracked {
+            if !row.is_mapped() {
                 let _ = state.map.view().remove(row.addr, row.len);
             }
         }
@@ -49,17 +49,17 @@ pub(crate) fn wrote(state: &mut State, request: &Request) {
     while at < start + done {
         let (to, mapped) = match state.map.next_piece(at, start + done) {
             Some(row) if row.addr <= at => {
-                let same = row.file == id && row.offset.wrapping_sub(row.addr as u64) == delta;
-                (row.end(), row.kind == Kind::Mapped && same)
+                let same = row.target == id && row.offset.wrapping_sub(row.addr as u64) == delta;
+                (row.end(), row.is_mapped() && same)
             }
             Some(row) => (row.addr, false),
             None => (start + done, false),
         };
         // A mapped extent of another file or place stays one: it is what the memory is.
-        let elsewhere = state.map.view().overlapping(at, to - at).any(|row| row.kind == Kind::Mapped);
+        let elsewhere = state.map.view().overlapping(at, to - at).any(|row| row.is_mapped());
         if !mapped && !elsewhere {
             let offset = delta.wrapping_add(at as u64);
-            let extent = Extent { addr: at, len: to - at, file: id, offset, kind: Kind::Tracked };
+            let extent = Extent { addr: at, len: to - at, source: None, target: id, offset };
             if state.map.view().has_room(4) && state.map.view().insert(extent).is_ok() {
                 live::mark(at, to - at);
             }

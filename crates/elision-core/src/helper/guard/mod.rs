@@ -15,8 +15,8 @@ pub(crate) use lease::keep_spare_descriptors;
 pub(crate) use lease::take_read_lease;
 pub(crate) use write_lease::{has_our_lease, holds_locks, program_holds};
 
-use crate::extent::{FileId, Kind};
-use crate::helper::files::{File, Guard, NO_FILE};
+use crate::extent::TargetId;
+use crate::helper::files::{File, Guard, NO_FILE, Source};
 use crate::helper::guard::breaks::Broken;
 use crate::helper::state::State;
 use crate::helper::{learn, materialise};
@@ -27,7 +27,7 @@ use crate::stats::Reason;
 use elision_sys::file::{self, FileKey, Stat};
 
 /// Takes a guard of this kind on the file of a request, and enters the file. Its status under the guard is given, too.
-pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Result<(FileId, Stat), Reason> {
+pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Result<(TargetId, Stat), Reason> {
     // A write lease is on the program's description, and would outlive a helper that is killed before the file is entered.
     if kind == Guard::Write {
         state.taking = request.key;
@@ -63,8 +63,8 @@ pub(crate) fn is_held(known: &File) -> bool {
 fn still_holds(known: &File, though_wanted: bool) -> bool {
     match known.guard {
         Guard::None => true,
-        Guard::Read => read_lease::still_holds(known.fd, though_wanted),
-        Guard::Write => write_lease::still_holds(known.fd, though_wanted),
+        Guard::Read => read_lease::still_holds(known.source.fd, though_wanted),
+        Guard::Write => write_lease::still_holds(known.source.fd, though_wanted),
     }
 }
 
@@ -96,7 +96,7 @@ fn give_up(state: &State, known: &File, gone: bool) -> bool {
 }
 
 /// Enters the file of a request, which is guarded now. Tracked extents of earlier hold on only if the file did not change unguarded.
-fn enter(state: &mut State, request: &Request, guard: Guard, fd: i32) -> Result<(FileId, Stat), Reason> {
+fn enter(state: &mut State, request: &Request, guard: Guard, fd: i32) -> Result<(TargetId, Stat), Reason> {
     let (stat, stamp) = file::stat_and_ctime(fd).map_err(lease::refused)?;
     let (key, fs) = (request.key, request.fs);
     if stat.id != key {
@@ -106,13 +106,16 @@ fn enter(state: &mut State, request: &Request, guard: Guard, fd: i32) -> Result<
         Some(id) => {
             let known = state.files.get(id);
             if known.stamp != stamp {
-                state.map.view().retain_of(id, |row| row.kind == Kind::Mapped);
+                state.map.view().retain_of(id, |row| row.is_mapped());
                 state.map.publish();
             }
-            state.files.set(id, File { fs, guard, fd, mapped: known.mapped, ..NO_FILE });
+            state.files.set(id, File { fs, guard, source: Source { fd, ..known.source }, ..NO_FILE });
             id
         }
-        None => state.files.add(File { key, fs, guard, fd, ..NO_FILE }).ok_or(Reason::Limit)?,
+        None => state
+            .files
+            .add(File { key, fs, guard, source: Source { fd, ..Source::NONE }, ..NO_FILE })
+            .ok_or(Reason::Limit)?,
     };
     state.files.watch(fd, id);
     Ok((id, stat))
@@ -136,7 +139,7 @@ pub(crate) fn answer_breaks(state: &mut State) -> bool {
 }
 
 /// Lets the guard of a file go, if it is being broken. False: it has to be asked about again.
-fn answer_break(state: &mut State, id: FileId) -> bool {
+fn answer_break(state: &mut State, id: TargetId) -> bool {
     let known = state.files.get(id);
     if !known.used || is_whole(&known) {
         return true;
@@ -147,12 +150,12 @@ fn answer_break(state: &mut State, id: FileId) -> bool {
             return true;
         }
     }
-    breaks::note(known.fd);
+    breaks::note(known.source.fd);
     false
 }
 
 /// Gives what depends on a file memory of its own, then lets the guard go. False: somebody depends on it still, and it has to wait.
-pub(crate) fn release(state: &mut State, id: FileId) -> bool {
+pub(crate) fn release(state: &mut State, id: TargetId) -> bool {
     let known = state.files.get(id);
     if known.guard == Guard::None {
         return true;
@@ -164,10 +167,20 @@ pub(crate) fn release(state: &mut State, id: FileId) -> bool {
     if !give_up(state, &known, gone) {
         return false;
     }
-    file::close(known.fd);
+    file::close(known.source.fd);
     match stamp.filter(|_| state.map.share(id).tracked > 0) {
         Some(stamp) => {
-            state.files.set(id, File { guard: Guard::None, fd: -1, stamp, solid: 0, writer: 0, ..known });
+            state.files.set(
+                id,
+                File {
+                    guard: Guard::None,
+                    source: Source { fd: -1, ..known.source },
+                    stamp,
+                    solid: 0,
+                    writer: 0,
+                    ..known
+                },
+            );
         }
         None => drop_file(state, id),
     }
@@ -176,7 +189,7 @@ pub(crate) fn release(state: &mut State, id: FileId) -> bool {
 }
 
 /// Forgets a file, and all of its extents.
-pub(crate) fn drop_file(state: &mut State, id: FileId) {
+pub(crate) fn drop_file(state: &mut State, id: TargetId) {
     state.map.view().retain_of(id, |_| false);
     state.files.remove(id);
 }
@@ -197,7 +210,7 @@ pub(crate) fn sweep(state: &mut State) {
 }
 
 /// Releases the guard of a file that is changed in another way than by saving it, and says how much had been deferred of it: in vain.
-pub(crate) fn release_for_nothing(state: &mut State, id: FileId, request: &mut Request) {
+pub(crate) fn release_for_nothing(state: &mut State, id: TargetId, request: &mut Request) {
     if !state.files.get(id).saved {
         request.known = state.map.share(id).mapped;
     }

@@ -38,7 +38,7 @@ pub(super) fn on_break(_known: &File, _program: i32) -> bool {
 
 /// The child's helper opens the file by way of its parent's helper's descriptor.
 pub(super) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
-    let fd = open(predecessor, known.fd, 0).ok()?;
+    let fd = open(predecessor, known.source.fd, 0).ok()?;
     if file::stat(fd).is_ok_and(|stat| stat.id == known.key) {
         return Some(fd);
     }
@@ -52,6 +52,6 @@ pub(super) fn give_up(known: &File) -> bool {
         return false;
     }
     // A mapping that is left keeps the description, and with it the lease: so closing is not enough.
-    let _ = file::set_lease(known.fd, libc::F_UNLCK);
+    let _ = file::set_lease(known.source.fd, libc::F_UNLCK);
     true
 }

@@ -55,8 +55,8 @@ pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) -> bool
 
 /// Gives up the lease, and the description back as it was.
 pub(super) fn unlock(known: &File) {
-    let _ = file::set_lease(known.fd, libc::F_UNLCK);
-    let _ = file::fcntl(known.fd, libc::F_SETOWN, 0);
+    let _ = file::set_lease(known.source.fd, libc::F_UNLCK);
+    let _ = file::fcntl(known.source.fd, libc::F_SETOWN, 0);
 }
 
 /// Gives up a lease that a dead helper has left on this descriptor of the program's, if it is of such a file.
@@ -84,7 +84,7 @@ pub(crate) fn has_our_lease(pid: i32, fd: i32, key: FileKey, otherwise: bool) ->
 
 /// Has the program a descriptor of the description that has our lease? True where the kernel does not say, or the lease has been lost.
 pub(crate) fn program_holds(known: &File, program: i32) -> bool {
-    if !has_our_lease(task::pid(), known.fd, known.key, false) {
+    if !has_our_lease(task::pid(), known.source.fd, known.key, false) {
         return true;
     }
     let mut holds = false;
