@@ -48,7 +48,7 @@ reasons! {
     /// The kernel lacks what is needed, or the helper could not be started.
     Unavailable = "unavailable",
     /// The helper is gone or busy.
-    Sidecar = "sidecar",
+    Helper = "helper",
     /// Nearly all of what was read of this file before, or of others of about this size, was altered. Of a save: nearly
     /// all was altered since the one before, so this one is not tracked.
     MostlyAltered = "mostly_altered",

@@ -11,18 +11,17 @@ use core::sync::atomic::Ordering::*;
 use elision_sys::file::FileKey;
 use elision_sys::task;
 
-/// Rounds of polling before a thread sleeps for its answer, and polls in each. Between rounds it yields, in case the
-/// helper waits for this very processor. Together some hundred microseconds, which an answer takes if the helper has
-/// to be woken first; to sleep and be woken as well would double that.
+/// Rounds of polling before a thread sleeps for its answer, and polls in each; between rounds it yields. Some hundred microseconds, which an
+/// answer takes if the helper has to be woken first; to sleep and be woken as well would double that.
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
 /// How often a thread that waits looks whether the helper is there.
 const LOOK_MS: u64 = 100;
-/// For how many looks it waits for a helper to take a transfer, before it makes the call in the traditional way.
+/// For how many looks it waits for the helper to take a transfer, before it makes the plain call.
 const TRANSFER_LOOKS: u32 = 2;
-/// For how many looks at which the helper has done nothing since the last one it waits before the next helper takes over: where it has taken
-/// a transfer, which is a matter of milliseconds, and otherwise.
+/// After how many looks at which the helper has done nothing it is killed: where it has taken a transfer, which takes milliseconds, and
+/// otherwise.
 const IDLE_TRANSFER_LOOKS: u32 = 50;
 const IDLE_LOOKS: u32 = (launch::IDLE_MS / LOOK_MS) as u32;
 
@@ -46,8 +45,7 @@ impl Call {
             if let Some(slot) = POOL.iter().find(free) {
                 break Some(slot);
             }
-            // What would merely be deferred or elided need not be. Anything else has to be said, and slots come free:
-            // nobody who holds one waits for anything but the helper and the file.
+            // A transfer need not be deferred or elided. Anything else has to be said, and slots come free.
             if start {
                 break None;
             }
@@ -79,9 +77,9 @@ impl Call {
 
     /// Sends the request and waits for the answer: `None` if it was done, or why it was not.
     pub fn send(&mut self) -> Option<Reason> {
-        // It may be on the list still; put there a second time, it would lead to itself.
+        // (It may still be on the list.)
         if self.lost {
-            return Some(Reason::Sidecar);
+            return Some(Reason::Helper);
         }
         let epoch = control::epoch();
         self.slot.status.store(POSTED, Release);
@@ -96,7 +94,7 @@ impl Call {
             }
             task::yield_now();
         }
-        // (In the middle of a save the helper has to hear of its end: it keeps others from the file.)
+        // (The end of a save has to be said: the helper keeps others from the file.)
         let request = self.request();
         let optional = request.op == Op::Associate || request.op == Op::Plan && !request.more;
         let (mut looks, mut idle, mut steps) = (0, 0, requests::STEPS.load(Relaxed));
@@ -109,11 +107,10 @@ impl Call {
             if self.slot.status.compare_exchange(status, sleeping, AcqRel, Acquire).is_err() {
                 continue;
             }
-            // The time-out is for a helper that was killed or stopped: nobody would wake us.
+            // The time-out is for a helper that was killed or stopped.
             task::futex_wait(&self.slot.status, sleeping, LOOK_MS);
             if (!control::alive() || control::epoch() != epoch) && self.give_up() {
-                // Until another has been at work, if anything depends on it. (Once was not enough: he who starts one may believe that it runs, and
-                // it is the one that was killed.)
+                // Until another has been at work, if anything depends on it.
                 launch::present();
                 break;
             }
@@ -139,15 +136,15 @@ impl Call {
             // So that the slot is looked for.
             requests::ring();
         }
-        Some(Reason::Sidecar)
+        Some(Reason::Helper)
     }
 
-    /// Can it be sent again? Not if its helper was killed before it took it.
+    /// Can it be sent again?
     pub fn is_good(&self) -> bool {
         !self.lost
     }
 
-    /// The helper that the request was meant for is gone. True if nobody will answer it, now or later.
+    /// The helper is gone. True if nobody will answer the request any more.
     fn give_up(&mut self) -> bool {
         self.take_back()
             || self.slot.status.load(Acquire) & !SLEEPS == TAKEN
@@ -186,7 +183,7 @@ mod tests {
     use crate::shared::requests::{HEAD, SLOTS, post};
     use core::ptr;
 
-    /// Thirty-two helpers that were killed just after they had taken the list left nobody a slot to ask with.
+    /// Helpers that are killed just after they have taken the list use up no slots.
     #[test]
     fn what_a_killed_helper_had_taken_from_the_list_can_be_used_again() {
         let answer = |state: &mut u32, _: &mut Request| {

@@ -104,7 +104,7 @@ mod tests {
         std::fs::write(&file, &content).unwrap();
         let kept = read(&file, content.len());
         let Some(mut call) = Call::new(Op::Fail, true) else { return println!("skipped") };
-        assert_eq!(call.send(), Some(Reason::Sidecar));
+        assert_eq!(call.send(), Some(Reason::Helper));
         drop(call);
         assert!(!CALLED.load(SeqCst));
         // (This waited for ever when the helper had died in std's own hook.)

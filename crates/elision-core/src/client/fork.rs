@@ -56,8 +56,7 @@ pub extern "C" fn before_fork() {
     while launch::present() {
         let epoch = control::epoch();
         forks::begin();
-        let answered =
-            Call::new(Op::Fork, false).is_some_and(|mut call| call.send() != Some(Reason::Sidecar));
+        let answered = Call::new(Op::Fork, false).is_some_and(|mut call| call.send() != Some(Reason::Helper));
         if answered {
             forks::set_quiesced(epoch);
             // (Unless the next one has begun already.)

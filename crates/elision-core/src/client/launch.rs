@@ -156,8 +156,7 @@ pub(crate) fn lost() -> bool {
     true
 }
 
-/// While START says that a helper is being started: starts it after one that has gone, if anything depends on it. Where that cannot be
-/// done, this thread does what the helper would do first.
+/// While START is STARTING: starts a helper if anything depends on it. Where that cannot be done, this thread does what it would do first.
 pub(crate) fn start_again() {
     let mut next = IDLE;
     if any_or_leases() {
@@ -175,8 +174,8 @@ pub(crate) fn start_again() {
 /// When a helper may be started that could not be before.
 static AGAIN_MS: AtomicU64 = AtomicU64::new(0);
 
-/// What START is to say after a start was tried. While something depends on a helper, that one runs, even if it does not: the thread that
-/// finds that out tries again, though not at every call unless somebody killed it.
+/// What START is to be after a start was tried. While something depends on a helper, it is RUNNING in any case: the next thread that finds
+/// none tries again, though not at every call unless somebody killed it.
 fn next_start(started: Option<bool>) -> u32 {
     match started {
         Some(true) => return RUNNING,
@@ -238,9 +237,8 @@ pub(crate) fn find_end_word() {
     END_VALUE.store(task::tid() as u32, Release);
 }
 
-/// Starts a helper and waits until it is ready. `predecessor`: pid of a helper to take over from, −1 if that one is lost, 0 for a first
-/// start. A helper that is killed before it is seen to be ready is followed by another: it may have begun to take over what nobody guards.
-/// False: none can work here. `None`: somebody kills them all.
+/// Starts a helper and waits until it is ready; if it is killed before, another, since it may have begun to take over. `predecessor`: see
+/// [`control::PREDECESSOR`]. False: none can work here. `None`: somebody kills them all.
 fn start(mut predecessor: i32) -> Option<bool> {
     for _ in 0..TRIES {
         let started = start_once(predecessor);

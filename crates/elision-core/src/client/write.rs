@@ -218,7 +218,7 @@ impl ElidedWrite {
         (request.owned, request.forks, request.track) = (self.options.owned, self.options.forks, self.follow);
         (request.head, request.tail) = (if at == 0 { head.len } else { 0 }, tail.len);
         let declined = call.send();
-        declined.or((call.request().handled == 0).then_some(Reason::Sidecar))
+        declined.or((call.request().handled == 0).then_some(Reason::Helper))
     }
 
     /// Writes what has to be written, in order. How much was done from the beginning on, and what stopped it.

@@ -14,8 +14,8 @@ pub(crate) fn name_of(request: &Request) -> usize {
     core::ptr::from_ref(request) as usize
 }
 
-/// Does the request have to wait until somebody has written what was planned? His write is one, as far as anybody can see, though
-/// there are several calls to it: nobody else's may come in between, and no read may see a part of it.
+/// Does the request have to wait for the end of a write? A planned write is several calls: no other may come in between, and no read may see
+/// a part of it.
 pub(crate) fn held_up(files: &Files, request: &Request) -> bool {
     matches!(request.op, Op::Associate | Op::Plan | Op::BeforeWrite | Op::Release | Op::Closing)
         && files.find(request.key).is_some_and(|id| {
@@ -24,7 +24,7 @@ pub(crate) fn held_up(files: &Files, request: &Request) -> bool {
         })
 }
 
-/// A small write to a guarded file. Each is a request, and so costs several times what it would: after many of them the guard goes.
+/// A small write to a guarded file. As a request it costs several times what it would: after many of them the guard goes.
 pub(crate) fn small_write(state: &mut State, request: &mut Request) {
     const MANY: u32 = 256;
     let Some(id) = state.files.find(request.key) else { return };
@@ -37,9 +37,8 @@ pub(crate) fn small_write(state: &mut State, request: &mut Request) {
     }
 }
 
-/// Bytes `[start, end)` of a file are about to be written from somewhere: pages elsewhere that stand for them get
-/// memory of their own and stop being associated. `delta` (file offset less address) names the place that is
-/// being written from, whose pages stay.
+/// Bytes `[start, end)` of a file are about to be written: pages that stand for them get memory of their own and stop being associated, but
+/// for those at the place that is written from, which `delta` (file offset less address) names.
 pub(crate) fn before_write(state: &mut State, id: TargetId, start: u64, end: u64, delta: Option<u64>) {
     let mut from = 0;
     // One at a time, looked up anew, because the map cannot be borrowed across the work.

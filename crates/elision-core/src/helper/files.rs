@@ -1,4 +1,4 @@
-//! The files that extents refer to, and what the program's threads are told of them.
+//! The files that extents refer to.
 
 use crate::extent::{SourceId, TargetId};
 use crate::fs_traits::FsTraits;
@@ -38,7 +38,7 @@ pub struct File {
     pub source: Source,
     /// While not guarded: what the guard has left.
     pub stamp: Stamp,
-    /// The request of whoever is writing what was planned: until it is done nobody else may change the file, or read it. 0: nobody.
+    /// The request of the write under way: until it is done nobody else may change the file, or read it. 0: none.
     pub writer: usize,
     /// Small writes since something was planned, or since it was guarded.
     pub small: u32,
@@ -46,11 +46,10 @@ pub struct File {
     pub saved: bool,
     /// Up to here it was found to have no holes.
     pub solid: u64,
-    /// A descriptor of it was closed: when to look whether that was the last (see `closing`), and how
-    /// long that was put off. 0: not.
+    /// A descriptor was closed: when to look whether that was the last (see `closing`), and how long that was put off. 0: not.
     pub closed: u64,
     pub(crate) put_off: u64,
-    /// The next file of the same hash, or the next free entry: its number and one; 0 for none.
+    /// A link to the next file of the same hash, or the next free entry.
     pub(crate) next: u32,
 }
 
@@ -115,7 +114,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Forgets all of them, in whatever state a sidecar that was killed has left the table.
+    /// Forgets all of them, in whatever state a killed helper has left the table.
     pub fn clear(&mut self) {
         for entry in self.entries.iter_mut().take(self.top) {
             *entry = NO_FILE;
@@ -351,7 +350,7 @@ mod tests {
     fn a_file_is_found_by_what_its_mappings_show() {
         let mut files = table();
         let id = files.add(file(7, Guard::Read)).unwrap();
-        // Not known, half noted by a sidecar that was killed then, and known: on some file systems another device than stat's.
+        // Not known, half noted by a helper that was killed, and known: on some file systems another device than stat's.
         for (mapped, found) in
             [((0, 0), true), ((5, 0), true), ((0, 7), true), ((5, 7), true), ((6, 7), false)]
         {

@@ -28,8 +28,8 @@ pub(crate) fn copy(state: &mut State, extent: Extent, unreadable: bool, held: bo
     state.map.dropped = true;
 }
 
-/// The same page by page, where some cannot be read: if the program is held, these are never to be touched again. Where
-/// it is known that they cannot be read the device is not asked once more, which might take long.
+/// The same page by page, where some cannot be read: if the program is held, these become untouchable. `unreadable`: the device is not
+/// asked once more, which might take long.
 fn copy_what_can_be_read(state: &mut State, from: usize, to: usize, held: bool, unreadable: bool) {
     let mut lost = from;
     for at in (from..to).step_by(PAGE) {
@@ -72,15 +72,13 @@ pub(crate) fn find_again(tables: &PageTables, addr: usize, len: usize) {
     }
 }
 
-/// Anonymous pages for those of `[from, to)`, a part of one mapping that has been populated, with the program held
-/// still. The mapping shrinks from its beginning, so no more of them than there are now are needed, but for a moment
-/// one, which may come out of the reserve. Ends early if even that is refused, with nothing lost.
+/// Anonymous pages for those of `[from, to)`, a populated part of one mapping, with the program held. The mapping shrinks from its
+/// beginning, so for a moment one mapping more is needed, which may come out of the reserve. Ends early if it is refused, with nothing lost.
 fn exchange_pages(page: &mut [u8; PAGE], reserve: &mut Reserve, from: usize, to: usize) {
     let spare = page.as_mut_ptr();
     for at in (from..to).step_by(PAGE) {
-        // SAFETY: the page is present or in swap, private and readable, and nobody stores into it now; `spare` is a
-        // page of ours. What is mapped over it has no other user than the program, which gets its bytes back
-        // before it goes on.
+        // SAFETY: the page is there, private and readable, and nobody stores into it now; `spare` is a page of ours. The program gets its
+        // bytes back before it goes on.
         unsafe {
             core::ptr::copy_nonoverlapping(at as *const u8, spare, PAGE);
             take_in_hand(at);
@@ -95,31 +93,29 @@ fn exchange_pages(page: &mut [u8; PAGE], reserve: &mut Reserve, from: usize, to:
     }
 }
 
-/// The page that a helper had in hand when it was killed is put where it belongs. Its program went on in the meantime; what
-/// it has stored there since, other than zeroes, stays.
+/// Puts the page that a helper had in hand when it was killed where it belongs. What the program has stored there since, other than zeroes,
+/// stays.
 pub(crate) fn put_back_page(state: &mut State) {
     let at = IN_HAND.load(Acquire);
     if at == 0 {
         return;
     }
     let held = state.tables.is_plain(at) && state.world.stop(state.program);
-    // (If the program cannot be held, it is better to see them come than not to have them.)
     if IN_HAND.load(Acquire) == at && state.tables.is_plain(at) {
         for (offset, kept) in state.page.into_iter().enumerate() {
-            // SAFETY: just seen to be memory that can be read and written; whoever else uses it meanwhile has it
-            // changed under his hands as by another thread of his own, and none of his bytes taken.
+            // SAFETY: just seen to be memory that can be read and written; to the program this is a store by another of its threads.
             let byte = unsafe { AtomicU8::from_ptr((at + offset) as *mut u8) };
             let _ = byte.compare_exchange(0, kept, Relaxed, Relaxed);
         }
     }
-    // Not before: if this one is killed as well, the next one puts it back.
+    // Not before: if this helper is killed as well, the next one puts it back.
     let _ = IN_HAND.compare_exchange(at, 0, AcqRel, Relaxed);
     if held {
         state.world.resume(state.program);
     }
 }
 
-/// From here on, or no more, the room for a page has what may be nowhere else. (A helper is killed between any two instructions.)
+/// From here on (or with 0 no more) the helper's page has bytes that may be nowhere else, in whatever instruction it is killed.
 fn take_in_hand(at: usize) {
     compiler_fence(SeqCst);
     IN_HAND.store(at, Release);

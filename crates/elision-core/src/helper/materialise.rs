@@ -29,8 +29,7 @@ use elision_sys::{file, memory, task};
 /// Extents moved while threads are stopped once.
 const BATCH: usize = 128;
 
-/// An extent is exchanged in at most so many pieces, since what is altered in a piece is there twice for a moment. The pieces become one
-/// mapping again.
+/// An extent is exchanged in at most so many pieces: what is altered in a piece is there twice for a moment.
 const PIECES: usize = 16;
 const SMALLEST_PIECE: usize = 2 << 20;
 
@@ -157,8 +156,7 @@ fn materialise(state: &mut State, which: Which, track: bool) -> bool {
     gone
 }
 
-/// The next mapped extent that ends after `from`. Extents of a range are taken whole: half of one would leave two
-/// mappings where one entry was.
+/// The next mapped extent that ends after `from`. Extents of a range are taken whole: half of one would leave two mappings.
 fn next_mapped(map: &mut Map, which: Which, from: usize) -> Option<Extent> {
     let map = map.view();
     match which {
@@ -170,8 +168,8 @@ fn next_mapped(map: &mut Map, which: Which, from: usize) -> Option<Extent> {
     }
 }
 
-/// Anonymous memory with the file bytes of an extent's pages that have no memory of their own; 0 if that cannot
-/// be had. Where address space is short, or a page cannot be read, of the first pages of the extent.
+/// Anonymous memory with the file bytes of an extent's pages that have no memory of their own, or of its first pages where address space is
+/// short or a page cannot be read; 0 if there is none.
 fn precopy(state: &mut State, mut extent: Extent) -> Shadow {
     let none = Shadow { extent, memory: 0, unreadable: false };
     if !mappings::is_ours(&state.tables, &state.files, extent) {
@@ -243,8 +241,7 @@ fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
             let (from, len) = (run.start as usize, (run.end - run.start) as usize);
             for at in (from..from + len).step_by(STEP) {
                 let len = STEP.min(from + len - at);
-                // SAFETY: the pages are present or in swap in a readable mapping, nobody stores into them now, and
-                // the shadow is ours.
+                // SAFETY: the pages are there, readable, and nobody stores into them now; the shadow is ours.
                 unsafe {
                     core::ptr::copy_nonoverlapping(at as *const u8, (place + (at - start)) as *mut u8, len)
                 };
@@ -287,13 +284,12 @@ const AHEAD: usize = 1 << 20;
 
 /// Fills the part `[from, to)` of an extent's shadow with file bytes. Says how far it came.
 ///
-/// By reading, which is faster; or from the mapping, which nobody can see: the program's read has counted as an access
-/// to the file when it was made, and this must not count as another, perhaps after the program has put the time back.
+/// By reading, which is faster; or from the mapping where a read would show: the program's own has counted as an access already.
 fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mapping: bool) -> usize {
     let target = shadow + (from - extent.addr);
     let mut done = 0;
     if by_mapping {
-        // In a child without a sidecar the descriptor is not there, but the mapping is.
+        // (In a client without a helper the descriptor is not there, but the mapping is.)
         let mut step = AHEAD;
         while done < to - from {
             let (at, len) = (from + done, step.min(to - from - done));

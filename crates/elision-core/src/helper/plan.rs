@@ -13,14 +13,12 @@ use crate::stats::Reason;
 use crate::transfer::PAGE;
 use elision_sys::file;
 
-/// Two runs that are written synchronously are written as one, and what is between them with them, if that is no more than this: each call costs
-/// about 3 ms, and each MiB of it 2.2 ms more (ext4 on a virtual disk). (Others are not joined: a run costs about 5 µs, and the pages between
-/// have to be mapped first.)
+/// Two runs that are written synchronously are written as one if no more than this is between them: each call costs about 3 ms, and each MiB
+/// 2.2 ms more (ext4 on a virtual disk). (Others are not joined: a run costs about 5 µs.)
 const SYNCHRONOUS_GAP: usize = 1 << 20;
 
-/// Which of the whole pages `[addr, addr + len)` must be written at `offset`? What is not in the answer equals the
-/// file. Pages in the answer are write-protected before it is given, so that a store that
-/// comes while they are copied out counts for the next time.
+/// Which of the whole pages `[addr, addr + len)` must be written at `offset`? What is not in the answer equals the file. Pages in the answer are
+/// write-protected before it is given: a store while they are written counts for the next time.
 pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
     let id = match guard_for_write(state, request) {
         Ok(id) => id,
@@ -127,8 +125,7 @@ fn has_holes(files: &mut Files, id: TargetId, start: u64, end: u64) -> bool {
         // Without FIEMAP (tmpfs) blocks are exactly the pages that exist.
         None => !stat.is_solid(),
     };
-    // It stays so while guarded: only a change that is shown to us first could make a hole there. (Behind the end of the
-    // file a write makes one without being asked.)
+    // It stays so while guarded, up to the end of the file.
     if !holes && let Some(entry) = files.get_mut(id) {
         entry.solid = end.max(start).min(stat.size);
     }
@@ -164,9 +161,8 @@ fn altered_runs(tables: &mut PageTables, kind: Kind, at: usize, to: usize, reque
     reached
 }
 
-/// Write-protects what is about to be written to the place that `delta` names. What was tracked for another place is
-/// so no longer. Pages of a mapped extent of another place stay as they are: protected, those that were altered
-/// would pass for unaltered there.
+/// Write-protects what is about to be written to the place that `delta` names. What was tracked for another place is so no longer. Mapped
+/// extents of another place stay as they are: protected, their altered pages would pass for unaltered.
 fn follow(map: &mut Map, tables: &mut PageTables, id: TargetId, delta: u64, from: usize, to: usize) {
     let mut at = from;
     while at < to {

@@ -31,9 +31,8 @@ pub(crate) fn zero(state: &mut State, addr: usize, len: usize) {
     forget(state, addr, len);
 }
 
-/// Has the loaded pages of a range loaded again when they are touched. Says how many bytes. (Here and not in the thread that wants it: what
-/// it was told is loaded may have been given memory of its own by the time it acts on that, and would be zeroes. Seen once in some
-/// 50,000 histories.)
+/// Has the loaded pages of a range loaded again when they are touched. Says how many bytes. (Not in the thread that wants it: by the time it
+/// acts, they may have memory of their own, and would become zeroes.)
 pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
     let mut given = 0;
     let mut at = addr;
@@ -44,8 +43,7 @@ pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
         }
         state.tables.scan_each(row.addr, row.end(), LOADED, |run| {
             let (from, len) = (run.start as usize, (run.end - run.start) as usize);
-            // SAFETY: these pages have no memory of their own: what is dropped is a view of the page cache, and whoever could
-            // alter them waits for the answer.
+            // SAFETY: these pages have no memory of their own, and whoever could alter them waits for the answer.
             if unsafe { memory::advise(from, len, libc::MADV_DONTNEED) }.is_ok() {
                 given += len;
             }
@@ -58,8 +56,7 @@ pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
 pub(crate) fn forget(state: &mut State, addr: usize, len: usize) {
     learn::count_loaded(&mut state.map, &mut state.tables, addr, len);
     if state.map.view().remove(addr, len).is_err() {
-        // No room to split an extent. Its outer parts need their guard, so they get memory of their own.
-        // (What is unmapped by now is found to be, and left alone.)
+        // No room to split an extent: its outer parts need their guard, so they are materialised.
         materialise::range(state, addr.saturating_sub(1), len + 2);
         state.map.view().retain(|row| row.clip(addr, addr + len).is_none());
     }
@@ -67,7 +64,7 @@ pub(crate) fn forget(state: &mut State, addr: usize, len: usize) {
     state.map.publish();
 }
 
-/// What was left for us without a request: ranges that are gone.
+/// Forgets the ranges in the unmap queue.
 pub(crate) fn drain_unmapped(state: &mut State) {
     unmap_queue::take_all(|addr, len| forget(state, addr, len));
 }

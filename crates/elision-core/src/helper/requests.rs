@@ -23,8 +23,7 @@ pub(crate) enum Answer {
     Later,
 }
 
-/// In the helper: takes every waiting request, calls `taken`, then answers each, oldest first, and calls `answered`
-/// after each answer was given. True if there were any.
+/// Takes every waiting request, calls `taken`, then answers each, oldest first, and calls `answered` after each answer. True if there were any.
 pub(crate) fn answer_all<S>(
     state: &mut S,
     taken: fn(&mut S),
@@ -64,7 +63,7 @@ pub(crate) fn answer_all<S>(
     any
 }
 
-/// The slots that were given up, as bits. Those among them that are on the list are freed when they are taken from it.
+/// The slots that were given up, as bits. Those that are on the list are freed when they are taken from it.
 fn find_lost() -> u32 {
     if !SOME_LOST.load(Relaxed) || !SOME_LOST.swap(false, Acquire) {
         return 0;
@@ -73,7 +72,7 @@ fn find_lost() -> u32 {
     POOL.iter().zip(0..).filter(|(slot, _)| lost(slot)).fold(0, |bits, (_, at)| bits | 1 << at)
 }
 
-/// After the list has been gone through: those of them that were not on it. A helper had taken it that was killed.
+/// After that: frees those that were not on the list, which a killed helper had taken.
 fn free_lost(lost: u32) {
     for slot in POOL.iter().zip(0..).filter(|(_, at)| lost & 1 << at != 0).map(|(slot, _)| slot) {
         let _ = slot.status.compare_exchange(LOST, FREE, AcqRel, Relaxed);
@@ -96,14 +95,13 @@ fn put_back(slot: &Slot) {
     post(slot);
 }
 
-/// In a helper that begins: what the last one held is none of its own. (Whose requests these were gives up.)
+/// In a helper that begins: it holds no request. (The threads of those that the last one held give up.)
 pub(crate) fn begin() {
     HELD.store(ptr::null_mut(), Relaxed);
 }
 
-/// In the helper, while it has quiesced for a fork: tells whoever waits for something that can be said without changing
-/// anything. The thread that forks may be waiting for him: in stdio, it takes locks that one who writes may hold.
-/// There are no write leases at this time, so there is nothing to do before a write, and nothing to elide.
+/// While the helper has quiesced for a fork: answers what can be answered without changing anything. The thread that forks may be waiting for
+/// one that waits here: in stdio it takes locks. There are no write leases now, so there is nothing to do before a write, or to elide.
 pub(crate) fn answer_quiesced() {
     step();
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
@@ -117,7 +115,7 @@ pub(crate) fn answer_quiesced() {
         let request = unsafe { &mut *slot.request.get() };
         match request.op {
             Op::Ping | Op::BeforeWrite | Op::Closing | Op::Surrender => request.declined = None,
-            Op::Associate | Op::Plan => request.declined = Some(Reason::Sidecar),
+            Op::Associate | Op::Plan => request.declined = Some(Reason::Helper),
             _ => {
                 put_back(slot);
                 continue;
@@ -127,7 +125,7 @@ pub(crate) fn answer_quiesced() {
     }
 }
 
-/// Makes the request of a slot from the list the helper's. False: its thread has given up.
+/// Makes the request of a slot from the list the helper's. False: its client has given up.
 fn take(slot: &Slot) -> bool {
     loop {
         let status = slot.status.load(Acquire);

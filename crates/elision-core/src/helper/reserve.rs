@@ -1,14 +1,13 @@
 //! A few mappings kept in reserve, for the moment in which a program has used up `vm.max_map_count`.
 //!
-//! Exchanging the pages of a mapping one by one takes one more mapping for a moment. Where not even that one is left, pages could
-//! only be copied within the mapping of the file, where a truncation by somebody else takes them away.
+//! To exchange the pages of a mapping one by one takes one more mapping for a moment. Without it, pages stay in the mapping of the file,
+//! where a truncation takes them away.
 #![allow(unsafe_code)] // Protects pages of its own.
 
 use crate::transfer::PAGE;
 use elision_sys::memory;
 
-/// Pages of the reserve. Every second one has another protection than its neighbours, and so is a mapping of its own. (The outer
-/// two may be one with what is beside them.)
+/// Pages of the reserve. Every second one has another protection than its neighbours, and so is a mapping of its own.
 const PAGES: usize = 5;
 
 /// The reserve: all zeroes are none.
@@ -26,7 +25,7 @@ impl Reserve {
         }
         while self.addr != 0 && self.kept < PAGES / 2 {
             let at = self.addr + (2 * self.kept + 1) * PAGE;
-            // Before it is so: one who takes over from a sidecar that was killed here must not take it for none.
+            // Before it is so: a helper may be killed here.
             self.kept += 1;
             // SAFETY: nobody else knows of these pages.
             if unsafe { memory::protect(at, PAGE, libc::PROT_READ) }.is_err() {

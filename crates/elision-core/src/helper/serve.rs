@@ -1,4 +1,4 @@
-//! The helper's loop: answers lease breaks and requests, and goes when the program does.
+//! The helper's loop: it answers lease breaks and requests, and goes when the program does.
 #![allow(unsafe_code)] // Entry point of a process, and a signal handler.
 
 use crate::helper::guard::breaks::{self, NAMED_BREAK};
@@ -22,8 +22,7 @@ const BREAK: i32 = libc::SIGIO;
 /// A thread of the program has ended that may have been the last. (Sent to the supervisor, and handed on by it.)
 pub(crate) const PARENTS_END: i32 = 42;
 
-/// How long the helper looks for the next request before it sleeps, in rounds with a yield between them: waking it
-/// costs more.
+/// How long the helper looks for the next request before it sleeps, in rounds with a yield between them: to wake it costs more.
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
@@ -67,7 +66,7 @@ pub(crate) extern "C" fn main() -> ! {
     let sees = control::shares_memory(task::pid());
     while sees && block.go.load(Acquire) == 0 {
         task::futex_wait(&block.go, 0, 1000);
-        // Killed before it could say so, it would be waited for for ever, and its memory kept.
+        // (The client may be killed before it says so.)
         if block.go.load(Acquire) == 0 && !processes::program_lives(PROGRAM.load(Acquire)) {
             task::exit();
         }
@@ -98,7 +97,7 @@ fn serve(state: &mut State) -> ! {
     loop {
         step();
         let rung = BELL.load(SeqCst);
-        // (Who has set another word, or ended the main thread before the others, is told of in this way.)
+        // (A program may have another word, or end its main thread before the others.)
         if (ORPHANED.swap(false, SeqCst) || end_word == 0) && !processes::program_lives(state.program) {
             finish(state);
         }
@@ -142,9 +141,7 @@ fn serve(state: &mut State) -> ! {
     }
 }
 
-/// If the answer just given was to a fork: rests until that fork is over. At no other time, since
-/// the fork's own request may be the next one; and before any other request is answered, since that would change
-/// what the child is getting a copy of.
+/// After each answer: if it was to a fork, nothing is answered until that fork is over, since that would change what the child copies.
 fn quiesce_for_fork(state: &mut State) {
     if state.retiring {
         report_once(state);
@@ -177,7 +174,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     if matches!(request.op, Op::Plan | Op::BeforeWrite) {
         live::count_change();
     }
-    // What ends somebody's write, whose it is and whose it is not, may be waited for.
+    // Other requests may wait for the end of a write.
     let ends = match request.op {
         Op::Wrote => !request.more,
         Op::Plan | Op::BeforeWrite | Op::Release | Op::Surrender | Op::Fork | Op::Retire | Op::Leave => true,
@@ -187,7 +184,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     if takes {
         // A helper that is killed on the way is to have a successor.
         live::LIVE.store(state.map.usage.extents + 1, Release);
-        // No other can come before the answer is given: it would wait for that.
+        // (No fork can come before the answer is given: it would wait for that.)
         request.owned &= request.forks == forks::count();
     }
     request.declined = match request.op {
@@ -274,7 +271,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
             None
         }
         Op::End => {
-            // Leases end with the mappings and descriptors that keep them, the program's own; until then whoever wants a file waits.
+            // (Leases end with the program's mappings and descriptors.)
             state.retiring = true;
             None
         }

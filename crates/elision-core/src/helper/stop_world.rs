@@ -1,12 +1,11 @@
-//! Holding the program's threads still, unseen, for the few microseconds in which memory changes hands.
+//! Stopping the program's threads, unseen, for the microseconds in which memory changes hands.
 //!
-//! ptrace is the only way that stops a thread in user code and in the kernel alike without a signal, an error or a trap
-//! that the program could see. What it can disturb is a system call that returns EINTR when its sleep is
-//! interrupted; [`task::trace_release`] hands such a call back to the kernel to go on. ([`crate::helper::waits`] says for how long. And one that had done
-//! a part returns that: the drop-in makes some such calls again.)
+//! Only ptrace stops a thread in user code and in the kernel alike without a signal, an error or a trap that the program could see. A system
+//! call whose sleep it interrupts is handed back to the kernel ([`task::trace_release`]; [`crate::helper::waits`] says for how long). One
+//! that had done a part returns that: the drop-in makes some such calls again.
 //!
-//! A thread inside vfork cannot be stopped before its child has gone on to exec. The child shares the memory, and may be
-//! the very one that waits for the lease we are about to give up; so it is held in its parent's place.
+//! A thread inside vfork cannot stop before its child calls exec. The child shares the memory, and may be the one that waits for the lease:
+//! it is held in its parent's place.
 
 use crate::helper::waits;
 use crate::shared::control;
@@ -16,26 +15,24 @@ use crate::shared::requests;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::*};
 use elision_sys::task::{self, SignalInfo, Stop, Traced};
 
-/// Threads that can be held at a time. (With stacks that have a guard page, twice as many mappings as `vm.max_map_count` is by default.)
+/// Threads that can be held at a time. (With their guard pages, they need twice as many mappings as `vm.max_map_count` usually is.)
 const THREADS: usize = 1 << 16;
 
-/// For how long the others are held while one cannot be stopped, and how much longer for each of them: they stop when they have had a processor.
+/// For how long the others are held while one does not stop, and how much longer for each of them.
 const PATIENCE_US: u64 = 20_000;
 const PATIENCE_EACH_US: u64 = 50;
 
-/// How often it is tried before giving up: about a second. Somebody waits for the file meanwhile, and it may be the very
-/// child of a vfork that the program waits for.
+/// How often it is tried before giving up: about a second. Somebody waits for the file meanwhile.
 const TRIES: u32 = 30;
 
-/// For how long a thread is waited for that cannot be stopped: because the kernel waits for a device in its name, or the machine
-/// has more urgent things to do. To give up is to copy pages in place, and who truncates the file would take them away. But
-/// meanwhile no other request is answered.
+/// For how long a thread is waited for that does not stop: it waits for a device, or for a processor. After that pages are copied in place,
+/// where a truncation would take them away; but meanwhile no other request is answered.
 const STUCK_MS: u64 = 10_000;
 
-/// Every so often, while threads are being seized, those that died are reaped (see [`on_timer`]).
+/// How often, while threads are being seized, dead ones are reaped (see [`on_timer`]).
 const REAP_MS: u64 = 20;
 
-/// That is now.
+/// Threads are being seized.
 static SEIZING: AtomicBool = AtomicBool::new(false);
 
 /// A thread that was seized.
@@ -53,11 +50,11 @@ struct Held {
 pub struct StopWorld {
     threads: [Held; THREADS],
     count: usize,
-    /// While they are being seized: the one that the kernel is expected to name next. (It always names them in the same order.)
+    /// While they are being seized: the one that the kernel, which keeps an order, is expected to name next.
     next: usize,
-    /// In a forked child that has no sidecar: the only thread is the caller, and holds itself.
+    /// In a client that has no helper: no thread is stopped.
     pub alone: bool,
-    /// The thread that did not stop, when one did not. None if it may be in vfork.
+    /// The thread that did not stop. `None` if it may be in vfork.
     stuck: Option<i32>,
 }
 
@@ -80,9 +77,7 @@ enum Seized {
 }
 
 impl StopWorld {
-    /// Begins anew, in a sidecar that holds nobody yet. (One that was killed while it held threads has left a list of
-    /// them. Taken for ours, they would pass for held while they run: seen as SIGSEGV, and as threads that stayed
-    /// stopped for good.)
+    /// Begins anew, in a helper that holds nobody yet: what a killed helper has left in the list runs.
     pub(crate) fn begin(&mut self) {
         (self.count, self.alone, self.stuck) = (0, false, None);
         SEIZING.store(false, SeqCst);
@@ -104,7 +99,7 @@ impl StopWorld {
             return true;
         }
         let at = self.count;
-        // (Where it is ours already, the kernel refuses. To look for each would take as long as there are threads, squared.)
+        // (The kernel refuses one that is ours already. To look for each would take as long as there are threads, squared.)
         if let Some(slot) = self.threads.get_mut(at)
             && task::trace_seize(tid).is_ok()
         {
@@ -133,8 +128,8 @@ impl StopWorld {
     fn seize_all(&mut self, program: i32) -> Seized {
         loop {
             let before = self.count;
-            // A thread in exec waits for its siblings to be reaped, by us if they are seized already, and our next
-            // seize would wait for the exec: a timer sees to it that they are.
+            // A thread in exec waits for its siblings to be reaped, by the helper if they are seized already, and the next seize would wait
+            // for the exec: a timer reaps them.
             self.show_from(0);
             SEIZING.store(true, SeqCst);
             task::ring_in_ms(REAP_MS);
@@ -166,7 +161,6 @@ impl StopWorld {
             }
             match task::trace_poll(tid) {
                 Traced::Running if waited < patience => {
-                    // A stop takes some microseconds; the sidecar must not starve whom it waits for.
                     let nap = if waited < 200 { 5 } else { 100 };
                     task::nap_us(nap);
                     waited += nap + 50;
@@ -223,11 +217,10 @@ impl StopWorld {
         }
     }
 
-    /// Lets all of them go. Those that have not stopped yet, or have been killed since they did, are remembered, and let go as
-    /// soon as they stop or are dead: see [`StopWorld::release_late`]. (A thread in exec waits for its siblings to be reaped, and a
-    /// dead thread that is traced is its tracer's to reap: left alone, it made the exec wait for ever.)
+    /// Lets all of them go. Those that have not stopped yet, or have been killed since, are remembered for [`StopWorld::release_late`]. (A
+    /// dead thread is its tracer's to reap, and an exec waits for that.)
     fn release_all(&mut self, program: i32) {
-        // Before anybody goes on who could look.
+        // Before any thread goes on that could look.
         if self.count > 0 {
             HOT.pauses.fetch_add(1, Release);
         }
@@ -298,18 +291,17 @@ impl StopWorld {
     }
 }
 
-/// The threads that were seized, for [`on_timer`] alone: the code that it interrupts has the list itself in hand.
+/// The threads that were seized, for [`on_timer`]: the code that it interrupts may be changing the list itself.
 static SEIZED: [AtomicI32; THREADS] = [const { AtomicI32::new(0) }; THREADS];
 static SEIZED_COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// Called by a timer: if threads are being seized, reaps those that have died meanwhile. It touches nothing else, and leaves stops to be
-/// polled; that a thread is gone is found out when it is polled.
+/// Called by a timer: while threads are being seized, reaps those that have died. It touches nothing else, and leaves stops to be polled.
 pub(crate) extern "C" fn on_timer(_: i32, _: &SignalInfo) {
     if SEIZING.load(SeqCst) {
         for tid in SEIZED.iter().take(SEIZED_COUNT.load(Acquire)) {
             task::reap_if_dead(tid.load(Relaxed));
         }
-        // Not every so often by itself: of very many threads this may take longer than that.
+        // Not every so often by itself: with very many threads this may take longer than that.
         task::ring_in_ms(REAP_MS);
     }
 }

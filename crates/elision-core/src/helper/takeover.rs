@@ -11,11 +11,11 @@ use crate::shared::live;
 use elision_sys::file::{self, FileKey};
 use elision_sys::pages;
 
-/// In a forked child: leases of our own for everything that the parent's helper guards, while that one waits.
+/// In a forked child: guards of its own beside those of its parent's helper, which waits.
 pub(crate) fn take_over(state: &mut State, predecessor: i32) {
     // The write tracker belongs to the parent's memory.
     state.map.view().retain(|row| row.is_mapped());
-    // The child's only thread waits for us.
+    // The child's only thread waits for this.
     state.world.alone = true;
     for id in state.files.ids() {
         let known = state.files.get(id);
@@ -26,7 +26,7 @@ pub(crate) fn take_over(state: &mut State, predecessor: i32) {
         let taken = guard::on_fork(&known, predecessor);
         match (taken, state.files.get_mut(id)) {
             (Some(fd), Some(entry)) => {
-                // Whoever was writing is none of this process's threads.
+                // (No thread of this process is writing.)
                 (entry.source.fd, entry.writer) = (fd, 0);
                 state.files.watch(fd, id);
             }
@@ -42,8 +42,7 @@ pub(crate) fn take_over(state: &mut State, predecessor: i32) {
 
 /// After a helper was killed: its leases are gone, so nothing may stay mapped.
 pub(crate) fn take_over_from_nobody(state: &mut State) {
-    // Until all of it is done there is something that depends on us, or on a successor, whatever the map says meanwhile. (When news
-    // alone were published first, and it was killed then, nobody saw the need of another.)
+    // Until all of it is done, something depends on this helper or its successor, whatever the map says meanwhile.
     state.map.unsurveyed = true;
     state.map.publish();
     in_place::put_back_page(state);
@@ -56,7 +55,7 @@ pub(crate) fn take_over_from_nobody(state: &mut State) {
     begin_anew(state);
 }
 
-/// Nothing is recorded any more, and no lease is left of those that another helper has taken on descriptions of the program's.
+/// Forgets everything, and gives up what a killed helper has left of leases on the program's descriptions.
 pub(crate) fn begin_anew(state: &mut State) {
     guard::give_up_orphans(state);
     state.taking = FileKey::default();
@@ -71,11 +70,11 @@ pub(crate) fn begin_anew(state: &mut State) {
     state.map.publish();
 }
 
-/// Has recorded what is mapped by deferred reads, after another that was killed, or was at work when this was copied. It was in the
-/// middle of anything. If that was a change of the map, the kernel is asked, and so will be whoever comes after us if we are killed, too.
+/// Has recorded what is mapped by deferred reads, after a helper that was killed in the middle of anything, or was at work when this was
+/// copied. If that was a change of the map, the kernel is asked.
 fn recall(state: &mut State) {
     for id in state.files.ids() {
-        // Descriptors of its; by that number we may have another, or the program may. The mappings still know the file.
+        // By the number of the dead helper's descriptor the caller may have another file. The mappings still know theirs.
         if let Some(entry) = state.files.get_mut(id) {
             entry.source.fd = -1;
         }
@@ -90,8 +89,8 @@ fn recall(state: &mut State) {
     }
 }
 
-/// Records what is mapped of guarded files, wherever it could be by a deferred read. If the program has such a private mapping of
-/// its own of the same file, it is taken for one, since nothing tells them apart: it does not show what the file has later.
+/// Records what is mapped of guarded files, wherever it could be by a deferred read. A private mapping of the program's own of the same file
+/// is taken for one: it does not show what the file has later. (So the kernel is asked only where the map cannot be.)
 fn survey(map: &mut Map, tables: &PageTables, files: &Files) {
     let mut at = 0;
     while let Ok(mapping) = pages::mapping_like_ours(tables.maps, at) {

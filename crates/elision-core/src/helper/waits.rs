@@ -1,13 +1,11 @@
-//! The timeouts of calls that a pause has interrupted.
+//! The timeouts of calls that a stop of the threads has interrupted.
 //!
-//! The kernel continues poll, select, nanosleep and futex waits with the time that is left. Other calls end with EINTR and are made
-//! again with their full timeout, so a thread that is paused often would wait for ever. Therefore the first pause of a wait notes when the
-//! wait has to be over, and a later pause ends the wait if that time has come. A wait takes three times its timeout at most: what
-//! passed before the first pause is not known, and the last repetition may begin just before the end.
+//! The kernel continues poll, select, nanosleep and futex waits with the time that is left. Other calls are made again with their full
+//! timeout, so a thread that is stopped often would wait for ever. So the first stop of a wait notes when the wait has to be over, and a
+//! later one ends it if that time has come: after three times its timeout at most.
 //!
-//! The note is where the kernel does not look: the upper half of the register of the call's number ("treat %eax as int", Linux 5.14), which every
-//! system call changes. It stays while the kernel repeats the call and is gone when the call returns, so a thread that makes the
-//! same call twice is not taken to be in one wait.
+//! The note is the upper half of the register of the call's number, where the kernel does not look (Linux 5.14) and which every system call
+//! changes: it stays only while the kernel repeats the call.
 
 use elision_sys::arch::EPOLL_WAITS;
 use elision_sys::file;

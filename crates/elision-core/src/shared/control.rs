@@ -39,14 +39,13 @@ pub(crate) static START: AtomicU32 = AtomicU32::new(IDLE);
 
 /// The process that the helper serves.
 pub(crate) static PROGRAM: AtomicI32 = AtomicI32::new(0);
-/// The address where the kernel stores 0 when that process's main thread is gone, and what is there until then. (Only the kernel reads it:
-/// libc may unmap the stack of a detached thread that has forked and ended.)
+/// The address where the kernel stores 0 when the program's main thread is gone, and what is there until then. (It may be unmapped by then.)
 pub(crate) static END_WORD: AtomicUsize = AtomicUsize::new(0);
 pub(crate) static END_VALUE: AtomicU32 = AtomicU32::new(0);
 /// The helper from which a new one takes over; −1: it is lost; 0: there was none.
 pub(crate) static PREDECESSOR: AtomicI32 = AtomicI32::new(0);
-/// A helper has made every system call of the library, and no filter has killed it. Until then the program's threads make as few as they
-/// can (docs/ENTRANCES.md has a list).
+/// A helper has made every system call of the library, and no filter has killed it. Until then clients make as few as they can
+/// (docs/ENTRANCES.md has a list).
 pub(crate) static HARMLESS: AtomicBool = AtomicBool::new(false);
 /// The last helper.
 pub(crate) static LAST_HELPER: AtomicI32 = AtomicI32::new(0);
@@ -88,8 +87,7 @@ impl ControlBlock {
     }
 }
 
-/// In the helper, or its parent: does process `pid` use the memory of the caller? Not after exec, nor in a forked child, whose page is wiped.
-/// (The kernel refuses to read the memory of a stranger, and one's own needs no right.)
+/// In the helper or the supervisor: does process `pid` use this memory? Not after exec, nor in a forked child, whose page is wiped.
 pub(crate) fn shares_memory(pid: i32) -> bool {
     block().is_some_and(|block| {
         let cookie = block.cookie.each_ref().map(|word| word.load(Acquire));

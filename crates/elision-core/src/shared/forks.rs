@@ -34,8 +34,7 @@ static QUIESCE: AtomicU32 = AtomicU32::new(0);
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// The helper that has quiesced for the fork under way, by its number; 0 if there is none.
 static QUIESCED: AtomicU32 = AtomicU32::new(0);
-/// A child of which nothing is known that has not covered itself by then was killed on the way. (One that is known to live may be stopped, or
-/// have to wait for a processor.)
+/// A child of which nothing is known that has not covered itself by then was killed on the way.
 const UNKNOWN_MS: u64 = 5_000;
 /// No child takes so long: another process has its number by now.
 const UNCOVERED_MS: u64 = 60_000;
@@ -150,8 +149,7 @@ pub(crate) fn forked(child: i32) -> bool {
     removed
 }
 
-/// In a client, which is about to ask the helper: numbers the fork. (Another number each time: a helper that has quiesced for the last one
-/// has to see that this is another.)
+/// In a client, which is about to ask the helper: gives the fork a number of its own.
 pub(crate) fn begin() {
     let number = NUMBER.load(Relaxed).wrapping_add(1).max(1);
     NUMBER.store(number, Relaxed);
@@ -194,9 +192,8 @@ pub(crate) fn quiesced() -> u32 {
     QUIESCED.load(SeqCst)
 }
 
-/// In the supervisor: waits until no fork is under way for which a helper quiesces, or did when it was killed. Not for ever: the forking
-/// thread may wait for a lock of stdio's, whose holder waits for the next helper. (Then the child sees by the epoch that what it has
-/// copies of was not quiet.)
+/// In the supervisor: waits for the end of a fork for which a helper quiesced that was killed. Not for ever: the forking thread may wait for a
+/// lock of stdio's, whose holder waits for the next helper. (Then the child sees by the epoch that what it has copied was not quiet.)
 pub(crate) fn wait_for_quiesced() {
     let begun = task::now_ms();
     loop {

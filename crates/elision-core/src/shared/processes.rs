@@ -1,7 +1,6 @@
 //! What /proc says of the program's processes and threads.
 //!
-//! A helper opens /proc when it begins, and looks below that from then on: the program may take it away (`umount`, `pivot_root`), and
-//! would not be held still any more, or pass for dead.
+//! The helper opens /proc when it begins, and looks below that from then on: the program may take it away (`umount`, `pivot_root`).
 
 use crate::shared::control;
 use core::sync::atomic::{AtomicI32, Ordering::*};
@@ -15,13 +14,12 @@ pub(crate) const SUPERVISORS_NAME: &core::ffi::CStr = c"elision-watch";
 /// The helper's descriptor of /proc; −1 where there is none (yet), and in other processes.
 static ROOT: AtomicI32 = AtomicI32::new(-1);
 
-/// In a helper that begins, or a forked child: the descriptor is another process's.
+/// In a helper that begins, or a forked child: it has no descriptor of /proc.
 pub(crate) fn begin() {
     ROOT.store(-1, Relaxed);
 }
 
-/// Opens /proc. False if it is not there, or has other numbers than system calls have for processes. (It has in a PID namespace for which
-/// it was not mounted anew: there a number means another process, whose threads would be taken for the program's.)
+/// Opens /proc. False if it is not there, or is that of another PID namespace, where a number means another process.
 pub(crate) fn open_root() -> bool {
     let Ok(root) = file::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC, 0) else {
         return false;
@@ -52,7 +50,7 @@ pub(crate) fn program_lives(pid: i32) -> bool {
         lives = Some(control::shares_memory(tid));
         lives == Some(false)
     });
-    // What cannot be listed is not gone for that.
+    // (What cannot be listed need not be gone.)
     lives.unwrap_or(!all && task::exists(pid))
 }
 
@@ -78,7 +76,7 @@ fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
     let Ok(directory) = open(&path, libc::O_DIRECTORY) else {
         return false;
     };
-    // (On the stack of the program's thread that starts a helper, which may be a signal handler's.)
+    // (Small: it may be on the stack of a signal handler.)
     let mut buffer = [0u8; 512];
     let mut good = true;
     while good {

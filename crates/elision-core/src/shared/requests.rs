@@ -1,9 +1,8 @@
 //! Requests and answers between the program's threads and the helper.
 //!
-//! A request lives in one of a fixed number of slots in shared memory. A thread claims a slot, fills it, pushes it on a
-//! lock-free list, rings the bell and waits; the helper takes the whole list, answers each request in turn and wakes
-//! its thread. The thread's signals are blocked meanwhile: a handler that left by `longjmp` would otherwise
-//! return the slot, or let the helper map over a buffer whose read the program believes abandoned.
+//! A thread claims a slot in shared memory, fills it, posts it on a lock-free list, rings the bell and waits. The helper takes the whole
+//! list, answers each request in turn and wakes its thread. The thread's signals are blocked meanwhile: a handler that left by
+//! `longjmp` would abandon the slot, or a read that the helper carries out later.
 #![allow(unsafe_code)] // The slots are shared with another process: interior mutability by hand-over, argued below.
 
 use crate::fs_traits::FsTraits;

@@ -67,7 +67,7 @@ pub(crate) fn say_stopped(why: &str) {
 
 /// Why there is no helper to ask.
 pub fn unavailable() -> Reason {
-    if control::possible() { Reason::Sidecar } else { Reason::Unavailable }
+    if control::possible() { Reason::Helper } else { Reason::Unavailable }
 }
 
 /// Says that a variable of the environment is not understood, and what is done. For the constructor: later the program may have another

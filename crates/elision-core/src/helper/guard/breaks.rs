@@ -1,14 +1,11 @@
-//! Which leases may be being broken: noted in signal handlers, asked in the sidecar's loop.
+//! Which leases may be being broken: noted in signal handlers, asked in the helper's loop.
 //!
-//! To ask each of thousands of leases takes milliseconds, in which everybody who wants a file waits. So for leases on our own
-//! descriptions the kernel is told (`F_SETSIG`) to send a real-time signal, which comes with the number of the descriptor that the lease
-//! was taken with. It sends the ordinary SIGIO for leases on the program's own descriptions, on which no setting of ours must be left
-//! should we be killed, and in place of any signal that it cannot queue. Then every lease is asked.
+//! To ask each of thousands of leases takes milliseconds, in which everybody who wants a file waits. So the kernel is told (`F_SETSIG`) to
+//! send a real-time signal for leases on the helper's own descriptions, which names the descriptor. It sends SIGIO for leases on the program's
+//! descriptions, whose settings must not outlive a killed helper, and where it cannot queue a signal: then every lease is asked.
 //!
-//! Descriptors are noted as bits, so no number of signals is too many. A note says no more than that a lease is worth a look. So
-//! it does no harm that the descriptor may have been closed, and its number given to another, before it is
-//! looked at: a break of that other one brings a note of its own. And a lease is looked at after its note was taken, so
-//! what comes while it is looked at is noted anew.
+//! Descriptors are noted as bits, so no number of signals is too many. A note says only that a lease is worth a look, so it does no harm
+//! that the descriptor may be another by then. A lease is looked at after its note was taken: what comes meanwhile is noted anew.
 
 use crate::helper::files::DESCRIPTORS;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};

@@ -121,7 +121,7 @@ fn enter(state: &mut State, request: &Request, guard: Guard, fd: i32) -> Result<
     Ok((id, stat))
 }
 
-/// Answers the guards that are being broken, as far as anybody has told us. True if one has to be asked about again soon.
+/// Answers the guards that are being broken, as far as is known. True if one has to be asked about again soon.
 pub(crate) fn answer_breaks(state: &mut State) -> bool {
     let mut again = false;
     breaks::take(|broken| {
@@ -131,7 +131,7 @@ pub(crate) fn answer_breaks(state: &mut State) -> bool {
         };
         match named {
             Some(id) => again |= !answer_break(state, id),
-            // Also if the descriptor that was named is no guard any more: that happens seldom enough.
+            // (Also if the descriptor that was named is no guard any more.)
             None => state.files.ids().for_each(|id| again |= !answer_break(state, id)),
         }
     });
