@@ -1,11 +1,6 @@
-//! The drop-in: a library to be preloaded, which gives an unmodified program deferred reads and elided writes. A file imports
-//! only what is below it:
-//!
-//! | folder | |
-//! | --- | --- |
-//! | `wrap` | libc's names, one file per family |
-//! | `state` | open descriptions, writers in flight, memory, the large-block heap, the off switch |
-//! | `abi` | the shape of a wrapper, the next definition of a name, system calls past libc |
+//! The drop-in: a preloaded library gives an unmodified program deferred reads and elided writes. `wrap` defines libc's names,
+//! over `state` (descriptions, memory, the large-block heap, the off switch), which is over `abi`. A file imports only what is
+//! below it.
 //!
 //! A wrapper tests one condition and calls libc's function, or offers the call to the library, which may decline. Signal handlers
 //! call wrappers: no lock, allocation, thread-local state or output; `errno` changes only with a failure.
@@ -25,7 +20,7 @@ use wrap::{
     preload_env, process, resuming, stdio, syscall, vector,
 };
 
-/// Constructors of the program's libraries ran before: calls have already passed through the wrappers.
+/// Libraries' constructors ran before: calls have already passed through the wrappers.
 extern "C" fn constructor() {
     let errno = raw::errno();
     set_up();
@@ -57,7 +52,7 @@ fn set_up() {
     memory::resolve();
     malloc::init();
     if stop::stopped() {
-        // A library whose constructor ran before has stopped deferral.
+        // A constructor that ran before has stopped deferral.
         client::life::stop("what a library of its used");
     }
     if client::life::min_bytes() == usize::MAX {
@@ -72,7 +67,7 @@ fn set_up() {
     descriptions::activate();
 }
 
-/// Runs at exit, after the program's and its libraries' own handlers.
+/// Runs at exit, after all other handlers.
 extern "C" fn last_of_all(_: *mut core::ffi::c_void) {
     process::ending();
 }

@@ -1,7 +1,6 @@
-//! io_uring, the kernel's asynchronous I/O, and libc's: descriptors are used unseen, so none is owned from then on. The kernel's
-//! two also pin pages during a transfer, which stopping the threads does not stop: deferral ends.
-//!
-//! Most names are not libc's. Their library may be loaded for a plugin alone, so it is also looked for by its file name.
+//! io_uring, the kernel's asynchronous I/O, and libc's use descriptors unseen: none is owned from then on. The kernel's also pin
+//! pages during a transfer, which stopping the threads does not stop: deferral ends. A plugin alone may load their library, so it
+//! is also looked for by its file name.
 #![allow(unsafe_code)] // The program's pointers.
 
 use core::ffi::CStr;
@@ -23,16 +22,16 @@ macro_rules! stopping {
     };
 }
 
-/// libc's own: its threads use descriptors unseen, and are stopped like any other.
+/// Only descriptors are used unseen: libc's threads are stopped like any other.
 macro_rules! shared {
     ($name:ident($($arg:ident),*)) => {{
         descriptions::share_for_good();
-        // SAFETY: the program's call.
+        // SAFETY: as above.
         unsafe { $name::real($($arg),*) }
     }};
 }
 
-// Arguments as the registers have them: a function of such a name in another library gets its call unharmed.
+// Arguments as the registers have them: another library's function of such a name gets its call unharmed.
 interpose! {
     fn io_uring_setup(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int,
         until lookup(ABSENT, URING);

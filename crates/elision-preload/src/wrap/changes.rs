@@ -12,7 +12,6 @@ use crate::state::stop::{active, stop, stopped};
 use crate::wrap::process;
 use crate::wrap::resuming::copying;
 
-/// Must the library be told of a change through `fd`?
 #[inline(always)]
 pub(crate) fn matters(fd: c_int) -> bool {
     descriptions::writable(fd) || client::changes::write_leases()
@@ -31,14 +30,12 @@ pub(crate) fn telling<T>(fd: c_int, change: impl FnOnce() -> T) -> T {
     })
 }
 
-/// Is the request of a group that can change contents: btrfs (its clone requests are everybody's), XFS, or common to file
-/// systems?
+/// The groups of btrfs (whose clone requests all file systems share), XFS, and requests that file systems have in common.
 #[inline]
 fn request_matters(request: c_ulong) -> bool {
     matches!((request >> 8) as u8, 0x94 | b'X' | b'f')
 }
 
-/// What an ioctl of this request does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
     Plain,
@@ -53,13 +50,13 @@ pub(crate) enum Request {
 #[inline]
 pub(crate) fn kind_of(request: c_ulong) -> Request {
     match (request & 0xffff) as u16 {
-        // Loop devices write to their file.
+        // A loop device writes to its file.
         0x4c00 | 0x4c06 | 0x4c0a => Request::Shares,
         // Exchanges of contents (ext4, XFS), btrfs send.
         0x660f | 0x586d | 0x5881..=0x5883 | 0x9426 => Request::Shares,
-        // Memory of encrypted guests, enclaves and trusted applications.
+        // Memory of encrypted guests, enclaves, trusted applications.
         0xaebb | 0xae24 | 0xa409 => Request::Pins,
-        // userfaultfd, VFIO and iommufd, vhost, RDMA, video buffers, NVIDIA: devices keep the pages, not the address.
+        // userfaultfd, VFIO, iommufd, vhost, RDMA, video buffers, NVIDIA: pages are kept, whatever becomes of the address.
         0xaa00..=0xaaff
         | 0x3b00..=0x3bff
         | 0xaf00..=0xafff
@@ -96,7 +93,7 @@ fn writes_unseen<T>(fd: c_int, call: impl FnOnce() -> T) -> T {
     call()
 }
 
-/// Does fallocate with this mode change contents? Reserving room alone does not.
+/// Reserving room alone changes no contents.
 pub(crate) fn reshapes(mode: c_int) -> bool {
     mode & !libc::FALLOC_FL_KEEP_SIZE != 0
 }
@@ -108,18 +105,18 @@ interpose! {
     fn ftruncate64(fd: c_int, len: off_t) -> c_int, until kernel(libc::SYS_ftruncate);
         if matters(fd) => told!(fd, ftruncate64(fd, len));
 
-    /// The kernel waits until all leases are released: the helper must run.
+    /// The kernel waits for the helper to release leases.
     fn truncate(path: *const c_char, len: off_t) -> c_int, until kernel(libc::SYS_truncate);
         if active() => {
             client::life::look_after();
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { truncate::real(path, len) }
         };
 
     fn truncate64(path: *const c_char, len: off_t) -> c_int, until kernel(libc::SYS_truncate);
         if active() => {
             client::life::look_after();
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { truncate64::real(path, len) }
         };
 
@@ -138,7 +135,7 @@ interpose! {
     fn copy_file_range(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, len: size_t, flags: c_uint)
         -> ssize_t, until kernel(libc::SYS_copy_file_range);
         if active() => telling(to, || copying(to, len, |len| {
-            // SAFETY: the program's call, or the rest of it.
+            // SAFETY: the program's call, or its rest.
             unsafe { copy_file_range::real(from, from_at, to, to_at, len, flags) }
         }));
 
@@ -160,7 +157,7 @@ interpose! {
         -> ssize_t, until kernel(libc::SYS_splice);
         if matters(to) => told!(to, splice(from, from_at, to, to_at, len, flags));
 
-    /// All that C passes behind the request fits one register.
+    /// What C passes behind the request fits one register.
     fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int, until kernel(libc::SYS_ioctl);
         if kind_of(request) != Request::Plain && !stopped() => controlling(fd, request, || {
             // SAFETY: the program's call.
@@ -180,21 +177,21 @@ interpose! {
             unsafe { __vdprintf_chk::real(fd, flag, format, arguments) }
         });
 
-    /// C's returns nothing.
+    /// C declares void.
     fn backtrace_symbols_fd(frames: *const *mut c_void, count: c_int, fd: c_int) -> c_int, until lookup(0);
         if matters(fd) => writes_unseen(fd, || {
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { backtrace_symbols_fd::real(frames, count, fd) }
         });
 
     fn __backtrace_symbols_fd(frames: *const *mut c_void, count: c_int, fd: c_int) -> c_int, until lookup(0);
         if matters(fd) => writes_unseen(fd, || {
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { __backtrace_symbols_fd::real(frames, count, fd) }
         });
 }
 
-/// dprintf is variadic, and recent glibcs write past stdio's table: `fd` is disowned, and the call goes on.
+/// Variadic, and recent glibcs write past stdio's table: `fd` is disowned before.
 mod variadic {
     use super::{descriptions, matters};
     use crate::abi::arch::forward;

@@ -1,5 +1,5 @@
-//! setuid, capset, prctl…: a program that gives up rights must not leave them with the helper, which shares its memory. The
-//! helper materialises everything and ends before; another starts when needed.
+//! A program that gives up rights must not leave them with the helper, which shares its memory: the helper materialises
+//! everything and ends before. Another starts when needed.
 #![allow(unsafe_code)] // The program's pointers.
 
 use libc::{c_char, c_int, c_uint, c_ulong, gid_t, size_t, uid_t};
@@ -20,7 +20,7 @@ pub(crate) fn option_matters(option: c_int) -> bool {
     )
 }
 
-/// Does deferral end with this option? A filter may kill for the helper's calls; only one tracer can be allowed.
+/// Why deferral ends, if it does: a filter may kill for the helper's calls, and only one tracer can be allowed.
 pub(crate) fn ends(option: c_int, a: c_ulong, b: c_ulong) -> Option<&'static str> {
     match option {
         // Modes are seccomp's operations, counted from 1.
@@ -30,14 +30,14 @@ pub(crate) fn ends(option: c_int, a: c_ulong, b: c_ulong) -> Option<&'static str
     }
 }
 
-/// Only anonymous memory can be given a name.
+/// Only anonymous memory can be named.
 pub(crate) fn before_naming(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong) {
     if option == libc::PR_SET_VMA && a == libc::PR_SET_VMA_ANON_NAME as c_ulong {
         settle(b as usize, c as usize);
     }
 }
 
-/// Does `seccomp` install a filter? Libraries probe with none, and the call fails.
+/// Libraries probe with no filter, and the call fails.
 pub(crate) fn filters(operation: c_uint, filter: c_ulong) -> bool {
     match operation {
         libc::SECCOMP_SET_MODE_STRICT => true,
@@ -81,7 +81,6 @@ interpose! {
     fn setgroups(count: size_t, groups: *const gid_t) -> c_int, until lookup(-1);
         if active() => told!(setgroups(count, groups));
 
-    /// libc sets groups inside.
     fn initgroups(user: *const c_char, group: gid_t) -> c_int, until lookup(-1);
         if active() => told!(initgroups(user, group));
 
@@ -108,7 +107,7 @@ interpose! {
             if option_matters(option) && active() {
                 return told!(prctl(option, a, b, c, d));
             }
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { prctl::real(option, a, b, c, d) }
         };
 }

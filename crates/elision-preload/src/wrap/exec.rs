@@ -1,7 +1,6 @@
-//! exec: the helper ends before. Otherwise the kernel would send SIGCHLD to a program that knows of no child, and a descriptor
-//! that outlives exec would keep its write lease for a moment.
-//!
-//! Signal handlers and children of vfork call exec: nothing here allocates. Variadic names are naked functions (`listed!`).
+//! The helper ends before exec. Otherwise the kernel would send SIGCHLD to a program that knows of no child, and a descriptor
+//! that outlives exec would keep its write lease for a moment. Signal handlers and children of vfork call exec: nothing here
+//! allocates.
 #![allow(unsafe_code)] // The program's pointers, naked functions and their callers' stacks.
 
 use core::ffi::c_char;
@@ -109,25 +108,21 @@ interpose! {
 
 #[repr(usize)]
 enum Listed {
-    /// With this program's environment.
     Execl,
-    /// With an environment after the list.
     Execle,
-    /// With a name to be searched for.
     Execlp,
 }
 
-/// A variadic call's arguments: six in registers, the rest on the caller's stack.
+/// Six in registers, the rest on the caller's stack.
 struct List {
     registers: *const [*const c_char; 6],
     stack: *const *const c_char,
 }
 
 impl List {
-    /// # Safety
-    /// There must be so many.
+    /// Safety: the list has so many.
     unsafe fn get(&self, at: usize) -> *const c_char {
-        // SAFETY: the caller's promise; the registers lie on the naked function's stack.
+        // SAFETY: the caller's promise.
         unsafe {
             match at.checked_sub(6) {
                 None => *self.registers.cast::<*const c_char>().add(at),
@@ -137,8 +132,8 @@ impl List {
     }
 }
 
-/// Calls with the list as an array: a short one on the stack, since a child of vfork would leave a mapping to its parent; a long
-/// one in fresh memory, since a signal handler's stack may be small.
+/// A short list becomes an array on the stack, since a child of vfork would leave a mapping to its parent; a long one in fresh
+/// memory, since a signal handler's stack may be small.
 unsafe extern "C-unwind" fn with_list(
     which: Listed,
     registers: *const [*const c_char; 6],
@@ -176,8 +171,7 @@ unsafe extern "C-unwind" fn with_list(
     }
 }
 
-/// # Safety
-/// The list is shorter than `N`.
+/// Safety: the list is shorter than `N`.
 #[inline(never)]
 unsafe fn with_room<const N: usize>(which: Listed, list: List, count: usize) -> c_int {
     let mut room = [ptr::null(); N];
@@ -185,8 +179,7 @@ unsafe fn with_room<const N: usize>(which: Listed, list: List, count: usize) -> 
     unsafe { with_array(which, list, count, room.as_mut_ptr()) }
 }
 
-/// # Safety
-/// `argv` has room for `count` arguments of the list and their end.
+/// Safety: `argv` has room for `count` arguments of the list and their end.
 unsafe fn with_array(which: Listed, list: List, count: usize, argv: *mut *const c_char) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {

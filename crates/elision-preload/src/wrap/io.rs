@@ -1,5 +1,5 @@
-//! read and write, in all their names: a call of the threshold's size or more is offered to the library. Writes of any size to a
-//! file that could be under a write lease are noted (see [`crate::state::descriptions`]).
+//! A call of the threshold's size or more is offered to the library. A smaller write to a file that could be under a write lease
+//! is noted (see [`crate::state::descriptions`]).
 #![allow(unsafe_code)] // The program's pointers.
 
 use elision_core::client;
@@ -14,11 +14,10 @@ use crate::wrap::resuming::{self, SHORT};
 enum Way {
     Straight,
     Noted(in_flight::Noted),
-    /// Offered, or counted.
     Apart,
 }
 
-/// Called for every small write: a few loads.
+/// Every small write asks: a few loads.
 #[inline(always)]
 fn way_of_write(fd: c_int, len: usize) -> Way {
     if len >= client::life::min_bytes() {
@@ -39,7 +38,6 @@ fn or(offered: Option<ssize_t>, traditional: impl FnOnce() -> ssize_t) -> ssize_
     }
 }
 
-/// A read large enough to be offered, or to be cut short.
 macro_rules! reading {
     ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {{
         let offered = match $len >= client::life::min_bytes() {
@@ -47,13 +45,13 @@ macro_rules! reading {
             false => None,
         };
         or(offered, || resuming::reading($fd, $buf, $len, |buf, len| {
-            // SAFETY: the program's call, or the rest of it.
+            // SAFETY: the program's call, or its rest.
             unsafe { $name::real($fd, buf, len $(, $rest)*) }
         }))
     }};
 }
 
-/// Most writes are only noted; a function apart makes the rest, so that this one needs next to no stack.
+/// Most writes are only noted. A function apart makes the rest: this one needs next to no stack.
 macro_rules! writing {
     ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {{
         #[cold]
@@ -66,21 +64,20 @@ macro_rules! writing {
             ))
         }
         match way_of_write($fd, $len) {
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             Way::Straight => unsafe { $name::real($fd, $buf, $len $(, $rest)*) },
             Way::Noted(noted) => {
-                // SAFETY: the program's call.
+                // SAFETY: as above.
                 let result = unsafe { $name::real($fd, $buf, $len $(, $rest)*) };
                 in_flight::end(noted);
                 result
             }
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             Way::Apart => unsafe { apart($fd, $buf, $len $(, $rest)*) },
         }
     }};
 }
 
-/// The current position.
 const HERE: Option<Option<u64>> = Some(None);
 
 interpose! {

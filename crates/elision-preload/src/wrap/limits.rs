@@ -1,4 +1,4 @@
-//! A limit on address space or data counts what deferral maps, and at the limit nothing can be materialised. Deferral ends.
+//! A limit on address space or data also counts what deferral maps, and could prevent materialisation: deferral ends.
 #![allow(unsafe_code)] // The program's pointers.
 
 use libc::{c_int, c_uint, pid_t, rlimit, rlimit64};
@@ -7,7 +7,6 @@ use crate::abi::interpose::interpose;
 use crate::abi::kernel;
 use crate::state::stop::{active, stopping};
 
-/// `pid` 0 is this process.
 pub(crate) fn limiting<T>(pid: pid_t, resource: c_uint, new: usize, call: impl FnOnce() -> T) -> T {
     let of_memory = resource == libc::RLIMIT_AS || resource == libc::RLIMIT_DATA;
     let sets = || {
@@ -16,7 +15,7 @@ pub(crate) fn limiting<T>(pid: pid_t, resource: c_uint, new: usize, call: impl F
         kernel::readable(new, size_of::<rlimit64>())
             && unsafe { limit.read_unaligned() }.rlim_cur != libc::RLIM64_INFINITY
     };
-    // Before the call: the limit may be below what is in use.
+    // The limit may be below what is in use.
     if of_memory && (pid == 0 || pid == kernel::process()) && sets() {
         return stopping("a limit on its memory", call);
     }

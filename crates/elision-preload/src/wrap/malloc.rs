@@ -1,10 +1,10 @@
-//! The heap's exported names: large requests become blocks, everything else is the next malloc's.
+//! Large requests become blocks, everything else is the next malloc's.
 //!
-//! The dynamic loader calls first, long before the constructor. glibc's own `__libc_malloc` will not do: another allocator behind
-//! us would later free the memory. So each name's first call looks it up, which allocates nothing.
+//! The dynamic loader calls before the constructor, and another allocator behind us may free what it gets: so each name is looked
+//! up at its first call, which allocates nothing, and glibc's `__libc_malloc` is no shortcut.
 //!
-//! Blocks are placed only if the whole family is ours, glibc's is next, and memory is not limited. Otherwise a block could reach
-//! another allocator (through `sdallocx`, `mi_free`), or the program's own `free` by way of libc's `posix_memalign`.
+//! Blocks are placed only if the whole family is ours, glibc's is next, and memory is not limited: another allocator (through
+//! `sdallocx`), or a `free` of the program's, could get a block.
 #![allow(unsafe_code)] // The program keeps malloc's contract.
 
 use super::malloc_info;
@@ -54,7 +54,7 @@ fn heap_is_ours() -> bool {
         && objects::next(c"malloc").is_some_and(|next| ptr::eq(next, __libc_malloc as *const c_void))
 }
 
-/// Does malloc by its name come here? (An executable's entry hides whom it leads to.)
+/// Does malloc come here? An executable's entry hides whom it leads to.
 fn calls_arrive() -> bool {
     let (Some(malloc), Some(free)) = (objects::first(c"malloc"), objects::first(c"free")) else {
         return false;
@@ -90,14 +90,14 @@ fn place_zeroed(size: usize) -> Option<*mut c_void> {
     }
     let (payload, fresh) = place_large(ALIGNMENT, size)?;
     if !fresh && let Some(usable) = block::usable(payload.addr()) {
-        // All that malloc_usable_size counts, as glibc does: some programs use it.
+        // Zeroes all usable bytes, as glibc does: some programs use them.
         // SAFETY: a live block of so many bytes, known to nobody else.
         unsafe { ptr::write_bytes(payload.cast::<u8>(), 0, usable) };
     }
     Some(payload)
 }
 
-/// glibc's answer and message: going on would corrupt memory.
+/// glibc's answer: going on would corrupt memory.
 #[cold]
 fn invalid(function: &[u8]) -> ! {
     for part in [function, b"(): invalid pointer\n"] {
@@ -114,10 +114,10 @@ fn free_placed(payload: *mut c_void) -> Option<()> {
     if block::in_window(payload.addr()) { free_in_window(payload) } else { None }
 }
 
-/// Once a program has mapped terabytes, the kernel puts mappings of the next malloc's into the window, too.
+/// The kernel may put the next malloc's mappings into the window, when a program has terabytes.
 #[cold]
 fn free_in_window(payload: *mut c_void) -> Option<()> {
-    // A filter may kill for a call that glibc's heap would not make.
+    // A filter may kill for calls that glibc's heap would not make.
     if block::free(payload.expose_provenance(), !stop::filtered()) {
         return Some(());
     }
@@ -135,7 +135,6 @@ fn release(payload: *mut c_void) -> Option<()> {
     })
 }
 
-/// `None`: it is the next malloc's.
 fn resize(payload: *mut c_void, size: usize) -> Option<*mut c_void> {
     if payload.is_null() {
         return place(ALIGNMENT, size);
@@ -146,7 +145,7 @@ fn resize(payload: *mut c_void, size: usize) -> Option<*mut c_void> {
     if size < least() {
         return None;
     }
-    // What grows to a block's size becomes one, by one copy of what little it had.
+    // What grows to a block's size becomes one, by one copy.
     // SAFETY: the program's argument of realloc is the next malloc's.
     let had = unsafe { malloc_usable_size::real(payload) };
     if had == 0 || had >= least() {
@@ -174,7 +173,7 @@ fn resize_placed(payload: *mut c_void, size: usize) -> Option<*mut c_void> {
         release(payload);
         return Some(null_mut());
     }
-    // Only a block far below the least size goes back to the next malloc: a size that moves across it would be copied each time.
+    // Only a size far below the least leaves: one that moves across it would be copied each time.
     let small = size < if least() == usize::MAX { PAGE } else { least() } / 2;
     if !small
         && !stop::filtered()
@@ -194,7 +193,7 @@ fn resize_placed(payload: *mut c_void, size: usize) -> Option<*mut c_void> {
     }
 }
 
-/// Exported names: our answer, else the next definition's, else `$absent`.
+/// `$absent`: the answer without a next definition.
 macro_rules! heap {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty, $absent:expr => $ours:expr;)*) => {
         interpose! {

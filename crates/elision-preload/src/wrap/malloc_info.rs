@@ -1,4 +1,4 @@
-//! What the heap says of itself, with our blocks counted as glibc would count them, and the options that it is given.
+//! What the heap says of itself, our blocks included, and what it is told.
 #![allow(unsafe_code)] // The program's contract.
 
 use crate::abi::next::Next;
@@ -6,14 +6,14 @@ use crate::state::heap::{self, block};
 use core::ffi::c_int;
 use std::ffi::CString;
 
-/// Blocks that glibc would map count as mappings, the others as a part of the arena.
+/// What glibc would map counts as a mapping, the rest as the arena's.
 macro_rules! account {
     ($($name:ident = $symbol:literal -> $info:ty;)*) => {
         $(#[doc = concat!("`", stringify!($name), "`.\n\n# Safety\nNone beyond C's.")]
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub unsafe extern "C" fn $name() -> $info {
             static NEXT: Next<unsafe extern "C" fn() -> $info> = Next::new($symbol);
-            // SAFETY: takes nothing, and gives numbers, which may be zero.
+            // SAFETY: takes nothing, and gives numbers.
             let mut info = unsafe { NEXT.get_or_find().map_or(core::mem::zeroed(), |next| next()) };
             let add = |number: &mut _, more: usize| *number = more.wrapping_add(*number as usize) as _;
             for (len, separate) in block::live() {
@@ -56,11 +56,10 @@ pub unsafe extern "C" fn mallopt(option: c_int, value: c_int) -> c_int {
     done
 }
 
-/// Each such setting fixes glibc's threshold: a freed block above it is unmapped, and one below it is from now on in glibc's
-/// heap.
+/// Each such setting fixes glibc's threshold: a freed block above it is unmapped, one below it is glibc's from now on.
 fn set(option: c_int, value: usize) {
     match option {
-        // glibc fills all memory with a byte; or nothing is a mapping of its own.
+        // glibc must fill memory itself, or maps nothing.
         libc::M_PERTURB if value != 0 => heap::place_no_more(),
         libc::M_MMAP_MAX if value == 0 => heap::place_no_more(),
         libc::M_MMAP_THRESHOLD if value > block::HIGHEST_THRESHOLD => {}
@@ -73,7 +72,7 @@ fn set(option: c_int, value: usize) {
     }
 }
 
-/// Variables (`MALLOC_PERTURB_`) and tunables (`glibc.malloc.perturb`): see mallopt(3).
+/// `MALLOC_PERTURB_`, `glibc.malloc.perturb`: see mallopt(3).
 const SETTINGS: [(c_int, &str); 5] = [
     (libc::M_PERTURB, "perturb"),
     (libc::M_MMAP_MAX, "mmap_max"),

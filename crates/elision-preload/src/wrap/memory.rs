@@ -1,12 +1,6 @@
-//! The calls that make, move, reshape and drop mappings: by name, and as `sys_…` for `syscall(2)`. The safety contract of each is
-//! its manual page's. Before the call, what is deferred in its range:
-//!
-//! | the call | the deferred |
-//! | --- | --- |
-//! | unmaps | is forgotten |
-//! | zeroes (`MADV_DONTNEED`, `MADV_FREE`) | becomes zero |
-//! | maps over, moves, changes what may be done | is dissolved |
-//! | advises | stays |
+//! The calls that make, move, reshape and drop mappings: by name, and as `sys_…` for `syscall(2)`, each with its manual page's
+//! safety contract. What is deferred is forgotten before an unmap, zeroed before `MADV_DONTNEED` or `MADV_FREE`, and dissolved
+//! before it is mapped over, moved or reprotected.
 //!
 //! A call that the kernel will refuse must change nothing: `span` checks what the kernel checks first. Where a failure may come
 //! later, the range is dissolved, which loses nothing.
@@ -61,7 +55,7 @@ pub unsafe fn sys_mmap(
         }
         let shared = flags & libc::MAP_SHARED != 0;
         if shared && flags & libc::MAP_ANONYMOUS == 0 && (prot & libc::PROT_WRITE != 0 || writable(fd)) {
-            // Stores through the mapping are unseen writes.
+            // The library does not see stores through the mapping.
             descriptions::disown(fd);
         }
     }
@@ -85,7 +79,7 @@ fn recordable(prot: c_int, flags: c_int) -> bool {
     prot == READ_WRITE && flags & needed == needed && flags & !plain == 0
 }
 
-/// A descriptor open for writing lets a readable mapping become writable.
+/// A descriptor open for writing lets even a readable mapping become writable.
 fn writable(fd: c_int) -> bool {
     // SAFETY: F_GETFL takes no pointer.
     let flags = unsafe { raw_call(libc::SYS_fcntl, &[fd as usize, libc::F_GETFL as usize, 0]) };
@@ -102,7 +96,7 @@ pub unsafe fn sys_munmap(to: To, addr: *mut c_void, len: usize) -> c_int {
     // SAFETY: the program's own arguments.
     let result = unsafe { pass!(to, MUNMAP, libc::SYS_munmap, (addr, len)) };
     if result != 0 && touched {
-        // The kernel has no mapping to spare for the hole. The deferred pages have lost their guard, so they are loaded at once.
+        // The kernel cannot split the mapping. The deferred pages have lost their guard: they are loaded at once.
         // SAFETY: loads pages, and changes no byte.
         let _ =
             unsafe { raw_call(libc::SYS_madvise, &[addr.addr(), len, libc::MADV_POPULATE_WRITE as usize]) };
@@ -134,16 +128,16 @@ pub unsafe fn sys_mremap(
         target.replace();
     }
     let arguments = [old.addr(), old_len, new_len, flags as usize, new.addr()];
-    // To a given place Linux 6.17 moves one mapping after the other, and may stop at any with EFAULT.
+    // To a given place Linux 6.17 moves mapping by mapping, and may stop at any with EFAULT.
     let moved = if plain
         && sound_to_fixed(from, new_len, flags, new.addr())
         && pieces::several(from.start, from.end)
     {
         remap_pieces(from, new_len, flags, new.addr())
     } else if plain || touched {
-        // SAFETY: the program's own arguments. (libc would set errno for a refusal that is mended here.)
+        // SAFETY: the program's own arguments. libc would set errno for a refusal mended here.
         match unsafe { raw_call(libc::SYS_mremap, &arguments) } {
-            // One mapping to the program: deferral made several of it.
+            // Deferral made several mappings of the program's one.
             Err(Errno(libc::EFAULT)) if plain || pieces::are_alike(from.start, from.end) => {
                 remap_pieces(from, new_len, flags, new.addr())
             }
@@ -177,7 +171,6 @@ pub unsafe fn sys_mremap(
     core::ptr::with_exposed_provenance_mut(answer(moved) as usize)
 }
 
-/// Would the kernel move one mapping to this given place?
 fn sound_to_fixed(from: Span, new_len: usize, flags: c_int, new: usize) -> bool {
     let known = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
     let needed = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
@@ -189,21 +182,20 @@ fn sound_to_fixed(from: Span, new_len: usize, flags: c_int, new: usize) -> bool 
         })
 }
 
-/// Does what mremap does to one anonymous private mapping to the several that deferral made.
+/// Does mremap's work on the several mappings that deferral made of one.
 fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<usize> {
-    // Leaves fresh memory behind, of the same length, or the kernel would not say EFAULT.
+    // Leaves fresh memory, of the same length, or the kernel would not say EFAULT.
     let stays = flags & libc::MREMAP_DONTUNMAP;
     let new_len = whole_pages(new_len).filter(|len| *len != 0).ok_or(Errno(libc::EINVAL))?;
     let fixed = flags & libc::MREMAP_FIXED != 0;
     let kept = from.len().min(new_len);
     let map = |addr: usize, len: usize, extra: c_int| {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | extra;
-        // SAFETY: replaces nothing, except with MAP_FIXED by the program's wish.
+        // SAFETY: replaces nothing but what the program wants replaced.
         unsafe { raw_call(libc::SYS_mmap, &[addr, len, READ_WRITE as usize, flags as usize, usize::MAX, 0]) }
     };
     if !fixed && stays == 0 {
         if new_len <= from.len() {
-            // No known kernel says EFAULT here.
             if new_len < from.len() {
                 unmap(from.start + new_len, from.len() - new_len)?;
             }
@@ -227,7 +219,7 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
     pieces::each(from.start, from.start + kept, |start, end| {
         let place = to + (start - from.start);
         let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | stays) as usize;
-        // SAFETY: from the program's range to what was just mapped for it.
+        // SAFETY: from the program's range to its new place.
         let moved = unsafe { raw_call(libc::SYS_mremap, &[start, end - start, end - start, flags, place]) };
         if moved.is_err() {
             copy(start, place, end - start);
@@ -235,10 +227,9 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
         }
         done = end;
     });
-    // Another thread may have mapped something where a piece has left: only the rest is unmapped.
+    // Only the rest is unmapped: another thread may have mapped where a piece has left.
     let kept_end = from.start + kept;
     if done < kept_end {
-        // The kernel did not say where the mappings end.
         copy(done, to + (done - from.start), kept_end - done);
         leave(done, kept_end - done);
     }
@@ -250,7 +241,7 @@ fn remap_pieces(from: Span, new_len: usize, flags: c_int, new: usize) -> Result<
 
 fn copy(from: usize, to: usize, len: usize) {
     let source: *const u8 = core::ptr::with_exposed_provenance(from);
-    // SAFETY: from a readable mapping of the program's to what was just mapped for it.
+    // SAFETY: from the program's readable mapping to its new place.
     unsafe { core::ptr::copy_nonoverlapping(source, core::ptr::with_exposed_provenance_mut(to), len) };
 }
 
@@ -259,7 +250,6 @@ fn unmap(addr: usize, len: usize) -> Result<usize> {
     unsafe { raw_call(libc::SYS_munmap, &[addr, len]) }
 }
 
-/// A range's mappings, as the kernel knows them.
 mod pieces {
     use crate::abi::kernel;
     use elision_sys::{file, pages};
@@ -272,7 +262,7 @@ mod pieces {
         count > 1
     }
 
-    /// Is all of `from..to` mapped, in several pieces that could be one?
+    /// Is the range mapped throughout, in pieces that could be one?
     pub(super) fn are_alike(from: usize, to: usize) -> bool {
         let (mut end, mut count) = (from, 0);
         if elision_core::client::life::ever_at_work() {
@@ -286,7 +276,7 @@ mod pieces {
         end >= to && count > 1
     }
 
-    /// Calls `piece` for each mapping's part, in order. `piece` may unmap it. Ends early where the kernel does not say.
+    /// `piece` may unmap its part. Ends early where the kernel does not say.
     pub(super) fn each(from: usize, to: usize, mut piece: impl FnMut(usize, usize)) {
         each_mapping(from, to, |mapping| piece(mapping.start.max(from), mapping.end.min(to)));
     }
@@ -342,7 +332,7 @@ pub unsafe fn sys_pkey_mprotect(to: To, addr: *mut c_void, len: usize, prot: c_i
         pages.dissolve();
         pages.disqualify();
     }
-    // SAFETY: the program's own arguments.
+    // SAFETY: as above.
     unsafe { pass!(to, PKEY_MPROTECT, libc::SYS_pkey_mprotect, (addr, len, prot, key)) }
 }
 
@@ -364,7 +354,6 @@ fn harmless(advice: c_int) -> bool {
 }
 
 pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) -> c_int {
-    /// Not in every libc.
     const MADV_DONTNEED_LOCKED: c_int = 24;
     if active()
         && let Some(pages) = span(addr, len)
@@ -377,7 +366,7 @@ pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) 
                 }
             }
             _ if harmless(advice) => {}
-            // About fork, dumps, merging, guards, or unknown: the range is left alone for good.
+            // The advice is about fork, dumps, merging or guards, or unknown: the range is left alone for good.
             _ => {
                 pages.dissolve();
                 pages.disqualify();
@@ -388,7 +377,7 @@ pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) 
     unsafe { pass!(to, MADVISE, libc::SYS_madvise, (addr, len, advice)) }
 }
 
-/// The call may be about another process, which only the kernel knows: this one's range is settled.
+/// Only the kernel knows whose memory is meant: this process's is settled.
 fn before_process_madvise(ranges: *const libc::iovec, count: usize, advice: c_int) {
     if active() && !harmless(advice) {
         settle_all(ranges, count);
@@ -404,19 +393,19 @@ pub unsafe fn sys_process_madvise(
     flags: c_uint,
 ) -> isize {
     before_process_madvise(ranges, count, advice);
-    // SAFETY: the program's own arguments.
+    // SAFETY: as above.
     unsafe { pass!(to, PROCESS_MADVISE, libc::SYS_process_madvise, (process, ranges, count, advice, flags)) }
 }
 
 pub unsafe fn sys_mlock(to: To, addr: *const c_void, len: usize) -> c_int {
     settle(addr.addr(), len);
-    // SAFETY: the program's own arguments.
+    // SAFETY: as above.
     unsafe { pass!(to, MLOCK, libc::SYS_mlock, (addr, len)) }
 }
 
 pub unsafe fn sys_mlock2(to: To, addr: *const c_void, len: usize, flags: c_uint) -> c_int {
     settle(addr.addr(), len);
-    // SAFETY: the program's own arguments.
+    // SAFETY: as above.
     unsafe { pass!(to, MLOCK2, libc::SYS_mlock2, (addr, len, flags)) }
 }
 
@@ -428,7 +417,6 @@ pub unsafe fn sys_mlockall(to: To, flags: c_int) -> c_int {
     unsafe { pass!(to, MLOCKALL, libc::SYS_mlockall, (flags)) }
 }
 
-/// A sealed range can be given no other memory.
 pub unsafe fn sys_mseal(to: To, addr: *mut c_void, len: usize, flags: c_ulong) -> c_int {
     settle(addr.addr(), len);
     // SAFETY: the program's own arguments.
@@ -439,7 +427,7 @@ pub unsafe fn sys_shmat(to: To, id: c_int, addr: *const c_void, flags: c_int) ->
     if active() && flags & libc::SHM_REMAP != 0 {
         let mut segment = core::mem::MaybeUninit::<libc::shmid_ds>::zeroed();
         let arguments = [id as usize, libc::IPC_STAT as usize, segment.as_mut_ptr().addr()];
-        // SAFETY: the kernel fills a local structure, for which zeroes are valid.
+        // SAFETY: the kernel fills a local structure, valid with zeroes.
         let (known, segment) = unsafe { (raw_call(libc::SYS_shmctl, &arguments), segment.assume_init()) };
         if known.is_ok()
             && let Some(target) = span_around(addr, segment.shm_segsz)

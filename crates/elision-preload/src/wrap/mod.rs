@@ -1,23 +1,6 @@
-//! libc's names, one family per file:
-//!
-//! | file | calls |
-//! | --- | --- |
-//! | [`io`], [`vector`] | read, write and their forms |
-//! | [`stdio`] | what libc does for a FILE |
-//! | [`open`] | open, dup, close |
-//! | [`changes`] | other changes: ftruncate, sendfile… |
-//! | [`resuming`] | calls that stopping the threads cuts short |
-//! | [`position`] | lseek, fstat |
-//! | [`memory`], [`malloc`], [`malloc_info`] | mmap, malloc |
-//! | [`process`] | fork, spawn, exit, descriptors sent away |
-//! | [`exec`], [`preload_env`] | exec and its LD_PRELOAD |
-//! | [`credentials`] | setuid, capset, prctl |
-//! | [`async_io`] | io_uring, asynchronous I/O |
-//! | [`pinned`] | memory that the kernel keeps |
-//! | [`limits`] | setrlimit |
-//! | [`dlopen`] | dlopen past these names |
-//! | [`notify`] | inotify, fanotify |
-//! | [`mod@syscall`] | `syscall()`, by number |
+//! libc's names, one family per file. Less plainly named: [`changes`] has what else changes a file, [`resuming`] what stopping
+//! the threads cuts short, [`position`] lseek and fstat, [`credentials`] prctl, [`pinned`] memory that the kernel keeps,
+//! [`offer`] what [`io`] and [`vector`] share.
 
 pub mod async_io;
 pub mod changes;

@@ -1,5 +1,5 @@
-//! inotify and fanotify would show the helper's opens and closes, and miss deferred reads. A program that permits opens would
-//! wait for itself: its own read makes the helper open.
+//! inotify and fanotify would show the helper's opens, and miss deferred reads. A program that permits opens would wait for
+//! itself: its own read makes the helper open.
 #![allow(unsafe_code)] // The program's pointers.
 
 use libc::{c_char, c_int, c_uint};
@@ -9,7 +9,6 @@ use crate::state::stop::{stopped, stopping};
 
 pub(crate) const WATCH: &str = "a watch on what is opened and read";
 
-/// Would inotify with this mask show the helper?
 pub(crate) fn tells(mask: u32) -> bool {
     mask & (libc::IN_OPEN | libc::IN_ACCESS | libc::IN_CLOSE) != 0
 }
@@ -24,7 +23,7 @@ interpose! {
 
     fn fanotify_init(flags: c_uint, event_flags: c_uint) -> c_int, until kernel(libc::SYS_fanotify_init);
         if !stopped() => stopping(WATCH, || {
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { fanotify_init::real(flags, event_flags) }
         });
 }

@@ -1,4 +1,4 @@
-//! Offers the library a transfer. Where libc's function is a cancellation point, the test comes before.
+//! Offers the library a transfer, after the cancellation test of libc's function.
 #![allow(unsafe_code)] // The program's pointers.
 
 use elision_core::client;
@@ -14,12 +14,10 @@ unsafe extern "C-unwind" {
     fn pthread_testcancel();
 }
 
-/// Can the thread be cancelled in this call?
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cancel {
-    /// A function of libc's.
     Point,
-    /// `syscall()`, or stdio's inner call.
+    /// `syscall()`, or within stdio.
     No,
 }
 
@@ -38,7 +36,6 @@ pub(crate) fn at(offset: off_t) -> Option<Option<u64>> {
     u64::try_from(offset).ok().map(Some)
 }
 
-/// Offers a read of at least [`client::life::min_bytes`].
 #[cold]
 #[inline(never)]
 pub(crate) fn offer_read(
@@ -48,7 +45,7 @@ pub(crate) fn offer_read(
     offset: Option<u64>,
     cancel: Cancel,
 ) -> Option<ssize_t> {
-    // The kernel checks the whole range, though it moves less.
+    // The kernel checks all, though it moves less.
     if fd < 0 || len > isize::MAX as usize || !kernel::nameable(addr, len) || descriptions::being_shared() {
         return None;
     }
@@ -71,7 +68,7 @@ pub(crate) fn offer_read(
     let owned = descriptions::owned(fd, &facts.stat);
     let options = TransferOptions::for_program(offset, owned);
     let read = || {
-        // SAFETY: the program's arguments to read(2). `owned`: `descriptions` saw the open, and every use since.
+        // SAFETY: read(2)'s arguments. `owned`: `descriptions` saw the open, and every use since.
         let read = unsafe { client::read::associate(fd, &facts, addr, len, options) }?;
         let still = !owned || !read.has_fragments() || descriptions::quiet_since(fd, before);
         still.then(|| read.finish())
@@ -89,7 +86,7 @@ pub(crate) fn write_matters(fd: c_int, len: usize) -> bool {
     len >= client::life::min_bytes() || descriptions::writable(fd) || client::changes::write_leases()
 }
 
-/// Offers a write that is big or may meet a write lease. Callers are within [`descriptions::changing`].
+/// Callers are within [`descriptions::changing`].
 #[inline(never)]
 pub(crate) fn offer_write(
     fd: c_int,
@@ -101,7 +98,7 @@ pub(crate) fn offer_write(
     if fd < 0 || len == 0 || len > isize::MAX as usize || !kernel::nameable(addr, len) {
         return None;
     }
-    // A child that borrows this memory has its own descriptor numbers. Leases are given up before it starts.
+    // A child that borrows this memory has its own descriptor numbers, and leases are given up before it starts.
     let big = len >= client::life::min_bytes() && !descriptions::being_shared();
     if !big && !descriptions::write_lease_on(fd) {
         return None;

@@ -12,10 +12,10 @@ use crate::state::descriptions;
 use crate::state::stop::{active, stop, stopped};
 use crate::wrap::{position, stdio};
 
-/// At a tenth of a millisecond or more each.
+/// Attempts are a tenth of a millisecond or more apart.
 const ATTEMPTS: usize = 10_000;
 
-/// `open` gets `flags`, or others in their place. The descriptor is recorded.
+/// `open` gets `flags`, or others in their place.
 #[inline]
 pub(crate) fn opening(
     directory: c_int,
@@ -32,13 +32,13 @@ pub(crate) fn opening(
     fd
 }
 
-/// Does the open truncate, and break no lease?
+/// Does such an open truncate, and break no lease?
 pub(crate) fn truncates(flags: c_int) -> bool {
     flags & (libc::O_ACCMODE | libc::O_TRUNC | libc::O_PATH) == libc::O_RDONLY | libc::O_TRUNC
 }
 
-/// The kernel has most opens wait for a lease break. One that truncates what it opens to read breaks no lease, and one that may
-/// not wait is refused: both need help. `look` gives an O_PATH descriptor of the file.
+/// Two kinds of open do not wait for a lease break: one that truncates what it opens to read breaks no lease, and one that may
+/// not wait is refused. `look` gives an O_PATH descriptor.
 #[inline]
 fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn(c_int) -> c_int) -> c_int {
     let truncates = truncates(flags);
@@ -74,7 +74,7 @@ fn opening_past(
     fd
 }
 
-/// Opens, then truncates in a way that breaks leases: memory of other processes, such as children, may depend on the file.
+/// Truncates in a way that breaks leases: memory of other processes, such as children, may depend on the file.
 #[cold]
 fn opening_to_truncate(
     flags: c_int,
@@ -94,12 +94,12 @@ fn opening_to_truncate(
     if fd < 0 || !kernel::regular(fd) || kernel::truncate(fd) {
         return fd;
     }
-    // Perhaps it is being executed. The call itself gives the error.
+    // Perhaps it is being executed: the call itself gives the error.
     kernel::close(fd);
     opening_past(flags, impatient, look, open)
 }
 
-/// Releases this process's guards of the file: all, or only what keeps readers out.
+/// Releases this process's guards: all, or what keeps readers out.
 #[cold]
 fn let_go(all: bool, look: &impl Fn() -> Option<c_int>) {
     if let Some(fd) = look() {
@@ -112,8 +112,8 @@ fn let_go(all: bool, look: &impl Fn() -> Option<c_int>) {
     }
 }
 
-/// A lease, likely of another process with Elision, refused a call that may not wait: tries again until the lease is released. No
-/// program expects a regular file to refuse so. A foreign lease costs a second or two.
+/// Repeats an open that may not wait until a lease, likely another Elision's, is released: no program expects a refusal by a
+/// regular file. Any other lease costs a second or two.
 #[cold]
 fn open_again(refused: c_int, look: &impl Fn() -> Option<c_int>, open: impl Fn() -> c_int) -> c_int {
     let regular = look().is_some_and(|fd| {
@@ -168,7 +168,6 @@ pub(crate) fn opening_handle(
     past_guards(flags, || kernel::open_handle(mount, handle), open)
 }
 
-/// libc makes the path from the name.
 fn opening_shared_memory(name: *const c_char, flags: c_int, open: impl Fn(c_int) -> c_int) -> c_int {
     let look = || {
         if name.is_null() {
@@ -202,7 +201,6 @@ pub(crate) fn duplicating(from: c_int, over: Option<c_int>, duplicate: impl FnOn
     to
 }
 
-/// `fd` is about to be closed.
 #[inline]
 pub(crate) fn closing(fd: c_int) {
     position::forget(fd);
@@ -219,7 +217,7 @@ pub(crate) fn closing_range(first: c_uint, last: c_uint, flags: c_int) {
     }
 }
 
-/// Records the FILE's descriptor if stdio's calls are seen here.
+/// The descriptor is recorded only if stdio's calls are seen here.
 fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
     let since = descriptions::moment();
     client::life::look_after();
@@ -235,7 +233,7 @@ fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
     file
 }
 
-/// libc closes the open FILE's descriptor, or duplicates over it.
+/// libc closes the descriptor, or duplicates over it.
 fn reopening_stream(file: *mut FILE, reopen: impl FnOnce() -> *mut FILE) -> *mut FILE {
     if stdio::visible() && !file.is_null() {
         // SAFETY: the program's FILE.
@@ -244,7 +242,6 @@ fn reopening_stream(file: *mut FILE, reopen: impl FnOnce() -> *mut FILE) -> *mut
     opening_stream(reopen)
 }
 
-/// libc will use and close the descriptor unseen.
 fn surrendering_to_libc(fd: c_int) {
     descriptions::disown(fd);
     closing(fd);
@@ -255,12 +252,12 @@ const OWNER: RangeInclusive<c_int> = 8..=11;
 /// F_SETOWN_EX, F_GETOWN_EX, F_GETOWNER_UIDS.
 const OWNER_EX: RangeInclusive<c_int> = 15..=17;
 
-/// fcntl's owner of a description under a write lease is the helper: the program would not answer a break.
+/// The kernel signals the helper about a description under a write lease: the program would not answer a break.
 pub(crate) fn control(fd: c_int, command: c_int, argument: usize, call: impl FnOnce() -> c_int) -> c_int {
     match command {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return duplicating(fd, None, call),
         libc::F_GETFL => return without_async(fd, call()),
-        // The helper's leases and descriptors would have the program's lease refused or broken.
+        // The helper's leases and descriptors would clash with the program's.
         libc::F_SETLEASE if argument as c_int != libc::F_UNLCK => stop("leases of its own"),
         // The helper's lease must neither show nor be given up.
         _ if descriptions::writable(fd) => descriptions::disown(fd),
@@ -288,19 +285,18 @@ pub(crate) fn control_matters(command: c_int) -> bool {
 const CREATE: c_int = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
 const HERE: c_int = libc::AT_FDCWD;
 
-/// The argument behind `but` is the closure's.
 macro_rules! call {
     ($name:ident($($arg:ident),*) but $other:ident) => {
         // SAFETY: the program's call.
         |$other| unsafe { $name::real($($arg),*) }
     };
     ($name:ident($($arg:ident),*)) => {
-        // SAFETY: the program's call.
+        // SAFETY: as above.
         || unsafe { $name::real($($arg),*) }
     };
 }
 
-// C may leave `mode` out: then nothing reads the register.
+// C may leave `mode` out: nothing reads the register then.
 interpose! {
     fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
         until kernel(libc::SYS_openat, HERE, path, flags, mode);
@@ -348,7 +344,6 @@ interpose! {
     fn creat64(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_openat, HERE, path, CREATE, mode);
         if active() => opening(HERE, path, CREATE, call!(creat64(path, mode) but _flags));
 
-    /// In glibc from 2.43 on.
     fn openat2(directory: c_int, path: *const c_char, how: usize, len: usize) -> c_int,
         until kernel(libc::SYS_openat2);
         if active() => opening_by_rules(directory, path, how, len, call!(openat2(directory, path, how, len) but how));
@@ -377,14 +372,14 @@ interpose! {
     fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
         if active() && !stdio::visible() => {
             surrendering_to_libc(fd);
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { fdopen::real(fd, mode) }
         };
 
     fn fdopendir(fd: c_int) -> *mut DIR, until lookup(core::ptr::null_mut());
         if active() => {
             surrendering_to_libc(fd);
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { fdopendir::real(fd) }
         };
 
@@ -400,7 +395,7 @@ interpose! {
     fn dup3(fd: c_int, over: c_int, flags: c_int) -> c_int, until kernel(libc::SYS_dup3);
         if active() => duplicating(fd, Some(over), call!(dup3(fd, over, flags)));
 
-    /// All that C passes behind the command fits one register.
+    /// What C passes behind the command fits one register.
     fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int, until kernel(libc::SYS_fcntl);
         if control_matters(command) => control(fd, command, argument, call!(fcntl(fd, command, argument)));
 
@@ -413,37 +408,36 @@ interpose! {
     fn close(fd: c_int) -> c_int, until kernel(libc::SYS_close);
         if active() => {
             closing(fd);
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { close::real(fd) }
         };
 
     fn __close(fd: c_int) -> c_int, until kernel(libc::SYS_close);
         if active() => {
             closing(fd);
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { __close::real(fd) }
         };
 
-    /// libc duplicates the descriptor, and closes it.
     fn login_tty(fd: c_int) -> c_int, until lookup(-1, &[c"libutil.so.1"]);
         if active() => {
             surrendering_to_libc(fd);
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { login_tty::real(fd) }
         };
 
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int, until kernel(libc::SYS_close_range);
         if active() => {
             closing_range(first, last, flags);
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { close_range::real(first, last, flags) }
         };
 
-    /// C's returns nothing.
+    /// C declares void.
     fn closefrom(first: c_int) -> c_int, until lookup(0);
         if active() => {
             closing_range(first.max(0) as c_uint, c_uint::MAX, 0);
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { closefrom::real(first) }
         };
 }

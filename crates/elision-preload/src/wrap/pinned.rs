@@ -1,5 +1,5 @@
-//! Memory that the kernel keeps by its pages. A deferred page is the file's own, so the kernel would see later changes of the
-//! file. Before such a call the range becomes plain memory, for good: a program lends a buffer again.
+//! Memory that the kernel keeps by its pages. A deferred page is the file's, so the kernel would see the file change. Before such
+//! a call the range becomes plain memory, for good: programs reuse such buffers.
 #![allow(unsafe_code)] // The program's pointers.
 
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
@@ -9,7 +9,6 @@ use crate::abi::kernel;
 use crate::state::memory::{settle, settle_all};
 use crate::state::stop::{active, stopped, stopping};
 
-/// Does the kernel keep the pages of such a send?
 #[inline(always)]
 pub(crate) fn pins(flags: c_int) -> bool {
     flags & libc::MSG_ZEROCOPY != 0
@@ -26,14 +25,13 @@ pub(crate) fn before_send(flags: c_int, message: *const msghdr) {
 
 pub(crate) fn before_sends(flags: c_int, messages: *const mmsghdr, count: c_uint) {
     if pins(flags) {
-        // The kernel's limit.
         for index in 0..count.min(1024) as usize {
             before_send(flags, messages.wrapping_add(index).cast());
         }
     }
 }
 
-/// AF_XDP registers the pages of its packets once and for all.
+/// AF_XDP registers its packets' pages for good.
 pub(crate) fn registers(level: c_int, name: c_int) -> bool {
     level == libc::SOL_XDP && name == libc::XDP_UMEM_REG
 }
@@ -51,7 +49,7 @@ interpose! {
         until kernel(libc::SYS_sendto, socket, buf, len, flags, 0, 0);
         if pins(flags) && active() => {
             settle(buf as usize, len);
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { send::real(socket, buf, len, flags) }
         };
 
@@ -59,7 +57,7 @@ interpose! {
         until kernel(libc::SYS_sendto, socket, buf, len, flags, 0, 0);
         if pins(flags) && active() => {
             settle(buf as usize, len);
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { __send::real(socket, buf, len, flags) }
         };
 
@@ -67,14 +65,14 @@ interpose! {
         -> ssize_t, until kernel(libc::SYS_sendto);
         if pins(flags) && active() => {
             settle(buf as usize, len);
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { sendto::real(socket, buf, len, flags, to, to_len) }
         };
 
     fn setsockopt(socket: c_int, level: c_int, name: c_int, value: *const c_void, len: socklen_t) -> c_int,
         until kernel(libc::SYS_setsockopt);
         if registers(level, name) && !stopped() => stopping("AF_XDP", || {
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { setsockopt::real(socket, level, name, value, len) }
         });
 }

@@ -1,5 +1,5 @@
-//! What a program asks about a file before a read tells where its next large block should start. fstat gives the size, and costs
-//! one lseek here. lseek gives the position, and is too frequent to ask for the size: the last file's is remembered.
+//! lseek and fstat tell where the next large block should start. fstat gives the size, and costs an lseek here. lseek is too
+//! frequent to ask for the size: the last file's is remembered.
 #![allow(unsafe_code)] // The program's pointers.
 
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -11,12 +11,10 @@ use crate::abi::kernel;
 use crate::state::heap::page_offset;
 use crate::state::stop::active;
 
-/// The descriptor last asked about (−1: none) and its file's size (0: not regular). After a race they may disagree: a block then
-/// starts at the wrong offset.
+/// A descriptor (−1: none) and its file's size (0: not regular). Racing threads only misplace a block.
 static LAST: AtomicI32 = AtomicI32::new(-1);
 static SIZE: AtomicU64 = AtomicU64::new(0);
 
-/// `fd` is about to mean another file.
 #[inline]
 pub(crate) fn forget(fd: c_int) {
     if LAST.load(Ordering::Relaxed) == fd {
@@ -71,24 +69,24 @@ interpose! {
         if active() => sought(fd, unsafe { lseek::real(fd, offset, whence) });
 
     fn lseek64(fd: c_int, offset: off_t, whence: c_int) -> off_t, until kernel(libc::SYS_lseek);
-        // SAFETY: the program's call.
+        // SAFETY: as above.
         if active() => sought(fd, unsafe { lseek64::real(fd, offset, whence) });
 
     fn fstat(fd: c_int, status: *mut libc::stat) -> c_int, until kernel(libc::SYS_fstat);
-        // SAFETY: the program's call.
+        // SAFETY: as above.
         if active() => measured(fd, status, unsafe { fstat::real(fd, status) });
 
     fn fstat64(fd: c_int, status: *mut libc::stat) -> c_int, until kernel(libc::SYS_fstat);
-        // SAFETY: the program's call.
+        // SAFETY: as above.
         if active() => measured(fd, status, unsafe { fstat64::real(fd, status) });
 
     fn __fxstat(version: c_int, fd: c_int, status: *mut libc::stat) -> c_int,
         until kernel(libc::SYS_fstat, fd, status);
-        // SAFETY: the program's call.
+        // SAFETY: as above.
         if active() => measured(fd, status, unsafe { __fxstat::real(version, fd, status) });
 
     fn __fxstat64(version: c_int, fd: c_int, status: *mut libc::stat) -> c_int,
         until kernel(libc::SYS_fstat, fd, status);
-        // SAFETY: the program's call.
+        // SAFETY: as above.
         if active() => measured(fd, status, unsafe { __fxstat64::real(version, fd, status) });
 }

@@ -1,11 +1,6 @@
-//! LD_PRELOAD for an executed program keeps naming this library, unless that program could not load it, or would end:
-//!
-//! | the other program | with this library |
-//! | --- | --- |
-//! | cannot see the file, or is of 32 bits | its loader complains |
-//! | has musl's loader, or another glibc's | the loader may end it |
-//! | has gcc's address sanitizer | its runtime must come first |
-//! | is under a seccomp filter | the filter may kill it |
+//! An executed program's LD_PRELOAD loses this library if the program could not load it or would end: if the file is invisible to
+//! it, it is of 32 bits, its loader is musl's or another glibc's, it has gcc's address sanitizer (whose runtime must come first),
+//! or it is under a seccomp filter.
 //!
 //! Signal handlers and children of vfork call exec: nothing here allocates, locks, changes `errno` or needs much stack.
 #![allow(unsafe_code)] // The program's and the loader's strings.
@@ -23,13 +18,11 @@ use crate::abi::kernel;
 use crate::abi::raw::raw_call;
 use crate::state::{process, stop};
 
-/// argv and envp, as C declares them.
 pub(crate) type Strings = *const *const c_char;
 
 unsafe extern "C" {
     #[link_name = "environ"]
     static mut ENVIRONMENT: Strings;
-    /// Only the address of the loader's function is wanted.
     fn __tls_get_addr(index: *mut c_void) -> *mut c_void;
 }
 
@@ -38,16 +31,16 @@ pub(crate) fn environment() -> Strings {
     unsafe { ENVIRONMENT }
 }
 
-/// This library's name as the loader knows it; null for none.
+/// This library as the loader names it; may be null.
 static OURS: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
-/// The loader's device and inode, zeroes where unknown.
+/// Device and inode; zeroes where unknown.
 static LOADER: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
-/// The loader's name for the object at this address. Not async-signal-safe.
+/// Not async-signal-safe.
 fn object_of(address: *const c_void) -> Option<&'static CStr> {
     let mut found = MaybeUninit::<libc::Dl_info>::uninit();
-    // SAFETY: filled where the answer is not zero; the names of our dependencies stay as long as we.
+    // SAFETY: filled where the answer is not zero; our dependencies' names stay as long as we.
     unsafe {
         let named =
             libc::dladdr(address, found.as_mut_ptr()) != 0 && !found.assume_init().dli_fname.is_null();
@@ -68,15 +61,13 @@ pub(crate) fn init() {
 
 #[derive(Clone, Copy)]
 pub(crate) enum Executed {
-    /// By a path from a directory.
     At(c_int, *const c_char),
-    /// By a descriptor.
     Open(c_int),
-    /// By a name, searched for if it has no slash.
+    /// A name, searched for if it has no slash.
     Named(*const c_char),
 }
 
-/// `call` gets another environment, or `None` to keep this one.
+/// `None` keeps the environment.
 pub(crate) fn with_environment<T>(
     program: Executed,
     envp: Strings,
@@ -95,9 +86,8 @@ pub(crate) fn with_environment<T>(
     }
 }
 
-/// Reads the program's memory, which may not be there: the kernel would say EFAULT.
+/// Reads memory that may not be there: the kernel would say EFAULT.
 struct Looking {
-    /// The page that was last found.
     page: usize,
 }
 
@@ -139,7 +129,7 @@ impl Looking {
     }
 }
 
-/// The LD_PRELOAD entries of an environment, mostly one or none.
+/// The LD_PRELOAD entries of an environment.
 struct Lists {
     next: Strings,
     array: Looking,
@@ -165,7 +155,7 @@ impl Lists {
         if self.next.is_null() || !self.array.is_there(self.next as usize) {
             return None;
         }
-        // SAFETY: just found readable. An unaligned array may cross pages, and is left to the kernel.
+        // SAFETY: just found readable; the kernel sees to an unaligned array.
         let string = (self.next as usize).is_multiple_of(8).then(|| unsafe { *self.next })?;
         self.next = self.next.wrapping_add(1);
         (!string.is_null()).then_some(string)
@@ -185,14 +175,14 @@ impl Iterator for Lists {
     }
 }
 
-/// True where it cannot be told.
+/// Where this cannot be told, the answer is yes.
 fn can_load(ours: &CStr, program: Executed, envp: Strings) -> bool {
     let another_first =
         || Lists::of(envp).any(|list| list.entries().any(|entry| executable::must_be_first(entry).is_some()));
     !stop::filtered() && is_visible(ours) && !another_first() && fits(program)
 }
 
-/// An ordinary user's next program has no capabilities left: access(2) asks as if they were gone, open(2) with other rights kept.
+/// An ordinary user loses capabilities in exec: access(2) asks without them, open(2) with all other rights.
 fn is_visible(ours: &CStr) -> bool {
     let arguments = [libc::AT_FDCWD as usize, ours.as_ptr() as usize, libc::R_OK as usize];
     // SAFETY: the loader's string.
@@ -209,7 +199,7 @@ fn open(directory: c_int, path: *const c_char, flags: c_int) -> Result<c_int, c_
     result.map(|fd| fd as c_int).map_err(|errno| errno.0)
 }
 
-/// The key of a regular file. A pipe or a device is not disturbed.
+/// A pipe or a device is not disturbed.
 fn file_of(directory: c_int, path: *const c_char) -> Option<FileKey> {
     let fd = open(directory, path, libc::O_PATH).ok()?;
     let stat = file::stat(fd).ok();
@@ -222,7 +212,7 @@ struct Scratch {
     path: Path,
 }
 
-/// Fresh memory, all zeroes.
+/// Fresh memory of zeroes.
 fn map(bytes: usize) -> Option<usize> {
     let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
     let kind = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
@@ -237,7 +227,7 @@ fn unmap(addr: usize, bytes: usize) {
 
 fn fits(program: Executed) -> bool {
     let Some(addr) = map(size_of::<Scratch>()) else { return true };
-    // SAFETY: fresh memory, large enough; zeroes are a value of each part.
+    // SAFETY: fresh memory; zeroes are a value of each part.
     let fits = fits_looked_at(program, unsafe { &mut *(addr as *mut Scratch) });
     unmap(addr, size_of::<Scratch>());
     fits
@@ -265,7 +255,7 @@ fn fits_looked_at(mut program: Executed, Scratch { file, path }: &mut Scratch) -
     true
 }
 
-/// An executed loader preloads into the program that it is given.
+/// An executed loader preloads into its argument.
 fn is_another_loader(program: Executed) -> bool {
     let Executed::At(directory, path) = program else { return false };
     // SAFETY: the kernel has opened this path.
@@ -279,7 +269,7 @@ fn is_our_loader(loader: &[u8], path: &mut Path) -> bool {
     executable::is_glibc_loader(loader) && theirs.is_none_or(is_loader)
 }
 
-/// True where this program's loader is not known.
+/// Any loader, if this program's is unknown.
 fn is_loader(file: FileKey) -> bool {
     let ours = FileKey { dev: LOADER[0].load(Relaxed), ino: LOADER[1].load(Relaxed) };
     ours == FileKey::default() || ours == file
@@ -328,7 +318,6 @@ impl Path {
     fn set(&mut self, pieces: &[&[u8]]) -> bool {
         let mut at = 0;
         for piece in pieces {
-            // One byte is left for the terminator.
             let Some(place) = self.0[..511].get_mut(at..at + piece.len()) else { return false };
             place.copy_from_slice(piece);
             at += piece.len();
@@ -342,7 +331,7 @@ impl Path {
     }
 }
 
-/// Searches as libc does. False if nothing is found.
+/// Searches as libc does.
 fn search(name: &[u8], found: &mut Path) -> bool {
     let mut looking = Looking::new();
     let mut all = Lists::of(environment());
@@ -361,15 +350,13 @@ fn search(name: &[u8], found: &mut Path) -> bool {
     })
 }
 
-/// Calls with an environment that does not name this library.
 #[cold]
 fn without<T>(ours: &CStr, envp: Strings, call: impl FnOnce(Option<Strings>) -> T) -> T {
     let mut all = Lists::of(envp);
     let strings = core::iter::from_fn(|| all.string()).count();
     let lists: usize = Lists::of(envp).map(|list| PRELOAD.len() + list.0.len() + 1).sum();
     let words = strings + 1 + lists.div_ceil(size_of::<usize>());
-    // A child of vfork would leave a mapping to its parent: it uses the stack. Otherwise exec unmaps all, and a signal handler's
-    // stack may be small.
+    // A child of vfork would leave a mapping to its parent. Otherwise exec unmaps all, and the stack may be a signal handler's.
     match words {
         0..=128 => on_stack::<128, T>(ours, envp, strings, call),
         129..=512 if !process::is_this() => on_stack::<512, T>(ours, envp, strings, call),
@@ -398,7 +385,7 @@ fn on_stack<const N: usize, T>(
     call(Some(room.as_ptr().cast()))
 }
 
-/// Writes the array, and behind it the lists without this library. An empty list is left out.
+/// Writes the array, and behind it the lists. An empty list is left out.
 fn fill(room: &mut [usize], ours: &CStr, envp: Strings, strings: usize) {
     let (array, text) = room.split_at_mut(strings + 1);
     // SAFETY: words are bytes as well.

@@ -1,5 +1,5 @@
-//! New processes, and descriptors sent to others: what was owned is shared from then on. fork, daemon and forkpty run the
-//! pthread_atfork handlers; fork and forkpty are also wrapped, since handlers do not learn the child's number.
+//! What was owned is shared with new processes, and by descriptors sent away. pthread_atfork handlers cover fork, daemon and
+//! forkpty, but do not learn the child's number: fork and forkpty are wrapped, too.
 #![allow(unsafe_code)] // The program's pointers, one naked function.
 
 use core::ffi::{c_char, c_void};
@@ -30,11 +30,10 @@ extern "C" fn after_fork_child() {
     stop::after_fork_child();
 }
 
-/// Registers after the library has, since handlers before a fork run in reverse order: `before_fork` gives up leases before the
-/// library prepares.
+/// Registers after the library, since handlers run before a fork in reverse order: `before_fork` must give up leases first.
 pub(crate) fn watch_forks() {
     process::remember();
-    // SAFETY: functions that live as long as the process.
+    // SAFETY: they live as long as the process.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
 }
 
@@ -43,10 +42,10 @@ unsafe extern "C" {
     fn __cxa_at_quick_exit(call: extern "C" fn(*mut c_void), object: *mut c_void) -> c_int;
 }
 
-/// Has `call` made at exit or quick_exit after libraries' destructors, which may read deferred memory: the first registered runs
-/// last. No object, since an object's calls run with its destructors.
+/// `call` runs after libraries' destructors, which may read deferred memory: the first registered is the last. It is of no
+/// object, since an object's calls run with its destructors.
 pub(crate) fn watch_the_end(call: extern "C" fn(*mut c_void)) {
-    // SAFETY: a function that lives as long as the process.
+    // SAFETY: it lives as long as the process.
     unsafe {
         __cxa_atexit(call, core::ptr::null_mut(), core::ptr::null_mut());
         __cxa_at_quick_exit(call, core::ptr::null_mut());
@@ -60,7 +59,6 @@ pub(crate) fn ending() {
     }
 }
 
-/// Runs a call that shares the descriptors with another process.
 pub(crate) fn sharing<T>(call: impl FnOnce() -> T) -> T {
     if !active() {
         return call();
@@ -77,10 +75,9 @@ fn spawning<T>(program: Executed, envp: Environment, call: impl FnOnce(Environme
     })
 }
 
-/// envp, as C declares it here.
 type Environment = *const *mut c_char;
 
-/// Runs a fork that runs no handlers.
+/// A fork that runs no handlers.
 pub(crate) fn forking<T: From<i32> + Into<i64> + PartialEq + Copy>(fork: impl FnOnce() -> T) -> T {
     before_bare_fork();
     let child = fork();
@@ -94,7 +91,7 @@ pub(crate) fn forking<T: From<i32> + Into<i64> + PartialEq + Copy>(fork: impl Fn
     child
 }
 
-/// Handlers do not run: they are called here, in the same order.
+/// Calls the handlers, in order, since the fork does not.
 fn before_bare_fork() {
     descriptions::begin_sharing();
     // SAFETY: the callers fork next.
@@ -122,11 +119,9 @@ fn with_handlers(fork: impl FnOnce() -> pid_t) -> pid_t {
 pub(crate) const NAMESPACE: &str = "another namespace";
 pub(crate) const SHARED: &str = "a process that shares its memory or descriptors";
 
-/// The request by which a process asks its parent to trace it.
 pub(crate) const TRACE_ME: c_uint = 0;
 
-/// Does unsharing these end deferral? The helper must not become a namespace's first process, other flags change rights, and
-/// shared memory cannot be unshared.
+/// The helper must not become a namespace's first process, other flags change rights, and shared memory cannot be unshared.
 pub(crate) fn unshare_ends(flags: c_int) -> bool {
     flags & !(libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_SYSVSEM) != 0
 }
@@ -141,13 +136,11 @@ pub(crate) fn before_unshare(flags: c_int) {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// Everything; stopped as any thread is.
     Thread,
-    /// Nothing, as after fork.
     Nothing,
-    /// The memory until the child executes or ends; the call returns only then.
+    /// The memory, until the child executes or ends and the call returns.
     Loan,
-    /// Memory or descriptors with a process whose use is unseen, and which runs on while the threads are stopped.
+    /// Memory or descriptors, with a process that the library neither sees nor stops.
     Mixed,
 }
 
@@ -161,7 +154,7 @@ pub(crate) fn what_is_shared(flags: u64) -> Sharing {
     }
 }
 
-/// Any control data is taken for descriptors.
+/// Any control data counts as descriptors.
 fn carries(message: *const msghdr) -> bool {
     if message.is_null() || !kernel::readable(message as usize, size_of::<msghdr>()) {
         return false;
@@ -176,18 +169,17 @@ struct Start {
     argument: *mut c_void,
 }
 
-/// Runs in a child with a copy of all memory, `cloning`'s frame included.
 unsafe extern "C-unwind" fn start_child(start: *mut c_void) -> c_int {
     // SAFETY: `cloning`'s own structure, copied with the memory.
     let Start { function, argument } = unsafe { start.cast::<Start>().read() };
     // SAFETY: this is the child.
     unsafe { client::life::after_fork_child() };
     after_fork_child();
-    // SAFETY: the program's function and argument, as clone calls it.
+    // SAFETY: as clone would call it.
     unsafe { function(argument) }
 }
 
-/// libc's clone starts the child in a function, on its own stack.
+/// libc's clone calls a function in the child.
 fn cloning(
     start: *mut c_void,
     argument: *mut c_void,
@@ -236,28 +228,28 @@ interpose! {
     fn posix_spawn(pid: *mut pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void,
         argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
         => spawning(Executed::At(libc::AT_FDCWD, path), envp, |envp| {
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { posix_spawn::real(pid, path, actions, attributes, argv, envp) }
         });
 
     fn posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void,
         argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
         => spawning(Executed::Named(file), envp, |envp| {
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { posix_spawnp::real(pid, file, actions, attributes, argv, envp) }
         });
 
     fn pidfd_spawn(pidfd: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void,
         argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
         => spawning(Executed::At(libc::AT_FDCWD, path), envp, |envp| {
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { pidfd_spawn::real(pidfd, path, actions, attributes, argv, envp) }
         });
 
     fn pidfd_spawnp(pidfd: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void,
         argv: *const *mut c_char, envp: *const *mut c_char) -> c_int, until lookup(libc::ENOSYS);
         => spawning(Executed::Named(file), envp, |envp| {
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { pidfd_spawnp::real(pidfd, file, actions, attributes, argv, envp) }
         });
 
@@ -266,7 +258,7 @@ interpose! {
         mode: mode_t) -> c_int, until lookup(libc::ENOSYS);
         if open::truncates(flags) && !stopped() => {
             stop("a truncation by its children");
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { posix_spawn_file_actions_addopen::real(actions, fd, path, flags, mode) }
         };
 
@@ -279,7 +271,7 @@ interpose! {
     fn _IO_popen(command: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
         if active() => sharing(call!(_IO_popen(command, mode)));
 
-    /// May run a shell.
+    /// wordexp may run a shell.
     fn wordexp(words: *const c_char, expansion: *mut c_void, flags: c_int) -> c_int, until lookup(1);
         if active() => sharing(call!(wordexp(words, expansion, flags)));
 
@@ -305,7 +297,7 @@ interpose! {
             unsafe { unshare::real(flags) }
         };
 
-    /// /proc may then show other processes, and some namespaces refuse a process that shares its memory.
+    /// /proc may then show other processes, and some namespaces refuse shared memory.
     fn setns(fd: c_int, kind: c_int) -> c_int, until kernel(libc::SYS_setns);
         if !stopped() => stopping(NAMESPACE, call!(setns(fd, kind)));
 
@@ -322,7 +314,7 @@ interpose! {
             if descriptions::any() && carries(message) {
                 return sharing(call!(sendmsg(socket, message, flags)));
             }
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { sendmsg::real(socket, message, flags) }
         };
 
@@ -333,18 +325,18 @@ interpose! {
             sharing(call!(sendmmsg(socket, messages, count, flags)))
         };
 
-    /// Does not return: the type is the system call's.
+    /// Never returns: the type is the system call's.
     fn _exit(status: c_int) -> c_int, until kernel(libc::SYS_exit_group);
         if active() => {
             ending();
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { _exit::real(status) }
         };
 
     fn _Exit(status: c_int) -> c_int, until kernel(libc::SYS_exit_group);
         if active() => {
             ending();
-            // SAFETY: the program's call.
+            // SAFETY: as above.
             unsafe { _Exit::real(status) }
         };
 }

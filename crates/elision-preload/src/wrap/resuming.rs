@@ -1,6 +1,6 @@
-//! Completes calls that stopping the threads cuts short. The stop is a signal to the kernel: copies between files, reads of some
-//! devices and random numbers end early for one alone, so programs do not expect it. A call that may wait for another process
-//! (sockets, pipes) stays short: more might never come.
+//! Stopping the threads is a signal to the kernel, and cuts short calls that nothing else cuts short: copies between files, reads
+//! of some devices, random numbers. They are repeated for the rest. A call that may wait for another process (sockets, pipes) is
+//! not: more might never come.
 #![allow(unsafe_code)] // The program's pointers.
 
 use core::ffi::c_void;
@@ -12,10 +12,10 @@ use crate::abi::interpose::interpose;
 use crate::abi::{kernel, raw};
 use crate::state::stop::active;
 
-/// Reads of no more are never cut short.
+/// Reads up to this are never cut short.
 pub(crate) const SHORT: usize = 4096;
 
-/// Repeats a call for the rest while stops of the threads cut it short and `may` holds. `call` gets the bytes done.
+/// Repeats a call that such stops cut short, while `may` holds. `call` gets the bytes done.
 pub(crate) fn whole(len: usize, may: impl Fn() -> bool, mut call: impl FnMut(usize) -> ssize_t) -> ssize_t {
     let len = len.min(kernel::MOST);
     let mut done = 0;
@@ -72,7 +72,7 @@ pub(crate) fn random(len: usize, call: impl FnMut(usize) -> ssize_t) -> ssize_t 
 interpose! {
     fn getrandom(buf: *mut c_void, len: size_t, flags: c_uint) -> ssize_t, until kernel(libc::SYS_getrandom);
         if len > SHORT && active() => random(len, |done| {
-            // SAFETY: the program's call, or the rest of it.
+            // SAFETY: the program's call, or its rest.
             unsafe { getrandom::real(buf.wrapping_byte_add(done), len - done, flags) }
         });
 }
@@ -82,7 +82,7 @@ pub(crate) fn by_number(
     arguments: [c_long; 6],
     call: impl Fn([c_long; 6]) -> c_long,
 ) -> c_long {
-    // The length's index, and that of a buffer to be advanced.
+    // The indices of the length, and of a buffer to be advanced.
     let (at, buffer) = match number {
         libc::SYS_getrandom => (1, Some(0)),
         libc::SYS_sendfile => (3, None),

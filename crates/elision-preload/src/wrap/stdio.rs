@@ -1,8 +1,6 @@
-//! libc's own reads, writes and closes for a FILE use no exported name, but two exported tables (byte and wide streams), of which
-//! glibc checks only the section. Three entries of each are replaced: that covers all of stdio.
-//!
-//! The layouts are glibc's ABI since 2.1, but not documented. Unless all is as expected, nothing changes, [`visible`] is false,
-//! and a descriptor that ever had a FILE is owned no longer.
+//! libc's own reads, writes and closes for a FILE go through two exported tables (byte and wide streams), of which glibc checks
+//! only the section: three entries of each are replaced. The layouts are glibc's ABI since 2.1, but undocumented. Unless all is
+//! as expected, nothing changes, [`visible`] is false, and a descriptor that ever had a FILE is owned no longer.
 #![allow(unsafe_code)] // libc's tables and structures.
 
 use core::ffi::{CStr, c_void};
@@ -16,7 +14,6 @@ use crate::abi::objects;
 use crate::state::descriptions::{self, changing};
 use crate::wrap::offer::{Cancel, offer_read, offer_write, write_matters};
 
-/// Entries of glibc's table of stream operations.
 const READ: usize = 14;
 const WRITE: usize = 15;
 const CLOSE: usize = 17;
@@ -27,7 +24,7 @@ const FILENO: usize = 0x70;
 const OFFSET: usize = 0x90;
 const TABLE: usize = 0xd8;
 
-/// Flags: the constant upper half, and the error indicator.
+/// The flags' constant half, and the error indicator.
 const MAGIC: u32 = 0xfbad_0000;
 const MAGIC_MASK: u32 = 0xffff_0000;
 const ERROR: u32 = 0x20;
@@ -43,41 +40,31 @@ static ORIGINAL_CLOSE: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut())
 
 static VISIBLE: AtomicBool = AtomicBool::new(false);
 
-/// The tables with replaced entries.
 static TABLES: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 
-/// Does this FILE use a replaced table? Streams of mode `m` do not.
-///
-/// # Safety
-/// `file` is a FILE of glibc's.
+/// Streams of mode `m` use other tables. Safety: `file` is a FILE of glibc's.
 pub(crate) unsafe fn led_through_here(file: *mut FILE) -> bool {
     // SAFETY: the caller's promise; the table follows FILE's public part.
     let table = unsafe { field::<AtomicUsize>(file, TABLE) }.load(Ordering::Relaxed);
     TABLES.iter().any(|known| known.load(Ordering::Relaxed) == table)
 }
 
-/// Are stdio's calls seen here?
 pub(crate) fn visible() -> bool {
     VISIBLE.load(Ordering::Relaxed)
 }
 
-/// Atomic: other threads may look without the lock.
-///
-/// # Safety
-/// `file` is a FILE of glibc's, with a `T` at this offset.
+/// Atomic: other threads may look without the lock. Safety: `file` is a FILE of glibc's, with a `T` there.
 unsafe fn field<'a, T>(file: *mut FILE, at: usize) -> &'a T {
     // SAFETY: the caller's promise.
     unsafe { &*file.byte_add(at).cast::<T>() }
 }
 
-/// # Safety
-/// `file` is a FILE of glibc's.
+/// Safety: `file` is a FILE of glibc's.
 pub(crate) unsafe fn descriptor(file: *mut FILE) -> c_int {
     // SAFETY: the caller's promise; `install` has found the field.
     unsafe { field::<AtomicU32>(file, FILENO) }.load(Ordering::Relaxed) as c_int
 }
 
-/// stdio fills its buffer or, for a large fread, the caller's.
 unsafe extern "C-unwind" fn read(file: *mut FILE, buf: *mut c_void, len: ssize_t) -> ssize_t {
     if len as usize >= client::life::min_bytes() {
         // SAFETY: stdio passes its FILE.
@@ -86,11 +73,11 @@ unsafe extern "C-unwind" fn read(file: *mut FILE, buf: *mut c_void, len: ssize_t
             return result;
         }
     }
-    // SAFETY: the original entry and its arguments.
+    // SAFETY: the original entry.
     unsafe { original::<Transfer>(&ORIGINAL_READ)(file, buf, len) }
 }
 
-/// Writes all, in however many calls. An error is left in the FILE and in `errno`.
+/// Writes all. An error is left in the FILE and `errno`.
 unsafe extern "C-unwind" fn write(file: *mut FILE, buf: *mut c_void, len: ssize_t) -> ssize_t {
     // SAFETY: stdio passes its FILE.
     let fd = unsafe { descriptor(file) };
@@ -109,7 +96,7 @@ unsafe extern "C-unwind" fn write(file: *mut FILE, buf: *mut c_void, len: ssize_
             Some(written) => written,
         };
         if written > 0 {
-            // SAFETY: between two fields that `install` has found. Negative: unknown to stdio.
+            // SAFETY: between two fields that `install` has found. Negative: unknown.
             let offset = unsafe { field::<AtomicI64>(file, OFFSET) };
             let before = offset.load(Ordering::Relaxed);
             if before >= 0 {
@@ -119,7 +106,7 @@ unsafe extern "C-unwind" fn write(file: *mut FILE, buf: *mut c_void, len: ssize_
         if written == len {
             return written;
         }
-        // SAFETY: the original entry, for the rest.
+        // SAFETY: the original entry.
         written
             + unsafe {
                 original::<Transfer>(&ORIGINAL_WRITE)(file, buf.byte_add(written as usize), len - written)
@@ -134,8 +121,7 @@ unsafe extern "C-unwind" fn close(file: *mut FILE) -> c_int {
     unsafe { original::<Close>(&ORIGINAL_CLOSE)(file) }
 }
 
-/// # Safety
-/// The slot is filled (by `install`), with a function of type `F`.
+/// Safety: `install` has filled the slot, with an `F`.
 unsafe fn original<F: Copy>(slot: &AtomicPtr<c_void>) -> F {
     const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
     // SAFETY: the caller's promise.
@@ -159,7 +145,7 @@ pub(crate) fn install() {
     }
     for &(slot, function, _, _) in &expected {
         for table in tables {
-            // SAFETY: glibc's table has 21 words, all pointers; nothing else stores to it.
+            // SAFETY: glibc's table has 21 pointers; nothing else stores to it.
             let found = unsafe { &*table.add(slot) }.load(Ordering::Relaxed);
             if function.is_null() || found != function as usize {
                 return;
@@ -187,14 +173,14 @@ pub(crate) fn install() {
     VISIBLE.store(true, Ordering::Relaxed);
 }
 
-/// Tries the constants on the standard streams.
+/// Tries the offsets on the standard streams.
 fn layout_holds() -> bool {
     [c"stdin", c"stdout", c"stderr"].into_iter().all(|name| {
         let stream = symbol(name).cast::<*mut FILE>();
         if stream.is_null() {
             return false;
         }
-        // SAFETY: libc's variable; the offsets lie within its FILE; `fileno` takes any FILE.
+        // SAFETY: libc's variable, and its FILE.
         unsafe {
             let file = *stream;
             let before = crate::abi::raw::errno();
@@ -207,7 +193,7 @@ fn layout_holds() -> bool {
     })
 }
 
-/// Runs `store` while these bytes, which the loader made read-only, can be written.
+/// Runs `store` while these read-only bytes can be written.
 fn writable(addr: usize, len: usize, store: impl FnOnce()) -> Option<()> {
     let start = addr & !(PAGE - 1);
     let end = (addr + len).next_multiple_of(PAGE);
@@ -216,7 +202,7 @@ fn writable(addr: usize, len: usize, store: impl FnOnce()) -> Option<()> {
         unsafe { raw::syscall(libc::SYS_mprotect, [start, end - start, protection as usize, 0, 0, 0]) }.ok()
     };
     match read_only_after_loading(start, end) {
-        // The loader does not protect the pages, or protects other data with them.
+        // The loader does not protect the pages, or other data with them.
         false => return None,
         true => protect(libc::PROT_READ | libc::PROT_WRITE)?,
     };
@@ -224,7 +210,6 @@ fn writable(addr: usize, len: usize, store: impl FnOnce()) -> Option<()> {
     protect(libc::PROT_READ).map(|_| ())
 }
 
-/// Does the loader make all these pages read-only after relocation?
 fn read_only_after_loading(start: usize, end: usize) -> bool {
     struct Search {
         start: usize,
@@ -232,7 +217,7 @@ fn read_only_after_loading(start: usize, end: usize) -> bool {
         found: bool,
     }
     unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
-        // SAFETY: the loader's description of one object, and the structure passed below.
+        // SAFETY: the loader's object, and the structure below.
         let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
         // SAFETY: as many headers as the loader says.
         let headers = unsafe { core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize) };
@@ -246,7 +231,7 @@ fn read_only_after_loading(start: usize, end: usize) -> bool {
         search.found as c_int
     }
     let mut search = Search { start, end, found: false };
-    // SAFETY: the callback gets its structure, and keeps nothing.
+    // SAFETY: the callback gets its structure.
     unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
     search.found
 }

@@ -1,5 +1,5 @@
-//! `syscall()`: what is wrapped by name, by number. None is a cancellation point, and what passes through goes to libc's
-//! `syscall`. System calls of libc's own, or by a program's own instruction, are not seen.
+//! `syscall()`: the wrapped calls by number, none a cancellation point. System calls inside libc, or by a program's own
+//! instruction, are not seen.
 #![allow(unsafe_code)] // The program's numbers, as the call takes them.
 
 use elision_core::client;
@@ -29,7 +29,7 @@ fn real(number: c_long, [a, b, c, d, e, f]: Arguments) -> c_long {
 }
 
 interpose! {
-    /// However few arguments the program passes, six are declared.
+    /// Six are declared, however few C passes.
     fn syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long,
         until kernel(number, a, b, c, d, e, f);
         if !stopped() || executes(number) => {
@@ -45,7 +45,7 @@ interpose! {
         };
 }
 
-/// Also when deferral has ended: see [`crate::wrap::preload_env`].
+/// exec is also looked at after the end: see [`crate::wrap::preload_env`].
 fn executes(number: c_long) -> bool {
     matches!(number, libc::SYS_execve | libc::SYS_execveat)
 }
@@ -232,7 +232,7 @@ fn dispatch(number: c_long, arguments: Arguments) -> c_long {
     }
 }
 
-/// `None`: the kernel refuses the offset.
+/// `None`: for the kernel to refuse.
 fn position(number: c_long, offset: c_long) -> Option<Option<u64>> {
     match number {
         libc::SYS_pread64 | libc::SYS_pwrite64 => at(offset),
@@ -277,7 +277,7 @@ fn cloning(flags: u64, whole: impl Fn() -> c_long) -> c_long {
     }
 }
 
-/// The first word of clone3's structure. The kernel refuses an unreadable one.
+/// The kernel refuses an unreadable structure.
 fn clone3_flags(addr: usize, len: usize) -> Option<u64> {
     if addr == 0 || len < size_of::<u64>() || !kernel::readable(addr, size_of::<u64>()) {
         return None;

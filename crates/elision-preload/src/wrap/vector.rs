@@ -1,10 +1,10 @@
 //! readv and writev: a vector of one piece is a plain transfer; a longer one's big pieces are offered one by one. Unnoticed:
 //!
-//! - The kernel checks everything before it moves a byte: a vector that the kernel would refuse is left whole.
-//! - The kernel stops at a short count, and so does the walk.
-//! - No other write may come in between: writes need one thread and a write lease; reads a file system that does not exclude
-//! writes.
-//! - The kernel holds the position: a transfer there needs one thread, and a descriptor opened here and never shared.
+//! - The kernel checks everything first: a vector that it would refuse is left whole.
+//! - The kernel stops at a short count: so does the walk.
+//! - No other write comes in between: writes need one thread and a write lease; where the file system keeps writes out of reads,
+//!   reads stay whole.
+//! - The kernel holds the position: transfers there need one thread, and a descriptor never shared.
 #![allow(unsafe_code)] // The program's vector, once known to be readable.
 
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -30,11 +30,11 @@ pub(crate) fn find_flag() {
 
 fn single_threaded() -> bool {
     let flag = SINGLE_THREADED.load(Ordering::Relaxed);
-    // SAFETY: libc's variable, which libc stores to only in a single thread.
+    // SAFETY: libc stores to its variable only in a single thread.
     !flag.is_null() && unsafe { flag.read_volatile() } != 0
 }
 
-/// Reading the vector safely may take a system call: so only for descriptors opened here, which no socket is.
+/// A safe look may take a system call: so only for descriptors opened here, which no socket is.
 #[inline]
 pub(crate) fn big(fd: c_int, iov: *const iovec, count: c_int) -> bool {
     descriptions::recorded(fd)
@@ -44,7 +44,6 @@ pub(crate) fn big(fd: c_int, iov: *const iovec, count: c_int) -> bool {
         })
 }
 
-/// May the vector be taken apart?
 fn divisible(fd: c_int, pieces: &[iovec], offset: Option<off_t>) -> bool {
     let mut total = 0usize;
     for piece in pieces {
@@ -66,7 +65,7 @@ fn alone(fd: c_int) -> bool {
     single_threaded() && descriptions::sole(fd) && client::changes::write_lease_on(fd)
 }
 
-/// Reads a [`big`] vector. `traditional` makes the call for a part, at an offset if positioned.
+/// `traditional` makes the call for a part, at an offset if positioned.
 #[cold]
 #[inline(never)]
 pub(crate) fn read(
@@ -120,7 +119,7 @@ pub(crate) fn write(
         _ if !alone(fd) => unseen(),
         // Each piece would wait for the disk.
         _ if kernel::writes_synchronously(fd) => unseen(),
-        // At the limit the kernel signals for a call that writes nothing, which the last piece might be.
+        // At the limit the kernel signals even for a call that writes nothing.
         _ if !divisible(fd, pieces, offset) || !kernel::unlimited_file_size() => unseen(),
         _ => walk(pieces, offset, fits, offer, &traditional),
     })
@@ -152,7 +151,6 @@ fn before_change(fd: c_int) {
     }
 }
 
-/// Offers the pieces that fit; makes the rest, and what is declined, the traditional way.
 fn walk(
     pieces: &[iovec],
     offset: Option<off_t>,
@@ -177,7 +175,7 @@ fn walk(
             if done == 0 {
                 return moved;
             }
-            // The kernel reports what was moved, and no error.
+            // The kernel reports what was moved.
             raw::set_errno(before);
             return done;
         }
@@ -214,7 +212,6 @@ interpose! {
                 unsafe { preadv64::real(fd, iov, count, offset) }
             });
 
-    /// Flags, and the current position, go straight through.
     fn preadv2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t,
         until kernel(libc::SYS_preadv2, fd, iov, count, offset, 0, flags);
         if flags == 0 && offset >= 0 && big(fd, iov, count) =>
