@@ -1,10 +1,9 @@
-//! The kernel, typed: system calls as such, files and leases, mappings, page tables, processes.
+//! The kernel, typed: system calls, files and leases, mappings, page tables, processes.
 //!
-//! Every function gives a plain value or an errno. None keeps a policy or a state, allocates, or uses libc's functions, `errno` or
-//! thread-local storage: most of them run in the helper process, which has none of these.
+//! No function has policy or state, allocates, or uses libc's functions, `errno` or thread-local storage, which the helper lacks.
 //!
-//! Internal to Elision, with no stable interface. Descriptors and addresses are plain numbers here: whoever closes, moves or unmaps
-//! what is not theirs breaks what the `elision` crate promises.
+//! Internal, without a stable interface. Descriptors and addresses are plain numbers: misuse breaks what the `elision` crate
+//! promises.
 #![allow(missing_docs)] // Internal.
 
 #[cfg(target_os = "linux")]
@@ -28,5 +27,5 @@ pub mod testing;
 #[cfg(target_os = "linux")]
 pub mod time;
 
-/// Bytes in a page. Elision runs where this is what the kernel uses.
+/// Bytes in a page; Elision runs on no other.
 pub const PAGE: usize = 4096;

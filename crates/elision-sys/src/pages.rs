@@ -1,6 +1,5 @@
-//! What the kernel knows about pages: mappings (PROCMAP_QUERY), page tables (PAGEMAP_SCAN), write tracking
-//! (userfaultfd in asynchronous write-protect mode).
-#![allow(unsafe_code)] // ioctls on structs of ours; what they do to memory is said at each function.
+//! Pages: mappings (PROCMAP_QUERY), page tables (PAGEMAP_SCAN), write tracking (userfaultfd).
+#![allow(unsafe_code)] // ioctls on local structs; each function says what they do to memory.
 
 use crate::raw::{Errno, Result, syscall};
 use linux_raw_sys::general::procmap_query_flags::*;
@@ -12,10 +11,8 @@ use rustix::mm::UserfaultfdFlags;
 const PAGEMAP_SCAN: u32 = 0xC060_6610;
 const PROCMAP_QUERY: u32 = 0xC068_6611;
 
-/// An ioctl(2) on a struct.
-///
 /// # Safety
-/// `T` must be what the request demands.
+/// `T` must be the request's struct.
 unsafe fn ioctl<T>(fd: i32, request: u32, argument: &mut T) -> Result<usize> {
     // SAFETY: the caller's promise.
     unsafe { syscall(libc::SYS_ioctl, [fd as usize, request as usize, argument as *mut T as usize, 0, 0, 0]) }
@@ -31,32 +28,30 @@ pub mod category {
     pub const SWAPPED: u64 = PAGE_IS_SWAPPED as u64;
 }
 
-/// A run of pages that are alike.
+/// A run of alike pages.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Run {
-    /// Address of the first byte.
     pub start: u64,
     /// One past the last byte.
     pub end: u64,
-    /// Categories.
     pub categories: u64,
 }
 
-/// Which pages a scan returns.
+/// The pages that a scan returns.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
-    /// All of these categories…
+    /// All of these…
     pub all: u64,
-    /// …of which these are inverted (must not hold)…
+    /// …of which these must not hold…
     pub inverted: u64,
-    /// …and at least one of these.
+    /// …and any of these.
     pub any: u64,
-    /// Write-protect what is returned, in the same step.
+    /// Write-protects them in the same step.
     pub protect: bool,
 }
 
-/// PAGEMAP_SCAN over `[start, end)`: fills `runs`, says how many, and where it stopped for want of room.
+/// PAGEMAP_SCAN of `[start, end)` into `runs`: their number, and where it stopped for want of room.
 pub fn scan(
     pagemap: i32,
     start: usize,
@@ -78,15 +73,15 @@ pub fn scan(
         category_anyof_mask: wanted.any,
         return_mask: category::WRITTEN | category::FILE | category::PRESENT | category::SWAPPED,
     };
-    // SAFETY: the struct of that request; it fills the borrowed runs, of that number.
+    // SAFETY: the request's struct, and the borrowed runs with their number.
     let count = unsafe { ioctl(pagemap, PAGEMAP_SCAN, &mut argument)? };
     Ok((count, argument.walk_end as usize))
 }
 
-/// Have the pages of one mapping been moved, to where there was fresh memory that nobody has touched? `false` where that cannot be told.
+/// Have a mapping's pages moved, to untouched fresh memory? `false` if unknown.
 pub fn have_moved(from: usize, to: usize, len: usize) -> bool {
-    // A file's mapping has moved, or the old place cannot be read any more; else the pages tell. (In this order: meanwhile the pages of a
-    // file may become memory of their own.)
+    // A file's mapping has moved, or the old place is unreadable; else the pages tell. (In this order: a file's pages may become
+    // anonymous meanwhile.)
     let seen = crate::file::open(c"/proc/self/maps", libc::O_RDONLY | libc::O_CLOEXEC, 0).is_ok_and(|maps| {
         let of_a_file = mapping(maps, to).is_ok_and(|there| there.start <= to && there.ino != 0);
         let gone = mapping(maps, from).is_ok_and(|left| left.start > from || !left.readable);
@@ -96,7 +91,7 @@ pub fn have_moved(from: usize, to: usize, len: usize) -> bool {
     seen || any_in(to, len)
 }
 
-/// Is any page of the range in memory or in swap? False where that cannot be told.
+/// Is any page in memory or swap? False if unknown.
 fn any_in(addr: usize, len: usize) -> bool {
     let wanted = Wanted { any: category::PRESENT | category::SWAPPED, ..Wanted::default() };
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
@@ -107,38 +102,33 @@ fn any_in(addr: usize, len: usize) -> bool {
     })
 }
 
-/// One mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mapping {
-    /// Address of the first byte.
     pub start: usize,
     /// One past the last byte.
     pub end: usize,
-    /// Readable.
     pub readable: bool,
-    /// Writable.
     pub writable: bool,
-    /// Shared.
     pub shared: bool,
-    /// Device of the file mapped, as mappings show it.
+    /// The file's device.
     pub dev: u64,
-    /// Inode number of the file mapped, 0 if anonymous.
+    /// The file's inode number; 0: anonymous.
     pub ino: u64,
-    /// File position of the first byte.
+    /// The file position of `start`.
     pub offset: u64,
 }
 
-/// The mapping that covers `addr`, or the next one above (PROCMAP_QUERY, Linux 6.11). `maps` is /proc/self/maps.
+/// The mapping at or above `addr` (PROCMAP_QUERY, Linux 6.11). `maps`: /proc/self/maps.
 pub fn mapping(maps: i32, addr: usize) -> Result<Mapping> {
     query_mapping(maps, addr, COVERING_OR_NEXT)
 }
 
-/// The next mapping of a file above `addr`, or the one that covers it, that is readable and writable.
+/// The same for readable and writable mappings of files.
 pub fn mapping_like_ours(maps: i32, addr: usize) -> Result<Mapping> {
     query_mapping(maps, addr, COVERING_OR_NEXT | OF_A_FILE | READABLE | WRITABLE)
 }
 
-/// Is a file of this inode number mapped anywhere? True where that cannot be told.
+/// Is a file of this inode number mapped? True if unknown.
 pub fn is_mapped(maps: i32, ino: u64) -> bool {
     let mut at = 0;
     loop {
@@ -161,7 +151,7 @@ fn query_mapping(maps: i32, addr: usize, flags: u64) -> Result<Mapping> {
     let blank: procmap_query = unsafe { core::mem::zeroed() };
     let size = size_of::<procmap_query>() as u64;
     let mut query = procmap_query { size, query_flags: flags, query_addr: addr as u64, ..blank };
-    // SAFETY: the struct of that request, with no room for a name.
+    // SAFETY: the request's struct, without room for a name.
     unsafe { ioctl(maps, PROCMAP_QUERY, &mut query)? };
     let is = |flag: u64| query.vma_flags & flag != 0;
     Ok(Mapping {
@@ -176,7 +166,7 @@ fn query_mapping(maps: i32, addr: usize, flags: u64) -> Result<Mapping> {
     })
 }
 
-/// A userfaultfd that only write-protects, and resolves its faults in the kernel: no handler, no privilege.
+/// A userfaultfd that only write-protects, in asynchronous mode: no handler, no privilege.
 pub fn tracker() -> Result<i32> {
     let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
     let flags = flags | UserfaultfdFlags::from_bits_retain(UFFD_USER_MODE_ONLY);
@@ -184,7 +174,7 @@ pub fn tracker() -> Result<i32> {
     let fd = unsafe { rustix::mm::userfaultfd(flags) }?.into_raw_fd();
     let features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC;
     let mut api = uffdio_api { api: UFFD_API.into(), features: features.into(), ioctls: 0 };
-    // SAFETY: the struct of that request.
+    // SAFETY: the request's struct.
     match unsafe { ioctl(fd, UFFDIO_API, &mut api) } {
         Ok(_) => Ok(fd),
         Err(error) => {
@@ -194,20 +184,20 @@ pub fn tracker() -> Result<i32> {
     }
 }
 
-/// Puts `[addr, addr + len)` under the tracker; nothing is protected yet.
+/// Registers a range with the tracker, unprotected.
 pub fn track(tracker: i32, addr: usize, len: usize) -> Result<()> {
     let range = uffdio_range { start: addr as u64, len: len as u64 };
     let mut register = uffdio_register { range, mode: UFFDIO_REGISTER_MODE_WP.into(), ioctls: 0 };
-    // SAFETY: the struct of that request.
+    // SAFETY: the request's struct.
     unsafe { ioctl(tracker, UFFDIO_REGISTER, &mut register).map(drop) }
 }
 
-/// Lifts the protection from `[addr, addr + len)`: its pages count as written again.
+/// Unprotects a range: its pages count as written again.
 pub fn unprotect(tracker: i32, addr: usize, len: usize) -> Result<()> {
     let range = uffdio_range { start: addr as u64, len: len as u64 };
     let mut protect = uffdio_writeprotect { range, mode: 0 };
     loop {
-        // SAFETY: the struct of that request.
+        // SAFETY: the request's struct.
         match unsafe { ioctl(tracker, UFFDIO_WRITEPROTECT, &mut protect) } {
             Err(Errno(libc::EAGAIN)) => continue,
             other => return other.map(drop),

@@ -1,15 +1,15 @@
-//! System calls as the kernel defines them: numbers in, a value or an errno out.
+//! Raw system calls: numbers in, a value or an errno out.
 //!
-//! Where rustix has a typed function that makes the same single call, that is used; [`syscall`] makes the others. Both enter the
-//! kernel directly: the helper runs without libc and without thread-local storage, and in the drop-in libc's names are our own.
+//! rustix makes a call where it has a typed function for it alone, [`syscall`] the others. Both enter the kernel directly: the
+//! helper runs without libc, and libc's names are the drop-in's own.
 #![allow(unsafe_code)] // Entering the kernel.
 
 use rustix::fd::BorrowedFd;
 
-// Of rustix's two backends, the one that makes raw system calls keeps an errno in 16 bits; libc's, in 32, is of no use here.
+// Of rustix's backends, the raw one keeps an errno in 16 bits, and libc's, which is of no use here, in 32.
 const _: () = assert!(size_of::<rustix::io::Errno>() == 2);
 
-/// An errno value, positive, as in `libc::ENOENT`.
+/// A positive errno.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Errno(pub i32);
 
@@ -25,14 +25,12 @@ impl From<rustix::io::Errno> for Errno {
     }
 }
 
-/// What a system call gives.
 pub type Result<T> = core::result::Result<T, Errno>;
 
 /// Enters the kernel with up to six arguments.
 ///
 /// # Safety
-/// The arguments must be what system call `number` demands: pointers valid for what the kernel reads and
-/// writes through them, and no effect on memory that Rust believes it owns.
+/// The arguments must suit call `number`: valid pointers, and no effect on memory that Rust owns.
 #[inline]
 pub unsafe fn syscall(number: i64, args: [usize; 6]) -> Result<usize> {
     // SAFETY: the caller's promise.
@@ -40,12 +38,12 @@ pub unsafe fn syscall(number: i64, args: [usize; 6]) -> Result<usize> {
     if (-4095..0).contains(&returned) { Err(Errno(-returned as i32)) } else { Ok(returned as usize) }
 }
 
-/// A descriptor for rustix, whose checks may panic on one that cannot be: here that is an error, as it is in the kernel.
+/// A descriptor for rustix, which may panic on an impossible one: EBADF here.
 #[inline]
 pub(crate) fn borrow<'a>(fd: i32) -> Result<BorrowedFd<'a>> {
     if fd < 0 && fd != libc::AT_FDCWD {
         return Err(Errno(libc::EBADF));
     }
-    // SAFETY: the number goes to the kernel and nowhere else; of one that is not open the kernel says EBADF.
+    // SAFETY: only the kernel gets the number; it says EBADF if that is not open.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }

@@ -1,9 +1,9 @@
-//! What the tests of several crates need.
+//! Shared by the tests of several crates.
 #![allow(unsafe_code)] // The calling thread's processor and priority.
 
-/// For tests of waits: `waits` runs in a thread of real-time priority, once `holds`, in an ordinary thread on the same processor, calls what
-/// it is given, which comes back when the other is about to wait. That may not take as long as the kernel lets such a thread keep others from
-/// running (95 of 100 hundredths of a second, or for ever).
+/// `waits` runs at real-time priority while `holds`, an ordinary thread on the same processor, keeps what `waits` is to wait for.
+/// `holds` calls its argument, which returns as `waits` begins. The wait must be shorter than the kernel's limit on real-time
+/// threads (0.95 of a second, or none).
 pub fn beside_real_time(holds: impl FnOnce(&dyn Fn()) + Send, waits: impl FnOnce() + Send) {
     use std::sync::atomic::{AtomicBool, Ordering};
     let (held, waiting) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -13,7 +13,7 @@ pub fn beside_real_time(holds: impl FnOnce(&dyn Fn()) + Send, waits: impl FnOnce
         }
     };
     let real_time = || {
-        // SAFETY: structures of ours; zero stands for the calling thread.
+        // SAFETY: local structures; zero is the calling thread.
         unsafe {
             let mut one = core::mem::zeroed::<libc::cpu_set_t>();
             libc::CPU_SET(libc::sched_getcpu() as usize, &mut one);

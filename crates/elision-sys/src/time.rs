@@ -1,31 +1,29 @@
-//! Clocks, and waiting without an event.
+//! Clocks and sleeps.
 #![allow(unsafe_code)] // A pointer to a local.
 
 use crate::raw::syscall;
 use rustix::thread::Timespec;
 
-/// Milliseconds on a clock that only moves forward.
+/// Milliseconds of a monotonic clock.
 pub fn now_ms() -> u64 {
     now_ns() / 1_000_000
 }
 
-/// Nanoseconds on the same clock.
 pub fn now_ns() -> u64 {
     let now = clock(libc::CLOCK_MONOTONIC);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// Milliseconds from a moment of that clock until now.
 pub fn ms_since(moment: u64) -> u64 {
     now_ms().saturating_sub(moment)
 }
 
-/// The time of day, as files have it, in seconds.
+/// The time of day, in seconds.
 pub fn seconds() -> i64 {
     clock(libc::CLOCK_REALTIME).tv_sec
 }
 
-/// clock_gettime(2); not by rustix, which looks for the vDSO first.
+/// clock_gettime(2). (rustix would look for the vDSO.)
 pub(crate) fn clock(which: i32) -> Timespec {
     let mut now = Timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel fills the local.
@@ -34,13 +32,12 @@ pub(crate) fn clock(which: i32) -> Timespec {
     now
 }
 
-/// sched_yield(2).
 pub fn yield_now() {
     rustix::thread::sched_yield();
 }
 
-/// Gives way to the task that the caller waits for; `round` counts how often. After some rounds it sleeps: a thread of real-time priority
-/// that only yields keeps others from its processor for ever.
+/// Gives way for the `round`th time to the task that the caller waits for. Later rounds sleep: a real-time thread that only
+/// yields would keep the processor for ever.
 pub fn give_way(round: u32) {
     match round {
         0..64 => yield_now(),
@@ -48,7 +45,6 @@ pub fn give_way(round: u32) {
     }
 }
 
-/// Sleeps for some microseconds.
 pub fn nap_us(us: u64) {
     let _ = rustix::thread::nanosleep(&Timespec { tv_sec: 0, tv_nsec: us as i64 * 1000 });
 }

@@ -1,9 +1,9 @@
 //! What differs between processors.
 
-/// One past the highest address that a program has without asking for more.
+/// One past the highest address of a program that asks for no more.
 pub const ADDRESS_LIMIT: usize = 1 << 47;
 
-/// One more than the highest address that a system call may be given.
+/// One past the highest address that a system call accepts.
 pub const NAMEABLE_LIMIT: usize = ADDRESS_LIMIT - elision_sys::PAGE;
 
 pub use elision_sys::arch::thread_pointer;
@@ -21,8 +21,8 @@ mod here {
     pub const SYS_VFORK: c_long = libc::SYS_vfork;
     pub const MAP_32BIT: c_int = libc::MAP_32BIT;
 
-    /// Defines `$name` with the registers, stack and return address of its caller kept: for a function that is variadic
-    /// or asks who calls it. `$before` gets the first arguments, and gives the address where to go on with all of them.
+    /// Defines `$name` for a function that is variadic or asks who its caller is: `$before` gets the first arguments and returns
+    /// the address to jump to, with the caller's registers, stack and return address.
     macro_rules! forward {
         ($name:ident, $before:ident) => {
             #[doc = concat!("See ", stringify!($name), "(3).")]
@@ -33,8 +33,8 @@ mod here {
             #[unsafe(naked)]
             pub unsafe extern "C" fn $name() {
                 core::arch::naked_asm!(
-                    // Six registers for arguments, al for how many there are in vector registers, and those.
-                    // With the return address this keeps the stack aligned.
+                    // Six argument registers, al (the count of vector registers) and xmm0–7. With the return address, the stack
+                    // stays aligned.
                     "sub rsp, 184",
                     "movups [rsp], xmm0",
                     "movups [rsp + 16], xmm1",
@@ -76,8 +76,7 @@ mod here {
         };
     }
 
-    /// Defines `$name(path, first, …)`, a variadic function whose arguments are pointers: calls
-    /// `$with_list($which, registers, stack)` with the six in registers, and where on the stack the others are.
+    /// Defines `$name(path, first, …)`, variadic over pointers: calls `$with_list($which, the six in registers, the stack's)`.
     macro_rules! listed {
         ($name:ident, $which:expr, $with_list:ident) => {
             #[doc = concat!("See ", stringify!($name), "(3).")]
@@ -108,9 +107,8 @@ mod here {
         };
     }
 
-    /// Defines `$name() -> pid_t` as vfork, with `$before()` called before and `$after(child) -> pid_t` in the parent.
-    /// The child runs on the parent's stack and overwrites what lies below the caller's frame, the return address
-    /// first. A register keeps the return address across the system call; parent and child each push it again.
+    /// Defines `$name() -> pid_t` as vfork, between `$before()` and, in the parent, `$after(child) -> pid_t`. The child
+    /// overwrites the stack below the caller's frame, the return address first: so a register keeps that across the call.
     macro_rules! vfork {
         ($($name:ident)*; $before:ident, $after:ident) => {
             $(#[doc = "See vfork(2)."]
@@ -147,12 +145,12 @@ mod here {
     pub(crate) use {forward, listed, vfork};
 }
 
-/// Not supported yet: nothing is deferred. The functions that would need instructions of their own are left to libc.
+/// Not supported yet: nothing is deferred, and libc keeps the functions that need instructions.
 #[cfg(not(target_arch = "x86_64"))]
 mod here {
     use libc::{c_int, c_long};
 
-    // System calls that there are not, each a number of its own.
+    // Distinct numbers of no system call.
     pub const SYS_OPEN: c_long = -1001;
     pub const SYS_CREAT: c_long = -1002;
     pub const SYS_DUP2: c_long = -1003;

@@ -1,13 +1,12 @@
-//! The shape of a wrapper: one condition, then either the drop-in's code or libc's function.
+//! The shape of a wrapper: one condition, then the drop-in's code or libc's function.
 //!
-//! For each name, `interpose!` defines an exported function and a module of the same name, with the way to libc's: the
-//! program calls `read(fd, …)`, and `read::real(fd, …)` is what it would have called otherwise.
+//! For each name, `interpose!` defines the exported function, and a module of that name whose `real(…)` calls libc's.
 //!
-//! Before the constructor has run, `real` is the bare system call or a lookup on first use. Afterwards it is a jump to libc's
-//! function, since only that is a point where a thread may be cancelled. A cancelled thread is unwound through the wrapper's
-//! frame: hence "C-unwind", and nothing in a frame that would need dropping.
+//! Until the constructor has run, `real` makes the bare system call, or looks libc's function up. From then on it calls libc's
+//! function, which is a cancellation point. Cancellation unwinds the wrapper's frame: hence "C-unwind", and no frame has anything
+//! to drop.
 //!
-//! (The memory family has another shape, in [`crate::abi::next`]: nothing there is a cancellation point.)
+//! (The memory family, without cancellation points, uses [`crate::abi::next`].)
 #![allow(unsafe_code)] // Function pointers are kept as words.
 
 use core::ffi::{CStr, c_void};
@@ -16,7 +15,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::abi::objects;
 
-/// The next definition of `name` after this library's, kept in `slot`.
+/// The next definition of `name` after this library's, stored in `slot`.
 pub(crate) fn lookup(slot: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
     let found = objects::next(name).unwrap_or(null_mut());
     if !found.is_null() {
@@ -25,7 +24,7 @@ pub(crate) fn lookup(slot: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
     found
 }
 
-/// As [`lookup`], then in the named libraries. What is found there is not kept, since they may be unloaded.
+/// As [`lookup`], then in `libraries`; these may be unloaded, so what they define is not stored.
 pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CStr]) -> *mut c_void {
     match lookup(slot, name) {
         found if !found.is_null() => found,
@@ -33,15 +32,13 @@ pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CSt
     }
 }
 
-/// See the top of the file.
+/// See the module.
 ///
 /// ```text
 /// fn name(arguments) -> result, until SOURCE; if CONDITION => OURS;
 /// ```
 ///
-/// Without a condition, OURS decides for itself.
-///
-/// SOURCE stands in for libc's function until the constructor has run:
+/// Without CONDITION, OURS always runs. SOURCE stands in for libc's function until the constructor has run:
 ///
 /// | SOURCE | |
 /// | --- | --- |
@@ -66,36 +63,36 @@ macro_rules! interpose {
                 static POINTER: AtomicPtr<core::ffi::c_void> =
                     AtomicPtr::new(until as *const () as *mut core::ffi::c_void);
 
-                #[allow(unused_variables)] // Some arguments are libc's alone.
+                #[allow(unused_variables)] // Some arguments are for libc alone.
                 unsafe extern "C-unwind" fn until($($arg: $type),*) -> $ret {
                     interpose!(@$source $name ($($arg: $type),*) -> $ret; $($from)*)
                 }
 
-                /// What the program would have called.
+                /// libc's function.
                 ///
                 /// # Safety
-                /// The program's own, as to libc's function.
+                /// The program's contract with libc.
                 #[inline(always)]
                 pub(crate) unsafe fn real($($arg: $type),*) -> $ret {
-                    // SAFETY: a function of this type: `until`, or what was found under its name.
+                    // SAFETY: `until`, or a definition of this name: of this type.
                     unsafe { through(POINTER.load(Ordering::Relaxed), $($arg),*) }
                 }
 
                 #[inline(always)]
                 #[allow(clippy::too_many_arguments)] // The name's, and one.
                 unsafe fn through(pointer: *mut core::ffi::c_void, $($arg: $type),*) -> $ret {
-                    // SAFETY: of this type, as the callers have it.
+                    // SAFETY: as above.
                     let function = unsafe {
                         core::mem::transmute::<
                             *mut core::ffi::c_void,
                             unsafe extern "C-unwind" fn($($type),*) -> $ret,
                         >(pointer)
                     };
-                    // SAFETY: the program's arguments, untouched.
+                    // SAFETY: the program's arguments.
                     unsafe { function($($arg),*) }
                 }
 
-                /// Finds libc's function, so that signal handlers need not.
+                /// Finds libc's function, for the sake of signal handlers.
                 pub(super) fn resolve() {
                     interpose!(@resolve $source POINTER, $name);
                 }
@@ -109,13 +106,13 @@ macro_rules! interpose {
                 if interpose!(@condition $($condition)?) {
                     $ours
                 } else {
-                    // SAFETY: the program's call, passed on as it is.
+                    // SAFETY: the program's call.
                     unsafe { $name::real($($arg),*) }
                 }
             }
         )*
 
-        /// Finds the functions of this family.
+        /// Finds the family's functions.
         pub(crate) fn resolve() {
             $($name::resolve();)*
         }
@@ -127,7 +124,7 @@ macro_rules! interpose {
         interpose!(@kernel $name ($($arg: $type),*) -> $ret; $number, $($arg),*)
     };
     (@kernel $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $number:expr, $($given:expr),*) => {{
-        // SAFETY: the program's arguments to the system call of that name.
+        // SAFETY: the program's arguments to that system call.
         $crate::abi::raw::answer(unsafe { $crate::abi::raw::raw_call($number, &[$($given as usize),*]) }) as $ret
     }};
     (@lookup $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $failed:expr) => {
@@ -140,7 +137,7 @@ macro_rules! interpose {
             $crate::abi::raw::set_errno(libc::ENOSYS);
             return $failed;
         }
-        // SAFETY: the program's arguments, for what has this name.
+        // SAFETY: as above.
         unsafe { through(found, $($arg),*) }
     }};
     (@early $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $failed:expr) => {
@@ -153,14 +150,14 @@ macro_rules! interpose {
         const NAME: &core::ffi::CStr = $crate::abi::interpose::c_name(concat!(stringify!($name), "\0"));
         $crate::abi::interpose::lookup(&$pointer, NAME);
     };
-    // No signal handler calls these: looked up on first use.
+    // No signal handler calls these.
     (@resolve lookup $pointer:ident, $name:ident) => {
         let _ = &$pointer;
     };
 }
 pub(crate) use interpose;
 
-/// A function's name as the loader wants it.
+/// A function's name, for the loader.
 pub(crate) const fn c_name(name: &str) -> &CStr {
     match CStr::from_bytes_with_nul(name.as_bytes()) {
         Ok(name) => name,
@@ -171,7 +168,7 @@ pub(crate) const fn c_name(name: &str) -> &CStr {
 /// A function of unknown type.
 pub(crate) type Function = unsafe extern "C" fn();
 
-/// Where a [`forward!`](crate::abi::arch::forward) goes on to.
+/// Where a [`forward!`](crate::abi::arch::forward) jumps to.
 pub(crate) fn onward(next: &crate::abi::next::Next<Function>) -> *const c_void {
     if next.address().is_null() {
         next.resolve();

@@ -1,4 +1,4 @@
-//! What wrappers ask the kernel and the program's arguments, past libc and past the wrapped names.
+//! Questions to the kernel and checks of arguments, past libc and the wrapped names.
 #![allow(unsafe_code)] // System calls with pointers to locals.
 
 use core::mem::MaybeUninit;
@@ -11,25 +11,23 @@ use elision_sys::PAGE;
 use elision_sys::file::{self, ProcPath};
 use elision_sys::raw::syscall;
 
-/// The most that one read or write transfers.
+/// The limit of one read or write.
 pub(crate) const MOST: usize = 0x7fff_f000;
 
-/// What fstat says.
 pub(crate) fn status(fd: i32) -> Option<libc::stat> {
     let mut status = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: the kernel fills the structure when it reports success.
+    // SAFETY: the kernel has filled the structure when it reports success.
     unsafe {
         syscall(libc::SYS_fstat, [fd as usize, status.as_mut_ptr() as usize, 0, 0, 0, 0]).ok()?;
         Some(status.assume_init())
     }
 }
 
-/// Is it a regular file?
 pub(crate) fn regular(fd: i32) -> bool {
     file::stat(fd).is_ok_and(|stat| stat.is_regular())
 }
 
-/// Is it a device that always has more to give (/dev/zero, /dev/random, /dev/urandom)?
+/// Is it /dev/zero, /dev/random or /dev/urandom?
 pub(crate) fn is_endless(fd: i32) -> bool {
     status(fd).is_some_and(|status| {
         status.st_mode & libc::S_IFMT == libc::S_IFCHR
@@ -38,13 +36,12 @@ pub(crate) fn is_endless(fd: i32) -> bool {
     })
 }
 
-/// Does the file system let no write come into the middle of a read?
+/// Does the file system keep writes out of a read under way?
 pub(crate) fn reads_are_atomic(fd: i32) -> bool {
     use elision_sys::file::{XFS, filesystem};
     filesystem(fd) == Ok(XFS)
 }
 
-/// The flags of the open file description.
 pub(crate) fn status_flags(fd: i32) -> Option<i32> {
     // SAFETY: no pointers.
     unsafe { syscall(libc::SYS_fcntl, [fd as usize, libc::F_GETFL as usize, 0, 0, 0, 0]) }
@@ -52,13 +49,11 @@ pub(crate) fn status_flags(fd: i32) -> Option<i32> {
         .map(|flags| flags as i32)
 }
 
-/// Is every write through the descriptor synchronous?
 pub(crate) fn writes_synchronously(fd: i32) -> bool {
     status_flags(fd).is_some_and(|flags| flags & libc::O_DSYNC != 0)
         || elision_core::client::write::is_synchronous(fd)
 }
 
-/// The file position.
 pub(crate) fn position(fd: i32) -> Option<u64> {
     // SAFETY: no pointers.
     unsafe { syscall(libc::SYS_lseek, [fd as usize, 0, libc::SEEK_CUR as usize, 0, 0, 0]) }
@@ -66,10 +61,9 @@ pub(crate) fn position(fd: i32) -> Option<u64> {
         .map(|position| position as u64)
 }
 
-/// Is the size of files that this process writes without limit?
 pub(crate) fn unlimited_file_size() -> bool {
     let mut limit = MaybeUninit::<libc::rlimit64>::uninit();
-    // SAFETY: the kernel fills the structure when it reports success.
+    // SAFETY: as in `status`.
     unsafe {
         syscall(libc::SYS_prlimit64, [0, libc::RLIMIT_FSIZE as usize, 0, limit.as_mut_ptr() as usize, 0, 0])
             .is_ok()
@@ -77,20 +71,18 @@ pub(crate) fn unlimited_file_size() -> bool {
     }
 }
 
-/// This process.
 pub(crate) fn process() -> i32 {
     // SAFETY: no arguments.
     unsafe { syscall(libc::SYS_getpid, [0; 6]) }.map_or(0, |process| process as i32)
 }
 
-/// Lets other threads run for a tenth of a millisecond.
 pub(crate) fn sleep_briefly() {
     let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
-    // SAFETY: the kernel reads the structure; a signal cuts the pause short.
+    // SAFETY: the kernel reads the structure.
     let _ = unsafe { syscall(libc::SYS_nanosleep, [&raw const time as usize, 0, 0, 0, 0, 0]) };
 }
 
-/// An O_PATH descriptor of what `open` with these flags would open.
+/// An O_PATH descriptor of what `open` with `flags` would open.
 pub(crate) fn open_path(directory: i32, path: *const libc::c_char, flags: i32) -> Option<i32> {
     let flags = libc::O_PATH | libc::O_CLOEXEC | (flags & libc::O_NOFOLLOW);
     // SAFETY: the kernel refuses a bad path.
@@ -99,7 +91,6 @@ pub(crate) fn open_path(directory: i32, path: *const libc::c_char, flags: i32) -
         .map(|fd| fd as i32)
 }
 
-/// The same for `openat2`.
 pub(crate) fn open_path2(directory: i32, path: *const libc::c_char, mut how: libc::open_how) -> Option<i32> {
     how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64 | how.flags & libc::O_NOFOLLOW as u64;
     how.mode = 0;
@@ -110,7 +101,6 @@ pub(crate) fn open_path2(directory: i32, path: *const libc::c_char, mut how: lib
         .map(|fd| fd as i32)
 }
 
-/// The same for a file handle.
 pub(crate) fn open_handle(mount: i32, handle: usize) -> Option<i32> {
     let flags = (libc::O_PATH | libc::O_CLOEXEC) as usize;
     // SAFETY: the kernel refuses a bad handle.
@@ -119,7 +109,7 @@ pub(crate) fn open_handle(mount: i32, handle: usize) -> Option<i32> {
         .map(|fd| fd as i32)
 }
 
-/// May this thread truncate, through /proc, the file of an O_PATH descriptor? False where there is nothing to cut off.
+/// May this thread truncate the file of an O_PATH descriptor through /proc? False for an empty file.
 pub(crate) fn truncatable(fd: i32) -> bool {
     let path = ProcPath::own(fd);
     let arguments = [
@@ -140,37 +130,35 @@ pub(crate) fn truncatable(fd: i32) -> bool {
         })
 }
 
-/// Truncates a file that is open, however it was opened. That breaks all leases on it and waits for their end, lets none
-/// begin meanwhile, and closes no descriptor, which would drop the process's locks on the file. False: nothing was done.
+/// Truncates an open file, by path: no open mode is needed, the kernel waits for all leases to end and grants none meanwhile, and
+/// no close drops the process's locks. False: nothing was done.
 pub(crate) fn truncate(fd: i32) -> bool {
     let path = ProcPath::own(fd);
     loop {
         // SAFETY: a C string.
         match unsafe { raw_call(libc::SYS_truncate, &[path.as_c_str().as_ptr() as usize, 0]) } {
-            // The open that this stands for would not have been interrupted.
+            // The open that this replaces would not have been interrupted.
             Err(errno) if errno.0 == libc::EINTR => {}
             result => return result.is_ok(),
         }
     }
 }
 
-/// Closes a descriptor that [`open_path`] made.
 pub(crate) fn close(fd: i32) {
     // SAFETY: nothing else uses it.
     let _ = unsafe { syscall(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
 }
 
-/// Can `len` bytes at `addr` be read without a fault? A bad pointer in the arguments of a system call must stay an EFAULT,
-/// and not become a crash here.
+/// Can `len` bytes at `addr` be read? A bad pointer must give the program an EFAULT, not a fault here.
 ///
-/// Arguments are mostly on the caller's stack, above this frame, and need no asking. For the rest, rt_sigprocmask with a
-/// senseless `how` copies eight bytes in before it refuses: EFAULT or EINVAL.
+/// Most arguments lie on the caller's stack, just above this frame. For others, rt_sigprocmask with an invalid `how` reads eight
+/// bytes, then fails: with EFAULT, or EINVAL.
 #[inline]
 pub(crate) fn readable(addr: usize, len: usize) -> bool {
     const NEAR: usize = 16 * 1024;
     let here = 0u8;
     let stack = &raw const here as usize;
-    // (The kernel reads nothing at null.)
+    // The kernel skips the read at null.
     let Some(end) = addr.checked_add(len).filter(|&end| end <= NAMEABLE_LIMIT && addr != 0) else {
         return false;
     };
@@ -180,7 +168,7 @@ pub(crate) fn readable(addr: usize, len: usize) -> bool {
     let mut page = addr & !(PAGE - 1);
     while page < end {
         let at = page.max(addr).min(page + PAGE - 8);
-        // SAFETY: the kernel reads eight bytes, or finds that it cannot, and changes nothing.
+        // SAFETY: the kernel reads eight bytes at most, and changes nothing.
         let refused = unsafe { syscall(libc::SYS_rt_sigprocmask, [usize::MAX >> 33, at, 0, 8, 0, 0]) };
         if refused.is_err_and(|errno| errno.0 == libc::EFAULT) {
             return false;
@@ -190,10 +178,10 @@ pub(crate) fn readable(addr: usize, len: usize) -> bool {
     true
 }
 
-/// The longest vector that the kernel takes.
+/// The kernel's limit for vectors.
 const PIECES: c_int = 1024;
 
-/// The program's vector, unless it is empty, too long or unreadable: then the kernel is to say so.
+/// The program's vector; `None` if it is empty, too long or unreadable, which is the kernel's to report.
 pub(crate) fn pieces<'a>(iov: *const iovec, count: c_int) -> Option<&'a [iovec]> {
     if iov.is_null() || !iov.is_aligned() || !(1..=PIECES).contains(&count) {
         return None;
@@ -201,18 +189,18 @@ pub(crate) fn pieces<'a>(iov: *const iovec, count: c_int) -> Option<&'a [iovec]>
     if !readable(iov as usize, count as usize * size_of::<iovec>()) {
         return None;
     }
-    // SAFETY: not null, aligned, and just found to be readable. (A program that unmaps it meanwhile in another thread would
-    // get as little sense from the kernel.)
+    // SAFETY: not null, aligned, readable just now. (A program that unmaps it meanwhile has no defined result from the kernel
+    // either.)
     Some(unsafe { core::slice::from_raw_parts(iov, count as usize) })
 }
 
-/// `n` rounded up to whole pages; `None` past the end of the address space.
+/// `n` in whole pages; `None` on overflow.
 #[inline]
 pub(crate) fn whole_pages(n: usize) -> Option<usize> {
     n.checked_next_multiple_of(PAGE)
 }
 
-/// May a system call be given these addresses at all? The kernel checks this of a whole vector before it moves a byte.
+/// Does the kernel accept this address range? It checks a whole vector before it moves a byte.
 pub(crate) fn nameable(addr: usize, len: usize) -> bool {
     addr.checked_add(len).is_some_and(|end| end <= NAMEABLE_LIMIT)
 }

@@ -1,14 +1,14 @@
-//! The next definition of a libc name: what a call passes through to.
+//! The next definition of a libc name, to which a call passes through.
 //!
-//! Each name has a [`Next`], filled in by the constructor; until then a wrapper makes the raw system call. The heap's names
-//! are needed earlier, and are looked up on first use.
-#![allow(unsafe_code)] // Turning the address of a definition into a function can only be asserted.
+//! The constructor fills each [`Next`] in; until then wrappers make raw system calls. The heap's names are looked up on first
+//! use.
+#![allow(unsafe_code)] // An address becomes a function by assertion alone.
 
 use core::ffi::{CStr, c_void};
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-/// The next definition of one name, of function pointer type `F`.
+/// The next definition of a name, a function pointer of type `F`.
 pub struct Next<F> {
     symbol: &'static CStr,
     address: AtomicPtr<c_void>,
@@ -16,7 +16,7 @@ pub struct Next<F> {
 }
 
 impl<F: Copy> Next<F> {
-    /// Not known yet.
+    /// Unresolved.
     pub const fn new(symbol: &'static CStr) -> Self {
         Next { symbol, address: AtomicPtr::new(core::ptr::null_mut()), function: PhantomData }
     }
@@ -28,20 +28,19 @@ impl<F: Copy> Next<F> {
         }
     }
 
-    /// [`resolve`](Self::resolve), then [`get`](Self::get).
     #[cold]
     fn found(&self) -> Option<F> {
         self.resolve();
         self.get()
     }
 
-    /// As [`get`](Self::get), with the name looked up if need be.
+    /// As [`get`](Self::get), after a lookup if need be.
     #[inline(always)]
     pub fn get_or_find(&self) -> Option<F> {
         self.get().or_else(|| self.found())
     }
 
-    /// What [`resolve`](Self::resolve) found.
+    /// The definition, if resolved.
     #[inline(always)]
     pub fn get(&self) -> Option<F> {
         const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
@@ -49,17 +48,17 @@ impl<F: Copy> Next<F> {
         if address.is_null() {
             return None;
         }
-        // SAFETY: a definition of `symbol`, which is of type `F` by the declaration of the static; of the same size.
+        // SAFETY: a definition of `symbol`, whose type the static declares as `F`; the size is checked above.
         Some(unsafe { core::mem::transmute_copy::<*mut c_void, F>(&address) })
     }
 
-    /// The bare address, null while unknown.
+    /// The address, or null.
     pub fn address(&self) -> *mut c_void {
         self.address.load(Ordering::Acquire)
     }
 }
 
-/// Declares the next definitions of a family of names, and `resolve()`, which looks all of them up:
+/// Declares the next definitions of a family, and `resolve()` for all of them:
 ///
 /// ```ignore
 /// next! {
@@ -72,7 +71,7 @@ macro_rules! next {
         static $name: $crate::abi::next::Next<unsafe extern "C" fn($($argument),*) $(-> $result)?> =
             $crate::abi::next::Next::new($symbol);)*
 
-        /// Looks every name of the family up.
+        /// Looks the family's names up.
         pub fn resolve() {
             $($name.resolve();)*
         }
@@ -80,18 +79,17 @@ macro_rules! next {
 }
 pub(crate) use next;
 
-/// Where a call is passed on to.
+/// Where a call passes on to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum To {
     /// The next definition of its name.
     Next,
-    /// The kernel: the call came through `syscall`, perhaps from that very definition, as tcmalloc's mmap does. Led back
-    /// there, it would never end.
+    /// The kernel: the call came through `syscall`, perhaps from that definition (tcmalloc's mmap), which would recurse for ever.
     Kernel,
 }
 
-/// Passes a call through: to the next definition if that is wanted and known, else to the kernel. To be used in an `unsafe`
-/// block of a wrapper that hands on its own arguments, which keeps the caller's promise to libc.
+/// Passes a call to the next definition if that is wanted and known, else to the kernel. For wrappers that pass on their own
+/// arguments, in an `unsafe` block.
 macro_rules! pass {
     ($to:expr, $next:expr, $number:expr, ($($argument:expr),*)) => {
         match $next.get().filter(|_| $to == $crate::abi::next::To::Next) {

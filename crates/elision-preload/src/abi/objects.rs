@@ -1,9 +1,8 @@
-//! What the loader has loaded, and which of it defines a name: the answers of dlsym, without dlsym.
+//! The answers of dlsym, from the loader's list of objects and their symbol tables, in the loader's search order.
 //!
-//! dlsym calls malloc for the message of a failure, and free at the next call. The program's own malloc may call dlsym in turn, and would
-//! see calls that the program did not make. So this file reads the loader's list of objects and their tables of symbols, in the order in
-//! which the loader searches. It allocates and locks nothing, and calls no function but a resolver (STT_GNU_IFUNC).
-#![allow(unsafe_code)] // The loader's structures, and the tables of the ELF files it has mapped.
+//! dlsym itself calls malloc and free for its error message, which the program's own malloc would see. This file allocates and
+//! locks nothing, and calls nothing but resolvers (STT_GNU_IFUNC).
+#![allow(unsafe_code)] // The loader's structures, and tables of mapped ELF files.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
@@ -16,7 +15,7 @@ type Entry = elf::Dyn64<NATIVE>;
 type Symbol = elf::Sym64<NATIVE>;
 type Number = object::U32<NATIVE>;
 
-/// One object in the loader's list, as link.h declares it.
+/// An object of the loader's list (link.h).
 #[repr(C)]
 pub(crate) struct Object {
     base: usize,
@@ -25,7 +24,7 @@ pub(crate) struct Object {
     next: *const Object,
 }
 
-/// What the loader tells debuggers.
+/// The loader's interface for debuggers.
 #[repr(C)]
 struct Debug {
     version: c_int,
@@ -39,14 +38,13 @@ unsafe extern "C" {
     static OUR_DYNAMIC: [u64; 2];
 }
 
-/// The last of the objects that were loaded before the program started. Those that dlopen adds behind it may go at any moment.
+/// The last object loaded before the program started. Later ones, of dlopen, may be unloaded at any moment.
 static LAST: AtomicPtr<Object> = AtomicPtr::new(ptr::null_mut());
 
-/// The objects that were loaded with the program, the program first. The first call comes before any dlopen: from the loader's first
+/// The objects loaded with the program, the program first. The first call precedes every dlopen: it comes from the loader's first
 /// malloc, or from the constructor.
 fn objects() -> impl Iterator<Item = &'static Object> {
-    // SAFETY: the loader's variable, which points to the first of a list. These objects stay, and their fields do not change, but
-    // for the last one's `next`.
+    // SAFETY: the loader's list. These objects stay, and their fields change no more, but for the last one's `next`.
     let follow = |object: *const Object| unsafe { object.as_ref() };
     // SAFETY: as above.
     let first = follow(unsafe { (&raw const DEBUG.objects).read_volatile() });
@@ -60,28 +58,27 @@ fn objects() -> impl Iterator<Item = &'static Object> {
     core::iter::successors(first, move |object| {
         follow(if ptr::eq(*object, last) { ptr::null() } else { object.next })
     })
-    // The list has the kernel's own object (the vDSO), which the loader does not search.
+    // The loader does not search the vDSO.
     .filter(move |object| object.base == 0 || object.base != kernels)
 }
 
-/// What a name stands for.
+/// A definition of a name.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     pub(crate) address: *mut c_void,
-    /// Is it in this library?
+    /// Is it this library's?
     pub(crate) ours: bool,
-    /// Is it the entry by which an executable that is not position independent calls a function defined elsewhere? Such a program
-    /// gives that address out as the function's.
+    /// Is it the PLT entry of a position-dependent executable, which gives that address out as the function's?
     pub(crate) entry: bool,
 }
 
-/// `dlsym(RTLD_NEXT, …)`: the next definition of `name` after this library's.
+/// `dlsym(RTLD_NEXT, name)`.
 pub(crate) fn next(name: &CStr) -> Option<*mut c_void> {
     let behind = objects().skip_while(|object| !object.is_ours()).skip(1);
     Some(search(behind, name)?.address)
 }
 
-/// `dlsym(RTLD_DEFAULT, …)`: the definition that the program's own calls reach.
+/// `dlsym(RTLD_DEFAULT, name)`: what the program's own calls reach.
 pub(crate) fn first(name: &CStr) -> Option<Found> {
     search(objects(), name)
 }
@@ -93,8 +90,8 @@ fn search(mut objects: impl Iterator<Item = &'static Object>, name: &CStr) -> Op
     })
 }
 
-/// `dlsym` in the library of that name, if it is loaded. A library that was loaded for a plugin alone is not behind RTLD_NEXT, yet its
-/// calls reach this library first. The caller of such a function keeps the library loaded; nothing else does.
+/// `dlsym` in a loaded library: one loaded for a plugin is not behind RTLD_NEXT, yet calls this one first. Only the caller of the
+/// function found keeps the library loaded.
 pub(crate) fn find_in(library: &CStr, name: &CStr) -> Option<*mut c_void> {
     struct Search<'a> {
         library: &'a CStr,
@@ -102,9 +99,9 @@ pub(crate) fn find_in(library: &CStr, name: &CStr) -> Option<*mut c_void> {
         found: Option<*mut c_void>,
     }
     unsafe extern "C" fn look(info: *mut dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
-        // SAFETY: the loader's description of one object, and our own structure.
+        // SAFETY: the loader's description of one object, and the local `search`.
         let (info, search) = unsafe { (&*info, &mut *search.cast::<Search<'_>>()) };
-        // SAFETY: as many headers as the loader says.
+        // SAFETY: the loader gives their number.
         let headers = unsafe { core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize) };
         let base = info.dlpi_addr as usize;
         if let Some(header) = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC) {
@@ -118,12 +115,12 @@ pub(crate) fn find_in(library: &CStr, name: &CStr) -> Option<*mut c_void> {
         search.found.is_some() as c_int
     }
     let mut search = Search { library, name, found: None };
-    // SAFETY: the callback gets the structure that it expects, and keeps nothing.
+    // SAFETY: the callback gets the structure it expects, and keeps nothing.
     unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
     search.found
 }
 
-/// An object's tables of symbols. Null where it has none.
+/// An object's symbol tables; null if absent.
 struct Tables {
     base: usize,
     symbols: *const Symbol,
@@ -151,10 +148,10 @@ impl Object {
         };
         let mut soname = None;
         let mut entry = self.dynamic;
-        // SAFETY: the section ends with an entry of tag 0.
+        // SAFETY: the section ends with tag 0.
         while let Some(Entry { d_tag, d_val }) = unsafe { entry.as_ref() } {
             let value = d_val.get(NATIVE) as usize;
-            // The loader has added the base already, where the section is writable.
+            // The loader has already added the base where the section is writable.
             let table = if value < self.base { value.wrapping_add(self.base) } else { value };
             match d_tag.get(NATIVE) {
                 DT_NULL => break,
@@ -166,11 +163,11 @@ impl Object {
                 DT_VERSYM => tables.versions = ptr::with_exposed_provenance(table),
                 _ => {}
             }
-            // SAFETY: there is one behind it.
+            // SAFETY: the last entry has tag 0.
             entry = unsafe { entry.add(1) };
         }
         if !tables.strings.is_null() {
-            // SAFETY: an offset into the table of strings, each of which is terminated.
+            // SAFETY: an offset into the string table, whose strings are terminated.
             tables.soname = soname.map(|at| unsafe { CStr::from_ptr(tables.strings.add(at)) });
         }
         tables
@@ -178,12 +175,12 @@ impl Object {
 }
 
 impl Tables {
-    /// The default version of `name`, as an address; and whether it is only an entry (see [`Found`]).
+    /// The address of the default version of `name`, and [`Found::entry`].
     fn find(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
         if self.symbols.is_null() || self.strings.is_null() {
             return None;
         }
-        // SAFETY: tables of a loaded object. The ELF specification and all linkers lay them out so.
+        // SAFETY: tables of a loaded object, as the ELF specification lays them out.
         unsafe {
             match (self.gnu_hash.is_null(), self.hash.is_null()) {
                 (false, _) => self.find_by_gnu_hash(name),
@@ -194,12 +191,12 @@ impl Tables {
     }
 
     /// # Safety
-    /// There is such a table.
+    /// The table exists.
     unsafe fn find_by_gnu_hash(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
         let hash = elf::gnu_hash(name);
         let shift = hash as usize;
-        // SAFETY: a header; as many filter words of 64 bits, and as many chains, as it says, each the number of the chain's first
-        // symbol; and a hash for each symbol from `symbol_base` on, the last of a chain being odd.
+        // SAFETY: the header gives the numbers of 64-bit filter words and of chains (each the number of its first symbol); then
+        // follows a hash for each symbol from `symbol_base` on, odd for the last of a chain.
         unsafe {
             let header = &*self.gnu_hash;
             let [buckets, base, words, second] =
@@ -228,16 +225,16 @@ impl Tables {
     }
 
     /// # Safety
-    /// There is such a table.
+    /// The table exists.
     unsafe fn find_by_hash(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
         let read = |at: usize| {
-            // SAFETY: the number of chains, and of symbols; for each chain its first symbol; for each symbol the next in its chain, 0 for none.
+            // SAFETY: the numbers of chains and of symbols, each chain's first symbol, and each symbol's successor, 0 for none.
             unsafe { self.hash.add(at).read() }.get(NATIVE) as usize
         };
         let buckets = read(0);
         let mut at = read(2 + (elf::hash(name) as usize).checked_rem(buckets)?);
         while at != 0 {
-            // SAFETY: the table has the numbers of symbols.
+            // SAFETY: a symbol number of the table.
             if let found @ Some(_) = unsafe { self.defines(at, name) } {
                 return found;
             }
@@ -246,15 +243,15 @@ impl Tables {
         None
     }
 
-    /// Is the symbol of this number a definition of `name` that the loader would take?
+    /// Would the loader take this symbol as a definition of `name`?
     ///
     /// # Safety
-    /// There is such a symbol.
+    /// The symbol exists.
     unsafe fn defines(&self, at: usize, name: &[u8]) -> Option<(*mut c_void, bool)> {
         // SAFETY: the caller's promise.
         let symbol = unsafe { self.symbols.add(at).as_ref()? };
         let (section, value) = (symbol.st_shndx.get(NATIVE), symbol.st_value.get(NATIVE) as usize);
-        // (The data of a thread have no one address.)
+        // (Thread-local data have no one address.)
         let takes = matches!(symbol.st_bind(), STB_GLOBAL | STB_WEAK | STB_GNU_UNIQUE)
             && matches!(symbol.st_type(), STT_NOTYPE | STT_OBJECT | STT_FUNC | STT_COMMON | STT_GNU_IFUNC);
         let public = !matches!(symbol.st_visibility(), STV_INTERNAL | STV_HIDDEN);
@@ -264,12 +261,12 @@ impl Tables {
         if !self.versions.is_null() {
             // SAFETY: one number for each symbol.
             let version = unsafe { self.versions.add(at).read() };
-            // A version that is not the default one.
+            // Not the default version.
             if version & VERSYM_VERSION > VER_NDX_GLOBAL && version & VERSYM_HIDDEN != 0 {
                 return None;
             }
         }
-        // SAFETY: the names of symbols are in the table of strings, and terminated.
+        // SAFETY: an offset into the string table, whose strings are terminated.
         let its_name = unsafe { CStr::from_ptr(self.strings.add(symbol.st_name.get(NATIVE) as usize)) };
         if its_name.to_bytes() != name {
             return None;
@@ -279,7 +276,7 @@ impl Tables {
         if symbol.st_type() != STT_GNU_IFUNC || section == SHN_UNDEF {
             return Some((address, section == SHN_UNDEF));
         }
-        // SAFETY: the symbol says that a function is there that takes nothing and tells the address.
+        // SAFETY: a resolver, by the symbol's type: no arguments, and an address as its result.
         let resolver =
             unsafe { core::mem::transmute::<*mut c_void, extern "C" fn() -> *mut c_void>(address) };
         Some((resolver(), false))
@@ -295,7 +292,7 @@ mod tests {
     use std::path::PathBuf;
     use std::process::Command;
 
-    /// Names as a library may define them: of several versions, to be resolved, weak, protected, hidden, absolute.
+    /// Several versions of a name, and resolved, weak, protected, hidden and absolute symbols.
     const ODD: &str = r#"
         #include <stddef.h>
         int first_read(void) { return 1; }
@@ -315,7 +312,7 @@ mod tests {
         int odd_data = 8;
     "#;
 
-    /// Every name that any loaded object has in its table, and those that the drop-in wraps, whether there is such a name or not.
+    /// All names in the symbol tables of the loaded objects and of the drop-in.
     fn names() -> BTreeSet<Vec<u8>> {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let drop_in = std::env::current_exe().unwrap().with_file_name("libelision_preload.so");
@@ -326,7 +323,7 @@ mod tests {
             let Ok(bytes) = std::fs::read(&path) else { continue };
             let Ok(file) = object::File::parse(&*bytes) else { continue };
             let symbols = file.dynamic_symbols();
-            // (The address of a thread's own data is the thread's.)
+            // (Thread-local data have no one address.)
             let named = symbols.filter(|symbol| symbol.kind() != object::SymbolKind::Tls);
             names.extend(named.map(|symbol| symbol.name_bytes().unwrap().to_vec()));
         }
@@ -338,7 +335,7 @@ mod tests {
         assert!(names.len() > 2000 && names.contains(&b"pwritev2"[..]));
         for name in names {
             let name = CString::new(name).unwrap();
-            // SAFETY: C strings. Calls from here count as this object's.
+            // SAFETY: C strings. The calls count as this object's.
             let theirs =
                 [libc::RTLD_NEXT, libc::RTLD_DEFAULT].map(|from| unsafe { libc::dlsym(from, name.as_ptr()) });
             let ours = [next(&name), first(&name).map(|found| found.address)];

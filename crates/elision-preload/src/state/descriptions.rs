@@ -1,20 +1,17 @@
-//! The open file descriptions of this process: which of them only this process uses, and only in ways that are seen here.
+//! Open file descriptions: which ones only this process uses, and only through wrapped calls.
 //!
-//! A write lease on a description that the program has open for writing is sound only while every change made through that
-//! description is shown to the library first. So a description is *owned* on positive knowledge alone: a function that was
-//! seen here opened it for writing, in this process, and nothing since could have handed it to another process or to code
-//! that is not seen. Not to know is always safe, and costs a deferral.
+//! A write lease on a description that the program has open for writing is sound only while the library sees every change through
+//! that description first. So a description is *owned* on positive knowledge alone: a wrapped function opened it here for
+//! writing, and nothing since could have handed it to another process or to unseen code.
 //!
-//! The knowledge is a table with a record per descriptor. Three races decide its shape:
+//! The table has a record per descriptor. Three races decide its shape:
 //!
-//! - *A change under way while a read is deferred.* A thread that found no lease may be inside write(2) when another
-//!   thread's read of the same file is deferred. So writers are noted (see [`crate::state::in_flight`]). The reader looks
-//!   for them once its lease is visible, and materialises if there is one: either the writer sees the lease, or the reader
-//!   sees the writer.
-//! - *A descriptor opened while another thread forks.* The opener takes the [`Moment`] first, and records only if no
-//!   sharing has begun or ended since.
-//! - *A read under way while another thread forks.* The fork waits for the read, though not for ever: a signal handler
-//!   that forks may have interrupted it. Such a read finds the moment changed when it is done, and materialises.
+//! - *A change while a read is deferred.* Writers are noted ([`crate::state::in_flight`]); the reader looks for them once its
+//! lease is visible, and then materialises: either the writer sees the lease, or the reader the writer.
+//! - *A descriptor opened while another thread forks.* The opener takes the [`Moment`] first, and records only if no sharing has
+//! begun or ended since.
+//! - *A read while another thread forks.* The fork waits for the read, but not for ever: a forking signal handler may have
+//! interrupted it. The read then finds the moment changed, and materialises.
 
 use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
@@ -26,25 +23,22 @@ use elision_sys::task::{block_signals, restore_signals};
 use crate::abi::kernel;
 use crate::state::in_flight::{self, Place};
 
-/// Descriptors beyond are never recorded.
+/// Higher descriptors are never recorded.
 const DESCRIPTORS: usize = 64 * 1024;
 
-/// The standard descriptors are never recorded: libc itself writes to them and duplicates over them.
+/// Nor are the standard ones: libc itself writes to them and duplicates over them.
 const FIRST: usize = 3;
 
-/// What is known of the description behind one descriptor. Each field is true by itself: there is no moment at which two of
-/// them have to agree. In one cache line, since every small write looks at it.
+/// The description behind one descriptor. Its fields need never agree. It is within one cache line: each small write looks at it.
 #[repr(align(32))]
 struct Description {
-    /// Opened here for writing to the file of this number. 0: not known to be.
+    /// The number of the file that was opened here for writing, or 0.
     writes_to: AtomicU64,
-    /// Opened here for reading only.
     read_only: AtomicBool,
-    /// Calls under way that change the file through this descriptor and are not noted with their threads.
+    /// Changes under way through this descriptor that no thread's slot notes.
     counted: AtomicU32,
-    /// Moves with every call that changes the file through this descriptor. Not always by one: threads store what they
-    /// loaded and one more. But it never returns to a value that it had when no call was changing the file: a
-    /// thread is noted from before its load until after its store.
+    /// Moves with every change through this descriptor, by one or, since threads load and store, less. It never returns to a
+    /// value that it had while no change was under way: a thread is noted from before its load until after its store.
     begun: AtomicU32,
 }
 
@@ -77,7 +71,6 @@ impl Description {
         self.read_only.store(read_only, Ordering::SeqCst);
     }
 
-    /// A noted call begins.
     #[inline(always)]
     fn begin(&self) {
         let begun = self.begun.load(Ordering::Relaxed);
@@ -85,7 +78,6 @@ impl Description {
     }
 }
 
-/// How a description was opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Opened {
     ForWriting(NonZeroU64),
@@ -95,22 +87,22 @@ enum Opened {
 
 static TABLE: [Description; DESCRIPTORS] = [const { Description::unknown() }; DESCRIPTORS];
 
-/// The sum of all that are counted with descriptors: never less.
+/// At least the sum of all `counted`.
 static COUNTED: AtomicU32 = AtomicU32::new(0);
 
-/// One more than the highest descriptor ever recorded.
+/// One past the highest descriptor ever recorded.
 static HIGH: AtomicUsize = AtomicUsize::new(0);
 
-/// Is anything recorded at all? Set by the constructor.
+/// Set by the constructor.
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 
-/// Calls under way during which descriptors may come to be shared.
+/// Calls under way that may share descriptors.
 static SHARING: AtomicU32 = AtomicU32::new(0);
 
-/// Moves whenever a sharing begins or ends.
+/// Moves when a sharing begins or ends.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// Set once descriptors can be written through unseen at any time; never cleared.
+/// Set for good once descriptors can be written through unseen.
 static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// Reads under way that may take a write lease.
@@ -120,38 +112,36 @@ static READING: AtomicU32 = AtomicU32::new(0);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment(u32);
 
-/// A call that changes a file, until [`end_change`].
+/// A change of a file, until [`end_change`].
 #[derive(Clone, Copy)]
 #[must_use]
 pub(crate) enum Change {
-    /// Through a descriptor that is not recorded as open for writing.
+    /// Not recorded as open for writing.
     Unknown,
-    /// Noted with its thread.
+    /// Noted in the thread's slot.
     Noted(in_flight::Noted),
-    /// Counted with its descriptor.
+    /// Counted in the record.
     Counted,
 }
 
-/// Begins recording.
 pub(crate) fn activate() {
     in_flight::prepare();
     ACTIVE.store(true, Ordering::Relaxed);
 }
 
-/// Are descriptors recorded? False before the constructor, and when the drop-in is off.
+/// Are descriptors recorded? Not before the constructor, nor when the drop-in is off.
 #[inline]
 pub(crate) fn active() -> bool {
     ACTIVE.load(Ordering::Relaxed)
 }
 
-/// Is a fork or its like under way? Then nothing is offered: a child that borrows this memory has a descriptor table of its
-/// own, where a number means another file.
+/// Is a fork or its like under way? Then nothing is offered: a child in this memory has its own descriptor table, where a number
+/// means another file.
 #[inline]
 pub(crate) fn being_shared() -> bool {
     SHARING.load(Ordering::Relaxed) != 0
 }
 
-/// Now, for [`opened`] and its kin.
 #[inline]
 pub(crate) fn moment() -> Moment {
     Moment(GENERATION.load(Ordering::SeqCst))
@@ -162,18 +152,16 @@ fn description(fd: i32) -> Option<&'static Description> {
     TABLE.get(fd as usize)
 }
 
-/// The file that `fd` is recorded as open for writing to.
 #[inline]
 fn writes_to(fd: i32) -> Option<NonZeroU64> {
     description(fd)?.writes_to()
 }
 
-/// The records that were ever in use.
 fn used() -> &'static [Description] {
     TABLE.get(..HIGH.load(Ordering::SeqCst)).unwrap_or(&TABLE)
 }
 
-/// `fd` was opened with `flags` by a call that began at `since`.
+/// A call that began at `since` opened `fd` with `flags`.
 pub(crate) fn opened(fd: i32, flags: i32, since: Moment) {
     if !active() || fd < FIRST as i32 {
         return;
@@ -181,26 +169,26 @@ pub(crate) fn opened(fd: i32, flags: i32, since: Moment) {
     let how = match flags & libc::O_ACCMODE {
         _ if flags & libc::O_PATH != 0 => Opened::Unknown,
         libc::O_RDONLY => Opened::ForReading,
-        // Not by fstat: to ask for times makes the next write cost more.
+        // Not by fstat, which asks for times: the next write would cost more.
         _ => file::stat(fd).ok().and_then(|stat| number(&stat)).map_or(Opened::Unknown, Opened::ForWriting),
     };
     record(fd, how, since);
 }
 
-/// A number that tells one regular file from another, though not beyond all doubt.
+/// A number that nearly always tells two regular files apart.
 fn number(stat: &Stat) -> Option<NonZeroU64> {
     // (The lowest bit tells nothing.)
     NonZeroU64::new(changes::file_number(stat.id) | 1).filter(|_| stat.is_regular())
 }
 
-/// `fd` was opened by a call that began at `since`, and only its description knows how.
+/// The same where only the description knows the flags.
 pub(crate) fn found(fd: i32, since: Moment) {
     if let Some(flags) = kernel::status_flags(fd) {
         opened(fd, flags, since);
     }
 }
 
-/// `to` was made a duplicate of `from` by a call that began at `since`.
+/// A call that began at `since` made `to` a duplicate of `from`.
 pub(crate) fn copied(from: i32, to: i32, since: Moment) {
     if from == to || to < 0 {
         return;
@@ -223,13 +211,13 @@ fn record(fd: i32, how: Opened, since: Moment) {
         HIGH.fetch_max(fd as usize + 1, Ordering::SeqCst);
     }
     description.set(how);
-    // Stored first, then checked: a sharing that begins now either clears the record or is seen here.
+    // Stored, then checked: a sharing that begins now either clears the record or is seen here.
     if moment() != since || being_shared() {
         description.set(Opened::Unknown);
     }
 }
 
-/// `fd` is about to be closed, or duplicated over.
+/// `fd` is about to be closed or duplicated over.
 #[inline]
 pub(crate) fn closing(fd: i32) {
     if recorded(fd) {
@@ -243,16 +231,15 @@ fn forget(fd: i32) {
     let file = NonZeroU64::new(description.writes_to.swap(0, Ordering::SeqCst));
     description.read_only.store(false, Ordering::SeqCst);
     let Some(file) = file else { return };
-    // (A noted writer is known by its file, and found without the record.)
+    // (A noted writer is found by its file, without the record.)
     if description.counted.load(Ordering::SeqCst) == 0 {
         return changes::closing(fd, false);
     }
-    // Somebody writes through it at this moment, of which the records of its duplicates know nothing.
+    // A write through `fd` is under way, which its duplicates' records do not show.
     disown_file(file);
     changes::before_change(fd);
 }
 
-/// Descriptors `first` to `last` are about to be closed.
 pub(crate) fn closing_range(first: u32, last: u32) {
     let last = (last as usize).min(HIGH.load(Ordering::SeqCst));
     for fd in first as usize..=last {
@@ -260,12 +247,11 @@ pub(crate) fn closing_range(first: u32, last: u32) {
     }
 }
 
-/// Is no other process, and no code that is not seen here, using the position of `fd`?
+/// Does only seen code of this process use the position of `fd`?
 pub(crate) fn sole(fd: i32) -> bool {
     recorded(fd) && !being_shared() && !NEVER.load(Ordering::Relaxed)
 }
 
-/// Was any descriptor ever recorded?
 pub(crate) fn any() -> bool {
     HIGH.load(Ordering::Relaxed) != 0
 }
@@ -276,27 +262,25 @@ pub(crate) fn recorded(fd: i32) -> bool {
     description(fd).is_some_and(Description::is_known)
 }
 
-/// Is `fd` recorded as open for writing?
 #[inline]
 pub(crate) fn writable(fd: i32) -> bool {
     writes_to(fd).is_some()
 }
 
-/// Is every change through `fd`, of which `stat` was asked just now, certain to be shown to the library first?
+/// Is the library certain to see every change through `fd` first? `stat` must be fresh.
 pub(crate) fn owned(fd: i32, stat: &Stat) -> bool {
     let file = writes_to(fd);
     file.is_some() && !being_shared() && !NEVER.load(Ordering::Relaxed) && number(stat) == file
 }
 
-/// May the file behind `fd` be guarded by a write lease? The kernel is asked only where the record does not tell. `false` is
-/// certain.
+/// May a write lease guard the file of `fd`? `false` is certain. The kernel is asked only where the record does not tell.
 #[inline]
 pub(crate) fn write_lease_on(fd: i32) -> bool {
     let may = |file: NonZeroU64| changes::write_lease_on_number(file.get());
     changes::write_leases() && writes_to(fd).is_none_or(may) && changes::write_lease_on(fd)
 }
 
-/// From here on changes are made through the description of `fd` that are not seen here.
+/// From here on, the description of `fd` may be used for unseen changes.
 pub(crate) fn disown(fd: i32) {
     let file = writes_to(fd);
     match file {
@@ -310,21 +294,20 @@ pub(crate) fn disown(fd: i32) {
 }
 
 fn disown_file(file: NonZeroU64) {
-    // The generation moves so that a read under way, which asked before, materialises.
+    // So that a read under way that has already checked materialises.
     GENERATION.fetch_add(1, Ordering::SeqCst);
     for description in used() {
         let _ = description.writes_to.compare_exchange(file.get(), 0, Ordering::SeqCst, Ordering::Relaxed);
     }
 }
 
-/// The record of a descriptor that is open for writing, and its file.
 #[inline(always)]
 fn open_for_writing(fd: i32) -> Option<(&'static Description, NonZeroU64)> {
     let description = description(fd)?;
     Some((description, description.writes_to()?))
 }
 
-/// A call that changes the file behind `fd` begins.
+/// A change of the file of `fd` begins.
 #[inline(always)]
 pub(crate) fn begin_change(fd: i32) -> Change {
     let Some((description, file)) = open_for_writing(fd) else { return Change::Unknown };
@@ -337,21 +320,20 @@ pub(crate) fn begin_change(fd: i32) -> Change {
     }
 }
 
-/// Why a change was not noted by [`note_unguarded`].
+/// Why [`note_unguarded`] refused.
 pub(crate) enum Unnoted {
-    /// The descriptor is not recorded as open for writing.
     NotForWriting,
-    /// The file may be under a write lease, or the thread has no slot in its first place: see [`begin_change`].
+    /// A write lease may guard the file, or the thread lacks its first slot: see [`begin_change`].
     ToBeLookedAt,
 }
 
-/// The same for a file that no write lease guards, as far as can be told without asking the kernel. Ended by
-/// [`in_flight::end`]. An error: nothing has begun.
+/// The same for a file that, without asking the kernel, is known to be under no write lease. Ended by [`in_flight::end`]. An
+/// error: nothing has begun.
 #[inline(always)]
 pub(crate) fn note_unguarded(fd: i32) -> Result<in_flight::Noted, Unnoted> {
     let (description, file) = open_for_writing(fd).ok_or(Unnoted::NotForWriting)?;
     let noted = in_flight::begin(file, Place::First).ok_or(Unnoted::ToBeLookedAt)?;
-    // Asked when the note can be seen: a thread that takes a write lease looks for notes once the lease is published.
+    // Asked once the note is visible: a thread that takes a write lease publishes it, then looks for notes.
     if changes::write_lease_on_number(file.get()) {
         in_flight::end(noted);
         return Err(Unnoted::ToBeLookedAt);
@@ -369,7 +351,6 @@ fn count_change(description: &Description) -> Change {
     Change::Counted
 }
 
-/// It is over.
 #[inline(always)]
 pub(crate) fn end_change(fd: i32, change: Change) {
     match change {
@@ -384,12 +365,11 @@ pub(crate) fn end_change(fd: i32, change: Change) {
     }
 }
 
-/// Those of `file`.
 fn of_file(file: NonZeroU64) -> impl Iterator<Item = &'static Description> {
     used().iter().filter(move |description| description.writes_to() == Some(file))
 }
 
-/// Calls under way that change a file, whichever descriptor they use. `None`: that cannot be told.
+/// Changes of a file under way, through any descriptor; `None` if unknown.
 fn under_way(file: NonZeroU64) -> Option<u64> {
     if !in_flight::barrier() {
         NEVER.store(true, Ordering::SeqCst);
@@ -402,7 +382,7 @@ fn under_way(file: NonZeroU64) -> Option<u64> {
     Some(in_flight::under_way(file) + counted)
 }
 
-/// Runs `change`, which changes the file behind `fd`, with the library told before.
+/// Runs `change`, a change of the file of `fd`, between [`begin_change`] and [`end_change`].
 #[inline]
 pub(crate) fn changing<T>(fd: i32, change: impl FnOnce() -> T) -> T {
     let counted = begin_change(fd);
@@ -411,11 +391,11 @@ pub(crate) fn changing<T>(fd: i32, change: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Runs `read`, an offer of an owned descriptor, and takes the deferral back if a change or a sharing came in between.
-/// `None`: a change is under way, and nothing was offered.
+/// Runs `read`, an offer of an owned descriptor, and takes the deferral back if a change or a sharing came in between. `None`:
+/// nothing was offered, as a change is under way.
 pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> Option<T> {
     let quiet = || writes_to(fd).is_some_and(|file| under_way(file) == Some(0));
-    // A handler that left by a jump, or a cancellation, would leave this counted for ever, and every fork wait for it.
+    // A handler's jump, or a cancellation, would leave the count up, and every fork would wait for it.
     let mask = block_signals();
     READING.fetch_add(1, Ordering::SeqCst);
     let result = quiet().then(read);
@@ -428,48 +408,46 @@ pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> Op
     result
 }
 
-/// What has been going on with the file behind a descriptor.
+/// The changes of a file, at one moment.
 #[derive(Clone, Copy)]
 pub(crate) struct Activity {
     under_way: Option<u64>,
     begun: u64,
 }
 
-/// Of the file behind `fd`, now.
 pub(crate) fn activity(fd: i32) -> Activity {
     let under_way = writes_to(fd).and_then(under_way);
     Activity { under_way, begun: begun(fd) }
 }
 
-/// Moves with every call that changes the file behind `fd`.
+/// Moves with every change of the file of `fd`.
 pub(crate) fn begun(fd: i32) -> u64 {
     let Some(file) = writes_to(fd) else { return 0 };
     of_file(file).map(|one| u64::from(one.begun.load(Ordering::SeqCst))).sum()
 }
 
-/// Was the caller's the only change of the file since `before`, which counts the caller's? If not, whose bytes the file has
-/// where two changes met cannot be told.
+/// Was the caller's the only change of the file since `before`, which counts it? Else the bytes where two changes met are
+/// unknown.
 pub(crate) fn alone_since(fd: i32, before: Activity) -> bool {
     let now = activity(fd);
     let alone = |activity: Activity| activity.under_way.is_some_and(|count| count <= 1);
     writable(fd) && alone(before) && alone(now) && now.begun == before.begun
 }
 
-/// Is the caller's the only change of the file behind `fd` that is under way?
+/// Is the caller's change of the file the only one under way?
 pub(crate) fn alone(fd: i32) -> bool {
     writes_to(fd).is_some_and(|file| under_way(file) == Some(1))
 }
 
-/// Has no call changed the file since [`begun`] was `before`, if none was under way then?
+/// Has nothing changed the file since [`begun`] was `before` and no change was under way?
 pub(crate) fn quiet_since(fd: i32, before: u64) -> bool {
     let now = activity(fd);
     writable(fd) && now.under_way == Some(0) && now.begun == before
 }
 
-/// Waits for reads under way that may be deferred; not for ever, since the caller may be a signal handler that has
-/// interrupted one of them.
+/// Waits for reads under way; not for ever, as the caller may be a signal handler that interrupted one.
 pub(crate) fn wait_for_readers() {
-    // What was noted comes first: a reader that is not seen here sees it.
+    // What was stored before is visible first: a reader not seen here sees it.
     fence(Ordering::SeqCst);
     for _ in 0..100 {
         if READING.load(Ordering::SeqCst) == 0 {
@@ -479,20 +457,20 @@ pub(crate) fn wait_for_readers() {
     }
 }
 
-/// Descriptors are about to be shared with another process: what is open now is owned no longer, and what is
-/// opened until [`end_sharing`] never will be.
+/// Descriptors are about to be shared with another process: those open now are owned no more, and those opened before
+/// [`end_sharing`] never will be.
 pub(crate) fn begin_sharing() {
     SHARING.fetch_add(1, Ordering::SeqCst);
     disown_all();
 }
 
-/// The call that shared them is over, in this process.
+/// The sharing call is over, in this process.
 pub(crate) fn end_sharing() {
     GENERATION.fetch_add(1, Ordering::SeqCst);
     SHARING.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// As [`end_sharing`], in a forked child: the threads that were in the middle of something are gone.
+/// As [`end_sharing`], in a forked child, where other threads' calls are gone.
 pub(crate) fn begin_child() {
     GENERATION.fetch_add(1, Ordering::SeqCst);
     for description in used() {
@@ -504,15 +482,15 @@ pub(crate) fn begin_child() {
     SHARING.store(0, Ordering::SeqCst);
 }
 
-/// From now on descriptors may be written through unseen at any time (io_uring, asynchronous I/O).
+/// From now on, descriptors may be written through unseen (io_uring, asynchronous I/O).
 pub(crate) fn share_for_good() {
     if active() && !NEVER.swap(true, Ordering::SeqCst) {
         disown_all();
     }
 }
 
-/// The descriptor table itself is shared with, or differs from, that of another user of this memory: numbers
-/// no longer mean one thing, and nothing is offered any more.
+/// Users of this memory have, or share, different descriptor tables: a number has no one meaning, and nothing is offered any
+/// more.
 pub(crate) fn share_table_for_good() {
     if active() && SHARING.load(Ordering::Relaxed) < u32::MAX / 2 {
         SHARING.fetch_add(u32::MAX / 2, Ordering::SeqCst);
@@ -540,7 +518,7 @@ mod tests {
         super::owned(fd, &file::stat(fd).unwrap())
     }
 
-    // One process, one table.
+    // The tests share the table.
     static ALONE: Mutex<()> = Mutex::new(());
 
     fn writable_file() -> std::fs::File {
@@ -586,7 +564,7 @@ mod tests {
         disown(file.as_raw_fd());
         assert!(!owned(copy.as_raw_fd()) && !owned(file.as_raw_fd()) && owned(other.as_raw_fd()));
 
-        // A duplicate that the table has no room for counts as lost.
+        // A duplicate beyond the table counts as lost.
         copied(other.as_raw_fd(), DESCRIPTORS as i32, moment());
         assert!(!owned(other.as_raw_fd()));
     }
@@ -597,7 +575,7 @@ mod tests {
         let file = writable_file();
         let other = writable_file();
         opened(file.as_raw_fd(), libc::O_RDWR, moment());
-        // SAFETY: both descriptors are ours; what `file` refers to changes, unseen by the table.
+        // SAFETY: the test's own descriptors; the table does not see the change.
         #[allow(unsafe_code)]
         unsafe {
             elision_sys::raw::syscall(

@@ -1,15 +1,13 @@
 //! Writers in flight: which thread is changing which file.
 //!
-//! Looked at rarely (when a read of a file open for writing is about to be deferred), noted on every write, however small.
-//! So each thread has a slot of its own and stores into it without an instruction that locks a cache line. A thread that
-//! looks at the slots has the kernel run a barrier on every processor where this process runs (membarrier, Linux 4.14).
-//! After that, either the looking thread sees the note, or the noting thread sees what was published before the barrier.
+//! Every write is noted; notes are rarely looked at (before a read of a file open for writing is deferred). So each thread stores
+//! into a slot of its own, without a locked instruction, and the looking thread has the kernel run a barrier on every processor
+//! of this process (membarrier, Linux 4.14). Then either it sees the note, or the noting thread sees what was published before.
 //!
-//! Where the kernel has no such barrier, where there are more threads than slots, and for a signal handler's call within a
-//! call, the table of descriptions has a counter instead.
+//! Without that barrier or a free slot, and for a signal handler's call within a call, the descriptions count instead.
 //!
-//! A thread that is cancelled, or jumps out of a signal handler, in the middle of a write leaves it noted. Reads of that
-//! file are then no longer deferred under a write lease, which is harmless.
+//! A thread cancelled or jumping out of a handler in a write leaves its note: reads of that file are deferred under a write lease
+//! no more, which is harmless.
 #![allow(unsafe_code)] // A system call.
 
 use core::num::NonZeroU64;
@@ -21,18 +19,18 @@ use libc::{c_int, c_long, c_uint};
 use crate::abi::arch::thread_pointer;
 use crate::abi::raw::set_errno;
 
-/// What one thread is changing. A cache line of its own.
+/// One thread's change, in its own cache line.
 #[repr(align(64))]
 struct Slot {
-    /// Its thread pointer; 0 while no thread has the slot. A thread that has ended leaves it to the next of that address.
+    /// The thread pointer, or 0. An ended thread leaves the slot to the next thread at that address.
     thread: AtomicUsize,
-    /// The number of the file; 0 for none.
+    /// The file's number, or 0.
     file: AtomicU64,
 }
 
 const SLOTS: usize = 256;
 
-/// Places that a thread may have, from the one that its pointer names.
+/// Places where a thread's slot may be.
 const PROBES: usize = 4;
 
 static TABLE: [Slot; SLOTS] =
@@ -49,7 +47,7 @@ const REGISTER_RSEQ: usize = 1 << 8;
 const GET_REGISTRATIONS: usize = 1 << 9;
 const REGISTRATIONS: usize = REGISTER_PRIVATE_EXPEDITED | REGISTER_SYNC_CORE | REGISTER_RSEQ;
 
-/// What the program itself has registered for, of [`REGISTRATIONS`].
+/// The program's own registrations.
 static REGISTERED: AtomicUsize = AtomicUsize::new(0);
 
 fn membarrier(command: usize) -> Option<usize> {
@@ -57,14 +55,13 @@ fn membarrier(command: usize) -> Option<usize> {
     unsafe { syscall(libc::SYS_membarrier, [command, 0, 0, 0, 0, 0]) }.ok()
 }
 
-/// Asks the kernel for barriers.
 pub(crate) fn prepare() {
     let already = membarrier(GET_REGISTRATIONS).unwrap_or(0);
     REGISTERED.store(already & REGISTRATIONS, Ordering::Relaxed);
     BARRIERS.store(membarrier(REGISTER_PRIVATE_EXPEDITED).is_some(), Ordering::Relaxed);
 }
 
-/// The program's own membarrier, which must not show the registration made here.
+/// The program's membarrier, which must not show this library's registration.
 pub(crate) fn membarrier_of_program(command: c_int, flags: c_uint, call: impl FnOnce() -> c_long) -> c_long {
     let registered = || REGISTERED.load(Ordering::Relaxed);
     let ours = BARRIERS.load(Ordering::Relaxed) && flags == 0;
@@ -73,7 +70,7 @@ pub(crate) fn membarrier_of_program(command: c_int, flags: c_uint, call: impl Fn
             set_errno(libc::EPERM);
             -1
         }
-        // Each registration of these says the plain one, too.
+        // Each of these registrations shows the plain one, too.
         GET_REGISTRATIONS if ours && registered() == 0 => match call() {
             failed @ ..0 => failed,
             seen => seen & !(REGISTER_PRIVATE_EXPEDITED as c_long),
@@ -89,20 +86,18 @@ pub(crate) fn membarrier_of_program(command: c_int, flags: c_uint, call: impl Fn
     }
 }
 
-/// Where a thread's slot may be.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Where its pointer says, as it mostly is.
+    /// Where its thread pointer says.
     First,
-    /// There, or in one of the places behind. A thread that has none is given one of these.
+    /// There or behind; a thread without a slot takes one.
     Any,
 }
 
-/// The slot of the calling thread, if it has one.
 #[inline(always)]
 fn mine(place: Place) -> Option<&'static Slot> {
     let thread = thread_pointer();
-    // Control blocks lie at multiples of 64; stacks, at whose ends they mostly are, at multiples of pages.
+    // Control blocks are at multiples of 64, and mostly at the ends of stacks, which are at multiples of pages.
     let first = (thread >> 6 ^ thread >> 12) % SLOTS;
     let slot = TABLE.get(first)?;
     match slot.thread.load(Ordering::Relaxed) == thread {
@@ -115,7 +110,7 @@ fn mine(place: Place) -> Option<&'static Slot> {
 #[cold]
 #[inline(never)]
 fn find(thread: usize, first: usize) -> Option<&'static Slot> {
-    // Without barriers no thread has a slot: so this is the one place to ask.
+    // Asked here alone: without barriers, no thread has a slot.
     if !BARRIERS.load(Ordering::Relaxed) {
         return None;
     }
@@ -127,11 +122,11 @@ fn find(thread: usize, first: usize) -> Option<&'static Slot> {
     })
 }
 
-/// A call noted in its thread's slot.
+/// A note in the thread's slot.
 #[derive(Clone, Copy)]
 pub(crate) struct Noted(&'static Slot);
 
-/// Notes that the calling thread is about to change `file`. `None`: the call has to be counted elsewhere.
+/// Notes that the calling thread is about to change `file`. `None`: the caller has to count the change.
 #[inline(always)]
 pub(crate) fn begin(file: NonZeroU64, place: Place) -> Option<Noted> {
     let slot = mine(place)?;
@@ -143,25 +138,24 @@ pub(crate) fn begin(file: NonZeroU64, place: Place) -> Option<Noted> {
     Some(Noted(slot))
 }
 
-/// It is over.
 #[inline(always)]
 pub(crate) fn end(Noted(slot): Noted) {
     slot.file.store(0, Ordering::Release);
 }
 
-/// After this, what other threads have noted can be seen, and what they have yet to note comes after what was published by
-/// now. False: the kernel refused, and nothing can be told.
+/// After this, other threads' earlier notes are visible here, and their later ones follow what is published by now. False: the
+/// kernel refused.
 pub(crate) fn barrier() -> bool {
     core::sync::atomic::fence(Ordering::SeqCst);
     !BARRIERS.load(Ordering::SeqCst) || membarrier(PRIVATE_EXPEDITED).is_some()
 }
 
-/// How many threads are changing `file`? To be asked after a [`barrier`].
+/// How many threads are changing `file`? Only after [`barrier`].
 pub(crate) fn under_way(file: NonZeroU64) -> u64 {
     TABLE.iter().filter(|slot| slot.file.load(Ordering::SeqCst) == file.get()).count() as u64
 }
 
-/// In a forked child, which has but one thread.
+/// For a forked child, which has one thread.
 pub(crate) fn reset() {
     for slot in &TABLE {
         slot.file.store(0, Ordering::Relaxed);
@@ -201,7 +195,7 @@ mod tests {
         assert_eq!((under_way(file(77)), under_way(file(78))), (0, 0));
     }
 
-    /// Dekker's promise, kept by one side's barrier alone: of two threads that each store and then look, one sees the other.
+    /// Of two threads that each store, then look, one sees the other, with a barrier on one side alone.
     #[test]
     fn one_of_two_sees_the_other() {
         use std::sync::{Barrier, atomic::AtomicBool};

@@ -7,13 +7,12 @@
 //! | eligible | in a live block or a record that nothing has reshaped: an extent may lie there |
 //! | reshaped | the program did something to the pages that an extent would not survive, or would betray |
 //!
-//! Memory under an extent has to be anonymous, private, readable and writable, a single mapping as far as the program knows,
-//! and every later call that changes one of these has to be seen here first. glibc's heap fails the last demand, since it
-//! trims, grows and discards its pages unseen: hence the blocks.
+//! Memory under an extent must be anonymous, private, readable, writable and one mapping, and the drop-in must see every later
+//! call that changes this. glibc's heap trims, grows and discards unseen: hence the blocks.
 //!
-//! Nothing here takes a lock. Every record is one atomic word, so a signal handler or a forked child finds nothing half done;
-//! at worst it finds a range that is not eligible any more.
-#![allow(unsafe_code)] // Forgets what is deferred, for which the program has given the memory up.
+//! Nothing locks. A record is one atomic word, so signal handlers and forked children find nothing half done; at worst, a range
+//! is not eligible any more.
+#![allow(unsafe_code)] // Forgets deferrals in memory that the program gives up.
 
 use super::heap::{self, block};
 use super::ranges;
@@ -24,13 +23,13 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use elision_core::client;
 use elision_sys::PAGE;
 
-/// The program's own anonymous private mappings.
+/// The program's anonymous private mappings.
 static RECORD: ranges::Ranges<4096> = ranges::Ranges::new();
 
-/// Set by `mlockall`: the program wants its pages present, which those of an extent are not.
+/// Set by `mlockall`: an extent's pages are not present.
 static NOTHING_ELIGIBLE: AtomicBool = AtomicBool::new(false);
 
-/// May the range have extents? Asked before a read into it is offered.
+/// May the range have extents?
 pub fn eligible(addr: usize, len: usize) -> bool {
     let Some(end) = addr.checked_add(len) else { return false };
     if len == 0 || NOTHING_ELIGIBLE.load(Ordering::SeqCst) {
@@ -39,31 +38,30 @@ pub fn eligible(addr: usize, len: usize) -> bool {
     if block::in_window(addr) { block::eligible(addr, end) } else { RECORD.contains(addr, end) }
 }
 
-/// Nothing is eligible any more, and nothing is deferred.
+/// Ends all eligibility, and materialises everything.
 pub(crate) fn nothing_eligible() {
     NOTHING_ELIGIBLE.store(true, Ordering::SeqCst);
     Span { start: PAGE, end: ADDRESS_LIMIT - PAGE }.dissolve();
 }
 
-/// The same, and no block is placed or kept. See [`crate::state::stop`].
+/// The same, and ends the blocks. See [`crate::state::stop`].
 pub(crate) fn stop() {
     nothing_eligible();
     heap::place_no_more();
 }
 
-/// No page of the range is eligible from now on.
 fn disqualify(addr: usize, end: usize) {
     RECORD.remove(addr, end);
     block::reshape(addr, end);
 }
 
-/// Is anything deferred at all? What every wrapper of memory asks first.
+/// Is anything deferred at all? Every wrapper of memory asks this first.
 #[inline]
 pub(crate) fn active() -> bool {
     client::life::min_bytes() != usize::MAX
 }
 
-/// The pages that a call is about.
+/// The pages of a call.
 #[derive(Clone, Copy)]
 pub(crate) struct Span {
     pub(crate) start: usize,
@@ -87,7 +85,7 @@ impl Span {
 
     pub(crate) fn forget(self) {
         if self.touched() {
-            // SAFETY: the program gives the range up, or nothing in it is deferred any more.
+            // SAFETY: the program gives the range up, or nothing in it is deferred.
             unsafe { client::memory::forget(self.start, self.len()) };
         }
     }
@@ -96,7 +94,7 @@ impl Span {
         disqualify(self.start, self.end);
     }
 
-    /// Another mapping is about to take this place, if the kernel agrees.
+    /// Another mapping may be about to take this place.
     pub(crate) fn replace(self) {
         self.dissolve();
         self.forget();
@@ -104,20 +102,20 @@ impl Span {
     }
 }
 
-/// The pages of a range whose start must be one. `None`: the kernel will refuse it, or do nothing.
+/// The pages of a range with an aligned start. `None`: the kernel refuses it, or does nothing.
 pub(crate) fn span(addr: *const c_void, len: usize) -> Option<Span> {
     let start = addr.addr();
     let end = start.checked_add(kernel::whole_pages(len)?)?;
     (start.is_multiple_of(PAGE) && start < end && end <= ADDRESS_LIMIT).then_some(Span { start, end })
 }
 
-/// The pages that have a byte of the range.
+/// The pages of a range.
 pub(crate) fn span_around(addr: *const c_void, len: usize) -> Option<Span> {
     let start = addr.addr() & !(PAGE - 1);
     span(core::ptr::without_provenance(start), len.checked_add(addr.addr() - start)?)
 }
 
-/// Records a mapping, unless it is smaller than any read that is offered.
+/// Records a mapping that is large enough for a deferred read.
 pub(crate) fn record(addr: *const c_void, len: usize) {
     if len >= client::life::min_bytes()
         && let Some(pages) = span(addr, len)
@@ -126,7 +124,7 @@ pub(crate) fn record(addr: *const c_void, len: usize) {
     }
 }
 
-/// Makes every page of the range plain memory, for good.
+/// Makes the range's pages plain memory for good.
 pub(crate) fn settle(addr: usize, len: usize) {
     if active()
         && let Some(pages) = span_around(core::ptr::without_provenance(addr), len)
@@ -136,7 +134,7 @@ pub(crate) fn settle(addr: usize, len: usize) {
     }
 }
 
-/// The same for what a vector names. (The kernel refuses one that cannot be read, or is too long.)
+/// The same for a vector. (The kernel refuses one that is unreadable or too long.)
 pub(crate) fn settle_all(iov: *const libc::iovec, count: usize) {
     let pieces = i32::try_from(count).ok().and_then(|count| kernel::pieces(iov, count));
     for piece in pieces.unwrap_or(&[]) {

@@ -1,4 +1,4 @@
-//! What is known of the program: its descriptors, its memory, and whether anything is deferred at all.
+//! What the drop-in knows of the program: descriptors, memory, and whether anything is deferred.
 
 pub mod descriptions;
 pub mod heap;

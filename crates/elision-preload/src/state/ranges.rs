@@ -1,8 +1,7 @@
 //! A set of address ranges that never claims too much. Pure.
 //!
-//! One word is one range: its first page and its length. Removing only narrows a range, by one compare and exchange. A hole in
-//! the middle therefore keeps the larger side and drops the other: that would need a second word, and a removal running
-//! beside could pass it before it was written.
+//! One word is one range. A removal narrows it by one compare and exchange; of a range with a hole it keeps only the larger side,
+//! as the other would need a second word, which a concurrent removal could miss.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use elision_sys::PAGE;
@@ -11,13 +10,12 @@ const LENGTH_BITS: u32 = 29;
 
 /// Up to `N` ranges.
 pub struct Ranges<const N: usize> {
-    /// Bits 63..29 the first page's number, 28..0 the length in pages. 0: empty.
+    /// Bits 63..29: the first page's number; 28..0: pages. 0: empty.
     words: [AtomicU64; N],
-    /// No word at or beyond this index was ever used.
+    /// Words from this index on were never used.
     used: AtomicUsize,
 }
 
-/// A range of pages, `first..end`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Pages {
     first: u64,
@@ -39,7 +37,7 @@ impl Pages {
         (self.first << LENGTH_BITS) | (self.end - self.first)
     }
 
-    /// The larger of the two sides that are left without `first..end`.
+    /// The larger side that is left without `first..end`.
     fn without(self, first: u64, end: u64) -> Option<Self> {
         let below = Pages::new(self.first, self.end.min(first));
         let above = Pages::new(self.first.max(end), self.end);
@@ -53,7 +51,7 @@ impl Pages {
 }
 
 impl<const N: usize> Ranges<N> {
-    /// No range.
+    /// Empty.
     #[allow(clippy::new_without_default)] // Only ever a static.
     pub const fn new() -> Self {
         Ranges { words: [const { AtomicU64::new(0) }; N], used: AtomicUsize::new(0) }
@@ -63,7 +61,7 @@ impl<const N: usize> Ranges<N> {
         self.words.iter().take(self.used.load(Ordering::Acquire))
     }
 
-    /// Adds the whole pages of `start..end`. A range that finds no room, or is too long for a word, is not added.
+    /// Adds the whole pages of `start..end`, if there is room and the length fits a word.
     pub fn insert(&self, start: usize, end: usize) {
         let first = start.div_ceil(PAGE) as u64;
         let Some(pages) = Pages::new(first, (end / PAGE) as u64) else { return };
@@ -77,7 +75,7 @@ impl<const N: usize> Ranges<N> {
         }
     }
 
-    /// Removes every page that `start..end` has a byte of.
+    /// Removes every page that `start..end` touches.
     pub fn remove(&self, start: usize, end: usize) {
         let (first, last) = ((start / PAGE) as u64, end.div_ceil(PAGE) as u64);
         if first >= last {
@@ -115,7 +113,6 @@ mod tests {
 
     const SPACE: usize = 24;
 
-    /// Each range as the set of its pages.
     #[derive(Default)]
     struct Naive(Vec<BTreeSet<usize>>);
 
@@ -147,7 +144,7 @@ mod tests {
             let mut mapped = [false; 2 * SPACE];
             for (add, start, len) in steps {
                 let end = start + len;
-                // As the kernel does, mapping over a range takes away what was there.
+                // A new mapping replaces what was there.
                 ranges.remove(BASE + start * PAGE, BASE + end * PAGE);
                 naive.remove(start, end);
                 mapped[start..end].fill(add);

@@ -1,11 +1,10 @@
-//! The off switch: what ends deferral in a process for good.
+//! The end of deferral in a process, for good.
 //!
-//! Some calls hand the program's memory, descriptors or rights to something that asks first no more: the kernel at work by
-//! itself (io_uring, a device with pinned pages), a process that shares the memory, code that bypasses the wrapped names, a
-//! filter that kills for an unknown call. Others claim what the helper uses (leases, userfaultfd, ptrace), or would see it
-//! at work (watches on files). All are rare, and staying right after one would take many rules. So there is one rule: before
-//! such a call everything is materialised, the helper ends, and from then on every call passes straight through.
-#![allow(unsafe_code)] // What `client::life` asks to be promised.
+//! Some calls hand the program's memory, descriptors or rights to something unseen: the kernel by itself (io_uring, pinned
+//! pages), a process that shares the memory, code past the wrapped names, a filter that kills for unknown calls. Others claim
+//! what the helper uses (leases, userfaultfd, ptrace) or would see it (watches on files). All are rare, so one rule serves:
+//! before such a call everything is materialised and the helper ends; from then on every call passes through.
+#![allow(unsafe_code)] // For `client::life`.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -20,30 +19,29 @@ const STOPPING: u8 = 1;
 const STOPPED: u8 = 2;
 static STATE: AtomicU8 = AtomicU8::new(AT_WORK);
 
-/// The reason for which even calls that the program did not make must end.
+/// The reason for which calls that the program did not make must end, too.
 pub(crate) const FILTER: &str = "a seccomp filter";
 
 /// Is a seccomp filter in force, or about to be?
 static FILTERED: AtomicBool = AtomicBool::new(false);
 
-/// May any call besides the program's own kill it?
+/// May a call that the program did not make kill it?
 pub(crate) fn filtered() -> bool {
     FILTERED.load(Ordering::Relaxed)
 }
 
-/// Has deferral ended?
 #[inline]
 pub(crate) fn stopped() -> bool {
     STATE.load(Ordering::Acquire) == STOPPED
 }
 
-/// Are calls looked at? False before the constructor, when the drop-in is off, and after [`stop`].
+/// Does the drop-in look at calls? Not before the constructor, when it is off, or after [`stop`].
 #[inline]
 pub(crate) fn active() -> bool {
     descriptions::active() && !stopped()
 }
 
-/// Ends deferral, because of what the program uses. Not in a child of vfork, which is about to leave its parent's memory.
+/// Ends deferral. Not in a vfork child, which is about to leave its parent's memory.
 #[cold]
 pub(crate) fn stop(why: &str) {
     if !process::is_this() {
@@ -59,14 +57,14 @@ pub(crate) fn stop(why: &str) {
     let mask = task::block_signals();
     if STATE.compare_exchange(AT_WORK, STOPPING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
         task::restore_signals(mask);
-        // Another thread is stopping. Until it is done, memory may still depend on files.
+        // Until the other thread is done, memory may still depend on files.
         while !stopped() {
             kernel::sleep_briefly();
         }
         return;
     }
     if descriptions::active() {
-        // First nothing new: a read already under way sees this at its end (`offer_read`), or is waited for.
+        // Nothing new first: a read under way sees this at its end (`offer_read`), or is waited for.
         client::life::stop(why);
         memory::stop();
         descriptions::share_for_good();
@@ -76,24 +74,22 @@ pub(crate) fn stop(why: &str) {
     task::restore_signals(mask);
 }
 
-/// In a forked child: a thread that was stopping does not exist here, so the next one begins anew.
+/// In a forked child: a thread that was stopping is gone, so the next one begins anew.
 pub(crate) fn after_fork_child() {
     let _ = STATE.compare_exchange(STOPPING, AT_WORK, Ordering::SeqCst, Ordering::Relaxed);
 }
 
-/// Runs a call after which nothing is deferred.
 pub(crate) fn stopping<T>(why: &str, call: impl FnOnce() -> T) -> T {
     stop(why);
     call()
 }
 
-/// Runs a call that changes what this process may do. The helper, which shares its memory, must not keep the old rights: it
-/// ends before the call, and another is started when needed.
+/// Runs a call that changes this process's rights. The helper must not keep the old ones: it ends first, and restarts on demand.
 pub(crate) fn without_helper<T>(call: impl FnOnce() -> T) -> T {
     let gone = client::life::before_credentials();
     let result = call();
     if gone {
-        // SAFETY: it said true.
+        // SAFETY: `before_credentials` was true.
         unsafe { client::life::after_credentials() };
     }
     result

@@ -1,17 +1,17 @@
-//! aarch64, where nothing is deferred yet: no helper is started.
+//! aarch64: no helper starts, so nothing is deferred.
 //!
-//! Stopping threads needs more than registers here: the kernel decides about repeating a call before the ptrace stop, and hides the first
-//! argument. (`/proc/TID/syscall` shows it.)
+//! Stopping threads takes more than registers here: before the ptrace stop, the kernel decides about a repetition and hides the
+//! first argument (`/proc/TID/syscall` shows it).
 #![allow(unsafe_code)] // Instructions.
 
-/// Enters the kernel: a negative errno is an error.
+/// Enters the kernel; a negative errno is an error.
 ///
 /// # Safety
 /// As [`crate::raw::syscall`].
 #[inline]
 pub unsafe fn syscall(number: i64, args: [usize; 6]) -> isize {
     let returned: isize;
-    // SAFETY: the calling convention of Linux. What the call does to memory is the caller's promise.
+    // SAFETY: Linux's calling convention; memory is the caller's promise.
     unsafe {
         core::arch::asm!(
             "svc 0",
@@ -28,7 +28,7 @@ pub unsafe fn syscall(number: i64, args: [usize; 6]) -> isize {
     returned
 }
 
-/// Ends the process by an instruction that is none.
+/// Ends the process by an invalid instruction.
 pub fn trap() -> ! {
     // SAFETY: it does not return.
     unsafe { core::arch::asm!("udf #0", options(noreturn)) }
@@ -53,7 +53,7 @@ pub fn signal_restorer() -> usize {
 /// Refuses to start a helper.
 ///
 /// # Safety
-/// None is needed.
+/// None.
 pub unsafe fn clone(_: usize, _: usize, _: usize, _: *mut u32, _: extern "C" fn() -> !) -> isize {
     -(libc::ENOSYS as isize)
 }
@@ -62,22 +62,21 @@ pub unsafe fn clone(_: usize, _: usize, _: usize, _: *mut u32, _: extern "C" fn(
 #[inline(always)]
 pub fn thread_pointer() -> usize {
     let pointer;
-    // SAFETY: the register holds the address of a thread's control block.
+    // SAFETY: the register holds a thread's own address.
     unsafe {
         core::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, preserves_flags, pure, nomem));
     }
     pointer
 }
 
-/// Is this program run by Valgrind? It would make no difference.
 pub fn on_valgrind() -> bool {
     false
 }
 
-/// The calls that wait for events, for the milliseconds in their fourth argument.
+/// The calls that wait for events, with a timeout in their fourth argument.
 pub const EPOLL_WAITS: [i64; 1] = [libc::SYS_epoll_pwait];
 
-/// The registers of a stopped thread: there is no such thread without a helper.
+/// No thread is stopped without a helper.
 pub enum Registers {}
 
 impl Registers {

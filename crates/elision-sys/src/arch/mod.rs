@@ -1,6 +1,6 @@
-//! What is specific to a processor: entering the kernel, starting the helper, registers of a stopped thread.
+//! Processors: entering the kernel, starting the helper, a stopped thread's registers.
 //!
-//! Every processor has the same items. Where an item is not implemented, the helper cannot be started (ENOSYS), and nothing is deferred.
+//! Every processor has the same items. Where one is missing, no helper starts (ENOSYS), and nothing is deferred.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

@@ -1,14 +1,14 @@
 //! x86-64.
 #![allow(unsafe_code)] // Instructions.
 
-/// Enters the kernel: a negative errno is an error.
+/// Enters the kernel; a negative errno is an error.
 ///
 /// # Safety
 /// As [`crate::raw::syscall`].
 #[inline]
 pub unsafe fn syscall(number: i64, args: [usize; 6]) -> isize {
     let returned: isize;
-    // SAFETY: the calling convention of Linux; the instruction clobbers rcx and r11. What the call does to memory is the caller's promise.
+    // SAFETY: Linux's calling convention, which clobbers rcx and r11; memory is the caller's promise.
     unsafe {
         core::arch::asm!(
             "syscall",
@@ -27,7 +27,7 @@ pub unsafe fn syscall(number: i64, args: [usize; 6]) -> isize {
     returned
 }
 
-/// Ends the process by an instruction that is none.
+/// Ends the process by an invalid instruction.
 pub fn trap() -> ! {
     // SAFETY: it does not return.
     unsafe { core::arch::asm!("ud2", options(noreturn)) }
@@ -39,12 +39,12 @@ core::arch::global_asm!(
     "elision_signal_restorer:",
     "mov eax, 15", // rt_sigreturn
     "syscall",
-    // clone(flags, stack, tid word, entry, thread pointer): the parent gets the child's pid; the child calls `entry` on its own stack.
+    // clone(flags, stack, tid word, entry, thread pointer): the parent gets the child's pid, the child calls `entry`.
     ".hidden elision_clone",
     ".globl elision_clone",
     "elision_clone:",
     "mov r9, rcx",  // entry
-    "mov r10, rdx", // where the kernel clears the pid; rdx: where it writes the pid
+    "mov r10, rdx", // where the kernel clears the pid; rdx: where it writes it
     "mov eax, 56",
     "syscall",
     "test rax, rax",
@@ -64,10 +64,10 @@ pub fn signal_restorer() -> usize {
     elision_signal_restorer as *const () as usize
 }
 
-/// clone(2) with a stack and a thread pointer; `word` gets the child's pid, and is cleared at its end. The child calls `entry`.
+/// clone(2). `word` holds the child's pid until the child's end; the child calls `entry`.
 ///
 /// # Safety
-/// As [`crate::task::clone_helper`]. At `pointer` there must be 24 bytes to be written to.
+/// As [`crate::task::clone_helper`], with 24 writable bytes at `pointer`.
 pub unsafe fn clone(
     flags: usize,
     stack: usize,
@@ -84,8 +84,8 @@ pub unsafe fn clone(
             pointer: usize,
         ) -> isize;
     }
-    // SAFETY: the caller's promise. The assembly keeps to the calling convention: rcx, r9, r10, r11 are scratch; the fifth argument
-    // is in r8 already, where the kernel expects the pointer.
+    // SAFETY: the caller's promise. The assembly uses scratch registers only; r8, the fifth argument, is where the kernel expects
+    // it.
     unsafe {
         // The ABI wants the thread pointer's own address there.
         *(pointer as *mut usize) = pointer;
@@ -98,21 +98,20 @@ pub unsafe fn clone(
 #[inline(always)]
 pub fn thread_pointer() -> usize {
     let pointer;
-    // SAFETY: the ABI keeps the address of a thread's control block in its first word.
+    // SAFETY: by the ABI, a thread's control block begins with its own address.
     unsafe {
         core::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, pure, readonly));
     }
     pointer
 }
 
-/// Does Valgrind run this program? It would end a program that makes a process with the same address space. (A "client request":
-/// instructions that do nothing, and give an answer where they are simulated.)
+/// Does Valgrind run this program? It would end one that makes a process in the same memory. (A client request: instructions
+/// without effect, unless simulated.)
 pub fn on_valgrind() -> bool {
     const RUNNING_ON_VALGRIND: usize = 0x1001;
     let request = [RUNNING_ON_VALGRIND, 0, 0, 0, 0, 0];
     let mut answer = 0usize;
-    // SAFETY: rdi is turned by 128 bits in all, and is what it was; the exchange is of a register with itself. Simulated, the request is
-    // read, and rdx written.
+    // SAFETY: the rotations add up to 128 bits, and the exchange is with itself; simulated, the request is read and rdx written.
     unsafe {
         core::arch::asm!(
             "rol rdi, 3",
@@ -128,15 +127,15 @@ pub fn on_valgrind() -> bool {
     answer != 0
 }
 
-/// The calls that wait for events, for the milliseconds in their fourth argument.
+/// The calls that wait for events, with a timeout in their fourth argument.
 pub const EPOLL_WAITS: [i64; 2] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
 
-/// The registers of a stopped thread.
+/// A stopped thread's registers.
 #[derive(Clone, Copy, Debug)]
 pub struct Registers(libc::user_regs_struct);
 
 impl Registers {
-    /// Registers at the beginning of a system call, for tests.
+    /// Registers on entry to a system call, for tests.
     pub fn of_call(number: i64, arguments: [u64; 6]) -> Registers {
         // SAFETY: plain numbers.
         let zeroes: libc::user_regs_struct = unsafe { core::mem::zeroed() };
@@ -144,13 +143,12 @@ impl Registers {
         Registers(libc::user_regs_struct { orig_rax: number as u64, rdi, rsi, rdx, r10, r8, r9, ..zeroes })
     }
 
-    /// The registers of a thread that the caller traces and that has stopped.
+    /// Those of a traced, stopped thread.
     pub fn of_thread(tid: i32) -> Option<Registers> {
         let mut registers = Self::of_call(-1, [0; 6]);
         (registers.transfer(libc::PTRACE_GETREGS, tid) == 0).then_some(registers)
     }
 
-    /// Gives them to the thread.
     pub fn set(mut self, tid: i32) {
         let _ = self.transfer(libc::PTRACE_SETREGS, tid);
     }
@@ -161,40 +159,36 @@ impl Registers {
         unsafe { syscall(libc::SYS_ptrace, arguments) }
     }
 
-    /// The number of the system call that the thread is in; negative: none. (The kernel looks at the lower half alone.)
+    /// The system call that the thread is in, negative for none; the kernel looks at the lower half alone.
     pub fn call(&self) -> i64 {
         i64::from(self.0.orig_rax as i32)
     }
 
-    /// Its arguments.
     pub fn arguments(&self) -> [u64; 6] {
         let libc::user_regs_struct { rdi, rsi, rdx, r10, r8, r9, .. } = self.0;
         [rdi, rsi, rdx, r10, r8, r9]
     }
 
-    /// What it returns.
     pub fn result(&self) -> i64 {
         self.0.rax as i64
     }
 
-    /// Has the kernel make the call again; if a handler of the program's runs first, the call fails with EINTR.
+    /// Has the kernel repeat the call, or fail it with EINTR if a handler of the program's runs first.
     pub fn restart(&mut self) {
         const ERESTARTNOHAND: i64 = 514;
         self.set_result(-ERESTARTNOHAND);
     }
 
-    /// Has it return something else.
     pub fn set_result(&mut self, result: i64) {
         self.0.rax = result as u64;
     }
 
-    /// A note in the upper half of the call's number. The kernel ignores it, keeps it while the call is repeated, and drops it when the call
-    /// returns. 0: none.
+    /// A note, 0 for none, in the upper half of the call's number: the kernel ignores it, keeps it while it repeats the call, and
+    /// drops it when the call returns.
     pub fn note(&self) -> u32 {
         (self.0.orig_rax >> 32) as u32
     }
 
-    /// Leaves a note.
     pub fn set_note(&mut self, note: u32) {
         self.0.orig_rax = u64::from(self.0.orig_rax as u32) | u64::from(note) << 32;
     }

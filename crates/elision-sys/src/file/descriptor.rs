@@ -1,111 +1,102 @@
 //! Descriptors: opening, closing, reading, writing.
-#![allow(unsafe_code)] // Pointers handed to the kernel: to locals or slices that outlive the call.
+#![allow(unsafe_code)] // Pointers to locals or slices that outlive the call.
 
 use crate::raw::{Result, borrow, syscall};
 use core::ffi::CStr;
 use rustix::fd::IntoRawFd;
 use rustix::fs::{Mode, OFlags};
 
-/// open(2) relative to the working directory.
+/// open(2) from the working directory.
 pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<i32> {
     let (flags, mode) = (OFlags::from_bits_retain(flags as u32), Mode::from_bits_retain(mode));
     Ok(rustix::fs::openat(rustix::fs::CWD, path, flags, mode)?.into_raw_fd())
 }
 
-/// openat(2) of what is there.
+/// openat(2) of an existing file.
 pub fn open_at(directory: i32, name: &CStr, flags: i32) -> Result<i32> {
     let flags = OFlags::from_bits_retain(flags as u32);
     Ok(rustix::fs::openat(borrow(directory)?, name, flags, Mode::empty())?.into_raw_fd())
 }
 
-/// What the symbolic link `name` below `directory` says, cut off where the room ends.
+/// The target of a symbolic link, cut off at the room's end.
 pub fn read_link_at<'a>(directory: i32, name: &CStr, room: &'a mut [u8]) -> Result<&'a [u8]> {
     let length = rustix::fs::readlinkat_raw(borrow(directory)?, name, &mut *room)?;
     Ok(room.get(..length).unwrap_or(&[]))
 }
 
-/// close(2).
 pub fn close(fd: i32) {
-    // SAFETY: no memory is involved. An error leaves nothing to do.
+    // SAFETY: no memory is involved.
     let _ = unsafe { syscall(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
 }
 
-/// close_range(2) of everything, in a descriptor table of the caller's own.
+/// close_range(2) of everything, in a descriptor table of its own.
 pub fn unshare_and_close_all() -> Result<()> {
     let flags = libc::CLOSE_RANGE_UNSHARE as usize;
     // SAFETY: no memory is involved.
     unsafe { syscall(libc::SYS_close_range, [0, u32::MAX as usize, flags, 0, 0, 0]).map(drop) }
 }
 
-/// fcntl(2) with an integer argument.
 pub fn fcntl(fd: i32, command: i32, argument: usize) -> Result<i32> {
-    // SAFETY: only commands that take an integer are used with this function.
+    // SAFETY: no command used here takes a pointer.
     Ok(unsafe { syscall(libc::SYS_fcntl, [fd as usize, command as usize, argument, 0, 0, 0])? } as i32)
 }
 
-/// Status flags of the open file description.
+/// The status flags of the description.
 pub fn flags(fd: i32) -> Result<i32> {
     fcntl(fd, libc::F_GETFL, 0)
 }
 
-/// lseek(2).
 pub fn seek(fd: i32, offset: i64, whence: i32) -> Result<u64> {
     // SAFETY: no memory is involved.
     Ok(unsafe { syscall(libc::SYS_lseek, [fd as usize, offset as usize, whence as usize, 0, 0, 0])? } as u64)
 }
 
-/// pread(2) to an address.
-///
 /// # Safety
-/// `[addr, addr + len)` must be memory that may be overwritten: the program's own buffer, or memory of ours.
+/// `[addr, addr + len)` must be the caller's to overwrite.
 pub unsafe fn pread(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
-    // SAFETY: the caller's promise; memory that is not there gives EFAULT.
+    // SAFETY: the caller's promise.
     unsafe { syscall(libc::SYS_pread64, [fd as usize, addr, len, offset as usize, 0, 0]) }
 }
 
-/// pread(2) into bytes of the caller's.
 pub fn read_at(fd: i32, bytes: &mut [u8], offset: u64) -> Result<usize> {
-    // SAFETY: the slice is borrowed for writing.
+    // SAFETY: a slice borrowed for writing.
     unsafe { pread(fd, bytes.as_mut_ptr() as usize, bytes.len(), offset) }
 }
 
-/// pwrite(2) from an address. The kernel checks the range, so no promise is needed.
+/// pwrite(2) from any address.
 pub fn pwrite(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
-    // SAFETY: the kernel only reads, and answers EFAULT where there is nothing to read.
+    // SAFETY: the kernel only reads; EFAULT where it cannot.
     unsafe { syscall(libc::SYS_pwrite64, [fd as usize, addr, len, offset as usize, 0, 0]) }
 }
 
-/// write(2).
 pub fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
     Ok(rustix::io::write(borrow(fd)?, bytes)?)
 }
 
-/// read(2).
 pub fn read(fd: i32, bytes: &mut [u8]) -> Result<usize> {
     Ok(rustix::io::read(borrow(fd)?, bytes)?)
 }
 
-/// fdatasync(2), or fsync(2) where metadata counts.
+/// fsync(2) where metadata count, else fdatasync(2).
 pub fn sync(fd: i32, metadata: bool) -> Result<()> {
     let fd = borrow(fd)?;
     Ok(if metadata { rustix::fs::fsync(fd) } else { rustix::fs::fdatasync(fd) }?)
 }
 
-/// flock(2).
 pub fn flock(fd: i32, operation: i32) -> Result<()> {
     // SAFETY: no memory is involved.
     unsafe { syscall(libc::SYS_flock, [fd as usize, operation as usize, 0, 0, 0, 0]).map(drop) }
 }
 
-/// Entries of a directory, in the kernel's form, into `buffer`; 0 at the end.
+/// getdents64(2).
 pub fn directory_entries(fd: i32, buffer: &mut [u8]) -> Result<usize> {
-    // SAFETY: the slice is borrowed for the call.
+    // SAFETY: a slice borrowed for writing.
     unsafe {
         syscall(libc::SYS_getdents64, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
     }
 }
 
-/// A descriptor of our own for the open file description behind descriptor `fd` of `pid`.
+/// A descriptor for the description behind `fd` of `pid`.
 pub fn take_descriptor(pid: i32, fd: i32) -> Result<i32> {
     // SAFETY: no memory is involved.
     unsafe {
@@ -116,15 +107,14 @@ pub fn take_descriptor(pid: i32, fd: i32) -> Result<i32> {
     }
 }
 
-/// How long a call on a socket of that process may wait, by SO_RCVTIMEO or SO_SNDTIMEO, in milliseconds. `None`: it is no socket, or
-/// there is no limit.
+/// A socket's SO_RCVTIMEO or SO_SNDTIMEO in milliseconds; `None` without a limit or a socket.
 pub fn socket_timeout_ms(pid: i32, fd: i32, option: i32) -> Option<u64> {
     let ours = take_descriptor(pid, fd).ok()?;
     let mut time = [0i64; 2];
     let mut len = size_of_val(&time) as u32;
     let (level, value, len) =
         (libc::SOL_SOCKET as usize, time.as_mut_ptr() as usize, (&raw mut len) as usize);
-    // SAFETY: the kernel fills the locals.
+    // SAFETY: the kernel fills locals.
     let got =
         unsafe { syscall(libc::SYS_getsockopt, [ours as usize, level, option as usize, value, len, 0]) };
     close(ours);

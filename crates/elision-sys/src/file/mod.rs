@@ -1,4 +1,4 @@
-//! Files: descriptors, what they say of their file, leases, and paths below /proc.
+//! Files: descriptors, status, leases, and paths below /proc.
 
 mod descriptor;
 mod extents;

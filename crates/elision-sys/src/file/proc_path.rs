@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 
-/// A path below /proc, as a C string in a small buffer.
+/// A path below /proc in a small buffer.
 pub struct ProcPath([u8; 64]);
 
 impl ProcPath {
@@ -17,7 +17,7 @@ impl ProcPath {
         ProcPath([0; 64]).and(b"/proc/thread-self/fd/").number(fd)
     }
 
-    /// The same with `tail` behind it, cut off where the buffer ends.
+    /// Appends `tail`, cut off at the buffer's end.
     pub fn and(mut self, tail: &[u8]) -> ProcPath {
         let at = self.as_c_str().count_bytes();
         // The last byte stays zero.
@@ -31,19 +31,18 @@ impl ProcPath {
         self.and(decimal(number.max(0) as u64, &mut [0; 10]))
     }
 
-    /// The path.
     pub fn as_c_str(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
     }
 
-    /// The path from /proc on.
+    /// The path below /proc.
     pub fn below_proc(&self) -> &CStr {
         let below = self.0.get(b"/proc/".len()..).unwrap_or(&[]);
         CStr::from_bytes_until_nul(below).unwrap_or(c"")
     }
 }
 
-/// Writes `number` in decimal into the end of `buffer`; without the formatting machinery, which may panic.
+/// `number` in decimal, at the end of `buffer`; the formatting machinery may panic.
 pub fn decimal(mut number: u64, buffer: &mut [u8]) -> &[u8] {
     let mut at = buffer.len();
     while let Some(slot) = at.checked_sub(1).and_then(|i| buffer.get_mut(i)) {

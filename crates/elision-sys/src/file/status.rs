@@ -1,5 +1,5 @@
-//! What the kernel says of a file and its file system.
-#![allow(unsafe_code)] // Pointers handed to the kernel: to locals that outlive the call.
+//! The status of a file and its file system.
+#![allow(unsafe_code)] // Pointers to locals.
 
 use crate::raw::{Result, borrow, syscall};
 use linux_raw_sys::general::FS_SYNC_FL;
@@ -9,38 +9,31 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// What is asked of a file on every call. Not its times: after such a question the kernel gives the next change a fine-grained one, which a
-/// journal then has to keep.
+/// A file's status, without times: a query makes the next change's time fine-grained, which a journal must store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stat {
-    /// Device and inode: which file this is.
     pub id: FileKey,
     /// Type and permissions.
     pub mode: u32,
-    /// Bytes.
     pub size: u64,
-    /// 512-byte blocks in use.
+    /// 512-byte blocks.
     pub blocks: u64,
-    /// Names.
     pub links: u32,
 }
 
-/// Which file: device and inode number.
+/// Device and inode number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FileKey {
-    /// Device.
     pub dev: u64,
-    /// Inode number.
     pub ino: u64,
 }
 
 impl Stat {
-    /// Has it no holes? (As far as its file system counts blocks as they are used: tmpfs does.)
+    /// Has it no holes? (Where blocks are counted as they are used, as on tmpfs.)
     pub fn is_solid(&self) -> bool {
         self.blocks * 512 >= self.size
     }
 
-    /// Is it a regular file?
     pub fn is_regular(&self) -> bool {
         self.mode & libc::S_IFMT == libc::S_IFREG
     }
@@ -50,12 +43,10 @@ fn statx(fd: i32, mask: StatxFlags) -> Result<Statx> {
     Ok(rustix::fs::statx(borrow(fd)?, c"", AtFlags::EMPTY_PATH, mask)?)
 }
 
-/// What file a descriptor is of, its type and size.
 pub fn stat(fd: i32) -> Result<Stat> {
     statx(fd, STAT).map(to_stat)
 }
 
-/// [`stat`] and [`ctime`] in one call.
 pub fn stat_and_ctime(fd: i32) -> Result<(Stat, (i64, u32))> {
     statx(fd, STAT | StatxFlags::CTIME).map(|answer| (to_stat(answer), pair(answer.stx_ctime)))
 }
@@ -78,21 +69,21 @@ fn to_stat(answer: Statx) -> Stat {
     }
 }
 
-/// May it only be appended to (`chattr +a`)?
+/// Append only (`chattr +a`)?
 pub fn is_append_only(fd: i32) -> Result<bool> {
     statx(fd, StatxFlags::empty()).map(|answer| answer.stx_attributes.contains(StatxAttributes::APPEND))
 }
 
-/// Do permissions, attributes and mount of the file let the process write to it? `false` where the kernel cannot say.
+/// Do permissions, attributes and mount let the process write? `false` if unknown.
 pub fn may_be_written(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
     let (directory, path) = (libc::AT_FDCWD as usize, path.as_ptr() as usize);
     let arguments = [directory, path, libc::W_OK as usize, libc::AT_EACCESS as usize, 0, 0];
-    // SAFETY: a C string that lives for the call. (Not by rustix, which makes other calls where this one is not there.)
+    // SAFETY: a C string. (rustix would make other calls where this one is missing.)
     unsafe { syscall(libc::SYS_faccessat2, arguments) }.is_ok()
 }
 
-/// When the inode last changed: seconds, nanoseconds. The next change after the question has another time.
+/// The inode's change time: seconds, nanoseconds. The next change gets another time.
 pub fn ctime(fd: i32) -> Result<(i64, u32)> {
     statx(fd, StatxFlags::CTIME).map(|answer| pair(answer.stx_ctime))
 }
@@ -101,7 +92,7 @@ fn pair(time: StatxTimestamp) -> (i64, u32) {
     (time.tv_sec, time.tv_nsec)
 }
 
-/// Would a read through the descriptor move the file's access time? `true` where it cannot be told.
+/// Would a read through `fd` move the access time? `true` if unknown.
 pub fn shows_access(fd: i32) -> bool {
     const DAY: i64 = 24 * 60 * 60;
     let (Ok(flags), Ok(mount), Ok(times)) = (
@@ -134,23 +125,23 @@ pub fn filesystem(fd: i32) -> Result<i64> {
     statfs(fd).map(|answer| answer.f_type)
 }
 
-/// What [`filesystem`] says of tmpfs.
+/// Of tmpfs.
 pub const TMPFS: i64 = 0x0102_1994;
 
-/// Of XFS, on which a read and a write of the same file never mix.
+/// Of XFS, where reads and writes of a file never mix.
 pub const XFS: i64 = 0x5846_5342;
 
-/// Is every write to the file synchronous, however it was opened (`mount -o sync`, `chattr +S`)?
+/// Is every write to the file synchronous, by `mount -o sync` or `chattr +S`?
 pub fn writes_synchronously(fd: i32) -> bool {
     let mut attributes = 0u32;
     let arguments = [fd as usize, FS_IOC_GETFLAGS as usize, (&raw mut attributes) as usize, 0, 0, 0];
-    // SAFETY: the kernel fills an `int`, whatever the request's name says.
+    // SAFETY: the kernel fills an `int`, despite the request's declaration.
     let asked = unsafe { syscall(libc::SYS_ioctl, arguments) };
     mount_flags(fd).is_ok_and(|flags| flags & libc::ST_SYNCHRONOUS != 0)
         || asked.is_ok() && attributes & FS_SYNC_FL != 0
 }
 
-/// Bytes that its file system has room for.
+/// The file system's free bytes.
 pub fn room(fd: i32) -> Result<u64> {
     statfs(fd).map(|answer| answer.f_bavail.saturating_mul(answer.f_bsize as u64))
 }

@@ -1,5 +1,5 @@
-//! Waiting on words of memory.
-#![allow(unsafe_code)] // Addresses of the program's handed to the kernel.
+//! Waits on words of memory.
+#![allow(unsafe_code)] // The program's addresses, handed to the kernel.
 
 use super::peek::copy_own;
 use crate::raw::{Errno, Result, syscall};
@@ -9,12 +9,12 @@ use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use rustix::thread::futex::{Flags, Wait, WaitFlags, WaitPtr, WaitvFlags};
 use rustix::thread::{ClockId, Timespec};
 
-/// Waits until `word` is no longer `value`, somebody wakes it, or the time is over. Wakes spuriously.
+/// Waits until `word` is not `value`, a wake, or the timeout. Wakes spuriously.
 pub fn futex_wait(word: &AtomicU32, value: u32, timeout_ms: u64) {
     wait_on(word, value, timeout_ms, Flags::PRIVATE);
 }
 
-/// The same for a word that the kernel clears when a thread is gone. (It wakes one waiter.)
+/// The same for a word that the kernel clears at a thread's end. (It wakes one waiter.)
 pub fn futex_wait_end(word: &AtomicU32, value: u32, timeout_ms: u64) {
     wait_on(word, value, timeout_ms, Flags::empty());
 }
@@ -27,20 +27,20 @@ fn timespec(ms: u64) -> Timespec {
     Timespec { tv_sec: (ms / 1000) as i64, tv_nsec: (ms % 1000) as i64 * 1_000_000 }
 }
 
-/// Wakes whoever waits on `word` within this memory.
+/// Wakes this memory's waiters on `word`.
 pub fn futex_wake(word: &AtomicU32) {
     let _ = rustix::thread::futex::wake(word, Flags::PRIVATE, i32::MAX as u32);
 }
 
-/// Wakes everybody on a word that is not ours by its address, as the kernel does for an exiting thread.
+/// Wakes all waiters on an address of the program's, as the kernel does at a thread's end.
 pub fn futex_wake_shared(address: usize) {
     let arguments = [address, libc::FUTEX_WAKE as usize, i32::MAX as usize, 0, 0, 0];
-    // SAFETY: only the address counts; one that is not mapped gives EFAULT.
+    // SAFETY: only the address counts.
     let _ = unsafe { syscall(libc::SYS_futex, arguments) };
 }
 
-/// Waits for either of two words: one of ours, and one (at an address, shared form) that the kernel clears when a thread is gone. Waits for
-/// ours alone, and at most 200 ms, where futex_waitv is refused. `true`: the other has another value by now, or is not there any more.
+/// Waits for a word of ours, or one (by its address, shared) that the kernel clears at a thread's end. Without futex_waitv it
+/// waits for ours alone, 200 ms at most. `true`: the other has changed or is gone.
 pub fn futex_wait_either(
     ours: &AtomicU32,
     value: u32,
@@ -64,7 +64,7 @@ pub fn futex_wait_either(
     }
 }
 
-/// Waits for a word of this memory, and one in shared form. Which has been woken?
+/// Which of a private and a shared word was woken?
 fn wait_for_both([ours, other]: [(usize, u32); 2], timeout_ms: u64) -> Result<usize> {
     let wait_for = |(address, value): (usize, u32), flags| {
         let mut waiter = Wait::new();
@@ -75,7 +75,7 @@ fn wait_for_both([ours, other]: [(usize, u32); 2], timeout_ms: u64) -> Result<us
     };
     let waiters =
         [wait_for(ours, WaitFlags::SIZE_U32 | WaitFlags::PRIVATE), wait_for(other, WaitFlags::SIZE_U32)];
-    // The time is absolute.
+    // waitv's timeout is absolute.
     let (now, left) = (clock(libc::CLOCK_MONOTONIC), timespec(timeout_ms));
     let nanoseconds = now.tv_nsec + left.tv_nsec;
     let until = Timespec {
@@ -86,7 +86,7 @@ fn wait_for_both([ours, other]: [(usize, u32); 2], timeout_ms: u64) -> Result<us
     Ok(rustix::thread::futex::waitv(&waiters, flags, Some(&until), ClockId::Monotonic)?)
 }
 
-/// Has the word at an address of the program's this value? Not if it cannot be read.
+/// Does the word at this address hold `value`? Not if unreadable.
 fn holds(addr: usize, value: u32) -> bool {
     let mut word = 0u32;
     // SAFETY: the local is ours.

@@ -1,4 +1,4 @@
-//! Processes and threads: who they are, how the helper is started, how threads wait, are signalled, and are stopped.
+//! Processes and threads: identity, start, waits, signals, stops.
 
 mod futex;
 mod identity;

@@ -1,29 +1,29 @@
-//! Memory that may not be there, of the caller's process or of another.
+//! Memory that may be absent, of this process or another.
 #![allow(unsafe_code)] // Pointers handed to the kernel.
 
 use super::identity::pid;
 use crate::raw::{Errno, Result, syscall};
 
-/// Two words at an address of the program's, if they are there.
+/// Two words of the program's.
 pub fn peek(addr: usize) -> Option<[i64; 2]> {
     Some(peek_at(pid(), addr).ok()?.map(|word| word as i64))
 }
 
-/// Two words at an address of another process, or of the caller.
+/// Two words of a process.
 pub fn peek_at(pid: i32, addr: usize) -> Result<[u64; 2]> {
     let mut words = [0u64; 2];
     let len = size_of_val(&words);
-    // SAFETY: the local is ours.
+    // SAFETY: a local.
     match unsafe { copy_of(pid, addr, words.as_mut_ptr() as usize, len)? } == len {
         true => Ok(words),
         false => Err(Errno(libc::EFAULT)),
     }
 }
 
-/// Copies `[from, from + len)`, as far as it is there to be read. Says how far it was; fails where the kernel does not do that.
+/// Copies the readable beginning of `[from, from + len)` and returns its length; an error: the kernel refuses such copies.
 ///
 /// # Safety
-/// What is at `to` must be the caller's to replace.
+/// `to` must be the caller's to overwrite.
 pub unsafe fn copy_own(from: usize, to: usize, len: usize) -> Result<usize> {
     // SAFETY: the caller's promise.
     match unsafe { copy_of(pid(), from, to, len) } {
@@ -32,14 +32,14 @@ pub unsafe fn copy_own(from: usize, to: usize, len: usize) -> Result<usize> {
     }
 }
 
-/// process_vm_readv(2), of one piece.
+/// process_vm_readv(2) of one piece.
 ///
 /// # Safety
-/// What is at `to` must be the caller's to replace.
+/// `to` must be the caller's to overwrite.
 unsafe fn copy_of(pid: i32, from: usize, to: usize, len: usize) -> Result<usize> {
     let part = |at| libc::iovec { iov_base: core::ptr::without_provenance_mut(at), iov_len: len };
     let (ours, theirs) = (part(to), part(from));
     let arguments = [pid as usize, (&raw const ours) as usize, 1, (&raw const theirs) as usize, 1, 0];
-    // SAFETY: what is written to is the caller's promise; the kernel finds out what cannot be read.
+    // SAFETY: the caller's promise for `to`; the kernel checks `from`.
     unsafe { syscall(libc::SYS_process_vm_readv, arguments) }
 }

@@ -1,17 +1,17 @@
-//! Starting a process that shares this memory, ending, and waiting for its end.
-#![allow(unsafe_code)] // Such a process keeps to rules that no type expresses.
+//! Starting a process in this memory, exit, and waits.
+#![allow(unsafe_code)] // No type expresses such a process's rules.
 
 use super::signals::send_signal;
 use crate::arch;
 use crate::raw::{Errno, Result, syscall};
 use core::sync::atomic::AtomicU32;
 
-/// Starts `entry` as a process that shares this memory and, until it calls [`crate::file::unshare_and_close_all`], descriptors. It sends no
-/// signal at its end, and neither `wait` nor a tracer of this process sees it. `word` holds its pid while it lives; the kernel clears it.
+/// Starts `entry` as a process that shares this memory and, until [`crate::file::unshare_and_close_all`], descriptors. It ends
+/// without a signal, and neither `wait` nor a tracer sees it. `word` holds its pid until its end.
 ///
 /// # Safety
-/// `stack` must be the top of a stack that nobody else uses, `pointer` the thread pointer, to a page of its own; `entry` must not return
-/// and must stay clear of libc, and of thread-local storage.
+/// `stack`: the top of an unused stack; `pointer`: a thread pointer to a page of its own. `entry` must not return or use libc or
+/// thread-local storage.
 pub unsafe fn clone_helper(
     stack: usize,
     pointer: usize,
@@ -19,7 +19,7 @@ pub unsafe fn clone_helper(
     entry: extern "C" fn() -> !,
 ) -> Result<i32> {
     let flags = libc::CLONE_VM
-        | libc::CLONE_FILES // until it has unshared them: a copy would hold every pipe open meanwhile
+        | libc::CLONE_FILES // a copy would hold every pipe open until it is closed
         | libc::CLONE_SETTLS
         | libc::CLONE_PARENT_SETTID
         | libc::CLONE_CHILD_CLEARTID
@@ -29,7 +29,6 @@ pub unsafe fn clone_helper(
     if pid < 0 { Err(Errno(-pid as i32)) } else { Ok(pid as i32) }
 }
 
-/// Ends the calling process, at once.
 pub fn exit() -> ! {
     // SAFETY: no memory is involved.
     let _ = unsafe { syscall(libc::SYS_exit_group, [0; 6]) };
@@ -37,7 +36,7 @@ pub fn exit() -> ! {
     arch::trap()
 }
 
-/// wait4(2): the child, or 0, and its status.
+/// wait4(2): the child or 0, and its status.
 pub(super) fn wait(child: i32, options: i32) -> Result<(usize, i32)> {
     let mut status = 0i32;
     let arguments = [child as usize, (&raw mut status) as usize, options as usize, 0, 0, 0];
@@ -45,12 +44,12 @@ pub(super) fn wait(child: i32, options: i32) -> Result<(usize, i32)> {
     Ok((unsafe { syscall(libc::SYS_wait4, arguments)? }, status))
 }
 
-/// Reaps a child that has ended, if it was made by clone and without SIGCHLD at its end.
+/// Reaps an ended child of clone without SIGCHLD.
 pub fn reap_clone(child: i32) {
     let _ = wait(child, libc::WNOHANG | libc::__WCLONE);
 }
 
-/// Waits until a child made by clone is gone, and has it go on if it is stopped. Says which signal has killed it, if one has.
+/// Waits for the end of a child of clone, and continues it if stopped. The signal that killed it, if any.
 pub fn wait_killed(child: i32) -> Option<i32> {
     loop {
         match wait(child, libc::__WALL | libc::WUNTRACED) {

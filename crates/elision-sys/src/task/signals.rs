@@ -3,41 +3,36 @@
 
 use crate::raw::{Errno, Result, syscall};
 
-/// kill(2).
 pub fn send_signal(process: i32, signal: i32) -> Result<()> {
     // SAFETY: no memory is involved.
     unsafe { syscall(libc::SYS_kill, [process as usize, signal as usize, 0, 0, 0, 0]).map(drop) }
 }
 
-/// Is there a process of that number?
 pub fn exists(pid: i32) -> bool {
-    // (Signal 0 is none.)
+    // (Signal 0 only checks.)
     send_signal(pid, 0) != Err(Errno(libc::ESRCH))
 }
 
-/// A signal mask as the kernel keeps it.
 #[derive(Clone, Copy)]
 pub struct Mask(u64);
 
-/// Blocks every signal, libc's own included, and says what was blocked before.
+/// Blocks every signal, libc's own included; returns the mask before.
 pub fn block_signals() -> Mask {
     let (all, mut before) = (u64::MAX, 0u64);
     set_mask(libc::SIG_BLOCK, &all, Some(&mut before));
     Mask(before)
 }
 
-/// Puts back what [`block_signals`] gave.
 pub fn restore_signals(mask: Mask) {
     set_mask(libc::SIG_SETMASK, &mask.0, None);
 }
 
-/// Blocks everything but these.
 pub fn block_all_but(signals: &[i32]) {
     let open = signals.iter().fold(0, |open, signal| open | 1u64 << (signal - 1));
     set_mask(libc::SIG_SETMASK, &!open, None);
 }
 
-/// Has SIGALRM sent once, so many milliseconds from now; 0 calls that off.
+/// Has the kernel send SIGALRM once, after `ms`; 0 cancels.
 pub fn ring_in_ms(ms: u64) {
     let value = libc::timeval { tv_sec: 0, tv_usec: ms as i64 * 1000 };
     let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
@@ -50,13 +45,13 @@ pub fn ring_in_ms(ms: u64) {
 
 fn set_mask(how: i32, set: &u64, old: Option<&mut u64>) {
     let old = old.map_or(0, |old| old as *mut u64 as usize);
-    // SAFETY: kernel signal sets are eight bytes; both pointers outlive the call.
+    // SAFETY: kernel signal sets have eight bytes; both pointers outlive the call.
     let _ = unsafe {
         syscall(libc::SYS_rt_sigprocmask, [how as usize, set as *const u64 as usize, old, 8, 0, 0])
     };
 }
 
-/// What a handler is told of its signal: the members of `siginfo_t` that a signal of a file has.
+/// The members of `siginfo_t` for a file's signal.
 #[repr(C)]
 pub struct SignalInfo {
     signal: i32,
@@ -68,16 +63,16 @@ pub struct SignalInfo {
 }
 
 impl SignalInfo {
-    /// The descriptor that something has happened to; `None` for a signal that a process has sent.
+    /// The file's descriptor; `None` for a signal that a process has sent.
     pub fn descriptor(&self) -> Option<i32> {
         (self.code > 0).then_some(self.fd)
     }
 }
 
-/// Sets the helper's handler of `signal`, by the kernel's own struct.
+/// Sets the helper's handler, without libc.
 ///
 /// # Safety
-/// `handler` must do only what is safe at any point of the helper.
+/// `handler` must be safe at any point of the helper.
 pub unsafe fn handle_signal(signal: i32, handler: extern "C" fn(i32, &SignalInfo)) -> Result<()> {
     #[repr(C)]
     struct Action {
@@ -94,7 +89,7 @@ pub unsafe fn handle_signal(signal: i32, handler: extern "C" fn(i32, &SignalInfo
         restorer: crate::arch::signal_restorer(),
         mask: u64::MAX,
     };
-    // SAFETY: the struct lives for the call; the handler is the caller's promise.
+    // SAFETY: the struct outlives the call; the handler is the caller's promise.
     unsafe { syscall(libc::SYS_rt_sigaction, [signal as usize, (&raw const action) as usize, 0, 8, 0, 0])? };
     Ok(())
 }
