@@ -76,7 +76,7 @@ impl Buffer {
     /// # Panics
     /// If `at + len` is beyond the buffer.
     pub fn read_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<usize> {
-        self.fill(at, len, file, offset, threshold::min_bytes_touched())
+        self.fill(at, len, file, offset, threshold::to_refill())
     }
 
     fn fill(&mut self, at: usize, len: usize, file: &File, offset: u64, least: usize) -> io::Result<usize> {
@@ -196,9 +196,13 @@ impl File {
     /// # Errors
     /// As reading the file.
     pub fn read(&self, offset: u64, len: usize) -> io::Result<Buffer> {
+        self.read_new(offset, len, threshold::to_read())
+    }
+
+    fn read_new(&self, offset: u64, len: usize, least: usize) -> io::Result<Buffer> {
         let available = self.metadata()?.len().saturating_sub(offset);
         let mut buffer = Buffer::new(usize::try_from(available).unwrap_or(usize::MAX).min(len))?;
-        let got = buffer.fill(0, buffer.len(), self, offset, threshold::min_bytes())?;
+        let got = buffer.fill(0, buffer.len(), self, offset, least)?;
         buffer.resize(got)?;
         Ok(buffer)
     }
@@ -271,10 +275,10 @@ impl File {
     }
 
     /// Reads a whole file, whatever it is.
-    pub(crate) fn read_all(&self) -> io::Result<Buffer> {
+    pub(crate) fn read_all(&self, least: usize) -> io::Result<Buffer> {
         let metadata = self.metadata()?;
         if metadata.is_file() && metadata.len() > 0 {
-            return self.read(0, usize::MAX);
+            return self.read_new(0, usize::MAX, least);
         }
         let mut buffer = Buffer::new(0)?;
         self.lock().read_to_end(&mut buffer.bytes)?;

@@ -1,6 +1,6 @@
 //! `read`, `edit` and `write`: whole files by their paths.
 
-use crate::{Buffer, File};
+use crate::{Buffer, File, threshold};
 use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::path::Path;
 /// # Errors
 /// As `std::fs::read`. An I/O error of a page that is loaded later arrives when it is touched; see [`Buffer::load`].
 pub fn read(path: impl AsRef<Path>) -> io::Result<Buffer> {
-    File::open(path)?.read_all()
+    File::open(path)?.read_all(threshold::to_read())
 }
 
 /// Reads a whole file in order to change it and save it again: like [`read`], but the file is opened for writing as
@@ -24,7 +24,7 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<Buffer> {
 pub fn edit(path: impl AsRef<Path>) -> io::Result<Buffer> {
     let path = path.as_ref();
     let file = File::open_with(OpenOptions::new().read(true).write(true), path)?;
-    let mut buffer = file.read_all()?;
+    let mut buffer = file.read_all(threshold::to_save())?;
     buffer.origin = Some(file);
     Ok(buffer)
 }

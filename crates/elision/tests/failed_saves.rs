@@ -278,6 +278,7 @@ fn what_cannot_be_read_is_not_saved() {
     fs::write(&from, &content).unwrap();
     fs::write(&to, &old).unwrap();
     image.spoil(&from, &[content[300 * PAGE..][..PAGE].to_vec()]);
+    elision::set_min_bytes(MIB);
     let mut buffer = elision::read(&from).unwrap();
     assert_eq!(buffer.ranges()[0].1, elision::PageState::Deferred);
     let error = elision::write(&to, &mut buffer).unwrap_err();

@@ -112,7 +112,7 @@ impl Buffer {
     /// # Panics
     /// If `at + len` is beyond the buffer.
     pub fn read_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<usize> {
-        self.fill(at, len, file, offset, threshold::min_bytes_touched(), file.facts().as_ref())
+        self.fill(at, len, file, offset, threshold::to_refill(), file.facts().as_ref())
     }
 
     fn fill(
@@ -217,13 +217,13 @@ impl File {
         if i64::try_from(offset).is_err() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        self.read_new(offset, len, self.facts())
+        self.read_new(offset, len, threshold::to_read(), self.facts())
     }
 
-    /// Reads a whole file, whatever it is.
-    pub(crate) fn read_all(&self) -> io::Result<Buffer> {
+    /// Reads a whole file, whatever it is; deferred from `least` bytes on.
+    pub(crate) fn read_all(&self, least: usize) -> io::Result<Buffer> {
         match self.facts() {
-            Some(facts) if facts.stat.size > 0 => self.read_new(0, usize::MAX, Some(facts)),
+            Some(facts) if facts.stat.size > 0 => self.read_new(0, usize::MAX, least, Some(facts)),
             _ => {
                 let bytes = self.read_to_end()?;
                 let mut buffer = Buffer::new(bytes.len())?;
@@ -233,11 +233,17 @@ impl File {
         }
     }
 
-    fn read_new(&self, offset: u64, len: usize, facts: Option<FileFacts>) -> io::Result<Buffer> {
+    fn read_new(
+        &self,
+        offset: u64,
+        len: usize,
+        least: usize,
+        facts: Option<FileFacts>,
+    ) -> io::Result<Buffer> {
         let available = facts.map_or(0, |facts| facts.stat.size.saturating_sub(offset));
         let there = usize::try_from(available).unwrap_or(usize::MAX).min(len);
         let mut buffer = Buffer::new(there)?;
-        let got = buffer.fill(0, there, self, offset, threshold::min_bytes(), facts.as_ref())?;
+        let got = buffer.fill(0, there, self, offset, least, facts.as_ref())?;
         if got < there {
             buffer.resize(got)?;
         } else if got < len && !self.size_is_true(facts.as_ref()) {

@@ -197,7 +197,7 @@ impl File {
     /// Writes what the file does not have already.
     pub(crate) fn write_from(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let (addr, len) = (bytes.as_ptr() as usize, bytes.len());
-        let options = self.options(offset, threshold::min_bytes());
+        let options = self.options(offset, threshold::to_save());
         let _change = self.change();
         let changes = self.changes.load(SeqCst);
         let stat = file::stat(self.raw()).unwrap_or_default();

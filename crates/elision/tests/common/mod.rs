@@ -27,6 +27,8 @@ macro_rules! roles {
         static BEGIN: extern "C" fn() = {
             extern "C" fn begin() {
                 elision_core::client::life::watch_faults();
+                // The files of these tests have this size or more.
+                elision::set_min_bytes(1 << 20);
                 if let Ok(role) = std::env::var($crate::common::ROLE) {
                     let arguments: Vec<String> = std::env::args().skip(1).collect();
                     let good = std::panic::catch_unwind(|| $play(&role, &arguments)).is_ok();
