@@ -21,8 +21,8 @@ mod here {
     pub const SYS_VFORK: c_long = libc::SYS_vfork;
     pub const MAP_32BIT: c_int = libc::MAP_32BIT;
 
-    /// Defines `$name` for a function that is variadic or asks who its caller is: `$before` gets the first arguments and returns
-    /// the address to jump to, with the caller's registers, stack and return address.
+    /// Defines `$name`, variadic or dependent on its caller: `$before` gets the first arguments and returns where to jump to,
+    /// with registers, stack and return address intact.
     macro_rules! forward {
         ($name:ident, $before:ident) => {
             #[doc = concat!("See ", stringify!($name), "(3).")]
@@ -33,8 +33,8 @@ mod here {
             #[unsafe(naked)]
             pub unsafe extern "C" fn $name() {
                 core::arch::naked_asm!(
-                    // Six argument registers, al (the count of vector registers) and xmm0–7. With the return address, the stack
-                    // stays aligned.
+                    // Six argument registers, al (how many vector registers), xmm0–7. With the return address, the stack stays
+                    // aligned.
                     "sub rsp, 184",
                     "movups [rsp], xmm0",
                     "movups [rsp + 16], xmm1",
@@ -76,7 +76,7 @@ mod here {
         };
     }
 
-    /// Defines `$name(path, first, …)`, variadic over pointers: calls `$with_list($which, the six in registers, the stack's)`.
+    /// Defines variadic `$name`, over pointers: calls `$with_list($which, the six in registers, the stack's)`.
     macro_rules! listed {
         ($name:ident, $which:expr, $with_list:ident) => {
             #[doc = concat!("See ", stringify!($name), "(3).")]
@@ -107,8 +107,8 @@ mod here {
         };
     }
 
-    /// Defines `$name() -> pid_t` as vfork, between `$before()` and, in the parent, `$after(child) -> pid_t`. The child
-    /// overwrites the stack below the caller's frame, the return address first: so a register keeps that across the call.
+    /// Defines `$name` as vfork, between `$before()` and, in the parent, `$after(child)`. The child overwrites the return
+    /// address, so a register keeps it.
     macro_rules! vfork {
         ($($name:ident)*; $before:ident, $after:ident) => {
             $(#[doc = "See vfork(2)."]
@@ -145,12 +145,12 @@ mod here {
     pub(crate) use {forward, listed, vfork};
 }
 
-/// Not supported yet: nothing is deferred, and libc keeps the functions that need instructions.
+/// Not supported yet: nothing is deferred.
 #[cfg(not(target_arch = "x86_64"))]
 mod here {
     use libc::{c_int, c_long};
 
-    // Distinct numbers of no system call.
+    // Distinct, and no system calls.
     pub const SYS_OPEN: c_long = -1001;
     pub const SYS_CREAT: c_long = -1002;
     pub const SYS_DUP2: c_long = -1003;

@@ -1,12 +1,11 @@
-//! The shape of a wrapper: one condition, then the drop-in's code or libc's function.
+//! The shape of a wrapper: a condition, then the drop-in's code or libc's function.
 //!
-//! For each name, `interpose!` defines the exported function, and a module of that name whose `real(…)` calls libc's.
+//! `interpose!` defines an exported function, and a module of its name whose `real(…)` calls libc's.
 //!
-//! Until the constructor has run, `real` makes the bare system call, or looks libc's function up. From then on it calls libc's
-//! function, which is a cancellation point. Cancellation unwinds the wrapper's frame: hence "C-unwind", and no frame has anything
-//! to drop.
+//! Until the constructor has run, `real` makes the bare system call, or looks libc's function up. Later it calls that function, a
+//! cancellation point, which unwinds the wrapper's frame: hence "C-unwind", and nothing in a frame to drop.
 //!
-//! (The memory family, without cancellation points, uses [`crate::abi::next`].)
+//! (Without cancellation points, the memory family uses [`crate::abi::next`].)
 #![allow(unsafe_code)] // Function pointers are kept as words.
 
 use core::ffi::{CStr, c_void};
@@ -15,7 +14,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::abi::objects;
 
-/// The next definition of `name` after this library's, stored in `slot`.
+/// The next definition of `name`, stored in `slot`.
 pub(crate) fn lookup(slot: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
     let found = objects::next(name).unwrap_or(null_mut());
     if !found.is_null() {
@@ -24,7 +23,7 @@ pub(crate) fn lookup(slot: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
     found
 }
 
-/// As [`lookup`], then in `libraries`; these may be unloaded, so what they define is not stored.
+/// As [`lookup`], then in `libraries`; these may be unloaded, so nothing of theirs is stored.
 pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CStr]) -> *mut c_void {
     match lookup(slot, name) {
         found if !found.is_null() => found,
@@ -32,13 +31,11 @@ pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CSt
     }
 }
 
-/// See the module.
-///
 /// ```text
 /// fn name(arguments) -> result, until SOURCE; if CONDITION => OURS;
 /// ```
 ///
-/// Without CONDITION, OURS always runs. SOURCE stands in for libc's function until the constructor has run:
+/// Without CONDITION, OURS always runs. SOURCE is used until the constructor has run:
 ///
 /// | SOURCE | |
 /// | --- | --- |
@@ -63,7 +60,7 @@ macro_rules! interpose {
                 static POINTER: AtomicPtr<core::ffi::c_void> =
                     AtomicPtr::new(until as *const () as *mut core::ffi::c_void);
 
-                #[allow(unused_variables)] // Some arguments are for libc alone.
+                #[allow(unused_variables)] // Some are for libc alone.
                 unsafe extern "C-unwind" fn until($($arg: $type),*) -> $ret {
                     interpose!(@$source $name ($($arg: $type),*) -> $ret; $($from)*)
                 }
@@ -92,7 +89,7 @@ macro_rules! interpose {
                     unsafe { function($($arg),*) }
                 }
 
-                /// Finds libc's function, for the sake of signal handlers.
+                /// For signal handlers, which must not look names up.
                 pub(super) fn resolve() {
                     interpose!(@resolve $source POINTER, $name);
                 }
@@ -112,7 +109,6 @@ macro_rules! interpose {
             }
         )*
 
-        /// Finds the family's functions.
         pub(crate) fn resolve() {
             $($name::resolve();)*
         }
@@ -124,7 +120,7 @@ macro_rules! interpose {
         interpose!(@kernel $name ($($arg: $type),*) -> $ret; $number, $($arg),*)
     };
     (@kernel $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $number:expr, $($given:expr),*) => {{
-        // SAFETY: the program's arguments to that system call.
+        // SAFETY: the program's arguments.
         $crate::abi::raw::answer(unsafe { $crate::abi::raw::raw_call($number, &[$($given as usize),*]) }) as $ret
     }};
     (@lookup $name:ident ($($arg:ident: $type:ty),*) -> $ret:ty; $failed:expr) => {
@@ -150,14 +146,12 @@ macro_rules! interpose {
         const NAME: &core::ffi::CStr = $crate::abi::interpose::c_name(concat!(stringify!($name), "\0"));
         $crate::abi::interpose::lookup(&$pointer, NAME);
     };
-    // No signal handler calls these.
     (@resolve lookup $pointer:ident, $name:ident) => {
         let _ = &$pointer;
     };
 }
 pub(crate) use interpose;
 
-/// A function's name, for the loader.
 pub(crate) const fn c_name(name: &str) -> &CStr {
     match CStr::from_bytes_with_nul(name.as_bytes()) {
         Ok(name) => name,
@@ -165,10 +159,9 @@ pub(crate) const fn c_name(name: &str) -> &CStr {
     }
 }
 
-/// A function of unknown type.
 pub(crate) type Function = unsafe extern "C" fn();
 
-/// Where a [`forward!`](crate::abi::arch::forward) jumps to.
+/// Where [`forward!`](crate::abi::arch::forward) jumps to.
 pub(crate) fn onward(next: &crate::abi::next::Next<Function>) -> *const c_void {
     if next.address().is_null() {
         next.resolve();

@@ -1,5 +1,5 @@
-//! Questions to the kernel and checks of arguments, past libc and the wrapped names.
-#![allow(unsafe_code)] // System calls with pointers to locals.
+//! Questions to the kernel, and checks of arguments.
+#![allow(unsafe_code)] // Pointers to locals.
 
 use core::mem::MaybeUninit;
 
@@ -11,12 +11,12 @@ use elision_sys::PAGE;
 use elision_sys::file::{self, ProcPath};
 use elision_sys::raw::syscall;
 
-/// The limit of one read or write.
+/// The kernel's limit of one read or write.
 pub(crate) const MOST: usize = 0x7fff_f000;
 
 pub(crate) fn status(fd: i32) -> Option<libc::stat> {
     let mut status = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: the kernel has filled the structure when it reports success.
+    // SAFETY: the kernel has filled the structure on success.
     unsafe {
         syscall(libc::SYS_fstat, [fd as usize, status.as_mut_ptr() as usize, 0, 0, 0, 0]).ok()?;
         Some(status.assume_init())
@@ -82,7 +82,7 @@ pub(crate) fn sleep_briefly() {
     let _ = unsafe { syscall(libc::SYS_nanosleep, [&raw const time as usize, 0, 0, 0, 0, 0]) };
 }
 
-/// An O_PATH descriptor of what `open` with `flags` would open.
+/// An O_PATH descriptor of what `open` would open.
 pub(crate) fn open_path(directory: i32, path: *const libc::c_char, flags: i32) -> Option<i32> {
     let flags = libc::O_PATH | libc::O_CLOEXEC | (flags & libc::O_NOFOLLOW);
     // SAFETY: the kernel refuses a bad path.
@@ -95,7 +95,7 @@ pub(crate) fn open_path2(directory: i32, path: *const libc::c_char, mut how: lib
     how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64 | how.flags & libc::O_NOFOLLOW as u64;
     how.mode = 0;
     let (how, len) = (&raw const how as usize, size_of::<libc::open_how>());
-    // SAFETY: a local structure; the kernel refuses a bad path.
+    // SAFETY: as above, and a local structure.
     unsafe { syscall(libc::SYS_openat2, [directory as usize, path as usize, how, len, 0, 0]) }
         .ok()
         .map(|fd| fd as i32)
@@ -109,7 +109,7 @@ pub(crate) fn open_handle(mount: i32, handle: usize) -> Option<i32> {
         .map(|fd| fd as i32)
 }
 
-/// May this thread truncate the file of an O_PATH descriptor through /proc? False for an empty file.
+/// May this thread truncate an O_PATH descriptor's file, by /proc? False if empty.
 pub(crate) fn truncatable(fd: i32) -> bool {
     let path = ProcPath::own(fd);
     let arguments = [
@@ -130,14 +130,14 @@ pub(crate) fn truncatable(fd: i32) -> bool {
         })
 }
 
-/// Truncates an open file, by path: no open mode is needed, the kernel waits for all leases to end and grants none meanwhile, and
-/// no close drops the process's locks. False: nothing was done.
+/// Truncates an open file by its path: whatever the open mode, with all leases ended and none granted meanwhile, and without a
+/// close, which would drop the process's locks. False: nothing was done.
 pub(crate) fn truncate(fd: i32) -> bool {
     let path = ProcPath::own(fd);
     loop {
         // SAFETY: a C string.
         match unsafe { raw_call(libc::SYS_truncate, &[path.as_c_str().as_ptr() as usize, 0]) } {
-            // The open that this replaces would not have been interrupted.
+            // The replaced open would not be interrupted.
             Err(errno) if errno.0 == libc::EINTR => {}
             result => return result.is_ok(),
         }
@@ -149,16 +149,16 @@ pub(crate) fn close(fd: i32) {
     let _ = unsafe { syscall(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
 }
 
-/// Can `len` bytes at `addr` be read? A bad pointer must give the program an EFAULT, not a fault here.
+/// Can the range be read? A bad pointer must give the program an EFAULT, not a fault here.
 ///
 /// Most arguments lie on the caller's stack, just above this frame. For others, rt_sigprocmask with an invalid `how` reads eight
-/// bytes, then fails: with EFAULT, or EINVAL.
+/// bytes, then fails: EFAULT or EINVAL.
 #[inline]
 pub(crate) fn readable(addr: usize, len: usize) -> bool {
     const NEAR: usize = 16 * 1024;
     let here = 0u8;
     let stack = &raw const here as usize;
-    // The kernel skips the read at null.
+    // The kernel reads nothing at null.
     let Some(end) = addr.checked_add(len).filter(|&end| end <= NAMEABLE_LIMIT && addr != 0) else {
         return false;
     };
@@ -168,7 +168,7 @@ pub(crate) fn readable(addr: usize, len: usize) -> bool {
     let mut page = addr & !(PAGE - 1);
     while page < end {
         let at = page.max(addr).min(page + PAGE - 8);
-        // SAFETY: the kernel reads eight bytes at most, and changes nothing.
+        // SAFETY: the kernel reads at most eight bytes.
         let refused = unsafe { syscall(libc::SYS_rt_sigprocmask, [usize::MAX >> 33, at, 0, 8, 0, 0]) };
         if refused.is_err_and(|errno| errno.0 == libc::EFAULT) {
             return false;
@@ -181,7 +181,7 @@ pub(crate) fn readable(addr: usize, len: usize) -> bool {
 /// The kernel's limit for vectors.
 const PIECES: c_int = 1024;
 
-/// The program's vector; `None` if it is empty, too long or unreadable, which is the kernel's to report.
+/// The program's vector; `None` if empty, too long or unreadable, which the kernel is to report.
 pub(crate) fn pieces<'a>(iov: *const iovec, count: c_int) -> Option<&'a [iovec]> {
     if iov.is_null() || !iov.is_aligned() || !(1..=PIECES).contains(&count) {
         return None;
@@ -189,18 +189,16 @@ pub(crate) fn pieces<'a>(iov: *const iovec, count: c_int) -> Option<&'a [iovec]>
     if !readable(iov as usize, count as usize * size_of::<iovec>()) {
         return None;
     }
-    // SAFETY: not null, aligned, readable just now. (A program that unmaps it meanwhile has no defined result from the kernel
-    // either.)
+    // SAFETY: not null, aligned, and readable just now; a concurrent unmap has no defined result without Elision either.
     Some(unsafe { core::slice::from_raw_parts(iov, count as usize) })
 }
 
-/// `n` in whole pages; `None` on overflow.
 #[inline]
 pub(crate) fn whole_pages(n: usize) -> Option<usize> {
     n.checked_next_multiple_of(PAGE)
 }
 
-/// Does the kernel accept this address range? It checks a whole vector before it moves a byte.
+/// Does the kernel accept the range? It checks a whole vector before it moves a byte.
 pub(crate) fn nameable(addr: usize, len: usize) -> bool {
     addr.checked_add(len).is_some_and(|end| end <= NAMEABLE_LIMIT)
 }

@@ -1,4 +1,4 @@
-//! How a call gets from the program to the drop-in, and on to libc or the kernel.
+//! Calls from the program to the drop-in, and on to libc or the kernel.
 
 pub mod arch;
 pub mod interpose;

@@ -1,14 +1,13 @@
-//! The next definition of a libc name, to which a call passes through.
+//! The next definition of a libc name.
 //!
-//! The constructor fills each [`Next`] in; until then wrappers make raw system calls. The heap's names are looked up on first
-//! use.
-#![allow(unsafe_code)] // An address becomes a function by assertion alone.
+//! The constructor resolves each [`Next`]; wrappers make raw system calls until then, or (the heap's) resolve it on first use.
+#![allow(unsafe_code)] // An address becomes a function by assertion.
 
 use core::ffi::{CStr, c_void};
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-/// The next definition of a name, a function pointer of type `F`.
+/// The next definition of a name, a function of type `F`.
 pub struct Next<F> {
     symbol: &'static CStr,
     address: AtomicPtr<c_void>,
@@ -21,7 +20,6 @@ impl<F: Copy> Next<F> {
         Next { symbol, address: AtomicPtr::new(core::ptr::null_mut()), function: PhantomData }
     }
 
-    /// Looks the name up.
     pub fn resolve(&self) {
         if let Some(found) = crate::abi::objects::next(self.symbol) {
             self.address.store(found, Ordering::Release);
@@ -34,7 +32,7 @@ impl<F: Copy> Next<F> {
         self.get()
     }
 
-    /// As [`get`](Self::get), after a lookup if need be.
+    /// As [`get`](Self::get), looked up if need be.
     #[inline(always)]
     pub fn get_or_find(&self) -> Option<F> {
         self.get().or_else(|| self.found())
@@ -48,7 +46,7 @@ impl<F: Copy> Next<F> {
         if address.is_null() {
             return None;
         }
-        // SAFETY: a definition of `symbol`, whose type the static declares as `F`; the size is checked above.
+        // SAFETY: a definition of `symbol`, declared as `F`; sizes agree.
         Some(unsafe { core::mem::transmute_copy::<*mut c_void, F>(&address) })
     }
 
@@ -58,7 +56,7 @@ impl<F: Copy> Next<F> {
     }
 }
 
-/// Declares the next definitions of a family, and `resolve()` for all of them:
+/// Declares a family's next definitions, and `resolve()`:
 ///
 /// ```ignore
 /// next! {
@@ -71,7 +69,6 @@ macro_rules! next {
         static $name: $crate::abi::next::Next<unsafe extern "C" fn($($argument),*) $(-> $result)?> =
             $crate::abi::next::Next::new($symbol);)*
 
-        /// Looks the family's names up.
         pub fn resolve() {
             $($name.resolve();)*
         }
@@ -79,17 +76,15 @@ macro_rules! next {
 }
 pub(crate) use next;
 
-/// Where a call passes on to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum To {
     /// The next definition of its name.
     Next,
-    /// The kernel: the call came through `syscall`, perhaps from that definition (tcmalloc's mmap), which would recurse for ever.
+    /// The kernel: the call came through `syscall`, perhaps from that definition (tcmalloc's mmap), which would recurse.
     Kernel,
 }
 
-/// Passes a call to the next definition if that is wanted and known, else to the kernel. For wrappers that pass on their own
-/// arguments, in an `unsafe` block.
+/// Passes a wrapper's own arguments, in an `unsafe` block, to the next definition if wanted and known, else to the kernel.
 macro_rules! pass {
     ($to:expr, $next:expr, $number:expr, ($($argument:expr),*)) => {
         match $next.get().filter(|_| $to == $crate::abi::next::To::Next) {

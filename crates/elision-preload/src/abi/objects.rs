@@ -1,8 +1,8 @@
-//! The answers of dlsym, from the loader's list of objects and their symbol tables, in the loader's search order.
+//! dlsym's answers, from the loader's list of objects, in its search order.
 //!
-//! dlsym itself calls malloc and free for its error message, which the program's own malloc would see. This file allocates and
-//! locks nothing, and calls nothing but resolvers (STT_GNU_IFUNC).
-#![allow(unsafe_code)] // The loader's structures, and tables of mapped ELF files.
+//! dlsym itself calls malloc and free for errors, which the program's malloc would see. This file allocates and locks nothing,
+//! and calls only resolvers (STT_GNU_IFUNC).
+#![allow(unsafe_code)] // Structures of the loader and of mapped ELF files.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
@@ -15,7 +15,7 @@ type Entry = elf::Dyn64<NATIVE>;
 type Symbol = elf::Sym64<NATIVE>;
 type Number = object::U32<NATIVE>;
 
-/// An object of the loader's list (link.h).
+/// link.h's.
 #[repr(C)]
 pub(crate) struct Object {
     base: usize,
@@ -24,7 +24,6 @@ pub(crate) struct Object {
     next: *const Object,
 }
 
-/// The loader's interface for debuggers.
 #[repr(C)]
 struct Debug {
     version: c_int,
@@ -38,13 +37,13 @@ unsafe extern "C" {
     static OUR_DYNAMIC: [u64; 2];
 }
 
-/// The last object loaded before the program started. Later ones, of dlopen, may be unloaded at any moment.
+/// The last object loaded before the program started. dlopen's may go at any moment.
 static LAST: AtomicPtr<Object> = AtomicPtr::new(ptr::null_mut());
 
-/// The objects loaded with the program, the program first. The first call precedes every dlopen: it comes from the loader's first
-/// malloc, or from the constructor.
+/// The objects loaded with the program, which is the first. Before any dlopen, the loader's first malloc or the constructor calls
+/// this.
 fn objects() -> impl Iterator<Item = &'static Object> {
-    // SAFETY: the loader's list. These objects stay, and their fields change no more, but for the last one's `next`.
+    // SAFETY: the loader's list. These objects stay, and only the last one's `next` changes.
     let follow = |object: *const Object| unsafe { object.as_ref() };
     // SAFETY: as above.
     let first = follow(unsafe { (&raw const DEBUG.objects).read_volatile() });
@@ -62,13 +61,12 @@ fn objects() -> impl Iterator<Item = &'static Object> {
     .filter(move |object| object.base == 0 || object.base != kernels)
 }
 
-/// A definition of a name.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     pub(crate) address: *mut c_void,
     /// Is it this library's?
     pub(crate) ours: bool,
-    /// Is it the PLT entry of a position-dependent executable, which gives that address out as the function's?
+    /// Is it a position-dependent executable's PLT entry, which it gives out as the function's address?
     pub(crate) entry: bool,
 }
 
@@ -78,7 +76,7 @@ pub(crate) fn next(name: &CStr) -> Option<*mut c_void> {
     Some(search(behind, name)?.address)
 }
 
-/// `dlsym(RTLD_DEFAULT, name)`: what the program's own calls reach.
+/// `dlsym(RTLD_DEFAULT, name)`.
 pub(crate) fn first(name: &CStr) -> Option<Found> {
     search(objects(), name)
 }
@@ -90,8 +88,8 @@ fn search(mut objects: impl Iterator<Item = &'static Object>, name: &CStr) -> Op
     })
 }
 
-/// `dlsym` in a loaded library: one loaded for a plugin is not behind RTLD_NEXT, yet calls this one first. Only the caller of the
-/// function found keeps the library loaded.
+/// `dlsym` in a loaded library, for plugins' libraries, which RTLD_NEXT does not reach. Only the function's caller keeps the
+/// library loaded.
 pub(crate) fn find_in(library: &CStr, name: &CStr) -> Option<*mut c_void> {
     struct Search<'a> {
         library: &'a CStr,
@@ -99,7 +97,7 @@ pub(crate) fn find_in(library: &CStr, name: &CStr) -> Option<*mut c_void> {
         found: Option<*mut c_void>,
     }
     unsafe extern "C" fn look(info: *mut dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
-        // SAFETY: the loader's description of one object, and the local `search`.
+        // SAFETY: the loader's description of an object, and the local `search`.
         let (info, search) = unsafe { (&*info, &mut *search.cast::<Search<'_>>()) };
         // SAFETY: the loader gives their number.
         let headers = unsafe { core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize) };
@@ -115,12 +113,11 @@ pub(crate) fn find_in(library: &CStr, name: &CStr) -> Option<*mut c_void> {
         search.found.is_some() as c_int
     }
     let mut search = Search { library, name, found: None };
-    // SAFETY: the callback gets the structure it expects, and keeps nothing.
+    // SAFETY: the callback gets what it expects, and keeps nothing.
     unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
     search.found
 }
 
-/// An object's symbol tables; null if absent.
 struct Tables {
     base: usize,
     symbols: *const Symbol,
@@ -151,7 +148,7 @@ impl Object {
         // SAFETY: the section ends with tag 0.
         while let Some(Entry { d_tag, d_val }) = unsafe { entry.as_ref() } {
             let value = d_val.get(NATIVE) as usize;
-            // The loader has already added the base where the section is writable.
+            // Where the section is writable, the loader has added the base.
             let table = if value < self.base { value.wrapping_add(self.base) } else { value };
             match d_tag.get(NATIVE) {
                 DT_NULL => break,
@@ -167,7 +164,7 @@ impl Object {
             entry = unsafe { entry.add(1) };
         }
         if !tables.strings.is_null() {
-            // SAFETY: an offset into the string table, whose strings are terminated.
+            // SAFETY: a terminated string of the table.
             tables.soname = soname.map(|at| unsafe { CStr::from_ptr(tables.strings.add(at)) });
         }
         tables
@@ -175,12 +172,12 @@ impl Object {
 }
 
 impl Tables {
-    /// The address of the default version of `name`, and [`Found::entry`].
+    /// The default version of `name`, and [`Found::entry`].
     fn find(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
         if self.symbols.is_null() || self.strings.is_null() {
             return None;
         }
-        // SAFETY: tables of a loaded object, as the ELF specification lays them out.
+        // SAFETY: a loaded object's tables, laid out by the ELF specification.
         unsafe {
             match (self.gnu_hash.is_null(), self.hash.is_null()) {
                 (false, _) => self.find_by_gnu_hash(name),
@@ -195,8 +192,8 @@ impl Tables {
     unsafe fn find_by_gnu_hash(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
         let hash = elf::gnu_hash(name);
         let shift = hash as usize;
-        // SAFETY: the header gives the numbers of 64-bit filter words and of chains (each the number of its first symbol); then
-        // follows a hash for each symbol from `symbol_base` on, odd for the last of a chain.
+        // SAFETY: the header gives the numbers of 64-bit filter words and of chains (each its first symbol's number); then each
+        // symbol from `symbol_base` on has a hash, odd at a chain's end.
         unsafe {
             let header = &*self.gnu_hash;
             let [buckets, base, words, second] =
@@ -228,7 +225,7 @@ impl Tables {
     /// The table exists.
     unsafe fn find_by_hash(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
         let read = |at: usize| {
-            // SAFETY: the numbers of chains and of symbols, each chain's first symbol, and each symbol's successor, 0 for none.
+            // SAFETY: the numbers of chains and symbols, each chain's first symbol, each symbol's successor or 0.
             unsafe { self.hash.add(at).read() }.get(NATIVE) as usize
         };
         let buckets = read(0);
@@ -243,7 +240,7 @@ impl Tables {
         None
     }
 
-    /// Would the loader take this symbol as a definition of `name`?
+    /// Would the loader take the symbol for `name`?
     ///
     /// # Safety
     /// The symbol exists.
@@ -259,14 +256,14 @@ impl Tables {
             return None;
         }
         if !self.versions.is_null() {
-            // SAFETY: one number for each symbol.
+            // SAFETY: a number per symbol.
             let version = unsafe { self.versions.add(at).read() };
             // Not the default version.
             if version & VERSYM_VERSION > VER_NDX_GLOBAL && version & VERSYM_HIDDEN != 0 {
                 return None;
             }
         }
-        // SAFETY: an offset into the string table, whose strings are terminated.
+        // SAFETY: a terminated string of the table.
         let its_name = unsafe { CStr::from_ptr(self.strings.add(symbol.st_name.get(NATIVE) as usize)) };
         if its_name.to_bytes() != name {
             return None;
@@ -276,7 +273,7 @@ impl Tables {
         if symbol.st_type() != STT_GNU_IFUNC || section == SHN_UNDEF {
             return Some((address, section == SHN_UNDEF));
         }
-        // SAFETY: a resolver, by the symbol's type: no arguments, and an address as its result.
+        // SAFETY: by the symbol's type, a resolver: no arguments, and an address as its result.
         let resolver =
             unsafe { core::mem::transmute::<*mut c_void, extern "C" fn() -> *mut c_void>(address) };
         Some((resolver(), false))
@@ -292,7 +289,7 @@ mod tests {
     use std::path::PathBuf;
     use std::process::Command;
 
-    /// Several versions of a name, and resolved, weak, protected, hidden and absolute symbols.
+    /// Versioned, resolved, weak, protected, hidden and absolute symbols.
     const ODD: &str = r#"
         #include <stddef.h>
         int first_read(void) { return 1; }
@@ -312,7 +309,7 @@ mod tests {
         int odd_data = 8;
     "#;
 
-    /// All names in the symbol tables of the loaded objects and of the drop-in.
+    /// All names in loaded objects and the drop-in.
     fn names() -> BTreeSet<Vec<u8>> {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let drop_in = std::env::current_exe().unwrap().with_file_name("libelision_preload.so");
@@ -323,7 +320,6 @@ mod tests {
             let Ok(bytes) = std::fs::read(&path) else { continue };
             let Ok(file) = object::File::parse(&*bytes) else { continue };
             let symbols = file.dynamic_symbols();
-            // (Thread-local data have no one address.)
             let named = symbols.filter(|symbol| symbol.kind() != object::SymbolKind::Tls);
             names.extend(named.map(|symbol| symbol.name_bytes().unwrap().to_vec()));
         }
@@ -335,7 +331,7 @@ mod tests {
         assert!(names.len() > 2000 && names.contains(&b"pwritev2"[..]));
         for name in names {
             let name = CString::new(name).unwrap();
-            // SAFETY: C strings. The calls count as this object's.
+            // SAFETY: C strings.
             let theirs =
                 [libc::RTLD_NEXT, libc::RTLD_DEFAULT].map(|from| unsafe { libc::dlsym(from, name.as_ptr()) });
             let ours = [next(&name), first(&name).map(|found| found.address)];

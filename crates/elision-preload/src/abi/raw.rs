@@ -1,9 +1,9 @@
 //! A system call past libc, and `errno`.
-#![allow(unsafe_code)] // System calls with the caller's arguments, and errno's location.
+#![allow(unsafe_code)] // The caller's arguments, and errno's location.
 
 use elision_sys::raw;
 
-/// A raw system call; missing arguments are zero.
+/// A system call; missing arguments are zero.
 ///
 /// # Safety
 /// As for [`raw::syscall`].
@@ -17,7 +17,7 @@ pub unsafe fn raw_call(number: libc::c_long, arguments: &[usize]) -> raw::Result
     unsafe { raw::syscall(number, six) }
 }
 
-/// libc's result: the value, or −1 with `errno` set. Success leaves `errno` alone.
+/// libc's result: the value, or −1 and `errno`, which success leaves alone.
 #[inline]
 pub fn answer(result: raw::Result<usize>) -> isize {
     match result {
@@ -29,13 +29,11 @@ pub fn answer(result: raw::Result<usize>) -> isize {
     }
 }
 
-/// Sets `errno`.
 pub fn set_errno(errno: i32) {
-    // SAFETY: glibc's location is valid in every thread that libc started.
+    // SAFETY: valid in every thread that libc started.
     unsafe { *libc::__errno_location() = errno }
 }
 
-/// `errno`.
 pub fn errno() -> i32 {
     // SAFETY: as above.
     unsafe { *libc::__errno_location() }

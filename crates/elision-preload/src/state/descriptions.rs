@@ -1,17 +1,17 @@
-//! Open file descriptions: which ones only this process uses, and only through wrapped calls.
+//! Open file descriptions: which ones only wrapped calls of this process use.
 //!
-//! A write lease on a description that the program has open for writing is sound only while the library sees every change through
-//! that description first. So a description is *owned* on positive knowledge alone: a wrapped function opened it here for
-//! writing, and nothing since could have handed it to another process or to unseen code.
+//! A write lease on a description open for writing is sound only while the library sees every change through it first. So a
+//! description is *owned* on positive knowledge alone: a wrapped function opened it here for writing, and nothing could have
+//! handed it to another process or unseen code.
 //!
-//! The table has a record per descriptor. Three races decide its shape:
+//! Three races decide the shape of the table, a record per descriptor:
 //!
-//! - *A change while a read is deferred.* Writers are noted ([`crate::state::in_flight`]); the reader looks for them once its
-//! lease is visible, and then materialises: either the writer sees the lease, or the reader the writer.
-//! - *A descriptor opened while another thread forks.* The opener takes the [`Moment`] first, and records only if no sharing has
-//! begun or ended since.
-//! - *A read while another thread forks.* The fork waits for the read, but not for ever: a forking signal handler may have
-//! interrupted it. The read then finds the moment changed, and materialises.
+//! - *A change while a read is deferred.* Writers are noted ([`crate::state::in_flight`]). The reader looks for them once its
+//!   lease is visible, and then materialises: one sees the other.
+//! - *An open while another thread forks.* The opener takes the [`Moment`] first, and records only if no sharing has begun or
+//!   ended since.
+//! - *A read while another thread forks.* The fork waits, but not for ever: its signal handler may have interrupted the read,
+//!   which then finds the moment changed, and materialises.
 
 use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
@@ -23,22 +23,21 @@ use elision_sys::task::{block_signals, restore_signals};
 use crate::abi::kernel;
 use crate::state::in_flight::{self, Place};
 
-/// Higher descriptors are never recorded.
 const DESCRIPTORS: usize = 64 * 1024;
 
-/// Nor are the standard ones: libc itself writes to them and duplicates over them.
+/// libc itself writes to the standard descriptors, and duplicates over them.
 const FIRST: usize = 3;
 
-/// The description behind one descriptor. Its fields need never agree. It is within one cache line: each small write looks at it.
+/// A descriptor's description. The fields need never agree. Within a cache line: each small write looks here.
 #[repr(align(32))]
 struct Description {
-    /// The number of the file that was opened here for writing, or 0.
+    /// The number of the file opened here for writing, or 0.
     writes_to: AtomicU64,
     read_only: AtomicBool,
-    /// Changes under way through this descriptor that no thread's slot notes.
+    /// Changes under way through this descriptor without a note.
     counted: AtomicU32,
-    /// Moves with every change through this descriptor, by one or, since threads load and store, less. It never returns to a
-    /// value that it had while no change was under way: a thread is noted from before its load until after its store.
+    /// Moves with every change, not always by one: threads load, then store. It returns to no value that it had while no change
+    /// was under way, as a note outlasts load and store.
     begun: AtomicU32,
 }
 
@@ -93,7 +92,6 @@ static COUNTED: AtomicU32 = AtomicU32::new(0);
 /// One past the highest descriptor ever recorded.
 static HIGH: AtomicUsize = AtomicUsize::new(0);
 
-/// Set by the constructor.
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 
 /// Calls under way that may share descriptors.
@@ -102,13 +100,13 @@ static SHARING: AtomicU32 = AtomicU32::new(0);
 /// Moves when a sharing begins or ends.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// Set for good once descriptors can be written through unseen.
+/// Set for good: descriptors may be written through unseen.
 static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// Reads under way that may take a write lease.
 static READING: AtomicU32 = AtomicU32::new(0);
 
-/// When a call that makes a descriptor began.
+/// When a descriptor's call began.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment(u32);
 
@@ -116,11 +114,10 @@ pub(crate) struct Moment(u32);
 #[derive(Clone, Copy)]
 #[must_use]
 pub(crate) enum Change {
-    /// Not recorded as open for writing.
     Unknown,
-    /// Noted in the thread's slot.
+    /// In the thread's slot.
     Noted(in_flight::Noted),
-    /// Counted in the record.
+    /// In the record.
     Counted,
 }
 
@@ -129,14 +126,13 @@ pub(crate) fn activate() {
     ACTIVE.store(true, Ordering::Relaxed);
 }
 
-/// Are descriptors recorded? Not before the constructor, nor when the drop-in is off.
+/// Set by the constructor, unless the drop-in is off.
 #[inline]
 pub(crate) fn active() -> bool {
     ACTIVE.load(Ordering::Relaxed)
 }
 
-/// Is a fork or its like under way? Then nothing is offered: a child in this memory has its own descriptor table, where a number
-/// means another file.
+/// Is a fork under way? Then nothing is offered: a child in this memory has its own descriptor table.
 #[inline]
 pub(crate) fn being_shared() -> bool {
     SHARING.load(Ordering::Relaxed) != 0
@@ -161,7 +157,7 @@ fn used() -> &'static [Description] {
     TABLE.get(..HIGH.load(Ordering::SeqCst)).unwrap_or(&TABLE)
 }
 
-/// A call that began at `since` opened `fd` with `flags`.
+/// A call since `since` opened `fd`.
 pub(crate) fn opened(fd: i32, flags: i32, since: Moment) {
     if !active() || fd < FIRST as i32 {
         return;
@@ -169,26 +165,26 @@ pub(crate) fn opened(fd: i32, flags: i32, since: Moment) {
     let how = match flags & libc::O_ACCMODE {
         _ if flags & libc::O_PATH != 0 => Opened::Unknown,
         libc::O_RDONLY => Opened::ForReading,
-        // Not by fstat, which asks for times: the next write would cost more.
+        // fstat would ask for times, which makes the next write cost more.
         _ => file::stat(fd).ok().and_then(|stat| number(&stat)).map_or(Opened::Unknown, Opened::ForWriting),
     };
     record(fd, how, since);
 }
 
-/// A number that nearly always tells two regular files apart.
+/// Nearly always tells two regular files apart.
 fn number(stat: &Stat) -> Option<NonZeroU64> {
     // (The lowest bit tells nothing.)
     NonZeroU64::new(changes::file_number(stat.id) | 1).filter(|_| stat.is_regular())
 }
 
-/// The same where only the description knows the flags.
+/// The same, with the description's flags.
 pub(crate) fn found(fd: i32, since: Moment) {
     if let Some(flags) = kernel::status_flags(fd) {
         opened(fd, flags, since);
     }
 }
 
-/// A call that began at `since` made `to` a duplicate of `from`.
+/// A call since `since` duplicated `from`.
 pub(crate) fn copied(from: i32, to: i32, since: Moment) {
     if from == to || to < 0 {
         return;
@@ -211,7 +207,7 @@ fn record(fd: i32, how: Opened, since: Moment) {
         HIGH.fetch_max(fd as usize + 1, Ordering::SeqCst);
     }
     description.set(how);
-    // Stored, then checked: a sharing that begins now either clears the record or is seen here.
+    // Stored, then checked: a sharing that begins now clears the record or is seen here.
     if moment() != since || being_shared() {
         description.set(Opened::Unknown);
     }
@@ -231,11 +227,11 @@ fn forget(fd: i32) {
     let file = NonZeroU64::new(description.writes_to.swap(0, Ordering::SeqCst));
     description.read_only.store(false, Ordering::SeqCst);
     let Some(file) = file else { return };
-    // (A noted writer is found by its file, without the record.)
+    // (A note is found by its file.)
     if description.counted.load(Ordering::SeqCst) == 0 {
         return changes::closing(fd, false);
     }
-    // A write through `fd` is under way, which its duplicates' records do not show.
+    // A write through `fd` is under way, unseen by its duplicates' records.
     disown_file(file);
     changes::before_change(fd);
 }
@@ -247,7 +243,7 @@ pub(crate) fn closing_range(first: u32, last: u32) {
     }
 }
 
-/// Does only seen code of this process use the position of `fd`?
+/// Does only seen code of this process use the position?
 pub(crate) fn sole(fd: i32) -> bool {
     recorded(fd) && !being_shared() && !NEVER.load(Ordering::Relaxed)
 }
@@ -256,7 +252,6 @@ pub(crate) fn any() -> bool {
     HIGH.load(Ordering::Relaxed) != 0
 }
 
-/// Was `fd` opened here, and not shared since?
 #[inline]
 pub(crate) fn recorded(fd: i32) -> bool {
     description(fd).is_some_and(Description::is_known)
@@ -267,20 +262,20 @@ pub(crate) fn writable(fd: i32) -> bool {
     writes_to(fd).is_some()
 }
 
-/// Is the library certain to see every change through `fd` first? `stat` must be fresh.
+/// Is the library sure to see every change through `fd` first? `stat` must be fresh.
 pub(crate) fn owned(fd: i32, stat: &Stat) -> bool {
     let file = writes_to(fd);
     file.is_some() && !being_shared() && !NEVER.load(Ordering::Relaxed) && number(stat) == file
 }
 
-/// May a write lease guard the file of `fd`? `false` is certain. The kernel is asked only where the record does not tell.
+/// May a write lease guard the file? `false` is certain. The kernel is asked only if no record tells.
 #[inline]
 pub(crate) fn write_lease_on(fd: i32) -> bool {
     let may = |file: NonZeroU64| changes::write_lease_on_number(file.get());
     changes::write_leases() && writes_to(fd).is_none_or(may) && changes::write_lease_on(fd)
 }
 
-/// From here on, the description of `fd` may be used for unseen changes.
+/// From here on, `fd`'s description may be changed through unseen.
 pub(crate) fn disown(fd: i32) {
     let file = writes_to(fd);
     match file {
@@ -294,7 +289,7 @@ pub(crate) fn disown(fd: i32) {
 }
 
 fn disown_file(file: NonZeroU64) {
-    // So that a read under way that has already checked materialises.
+    // A read under way that has checked already materialises by this.
     GENERATION.fetch_add(1, Ordering::SeqCst);
     for description in used() {
         let _ = description.writes_to.compare_exchange(file.get(), 0, Ordering::SeqCst, Ordering::Relaxed);
@@ -307,7 +302,6 @@ fn open_for_writing(fd: i32) -> Option<(&'static Description, NonZeroU64)> {
     Some((description, description.writes_to()?))
 }
 
-/// A change of the file of `fd` begins.
 #[inline(always)]
 pub(crate) fn begin_change(fd: i32) -> Change {
     let Some((description, file)) = open_for_writing(fd) else { return Change::Unknown };
@@ -320,20 +314,19 @@ pub(crate) fn begin_change(fd: i32) -> Change {
     }
 }
 
-/// Why [`note_unguarded`] refused.
 pub(crate) enum Unnoted {
     NotForWriting,
-    /// A write lease may guard the file, or the thread lacks its first slot: see [`begin_change`].
+    /// Perhaps under a write lease, or the thread lacks its first slot: see [`begin_change`].
     ToBeLookedAt,
 }
 
-/// The same for a file that, without asking the kernel, is known to be under no write lease. Ended by [`in_flight::end`]. An
-/// error: nothing has begun.
+/// As [`begin_change`], for a file known, without the kernel, to be under no write lease; for [`in_flight::end`]. An error:
+/// nothing has begun.
 #[inline(always)]
 pub(crate) fn note_unguarded(fd: i32) -> Result<in_flight::Noted, Unnoted> {
     let (description, file) = open_for_writing(fd).ok_or(Unnoted::NotForWriting)?;
     let noted = in_flight::begin(file, Place::First).ok_or(Unnoted::ToBeLookedAt)?;
-    // Asked once the note is visible: a thread that takes a write lease publishes it, then looks for notes.
+    // After the note: a thread that takes a write lease publishes it, then looks for notes.
     if changes::write_lease_on_number(file.get()) {
         in_flight::end(noted);
         return Err(Unnoted::ToBeLookedAt);
@@ -369,7 +362,7 @@ fn of_file(file: NonZeroU64) -> impl Iterator<Item = &'static Description> {
     used().iter().filter(move |description| description.writes_to() == Some(file))
 }
 
-/// Changes of a file under way, through any descriptor; `None` if unknown.
+/// Changes of a file under way, through any descriptor.
 fn under_way(file: NonZeroU64) -> Option<u64> {
     if !in_flight::barrier() {
         NEVER.store(true, Ordering::SeqCst);
@@ -382,7 +375,6 @@ fn under_way(file: NonZeroU64) -> Option<u64> {
     Some(in_flight::under_way(file) + counted)
 }
 
-/// Runs `change`, a change of the file of `fd`, between [`begin_change`] and [`end_change`].
 #[inline]
 pub(crate) fn changing<T>(fd: i32, change: impl FnOnce() -> T) -> T {
     let counted = begin_change(fd);
@@ -391,11 +383,11 @@ pub(crate) fn changing<T>(fd: i32, change: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Runs `read`, an offer of an owned descriptor, and takes the deferral back if a change or a sharing came in between. `None`:
-/// nothing was offered, as a change is under way.
+/// Runs `read`, an offer of an owned descriptor; a change or sharing meanwhile takes the deferral back. `None`: a change is under
+/// way.
 pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> Option<T> {
     let quiet = || writes_to(fd).is_some_and(|file| under_way(file) == Some(0));
-    // A handler's jump, or a cancellation, would leave the count up, and every fork would wait for it.
+    // A handler's jump or a cancellation would leave the count up, and every fork waiting.
     let mask = block_signals();
     READING.fetch_add(1, Ordering::SeqCst);
     let result = quiet().then(read);
@@ -408,7 +400,6 @@ pub(crate) fn reading<T>(fd: i32, since: Moment, read: impl FnOnce() -> T) -> Op
     result
 }
 
-/// The changes of a file, at one moment.
 #[derive(Clone, Copy)]
 pub(crate) struct Activity {
     under_way: Option<u64>,
@@ -420,34 +411,33 @@ pub(crate) fn activity(fd: i32) -> Activity {
     Activity { under_way, begun: begun(fd) }
 }
 
-/// Moves with every change of the file of `fd`.
+/// Moves with every change of the file.
 pub(crate) fn begun(fd: i32) -> u64 {
     let Some(file) = writes_to(fd) else { return 0 };
     of_file(file).map(|one| u64::from(one.begun.load(Ordering::SeqCst))).sum()
 }
 
-/// Was the caller's the only change of the file since `before`, which counts it? Else the bytes where two changes met are
-/// unknown.
+/// Was the caller's, which `before` counts, the file's only change since? Else the bytes where changes met are unknown.
 pub(crate) fn alone_since(fd: i32, before: Activity) -> bool {
     let now = activity(fd);
     let alone = |activity: Activity| activity.under_way.is_some_and(|count| count <= 1);
     writable(fd) && alone(before) && alone(now) && now.begun == before.begun
 }
 
-/// Is the caller's change of the file the only one under way?
+/// Is the caller's the file's only change under way?
 pub(crate) fn alone(fd: i32) -> bool {
     writes_to(fd).is_some_and(|file| under_way(file) == Some(1))
 }
 
-/// Has nothing changed the file since [`begun`] was `before` and no change was under way?
+/// Has nothing changed the file since `before`, when no change was under way?
 pub(crate) fn quiet_since(fd: i32, before: u64) -> bool {
     let now = activity(fd);
     writable(fd) && now.under_way == Some(0) && now.begun == before
 }
 
-/// Waits for reads under way; not for ever, as the caller may be a signal handler that interrupted one.
+/// Waits for reads under way; not for ever, as a signal handler may have interrupted one.
 pub(crate) fn wait_for_readers() {
-    // What was stored before is visible first: a reader not seen here sees it.
+    // Earlier stores first: a reader not seen here sees them.
     fence(Ordering::SeqCst);
     for _ in 0..100 {
         if READING.load(Ordering::SeqCst) == 0 {
@@ -457,20 +447,18 @@ pub(crate) fn wait_for_readers() {
     }
 }
 
-/// Descriptors are about to be shared with another process: those open now are owned no more, and those opened before
-/// [`end_sharing`] never will be.
+/// Another process is about to share the descriptors: none open now, or opened before [`end_sharing`], is owned.
 pub(crate) fn begin_sharing() {
     SHARING.fetch_add(1, Ordering::SeqCst);
     disown_all();
 }
 
-/// The sharing call is over, in this process.
 pub(crate) fn end_sharing() {
     GENERATION.fetch_add(1, Ordering::SeqCst);
     SHARING.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// As [`end_sharing`], in a forked child, where other threads' calls are gone.
+/// For a forked child, where other threads' calls are gone.
 pub(crate) fn begin_child() {
     GENERATION.fetch_add(1, Ordering::SeqCst);
     for description in used() {
@@ -489,8 +477,7 @@ pub(crate) fn share_for_good() {
     }
 }
 
-/// Users of this memory have, or share, different descriptor tables: a number has no one meaning, and nothing is offered any
-/// more.
+/// Users of this memory have different or shared descriptor tables: numbers have no one meaning, so nothing is offered.
 pub(crate) fn share_table_for_good() {
     if active() && SHARING.load(Ordering::Relaxed) < u32::MAX / 2 {
         SHARING.fetch_add(u32::MAX / 2, Ordering::SeqCst);
@@ -518,7 +505,7 @@ mod tests {
         super::owned(fd, &file::stat(fd).unwrap())
     }
 
-    // The tests share the table.
+    // They share the table.
     static ALONE: Mutex<()> = Mutex::new(());
 
     fn writable_file() -> std::fs::File {
@@ -564,7 +551,7 @@ mod tests {
         disown(file.as_raw_fd());
         assert!(!owned(copy.as_raw_fd()) && !owned(file.as_raw_fd()) && owned(other.as_raw_fd()));
 
-        // A duplicate beyond the table counts as lost.
+        // Beyond the table.
         copied(other.as_raw_fd(), DESCRIPTORS as i32, moment());
         assert!(!owned(other.as_raw_fd()));
     }
@@ -575,7 +562,7 @@ mod tests {
         let file = writable_file();
         let other = writable_file();
         opened(file.as_raw_fd(), libc::O_RDWR, moment());
-        // SAFETY: the test's own descriptors; the table does not see the change.
+        // SAFETY: the test's own descriptors, changed unseen.
         #[allow(unsafe_code)]
         unsafe {
             elision_sys::raw::syscall(

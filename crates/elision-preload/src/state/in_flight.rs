@@ -1,13 +1,13 @@
 //! Writers in flight: which thread is changing which file.
 //!
-//! Every write is noted; notes are rarely looked at (before a read of a file open for writing is deferred). So each thread stores
-//! into a slot of its own, without a locked instruction, and the looking thread has the kernel run a barrier on every processor
-//! of this process (membarrier, Linux 4.14). Then either it sees the note, or the noting thread sees what was published before.
+//! Every write is noted; only a read of a file open for writing looks, before its deferral. So each thread stores into its own
+//! slot without a locked instruction, and the looking thread has the kernel run a barrier on the process's processors
+//! (membarrier, Linux 4.14): it then sees the note, or the noting thread sees what was published before.
 //!
-//! Without that barrier or a free slot, and for a signal handler's call within a call, the descriptions count instead.
+//! Without a barrier or a free slot, or in a handler's nested call, the description counts the change.
 //!
-//! A thread cancelled or jumping out of a handler in a write leaves its note: reads of that file are deferred under a write lease
-//! no more, which is harmless.
+//! A thread cancelled or jumping out of a write leaves its note: the file's reads are no longer deferred under a write lease,
+//! which is harmless.
 #![allow(unsafe_code)] // A system call.
 
 use core::num::NonZeroU64;
@@ -19,24 +19,22 @@ use libc::{c_int, c_long, c_uint};
 use crate::abi::arch::thread_pointer;
 use crate::abi::raw::set_errno;
 
-/// One thread's change, in its own cache line.
+/// In a cache line of its own.
 #[repr(align(64))]
 struct Slot {
-    /// The thread pointer, or 0. An ended thread leaves the slot to the next thread at that address.
+    /// The thread pointer or 0. An ended thread leaves the slot to the next at that address.
     thread: AtomicUsize,
-    /// The file's number, or 0.
     file: AtomicU64,
 }
 
 const SLOTS: usize = 256;
 
-/// Places where a thread's slot may be.
 const PROBES: usize = 4;
 
 static TABLE: [Slot; SLOTS] =
     [const { Slot { thread: AtomicUsize::new(0), file: AtomicU64::new(0) } }; SLOTS];
 
-/// Does the kernel run barriers for this process?
+/// Does the kernel run barriers?
 static BARRIERS: AtomicBool = AtomicBool::new(false);
 
 const PRIVATE_EXPEDITED: usize = 1 << 3;
@@ -47,7 +45,7 @@ const REGISTER_RSEQ: usize = 1 << 8;
 const GET_REGISTRATIONS: usize = 1 << 9;
 const REGISTRATIONS: usize = REGISTER_PRIVATE_EXPEDITED | REGISTER_SYNC_CORE | REGISTER_RSEQ;
 
-/// The program's own registrations.
+/// The program's own.
 static REGISTERED: AtomicUsize = AtomicUsize::new(0);
 
 fn membarrier(command: usize) -> Option<usize> {
@@ -61,7 +59,7 @@ pub(crate) fn prepare() {
     BARRIERS.store(membarrier(REGISTER_PRIVATE_EXPEDITED).is_some(), Ordering::Relaxed);
 }
 
-/// The program's membarrier, which must not show this library's registration.
+/// The program's membarrier, which must not show this registration.
 pub(crate) fn membarrier_of_program(command: c_int, flags: c_uint, call: impl FnOnce() -> c_long) -> c_long {
     let registered = || REGISTERED.load(Ordering::Relaxed);
     let ours = BARRIERS.load(Ordering::Relaxed) && flags == 0;
@@ -70,7 +68,7 @@ pub(crate) fn membarrier_of_program(command: c_int, flags: c_uint, call: impl Fn
             set_errno(libc::EPERM);
             -1
         }
-        // Each of these registrations shows the plain one, too.
+        // Each of these shows the plain one, too.
         GET_REGISTRATIONS if ours && registered() == 0 => match call() {
             failed @ ..0 => failed,
             seen => seen & !(REGISTER_PRIVATE_EXPEDITED as c_long),
@@ -88,16 +86,16 @@ pub(crate) fn membarrier_of_program(command: c_int, flags: c_uint, call: impl Fn
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Where its thread pointer says.
+    /// By the thread pointer.
     First,
-    /// There or behind; a thread without a slot takes one.
+    /// Or behind; a thread without a slot takes one.
     Any,
 }
 
 #[inline(always)]
 fn mine(place: Place) -> Option<&'static Slot> {
     let thread = thread_pointer();
-    // Control blocks are at multiples of 64, and mostly at the ends of stacks, which are at multiples of pages.
+    // Control blocks are at multiples of 64, mostly at ends of stacks, which are at multiples of pages.
     let first = (thread >> 6 ^ thread >> 12) % SLOTS;
     let slot = TABLE.get(first)?;
     match slot.thread.load(Ordering::Relaxed) == thread {
@@ -110,7 +108,7 @@ fn mine(place: Place) -> Option<&'static Slot> {
 #[cold]
 #[inline(never)]
 fn find(thread: usize, first: usize) -> Option<&'static Slot> {
-    // Asked here alone: without barriers, no thread has a slot.
+    // Asked here alone: no thread has a slot without barriers.
     if !BARRIERS.load(Ordering::Relaxed) {
         return None;
     }
@@ -122,11 +120,10 @@ fn find(thread: usize, first: usize) -> Option<&'static Slot> {
     })
 }
 
-/// A note in the thread's slot.
 #[derive(Clone, Copy)]
 pub(crate) struct Noted(&'static Slot);
 
-/// Notes that the calling thread is about to change `file`. `None`: the caller has to count the change.
+/// Notes the calling thread's change of `file`. `None`: the caller counts it.
 #[inline(always)]
 pub(crate) fn begin(file: NonZeroU64, place: Place) -> Option<Noted> {
     let slot = mine(place)?;
@@ -143,19 +140,18 @@ pub(crate) fn end(Noted(slot): Noted) {
     slot.file.store(0, Ordering::Release);
 }
 
-/// After this, other threads' earlier notes are visible here, and their later ones follow what is published by now. False: the
-/// kernel refused.
+/// After this, earlier notes are visible, and later ones follow what is published by now. False: the kernel refused.
 pub(crate) fn barrier() -> bool {
     core::sync::atomic::fence(Ordering::SeqCst);
     !BARRIERS.load(Ordering::SeqCst) || membarrier(PRIVATE_EXPEDITED).is_some()
 }
 
-/// How many threads are changing `file`? Only after [`barrier`].
+/// How many threads change `file`? Only after [`barrier`].
 pub(crate) fn under_way(file: NonZeroU64) -> u64 {
     TABLE.iter().filter(|slot| slot.file.load(Ordering::SeqCst) == file.get()).count() as u64
 }
 
-/// For a forked child, which has one thread.
+/// For a forked child.
 pub(crate) fn reset() {
     for slot in &TABLE {
         slot.file.store(0, Ordering::Relaxed);
@@ -195,7 +191,7 @@ mod tests {
         assert_eq!((under_way(file(77)), under_way(file(78))), (0, 0));
     }
 
-    /// Of two threads that each store, then look, one sees the other, with a barrier on one side alone.
+    /// Two threads each store, then look: one sees the other, with a barrier on one side.
     #[test]
     fn one_of_two_sees_the_other() {
         use std::sync::{Barrier, atomic::AtomicBool};

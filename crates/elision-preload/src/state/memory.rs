@@ -7,12 +7,12 @@
 //! | eligible | in a live block or a record that nothing has reshaped: an extent may lie there |
 //! | reshaped | the program did something to the pages that an extent would not survive, or would betray |
 //!
-//! Memory under an extent must be anonymous, private, readable, writable and one mapping, and the drop-in must see every later
-//! call that changes this. glibc's heap trims, grows and discards unseen: hence the blocks.
+//! Memory under an extent must be anonymous, private, readable, writable and one mapping, until a call that the drop-in sees
+//! first. glibc's heap trims, grows and discards unseen: hence the blocks.
 //!
-//! Nothing locks. A record is one atomic word, so signal handlers and forked children find nothing half done; at worst, a range
-//! is not eligible any more.
-#![allow(unsafe_code)] // Forgets deferrals in memory that the program gives up.
+//! Nothing locks. A record is one atomic word, so handlers and forked children find nothing half done; at worst, a range is not
+//! eligible.
+#![allow(unsafe_code)] // For memory that the program gives up.
 
 use super::heap::{self, block};
 use super::ranges;
@@ -26,10 +26,9 @@ use elision_sys::PAGE;
 /// The program's anonymous private mappings.
 static RECORD: ranges::Ranges<4096> = ranges::Ranges::new();
 
-/// Set by `mlockall`: an extent's pages are not present.
+/// Set by `mlockall`: an extent's pages are absent.
 static NOTHING_ELIGIBLE: AtomicBool = AtomicBool::new(false);
 
-/// May the range have extents?
 pub fn eligible(addr: usize, len: usize) -> bool {
     let Some(end) = addr.checked_add(len) else { return false };
     if len == 0 || NOTHING_ELIGIBLE.load(Ordering::SeqCst) {
@@ -38,13 +37,12 @@ pub fn eligible(addr: usize, len: usize) -> bool {
     if block::in_window(addr) { block::eligible(addr, end) } else { RECORD.contains(addr, end) }
 }
 
-/// Ends all eligibility, and materialises everything.
 pub(crate) fn nothing_eligible() {
     NOTHING_ELIGIBLE.store(true, Ordering::SeqCst);
     Span { start: PAGE, end: ADDRESS_LIMIT - PAGE }.dissolve();
 }
 
-/// The same, and ends the blocks. See [`crate::state::stop`].
+/// The same, and ends the blocks.
 pub(crate) fn stop() {
     nothing_eligible();
     heap::place_no_more();
@@ -55,13 +53,12 @@ fn disqualify(addr: usize, end: usize) {
     block::reshape(addr, end);
 }
 
-/// Is anything deferred at all? Every wrapper of memory asks this first.
+/// Is anything deferred at all?
 #[inline]
 pub(crate) fn active() -> bool {
     client::life::min_bytes() != usize::MAX
 }
 
-/// The pages of a call.
 #[derive(Clone, Copy)]
 pub(crate) struct Span {
     pub(crate) start: usize,
@@ -94,7 +91,6 @@ impl Span {
         disqualify(self.start, self.end);
     }
 
-    /// Another mapping may be about to take this place.
     pub(crate) fn replace(self) {
         self.dissolve();
         self.forget();
@@ -102,20 +98,20 @@ impl Span {
     }
 }
 
-/// The pages of a range with an aligned start. `None`: the kernel refuses it, or does nothing.
+/// A call's pages. `None`: the kernel refuses it, or does nothing.
 pub(crate) fn span(addr: *const c_void, len: usize) -> Option<Span> {
     let start = addr.addr();
     let end = start.checked_add(kernel::whole_pages(len)?)?;
     (start.is_multiple_of(PAGE) && start < end && end <= ADDRESS_LIMIT).then_some(Span { start, end })
 }
 
-/// The pages of a range.
+/// The pages around a range.
 pub(crate) fn span_around(addr: *const c_void, len: usize) -> Option<Span> {
     let start = addr.addr() & !(PAGE - 1);
     span(core::ptr::without_provenance(start), len.checked_add(addr.addr() - start)?)
 }
 
-/// Records a mapping that is large enough for a deferred read.
+/// Records a mapping, if a read as large would be deferred.
 pub(crate) fn record(addr: *const c_void, len: usize) {
     if len >= client::life::min_bytes()
         && let Some(pages) = span(addr, len)
@@ -124,7 +120,7 @@ pub(crate) fn record(addr: *const c_void, len: usize) {
     }
 }
 
-/// Makes the range's pages plain memory for good.
+/// Makes pages plain memory for good.
 pub(crate) fn settle(addr: usize, len: usize) {
     if active()
         && let Some(pages) = span_around(core::ptr::without_provenance(addr), len)
@@ -134,7 +130,7 @@ pub(crate) fn settle(addr: usize, len: usize) {
     }
 }
 
-/// The same for a vector. (The kernel refuses one that is unreadable or too long.)
+/// The same for a vector. (The kernel refuses a bad one.)
 pub(crate) fn settle_all(iov: *const libc::iovec, count: usize) {
     let pieces = i32::try_from(count).ok().and_then(|count| kernel::pieces(iov, count));
     for piece in pieces.unwrap_or(&[]) {

@@ -1,4 +1,4 @@
-//! What the drop-in knows of the program: descriptors, memory, and whether anything is deferred.
+//! The program's descriptors and memory, and whether anything is deferred.
 
 pub mod descriptions;
 pub mod heap;

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicI32, Ordering};
 
 use crate::abi::kernel;
 
-/// The process that the library serves. A vfork child, in the same memory, must not end what is its parent's.
+/// The process served: a vfork child, in the same memory, must not end what is its parent's.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 /// For the constructor and forked children.
@@ -12,7 +12,7 @@ pub(crate) fn remember() {
     PROCESS.store(kernel::process(), Ordering::Relaxed);
 }
 
-/// Is it this process, and no child in its memory? True before the constructor.
+/// True before the constructor; not in a child in this memory.
 pub(crate) fn is_this() -> bool {
     let known = PROCESS.load(Ordering::Relaxed);
     known == 0 || kernel::process() == known

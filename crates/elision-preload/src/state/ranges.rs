@@ -1,7 +1,7 @@
 //! A set of address ranges that never claims too much. Pure.
 //!
-//! One word is one range. A removal narrows it by one compare and exchange; of a range with a hole it keeps only the larger side,
-//! as the other would need a second word, which a concurrent removal could miss.
+//! A range is one word. A removal narrows it by one compare and exchange, to the larger side of a hole: a second word for the
+//! other could escape a concurrent removal.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use elision_sys::PAGE;
@@ -10,9 +10,9 @@ const LENGTH_BITS: u32 = 29;
 
 /// Up to `N` ranges.
 pub struct Ranges<const N: usize> {
-    /// Bits 63..29: the first page's number; 28..0: pages. 0: empty.
+    /// The first page's number (bits 63..29) and the pages (28..0); 0: empty.
     words: [AtomicU64; N],
-    /// Words from this index on were never used.
+    /// Words from here on were never used.
     used: AtomicUsize,
 }
 
@@ -37,7 +37,7 @@ impl Pages {
         (self.first << LENGTH_BITS) | (self.end - self.first)
     }
 
-    /// The larger side that is left without `first..end`.
+    /// The larger side.
     fn without(self, first: u64, end: u64) -> Option<Self> {
         let below = Pages::new(self.first, self.end.min(first));
         let above = Pages::new(self.first.max(end), self.end);
@@ -51,7 +51,6 @@ impl Pages {
 }
 
 impl<const N: usize> Ranges<N> {
-    /// Empty.
     #[allow(clippy::new_without_default)] // Only ever a static.
     pub const fn new() -> Self {
         Ranges { words: [const { AtomicU64::new(0) }; N], used: AtomicUsize::new(0) }
@@ -61,7 +60,7 @@ impl<const N: usize> Ranges<N> {
         self.words.iter().take(self.used.load(Ordering::Acquire))
     }
 
-    /// Adds the whole pages of `start..end`, if there is room and the length fits a word.
+    /// Adds the whole pages, given room and a length that fits a word.
     pub fn insert(&self, start: usize, end: usize) {
         let first = start.div_ceil(PAGE) as u64;
         let Some(pages) = Pages::new(first, (end / PAGE) as u64) else { return };
@@ -75,7 +74,7 @@ impl<const N: usize> Ranges<N> {
         }
     }
 
-    /// Removes every page that `start..end` touches.
+    /// Removes every page touched.
     pub fn remove(&self, start: usize, end: usize) {
         let (first, last) = ((start / PAGE) as u64, end.div_ceil(PAGE) as u64);
         if first >= last {
@@ -96,7 +95,7 @@ impl<const N: usize> Ranges<N> {
         }
     }
 
-    /// Does one range hold all of `start..end`?
+    /// Does one range hold it all?
     pub fn contains(&self, start: usize, end: usize) -> bool {
         let (first, last) = ((start / PAGE) as u64, end.div_ceil(PAGE) as u64);
         self.in_use()
@@ -144,7 +143,7 @@ mod tests {
             let mut mapped = [false; 2 * SPACE];
             for (add, start, len) in steps {
                 let end = start + len;
-                // A new mapping replaces what was there.
+                // A mapping replaces what was there.
                 ranges.remove(BASE + start * PAGE, BASE + end * PAGE);
                 naive.remove(start, end);
                 mapped[start..end].fill(add);

@@ -1,9 +1,9 @@
-//! The end of deferral in a process, for good.
+//! The end of a process's deferral, for good.
 //!
-//! Some calls hand the program's memory, descriptors or rights to something unseen: the kernel by itself (io_uring, pinned
-//! pages), a process that shares the memory, code past the wrapped names, a filter that kills for unknown calls. Others claim
-//! what the helper uses (leases, userfaultfd, ptrace) or would see it (watches on files). All are rare, so one rule serves:
-//! before such a call everything is materialised and the helper ends; from then on every call passes through.
+//! Some calls hand memory, descriptors or rights to something unseen: the kernel (io_uring, pinned pages), a process sharing the
+//! memory, code past the wrappers, a filter that kills. Others claim what the helper uses (leases, userfaultfd, ptrace), or would
+//! see it (watches). All are rare, so one rule serves: before such a call everything is materialised and the helper ends; then
+//! every call passes through.
 #![allow(unsafe_code)] // For `client::life`.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -19,13 +19,12 @@ const STOPPING: u8 = 1;
 const STOPPED: u8 = 2;
 static STATE: AtomicU8 = AtomicU8::new(AT_WORK);
 
-/// The reason for which calls that the program did not make must end, too.
+/// The reason that forbids even calls which the program did not make.
 pub(crate) const FILTER: &str = "a seccomp filter";
 
-/// Is a seccomp filter in force, or about to be?
+/// Is a seccomp filter in force, or soon?
 static FILTERED: AtomicBool = AtomicBool::new(false);
 
-/// May a call that the program did not make kill it?
 pub(crate) fn filtered() -> bool {
     FILTERED.load(Ordering::Relaxed)
 }
@@ -35,13 +34,13 @@ pub(crate) fn stopped() -> bool {
     STATE.load(Ordering::Acquire) == STOPPED
 }
 
-/// Does the drop-in look at calls? Not before the constructor, when it is off, or after [`stop`].
+/// False before the constructor, with the drop-in off, and after [`stop`].
 #[inline]
 pub(crate) fn active() -> bool {
     descriptions::active() && !stopped()
 }
 
-/// Ends deferral. Not in a vfork child, which is about to leave its parent's memory.
+/// Ends deferral. A vfork child does not: it is about to leave its parent's memory.
 #[cold]
 pub(crate) fn stop(why: &str) {
     if !process::is_this() {
@@ -53,11 +52,11 @@ pub(crate) fn stop(why: &str) {
     if stopped() {
         return;
     }
-    // A signal handler that interrupted its own thread here would wait for ever.
+    // A handler that interrupted this would wait for its own thread.
     let mask = task::block_signals();
     if STATE.compare_exchange(AT_WORK, STOPPING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
         task::restore_signals(mask);
-        // Until the other thread is done, memory may still depend on files.
+        // Memory may depend on files until the other thread is done.
         while !stopped() {
             kernel::sleep_briefly();
         }
@@ -74,7 +73,7 @@ pub(crate) fn stop(why: &str) {
     task::restore_signals(mask);
 }
 
-/// In a forked child: a thread that was stopping is gone, so the next one begins anew.
+/// In a forked child, a stopping thread is gone: the next begins anew.
 pub(crate) fn after_fork_child() {
     let _ = STATE.compare_exchange(STOPPING, AT_WORK, Ordering::SeqCst, Ordering::Relaxed);
 }
@@ -84,7 +83,7 @@ pub(crate) fn stopping<T>(why: &str, call: impl FnOnce() -> T) -> T {
     call()
 }
 
-/// Runs a call that changes this process's rights. The helper must not keep the old ones: it ends first, and restarts on demand.
+/// Runs a call that changes rights. The helper must not keep the old ones: it ends first.
 pub(crate) fn without_helper<T>(call: impl FnOnce() -> T) -> T {
     let gone = client::life::before_credentials();
     let result = call();
