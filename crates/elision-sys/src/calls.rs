@@ -1,4 +1,4 @@
-//! Every system call that is made, for a trial: a filter may refuse one, or kill for it.
+//! Every system call made, for a trial: a filter may refuse or kill.
 #![allow(unsafe_code)] // Calls without an effect.
 
 use crate::raw::syscall;
@@ -11,7 +11,7 @@ macro_rules! calls {
     }};
 }
 
-/// The calls of the library, and of the drop-in on its own account, but those that end or make a process.
+/// Of the library, and of the drop-in on its own account; not those that end or make a process.
 pub const CALLS: [(&str, i64); 51] = calls![
     SYS_cachestat,
     SYS_chdir,
@@ -66,17 +66,17 @@ pub const CALLS: [(&str, i64); 51] = calls![
     SYS_write,
 ];
 
-/// Makes each call once, without effect. A filter that kills, kills the caller.
+/// Makes each without effect. A filter may kill the caller.
 pub fn make_every_call() {
     for (_, number) in CALLS {
-        // No such descriptor, address, process, request or option, a length of 0, and signal 0.
+        // No such object, a length of 0, and signal 0.
         let (first, second) = match number {
             libc::SYS_kill => (crate::task::pid() as usize, 0),
-            // (The kernel logs a null here.)
+            // The kernel logs null here.
             libc::SYS_setitimer => (usize::MAX, usize::MAX),
             _ => (usize::MAX, 0),
         };
-        // SAFETY: only null, and an address that no program has.
+        // SAFETY: only null, and an impossible address.
         let _ = unsafe { syscall(number, [first, second, 0, 0, 0, 0]) };
     }
 }
@@ -85,7 +85,7 @@ pub fn make_every_call() {
 mod tests {
     use std::path::Path;
 
-    /// The system call of each rustix function used here. They are called by path, never imported.
+    /// Each rustix function's system call. Code names these functions by path, never by import.
     const OF_RUSTIX: &[(&str, &str)] = &[
         ("fs::fdatasync", "fdatasync"),
         ("fs::fstatfs", "fstatfs"),
@@ -111,7 +111,7 @@ mod tests {
         ("thread::set_name", "prctl"),
     ];
 
-    /// This crate's sources, without tests.
+    /// Without tests.
     fn sources(directory: &Path) -> String {
         let mut all = String::new();
         for entry in directory.read_dir().unwrap() {
@@ -126,14 +126,14 @@ mod tests {
         all
     }
 
-    /// Named but not made; and one that does not return.
+    /// Not made, or not returning.
     const UNLISTED: [&str; 3] = ["epoll_wait", "epoll_pwait", "exit_group"];
 
     fn is_listed(call: &str) -> bool {
         super::CALLS.iter().any(|(name, _)| name.strip_prefix("SYS_") == Some(call))
     }
 
-    /// A filter may kill for a call that was not tried.
+    /// A filter may kill for an untried call.
     #[test]
     fn every_call_is_on_the_list() {
         let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
@@ -144,7 +144,6 @@ mod tests {
         for name in numbers.map(word) {
             assert!(UNLISTED.contains(&&*name) || is_listed(&name), "{name}");
         }
-        // A function is called, or imported.
         let is_function = |path: &str| {
             let name = path.rsplit("::").next().unwrap();
             name.starts_with(|c: char| c.is_lowercase())

@@ -1,9 +1,8 @@
-//! The kernel, typed: system calls, files and leases, mappings, page tables, processes.
+//! The kernel, typed.
 //!
 //! No function has policy or state, allocates, or uses libc's functions, `errno` or thread-local storage, which the helper lacks.
 //!
-//! Internal, without a stable interface. Descriptors and addresses are plain numbers: misuse breaks what the `elision` crate
-//! promises.
+//! Internal and unstable. Descriptors and addresses are plain numbers: misuse breaks the promises of the `elision` crate.
 #![allow(missing_docs)] // Internal.
 
 #[cfg(target_os = "linux")]
@@ -27,5 +26,5 @@ pub mod testing;
 #[cfg(target_os = "linux")]
 pub mod time;
 
-/// Bytes in a page; Elision runs on no other.
+/// Elision runs on no other page size.
 pub const PAGE: usize = 4096;

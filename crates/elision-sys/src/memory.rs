@@ -1,5 +1,5 @@
 //! Address space: mapping, moving, protecting.
-#![allow(unsafe_code)] // Mappings change what addresses mean; each function says who may.
+#![allow(unsafe_code)] // Each function says who may change mappings.
 
 use crate::raw::{Result, borrow, syscall};
 use core::ffi::c_void;
@@ -12,8 +12,6 @@ fn pointer(addr: usize) -> *mut c_void {
     with_exposed_provenance_mut(addr)
 }
 
-/// Anonymous memory.
-///
 /// # Safety
 /// With `MapFlags::FIXED`, as [`allocate_at`].
 unsafe fn map(addr: usize, len: usize, prot: ProtFlags, flags: MapFlags) -> Result<usize> {
@@ -25,28 +23,28 @@ unsafe fn map(addr: usize, len: usize, prot: ProtFlags, flags: MapFlags) -> Resu
 const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 const IN_PLACE: MapFlags = MapFlags::PRIVATE.union(MapFlags::FIXED);
 
-/// Address space without access, at no cost.
+/// Address space without access or cost.
 pub fn reserve(len: usize) -> Result<usize> {
     // SAFETY: not FIXED.
     unsafe { map(0, len, ProtFlags::empty(), MapFlags::PRIVATE) }
 }
 
-/// Zeroed memory, allocated on touch. `shared`: across fork.
+/// Zeroed memory; `shared`: across fork.
 pub fn allocate(len: usize, shared: bool) -> Result<usize> {
     // SAFETY: not FIXED.
     unsafe { map(0, len, READ_WRITE, if shared { MapFlags::SHARED } else { MapFlags::PRIVATE }) }
 }
 
-/// Replaces what is at `addr` with zeroed memory.
+/// Zeroed memory in place of whatever is there.
 ///
 /// # Safety
-/// Nobody may rely on the range's contents.
+/// Nobody may rely on the contents.
 pub unsafe fn allocate_at(addr: usize, len: usize) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe { map(addr, len, READ_WRITE, IN_PLACE).map(drop) }
 }
 
-/// Turns a range back into reserved address space.
+/// Back to [`reserve`]d.
 ///
 /// # Safety
 /// As [`allocate_at`].
@@ -55,10 +53,10 @@ pub unsafe fn unreserve(addr: usize, len: usize) -> Result<()> {
     unsafe { map(addr, len, ProtFlags::empty(), IN_PLACE).map(drop) }
 }
 
-/// Replaces what is at `addr` with a private mapping of `fd`.
+/// A private mapping in place of whatever is there.
 ///
 /// # Safety
-/// As [`allocate_at`]; and the file must be guarded against changes.
+/// As [`allocate_at`], of a file guarded against changes.
 pub unsafe fn map_file_at(addr: usize, len: usize, fd: i32, offset: u64) -> Result<()> {
     let (fd, flags) = (borrow(fd)?, IN_PLACE | MapFlags::NORESERVE);
     // SAFETY: the caller's promise.
@@ -66,42 +64,42 @@ pub unsafe fn map_file_at(addr: usize, len: usize, fd: i32, offset: u64) -> Resu
     Ok(())
 }
 
-/// The file position of [`untouchable_at`]'s mappings; no file is so long.
+/// The file position of [`untouchable_at`]; no file is so long.
 pub const UNTOUCHABLE: u64 = 1 << 62;
 
-/// Replaces what is at `addr` with memory that raises SIGBUS (EFAULT in system calls): a file's mapping beyond its end.
+/// Memory that raises SIGBUS (EFAULT in system calls), beyond a file's end, in place of whatever is there.
 ///
 /// # Safety
 /// As [`allocate_at`].
 pub unsafe fn untouchable_at(addr: usize, len: usize) -> Result<()> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL;
     let fd = rustix::fs::memfd_create(c"unreadable", flags)?.into_raw_fd();
-    // SAFETY: the caller's promise. An empty file needs no guard.
+    // SAFETY: the caller's promise; an empty file needs no guard.
     let mapped = unsafe { map_file_at(addr, len, fd, UNTOUCHABLE) };
     crate::file::close(fd);
     mapped
 }
 
 /// # Safety
-/// Nobody may touch the range afterwards.
+/// Nobody may use the range afterwards.
 pub unsafe fn unmap(addr: usize, len: usize) {
-    // SAFETY: the caller's promise. (It fails only for want of map entries.)
+    // SAFETY: the caller's promise. (Fails only for want of map entries.)
     let _ = unsafe { rustix::mm::munmap(pointer(addr), len) };
 }
 
-/// Moves pages over others, which are dropped: one atomic step for other threads.
+/// Moves pages over others, in one atomic step for other threads.
 ///
 /// # Safety
-/// Nobody may use `from` afterwards; what was at `to` must be equal or dispensable.
+/// Nobody may use `from` afterwards; `to` must be equal or dispensable.
 pub unsafe fn move_over(from: usize, to: usize, len: usize) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe { remap(from, to, len, MremapFlags::MAYMOVE) }
 }
 
-/// Moves a mapping's pages; the mapping at `from` stays, empty.
+/// The same, but the mapping at `from` stays, empty.
 ///
 /// # Safety
-/// Nobody may rely on either range's contents.
+/// Nobody may rely on the contents of either.
 pub unsafe fn move_from(from: usize, to: usize, len: usize) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe { remap(from, to, len, MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP) }
@@ -114,14 +112,14 @@ unsafe fn remap(from: usize, to: usize, len: usize, flags: MremapFlags) -> Resul
 }
 
 /// # Safety
-/// The advice must keep contents, or they must be the caller's to discard.
+/// The advice keeps contents, or they are the caller's to discard.
 pub unsafe fn advise(addr: usize, len: usize, advice: i32) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe { syscall(libc::SYS_madvise, [addr, len, advice as usize, 0, 0, 0]).map(drop) }
 }
 
 /// # Safety
-/// Users of the range must expect the protection.
+/// Users must expect the protection.
 pub unsafe fn protect(addr: usize, len: usize, prot: i32) -> Result<()> {
     let prot = MprotectFlags::from_bits_retain(prot as u32);
     // SAFETY: the caller's promise.

@@ -1,5 +1,5 @@
-//! Pages: mappings (PROCMAP_QUERY), page tables (PAGEMAP_SCAN), write tracking (userfaultfd).
-#![allow(unsafe_code)] // ioctls on local structs; each function says what they do to memory.
+//! Pages: mappings, page tables, write tracking.
+#![allow(unsafe_code)] // ioctls on local structs.
 
 use crate::raw::{Errno, Result, syscall};
 use linux_raw_sys::general::procmap_query_flags::*;
@@ -18,7 +18,7 @@ unsafe fn ioctl<T>(fd: i32, request: u32, argument: &mut T) -> Result<usize> {
     unsafe { syscall(libc::SYS_ioctl, [fd as usize, request as usize, argument as *mut T as usize, 0, 0, 0]) }
 }
 
-/// Page categories of PAGEMAP_SCAN.
+/// For [`scan`].
 pub mod category {
     #![allow(missing_docs)]
     use linux_raw_sys::general::{PAGE_IS_FILE, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, PAGE_IS_WRITTEN};
@@ -33,12 +33,10 @@ pub mod category {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Run {
     pub start: u64,
-    /// One past the last byte.
     pub end: u64,
     pub categories: u64,
 }
 
-/// The pages that a scan returns.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
     /// All of these…
@@ -47,11 +45,11 @@ pub struct Wanted {
     pub inverted: u64,
     /// …and any of these.
     pub any: u64,
-    /// Write-protects them in the same step.
+    /// Write-protects them, in the same step.
     pub protect: bool,
 }
 
-/// PAGEMAP_SCAN of `[start, end)` into `runs`: their number, and where it stopped for want of room.
+/// PAGEMAP_SCAN: the number of runs, and where it stopped for want of room.
 pub fn scan(
     pagemap: i32,
     start: usize,
@@ -73,15 +71,15 @@ pub fn scan(
         category_anyof_mask: wanted.any,
         return_mask: category::WRITTEN | category::FILE | category::PRESENT | category::SWAPPED,
     };
-    // SAFETY: the request's struct, and the borrowed runs with their number.
+    // SAFETY: the request's struct; runs with their number.
     let count = unsafe { ioctl(pagemap, PAGEMAP_SCAN, &mut argument)? };
     Ok((count, argument.walk_end as usize))
 }
 
-/// Have a mapping's pages moved, to untouched fresh memory? `false` if unknown.
+/// Have a mapping's pages moved to untouched memory? `false` if unknown.
 pub fn have_moved(from: usize, to: usize, len: usize) -> bool {
     // A file's mapping has moved, or the old place is unreadable; else the pages tell. (In this order: a file's pages may become
-    // anonymous meanwhile.)
+    // anonymous.)
     let seen = crate::file::open(c"/proc/self/maps", libc::O_RDONLY | libc::O_CLOEXEC, 0).is_ok_and(|maps| {
         let of_a_file = mapping(maps, to).is_ok_and(|there| there.start <= to && there.ino != 0);
         let gone = mapping(maps, from).is_ok_and(|left| left.start > from || !left.readable);
@@ -91,7 +89,7 @@ pub fn have_moved(from: usize, to: usize, len: usize) -> bool {
     seen || any_in(to, len)
 }
 
-/// Is any page in memory or swap? False if unknown.
+/// In memory or swap? False if unknown.
 fn any_in(addr: usize, len: usize) -> bool {
     let wanted = Wanted { any: category::PRESENT | category::SWAPPED, ..Wanted::default() };
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
@@ -105,30 +103,29 @@ fn any_in(addr: usize, len: usize) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mapping {
     pub start: usize,
-    /// One past the last byte.
     pub end: usize,
     pub readable: bool,
     pub writable: bool,
     pub shared: bool,
-    /// The file's device.
+    /// The file's.
     pub dev: u64,
-    /// The file's inode number; 0: anonymous.
+    /// The file's; 0: anonymous.
     pub ino: u64,
     /// The file position of `start`.
     pub offset: u64,
 }
 
-/// The mapping at or above `addr` (PROCMAP_QUERY, Linux 6.11). `maps`: /proc/self/maps.
+/// The mapping at or above `addr`, in /proc/self/maps (Linux 6.11).
 pub fn mapping(maps: i32, addr: usize) -> Result<Mapping> {
     query_mapping(maps, addr, COVERING_OR_NEXT)
 }
 
-/// The same for readable and writable mappings of files.
+/// The same for readable and writable files.
 pub fn mapping_like_ours(maps: i32, addr: usize) -> Result<Mapping> {
     query_mapping(maps, addr, COVERING_OR_NEXT | OF_A_FILE | READABLE | WRITABLE)
 }
 
-/// Is a file of this inode number mapped? True if unknown.
+/// Is a file mapped? True if unknown.
 pub fn is_mapped(maps: i32, ino: u64) -> bool {
     let mut at = 0;
     loop {
@@ -151,7 +148,7 @@ fn query_mapping(maps: i32, addr: usize, flags: u64) -> Result<Mapping> {
     let blank: procmap_query = unsafe { core::mem::zeroed() };
     let size = size_of::<procmap_query>() as u64;
     let mut query = procmap_query { size, query_flags: flags, query_addr: addr as u64, ..blank };
-    // SAFETY: the request's struct, without room for a name.
+    // SAFETY: the request's struct, without a name.
     unsafe { ioctl(maps, PROCMAP_QUERY, &mut query)? };
     let is = |flag: u64| query.vma_flags & flag != 0;
     Ok(Mapping {
@@ -166,11 +163,11 @@ fn query_mapping(maps: i32, addr: usize, flags: u64) -> Result<Mapping> {
     })
 }
 
-/// A userfaultfd that only write-protects, in asynchronous mode: no handler, no privilege.
+/// A userfaultfd that only write-protects, asynchronously: no handler, no privilege.
 pub fn tracker() -> Result<i32> {
     let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
     let flags = flags | UserfaultfdFlags::from_bits_retain(UFFD_USER_MODE_ONLY);
-    // SAFETY: no memory is involved.
+    // SAFETY: no memory.
     let fd = unsafe { rustix::mm::userfaultfd(flags) }?.into_raw_fd();
     let features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC;
     let mut api = uffdio_api { api: UFFD_API.into(), features: features.into(), ioctls: 0 };
@@ -184,7 +181,7 @@ pub fn tracker() -> Result<i32> {
     }
 }
 
-/// Registers a range with the tracker, unprotected.
+/// Nothing is protected yet.
 pub fn track(tracker: i32, addr: usize, len: usize) -> Result<()> {
     let range = uffdio_range { start: addr as u64, len: len as u64 };
     let mut register = uffdio_register { range, mode: UFFDIO_REGISTER_MODE_WP.into(), ioctls: 0 };
@@ -192,7 +189,7 @@ pub fn track(tracker: i32, addr: usize, len: usize) -> Result<()> {
     unsafe { ioctl(tracker, UFFDIO_REGISTER, &mut register).map(drop) }
 }
 
-/// Unprotects a range: its pages count as written again.
+/// Its pages count as written again.
 pub fn unprotect(tracker: i32, addr: usize, len: usize) -> Result<()> {
     let range = uffdio_range { start: addr as u64, len: len as u64 };
     let mut protect = uffdio_writeprotect { range, mode: 0 };

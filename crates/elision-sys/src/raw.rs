@@ -1,15 +1,15 @@
-//! Raw system calls: numbers in, a value or an errno out.
+//! Raw system calls.
 //!
-//! rustix makes a call where it has a typed function for it alone, [`syscall`] the others. Both enter the kernel directly: the
-//! helper runs without libc, and libc's names are the drop-in's own.
+//! rustix makes a call where it has a typed function for it alone, [`syscall`] the rest, past libc: the helper has none, and the
+//! drop-in has libc's names.
 #![allow(unsafe_code)] // Entering the kernel.
 
 use rustix::fd::BorrowedFd;
 
-// Of rustix's backends, the raw one keeps an errno in 16 bits, and libc's, which is of no use here, in 32.
+// rustix's raw backend keeps an errno in 16 bits; libc's, in 32, is of no use here.
 const _: () = assert!(size_of::<rustix::io::Errno>() == 2);
 
-/// A positive errno.
+/// Positive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Errno(pub i32);
 
@@ -27,10 +27,8 @@ impl From<rustix::io::Errno> for Errno {
 
 pub type Result<T> = core::result::Result<T, Errno>;
 
-/// Enters the kernel with up to six arguments.
-///
 /// # Safety
-/// The arguments must suit call `number`: valid pointers, and no effect on memory that Rust owns.
+/// The arguments suit the call: valid pointers, and no effect on memory that Rust owns.
 #[inline]
 pub unsafe fn syscall(number: i64, args: [usize; 6]) -> Result<usize> {
     // SAFETY: the caller's promise.
@@ -38,12 +36,12 @@ pub unsafe fn syscall(number: i64, args: [usize; 6]) -> Result<usize> {
     if (-4095..0).contains(&returned) { Err(Errno(-returned as i32)) } else { Ok(returned as usize) }
 }
 
-/// A descriptor for rustix, which may panic on an impossible one: EBADF here.
+/// For rustix, which may panic on an impossible descriptor: EBADF here.
 #[inline]
 pub(crate) fn borrow<'a>(fd: i32) -> Result<BorrowedFd<'a>> {
     if fd < 0 && fd != libc::AT_FDCWD {
         return Err(Errno(libc::EBADF));
     }
-    // SAFETY: only the kernel gets the number; it says EBADF if that is not open.
+    // SAFETY: only the kernel gets the number; EBADF if not open.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }

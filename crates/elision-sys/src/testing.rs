@@ -1,9 +1,9 @@
-//! Shared by the tests of several crates.
+//! For several crates' tests.
 #![allow(unsafe_code)] // The calling thread's processor and priority.
 
-/// `waits` runs at real-time priority while `holds`, an ordinary thread on the same processor, keeps what `waits` is to wait for.
-/// `holds` calls its argument, which returns as `waits` begins. The wait must be shorter than the kernel's limit on real-time
-/// threads (0.95 of a second, or none).
+/// `waits` runs at real-time priority; `holds`, on the same processor without, keeps what `waits` waits for, and calls its
+/// argument, which returns as `waits` begins. The wait must stay below the kernel's limit on real-time threads (0.95 of a second,
+/// or none).
 pub fn beside_real_time(holds: impl FnOnce(&dyn Fn()) + Send, waits: impl FnOnce() + Send) {
     use std::sync::atomic::{AtomicBool, Ordering};
     let (held, waiting) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -13,7 +13,7 @@ pub fn beside_real_time(holds: impl FnOnce(&dyn Fn()) + Send, waits: impl FnOnce
         }
     };
     let real_time = || {
-        // SAFETY: local structures; zero is the calling thread.
+        // SAFETY: local structures; zero is this thread.
         unsafe {
             let mut one = core::mem::zeroed::<libc::cpu_set_t>();
             libc::CPU_SET(libc::sched_getcpu() as usize, &mut one);

@@ -4,7 +4,6 @@
 use crate::raw::syscall;
 use rustix::thread::Timespec;
 
-/// Milliseconds of a monotonic clock.
 pub fn now_ms() -> u64 {
     now_ns() / 1_000_000
 }
@@ -18,15 +17,15 @@ pub fn ms_since(moment: u64) -> u64 {
     now_ms().saturating_sub(moment)
 }
 
-/// The time of day, in seconds.
+/// Time of day.
 pub fn seconds() -> i64 {
     clock(libc::CLOCK_REALTIME).tv_sec
 }
 
-/// clock_gettime(2). (rustix would look for the vDSO.)
+/// (rustix would look for the vDSO.)
 pub(crate) fn clock(which: i32) -> Timespec {
     let mut now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel fills the local.
+    // SAFETY: a local.
     let _ =
         unsafe { syscall(libc::SYS_clock_gettime, [which as usize, (&raw mut now) as usize, 0, 0, 0, 0]) };
     now
@@ -36,8 +35,7 @@ pub fn yield_now() {
     rustix::thread::sched_yield();
 }
 
-/// Gives way for the `round`th time to the task that the caller waits for. Later rounds sleep: a real-time thread that only
-/// yields would keep the processor for ever.
+/// For the `round`th time. Later rounds sleep: a real-time thread that only yields keeps its processor for ever.
 pub fn give_way(round: u32) {
     match round {
         0..64 => yield_now(),

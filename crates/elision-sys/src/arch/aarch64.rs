@@ -1,10 +1,10 @@
 //! aarch64: no helper starts, so nothing is deferred.
 //!
 //! Stopping threads takes more than registers here: before the ptrace stop, the kernel decides about a repetition and hides the
-//! first argument (`/proc/TID/syscall` shows it).
+//! first argument (but in `/proc/TID/syscall`).
 #![allow(unsafe_code)] // Instructions.
 
-/// Enters the kernel; a negative errno is an error.
+/// A negative errno is an error.
 ///
 /// # Safety
 /// As [`crate::raw::syscall`].
@@ -28,9 +28,8 @@ pub unsafe fn syscall(number: i64, args: [usize; 6]) -> isize {
     returned
 }
 
-/// Ends the process by an invalid instruction.
 pub fn trap() -> ! {
-    // SAFETY: it does not return.
+    // SAFETY: no return.
     unsafe { core::arch::asm!("udf #0", options(noreturn)) }
 }
 
@@ -42,7 +41,6 @@ core::arch::global_asm!(
     "svc #0",
 );
 
-/// Where a signal handler returns to.
 pub fn signal_restorer() -> usize {
     unsafe extern "C" {
         fn elision_signal_restorer();
@@ -50,19 +48,17 @@ pub fn signal_restorer() -> usize {
     elision_signal_restorer as *const () as usize
 }
 
-/// Refuses to start a helper.
-///
 /// # Safety
 /// None.
 pub unsafe fn clone(_: usize, _: usize, _: usize, _: *mut u32, _: extern "C" fn() -> !) -> isize {
     -(libc::ENOSYS as isize)
 }
 
-/// An address that no other thread has.
+/// Unique among threads.
 #[inline(always)]
 pub fn thread_pointer() -> usize {
     let pointer;
-    // SAFETY: the register holds a thread's own address.
+    // SAFETY: the register holds the thread's address.
     unsafe {
         core::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, preserves_flags, pure, nomem));
     }
@@ -73,10 +69,10 @@ pub fn on_valgrind() -> bool {
     false
 }
 
-/// The calls that wait for events, with a timeout in their fourth argument.
+/// Waits for events, with a timeout in the fourth argument.
 pub const EPOLL_WAITS: [i64; 1] = [libc::SYS_epoll_pwait];
 
-/// No thread is stopped without a helper.
+/// Without a helper, none.
 pub enum Registers {}
 
 impl Registers {

@@ -1,6 +1,4 @@
-//! Processors: entering the kernel, starting the helper, a stopped thread's registers.
-//!
-//! Every processor has the same items. Where one is missing, no helper starts (ENOSYS), and nothing is deferred.
+//! What differs between processors. Where an item is missing, no helper starts (ENOSYS), and nothing is deferred.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

@@ -1,14 +1,14 @@
 //! x86-64.
 #![allow(unsafe_code)] // Instructions.
 
-/// Enters the kernel; a negative errno is an error.
+/// A negative errno is an error.
 ///
 /// # Safety
 /// As [`crate::raw::syscall`].
 #[inline]
 pub unsafe fn syscall(number: i64, args: [usize; 6]) -> isize {
     let returned: isize;
-    // SAFETY: Linux's calling convention, which clobbers rcx and r11; memory is the caller's promise.
+    // SAFETY: Linux's calling convention; memory is the caller's promise.
     unsafe {
         core::arch::asm!(
             "syscall",
@@ -27,9 +27,8 @@ pub unsafe fn syscall(number: i64, args: [usize; 6]) -> isize {
     returned
 }
 
-/// Ends the process by an invalid instruction.
 pub fn trap() -> ! {
-    // SAFETY: it does not return.
+    // SAFETY: no return.
     unsafe { core::arch::asm!("ud2", options(noreturn)) }
 }
 
@@ -39,12 +38,12 @@ core::arch::global_asm!(
     "elision_signal_restorer:",
     "mov eax, 15", // rt_sigreturn
     "syscall",
-    // clone(flags, stack, tid word, entry, thread pointer): the parent gets the child's pid, the child calls `entry`.
+    // clone(flags, stack, tid word, entry, thread pointer): the child calls `entry`.
     ".hidden elision_clone",
     ".globl elision_clone",
     "elision_clone:",
     "mov r9, rcx",  // entry
-    "mov r10, rdx", // where the kernel clears the pid; rdx: where it writes it
+    "mov r10, rdx", // the word, which the kernel clears (r10) and sets (rdx)
     "mov eax, 56",
     "syscall",
     "test rax, rax",
@@ -56,7 +55,6 @@ core::arch::global_asm!(
     "2: ret",
 );
 
-/// Where a signal handler returns to.
 pub fn signal_restorer() -> usize {
     unsafe extern "C" {
         fn elision_signal_restorer();
@@ -64,7 +62,7 @@ pub fn signal_restorer() -> usize {
     elision_signal_restorer as *const () as usize
 }
 
-/// clone(2). `word` holds the child's pid until the child's end; the child calls `entry`.
+/// `word` holds the child's pid until its end; the child calls `entry`.
 ///
 /// # Safety
 /// As [`crate::task::clone_helper`], with 24 writable bytes at `pointer`.
@@ -84,34 +82,33 @@ pub unsafe fn clone(
             pointer: usize,
         ) -> isize;
     }
-    // SAFETY: the caller's promise. The assembly uses scratch registers only; r8, the fifth argument, is where the kernel expects
-    // it.
+    // SAFETY: the caller's promise. The assembly uses scratch registers; r8, the fifth argument, is the kernel's, too.
     unsafe {
-        // The ABI wants the thread pointer's own address there.
+        // The ABI wants its own address there.
         *(pointer as *mut usize) = pointer;
         *((pointer + 16) as *mut usize) = pointer;
         elision_clone(flags, stack, word, entry, pointer)
     }
 }
 
-/// An address that no other thread has.
+/// Unique among threads.
 #[inline(always)]
 pub fn thread_pointer() -> usize {
     let pointer;
-    // SAFETY: by the ABI, a thread's control block begins with its own address.
+    // SAFETY: by the ABI, a control block begins with its address.
     unsafe {
         core::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, pure, readonly));
     }
     pointer
 }
 
-/// Does Valgrind run this program? It would end one that makes a process in the same memory. (A client request: instructions
-/// without effect, unless simulated.)
+/// Valgrind would end a program that makes a process in its memory. (A client request: instructions without effect, unless
+/// simulated.)
 pub fn on_valgrind() -> bool {
     const RUNNING_ON_VALGRIND: usize = 0x1001;
     let request = [RUNNING_ON_VALGRIND, 0, 0, 0, 0, 0];
     let mut answer = 0usize;
-    // SAFETY: the rotations add up to 128 bits, and the exchange is with itself; simulated, the request is read and rdx written.
+    // SAFETY: the rotations add up to 128 bits, the exchange is with itself; simulated, the request is read and rdx written.
     unsafe {
         core::arch::asm!(
             "rol rdi, 3",
@@ -127,15 +124,14 @@ pub fn on_valgrind() -> bool {
     answer != 0
 }
 
-/// The calls that wait for events, with a timeout in their fourth argument.
+/// Waits for events, with a timeout in the fourth argument.
 pub const EPOLL_WAITS: [i64; 2] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
 
-/// A stopped thread's registers.
 #[derive(Clone, Copy, Debug)]
 pub struct Registers(libc::user_regs_struct);
 
 impl Registers {
-    /// Registers on entry to a system call, for tests.
+    /// For tests.
     pub fn of_call(number: i64, arguments: [u64; 6]) -> Registers {
         // SAFETY: plain numbers.
         let zeroes: libc::user_regs_struct = unsafe { core::mem::zeroed() };
@@ -143,7 +139,7 @@ impl Registers {
         Registers(libc::user_regs_struct { orig_rax: number as u64, rdi, rsi, rdx, r10, r8, r9, ..zeroes })
     }
 
-    /// Those of a traced, stopped thread.
+    /// Of a traced, stopped thread.
     pub fn of_thread(tid: i32) -> Option<Registers> {
         let mut registers = Self::of_call(-1, [0; 6]);
         (registers.transfer(libc::PTRACE_GETREGS, tid) == 0).then_some(registers)
@@ -155,11 +151,11 @@ impl Registers {
 
     fn transfer(&mut self, request: u32, tid: i32) -> isize {
         let arguments = [request as usize, tid as usize, 0, (&raw mut self.0) as usize, 0, 0];
-        // SAFETY: both requests read or fill the struct.
+        // SAFETY: the requests read or fill the struct.
         unsafe { syscall(libc::SYS_ptrace, arguments) }
     }
 
-    /// The system call that the thread is in, negative for none; the kernel looks at the lower half alone.
+    /// Negative: none. The kernel looks at the lower half.
     pub fn call(&self) -> i64 {
         i64::from(self.0.orig_rax as i32)
     }
@@ -173,7 +169,7 @@ impl Registers {
         self.0.rax as i64
     }
 
-    /// Has the kernel repeat the call, or fail it with EINTR if a handler of the program's runs first.
+    /// The kernel repeats the call, or fails it with EINTR if a handler runs first.
     pub fn restart(&mut self) {
         const ERESTARTNOHAND: i64 = 514;
         self.set_result(-ERESTARTNOHAND);
@@ -183,8 +179,8 @@ impl Registers {
         self.0.rax = result as u64;
     }
 
-    /// A note, 0 for none, in the upper half of the call's number: the kernel ignores it, keeps it while it repeats the call, and
-    /// drops it when the call returns.
+    /// In the upper half of the call's number, 0 for none: the kernel ignores it, keeps it over repetitions, and drops it at the
+    /// call's return.
     pub fn note(&self) -> u32 {
         (self.0.orig_rax >> 32) as u32
     }

@@ -1,24 +1,22 @@
-//! Descriptors: opening, closing, reading, writing.
-#![allow(unsafe_code)] // Pointers to locals or slices that outlive the call.
+//! Descriptors.
+#![allow(unsafe_code)] // Pointers to locals or slices.
 
 use crate::raw::{Result, borrow, syscall};
 use core::ffi::CStr;
 use rustix::fd::IntoRawFd;
 use rustix::fs::{Mode, OFlags};
 
-/// open(2) from the working directory.
 pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<i32> {
     let (flags, mode) = (OFlags::from_bits_retain(flags as u32), Mode::from_bits_retain(mode));
     Ok(rustix::fs::openat(rustix::fs::CWD, path, flags, mode)?.into_raw_fd())
 }
 
-/// openat(2) of an existing file.
 pub fn open_at(directory: i32, name: &CStr, flags: i32) -> Result<i32> {
     let flags = OFlags::from_bits_retain(flags as u32);
     Ok(rustix::fs::openat(borrow(directory)?, name, flags, Mode::empty())?.into_raw_fd())
 }
 
-/// The target of a symbolic link, cut off at the room's end.
+/// A symbolic link's target, cut off where `room` ends.
 pub fn read_link_at<'a>(directory: i32, name: &CStr, room: &'a mut [u8]) -> Result<&'a [u8]> {
     let length = rustix::fs::readlinkat_raw(borrow(directory)?, name, &mut *room)?;
     Ok(room.get(..length).unwrap_or(&[]))
@@ -29,10 +27,10 @@ pub fn close(fd: i32) {
     let _ = unsafe { syscall(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
 }
 
-/// close_range(2) of everything, in a descriptor table of its own.
+/// Closes everything in a descriptor table of its own.
 pub fn unshare_and_close_all() -> Result<()> {
     let flags = libc::CLOSE_RANGE_UNSHARE as usize;
-    // SAFETY: no memory is involved.
+    // SAFETY: as above.
     unsafe { syscall(libc::SYS_close_range, [0, u32::MAX as usize, flags, 0, 0, 0]).map(drop) }
 }
 
@@ -41,18 +39,17 @@ pub fn fcntl(fd: i32, command: i32, argument: usize) -> Result<i32> {
     Ok(unsafe { syscall(libc::SYS_fcntl, [fd as usize, command as usize, argument, 0, 0, 0])? } as i32)
 }
 
-/// The status flags of the description.
 pub fn flags(fd: i32) -> Result<i32> {
     fcntl(fd, libc::F_GETFL, 0)
 }
 
 pub fn seek(fd: i32, offset: i64, whence: i32) -> Result<u64> {
-    // SAFETY: no memory is involved.
+    // SAFETY: as above.
     Ok(unsafe { syscall(libc::SYS_lseek, [fd as usize, offset as usize, whence as usize, 0, 0, 0])? } as u64)
 }
 
 /// # Safety
-/// `[addr, addr + len)` must be the caller's to overwrite.
+/// The range must be the caller's to overwrite.
 pub unsafe fn pread(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
     // SAFETY: the caller's promise.
     unsafe { syscall(libc::SYS_pread64, [fd as usize, addr, len, offset as usize, 0, 0]) }
@@ -63,9 +60,8 @@ pub fn read_at(fd: i32, bytes: &mut [u8], offset: u64) -> Result<usize> {
     unsafe { pread(fd, bytes.as_mut_ptr() as usize, bytes.len(), offset) }
 }
 
-/// pwrite(2) from any address.
 pub fn pwrite(fd: i32, addr: usize, len: usize, offset: u64) -> Result<usize> {
-    // SAFETY: the kernel only reads; EFAULT where it cannot.
+    // SAFETY: the kernel only reads.
     unsafe { syscall(libc::SYS_pwrite64, [fd as usize, addr, len, offset as usize, 0, 0]) }
 }
 
@@ -77,26 +73,24 @@ pub fn read(fd: i32, bytes: &mut [u8]) -> Result<usize> {
     Ok(rustix::io::read(borrow(fd)?, bytes)?)
 }
 
-/// fsync(2) where metadata count, else fdatasync(2).
 pub fn sync(fd: i32, metadata: bool) -> Result<()> {
     let fd = borrow(fd)?;
     Ok(if metadata { rustix::fs::fsync(fd) } else { rustix::fs::fdatasync(fd) }?)
 }
 
 pub fn flock(fd: i32, operation: i32) -> Result<()> {
-    // SAFETY: no memory is involved.
+    // SAFETY: as above.
     unsafe { syscall(libc::SYS_flock, [fd as usize, operation as usize, 0, 0, 0, 0]).map(drop) }
 }
 
-/// getdents64(2).
 pub fn directory_entries(fd: i32, buffer: &mut [u8]) -> Result<usize> {
-    // SAFETY: a slice borrowed for writing.
+    // SAFETY: as above.
     unsafe {
         syscall(libc::SYS_getdents64, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
     }
 }
 
-/// A descriptor for the description behind `fd` of `pid`.
+/// A descriptor for the description of `pid`'s `fd`.
 pub fn take_descriptor(pid: i32, fd: i32) -> Result<i32> {
     // SAFETY: no memory is involved.
     unsafe {
@@ -107,7 +101,7 @@ pub fn take_descriptor(pid: i32, fd: i32) -> Result<i32> {
     }
 }
 
-/// A socket's SO_RCVTIMEO or SO_SNDTIMEO in milliseconds; `None` without a limit or a socket.
+/// A socket's SO_RCVTIMEO or SO_SNDTIMEO; `None` without one.
 pub fn socket_timeout_ms(pid: i32, fd: i32, option: i32) -> Option<u64> {
     let ours = take_descriptor(pid, fd).ok()?;
     let mut time = [0i64; 2];

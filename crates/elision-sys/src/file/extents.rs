@@ -1,12 +1,11 @@
-//! Which bytes of a file the file system keeps, and which the page cache.
+//! Which bytes of a file are on its file system, and which are in the page cache.
 #![allow(unsafe_code)] // Pointers to locals.
 
 use crate::raw::syscall;
 use linux_raw_sys::general::{cachestat, cachestat_range};
 use linux_raw_sys::ioctl::{FIEMAP_EXTENT_LAST, FIEMAP_EXTENT_UNWRITTEN, FS_IOC_FIEMAP};
 
-/// Is there a hole, or unwritten allocated room, in `[start, end)`? `None`: the file system does not say. (FIEMAP leaves the
-/// position alone, which may be the program's.)
+/// Is there a hole, or unwritten room, in `[start, end)`? `None` if unknown. (Seeking would move the program's position.)
 pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
     const AT_A_TIME: usize = 32;
     #[repr(C)]
@@ -34,7 +33,7 @@ pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
     while at < end {
         let (length, count) = (end - at, AT_A_TIME as u32);
         let mut query = Query { start: at, length, count, ..Query::default() };
-        // SAFETY: FIEMAP reads the header, and fills at most `count` extents of the local struct.
+        // SAFETY: FIEMAP fills at most `count` extents of the local struct.
         unsafe {
             syscall(
                 libc::SYS_ioctl,
@@ -50,7 +49,7 @@ pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
                 return Some(true);
             }
             let to = extent.logical + extent.length;
-            // Bytes on their way to the disk are flagged unwritten, too.
+            // Bytes under writeback are flagged unwritten, too.
             if extent.flags & FIEMAP_EXTENT_UNWRITTEN != 0
                 && at < to.min(end)
                 && !being_written(fd, at, to.min(end))
@@ -70,13 +69,13 @@ pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
 #[allow(non_upper_case_globals)]
 pub(crate) const SYS_cachestat: i64 = linux_raw_sys::general::__NR_cachestat as i64;
 
-/// Is every page of `[start, end)` dirty, or every page under writeback?
+/// Are all pages of `[start, end)` dirty, or all under writeback?
 fn being_written(fd: i32, start: u64, end: u64) -> bool {
     let range = cachestat_range { off: start, len: end - start };
     let mut counts =
         cachestat { nr_cache: 0, nr_dirty: 0, nr_writeback: 0, nr_evicted: 0, nr_recently_evicted: 0 };
     let arguments = [fd as usize, (&raw const range) as usize, (&raw mut counts) as usize, 0, 0, 0];
-    // SAFETY: cachestat reads one struct and fills the other.
+    // SAFETY: two local structs.
     let asked = unsafe { syscall(SYS_cachestat, arguments) };
     let page = crate::PAGE as u64;
     let pages = end.div_ceil(page) - start / page;

@@ -1,8 +1,7 @@
-//! Paths below /proc, built without allocating.
+//! Paths below /proc, without allocation.
 
 use core::ffi::CStr;
 
-/// A path below /proc in a small buffer.
 pub struct ProcPath([u8; 64]);
 
 impl ProcPath {
@@ -20,7 +19,6 @@ impl ProcPath {
     /// Appends `tail`, cut off at the buffer's end.
     pub fn and(mut self, tail: &[u8]) -> ProcPath {
         let at = self.as_c_str().count_bytes();
-        // The last byte stays zero.
         for (slot, byte) in self.0.iter_mut().take(63).skip(at).zip(tail) {
             *slot = *byte;
         }
@@ -35,14 +33,13 @@ impl ProcPath {
         CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
     }
 
-    /// The path below /proc.
     pub fn below_proc(&self) -> &CStr {
         let below = self.0.get(b"/proc/".len()..).unwrap_or(&[]);
         CStr::from_bytes_until_nul(below).unwrap_or(c"")
     }
 }
 
-/// `number` in decimal, at the end of `buffer`; the formatting machinery may panic.
+/// `number` in decimal; the formatting machinery may panic.
 pub fn decimal(mut number: u64, buffer: &mut [u8]) -> &[u8] {
     let mut at = buffer.len();
     while let Some(slot) = at.checked_sub(1).and_then(|i| buffer.get_mut(i)) {

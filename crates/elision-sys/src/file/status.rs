@@ -1,4 +1,4 @@
-//! The status of a file and its file system.
+//! Files' status.
 #![allow(unsafe_code)] // Pointers to locals.
 
 use crate::raw::{Result, borrow, syscall};
@@ -9,19 +9,17 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A file's status, without times: a query makes the next change's time fine-grained, which a journal must store.
+/// Without times: a query makes the next change's time fine-grained, which a journal must store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stat {
     pub id: FileKey,
-    /// Type and permissions.
     pub mode: u32,
     pub size: u64,
-    /// 512-byte blocks.
+    /// Of 512 bytes.
     pub blocks: u64,
     pub links: u32,
 }
 
-/// Device and inode number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FileKey {
     pub dev: u64,
@@ -29,7 +27,7 @@ pub struct FileKey {
 }
 
 impl Stat {
-    /// Has it no holes? (Where blocks are counted as they are used, as on tmpfs.)
+    /// Without holes, where the file system counts blocks as they are used (tmpfs).
     pub fn is_solid(&self) -> bool {
         self.blocks * 512 >= self.size
     }
@@ -69,21 +67,21 @@ fn to_stat(answer: Statx) -> Stat {
     }
 }
 
-/// Append only (`chattr +a`)?
+/// `chattr +a`?
 pub fn is_append_only(fd: i32) -> Result<bool> {
     statx(fd, StatxFlags::empty()).map(|answer| answer.stx_attributes.contains(StatxAttributes::APPEND))
 }
 
-/// Do permissions, attributes and mount let the process write? `false` if unknown.
+/// By permissions, attributes and mount. `false` if unknown.
 pub fn may_be_written(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
     let (directory, path) = (libc::AT_FDCWD as usize, path.as_ptr() as usize);
     let arguments = [directory, path, libc::W_OK as usize, libc::AT_EACCESS as usize, 0, 0];
-    // SAFETY: a C string. (rustix would make other calls where this one is missing.)
+    // SAFETY: a C string. (rustix would fall back to other calls.)
     unsafe { syscall(libc::SYS_faccessat2, arguments) }.is_ok()
 }
 
-/// The inode's change time: seconds, nanoseconds. The next change gets another time.
+/// Seconds, nanoseconds. The next change gets another time.
 pub fn ctime(fd: i32) -> Result<(i64, u32)> {
     statx(fd, StatxFlags::CTIME).map(|answer| pair(answer.stx_ctime))
 }
@@ -92,7 +90,7 @@ fn pair(time: StatxTimestamp) -> (i64, u32) {
     (time.tv_sec, time.tv_nsec)
 }
 
-/// Would a read through `fd` move the access time? `true` if unknown.
+/// Would a read move the access time? `true` if unknown.
 pub fn shows_access(fd: i32) -> bool {
     const DAY: i64 = 24 * 60 * 60;
     let (Ok(flags), Ok(mount), Ok(times)) = (
@@ -120,28 +118,26 @@ fn mount_flags(fd: i32) -> Result<u64> {
     statfs(fd).map(|answer| answer.f_flags as u64)
 }
 
-/// The file system's magic number.
 pub fn filesystem(fd: i32) -> Result<i64> {
     statfs(fd).map(|answer| answer.f_type)
 }
 
-/// Of tmpfs.
 pub const TMPFS: i64 = 0x0102_1994;
 
-/// Of XFS, where reads and writes of a file never mix.
+/// Reads and writes of a file never mix on XFS.
 pub const XFS: i64 = 0x5846_5342;
 
-/// Is every write to the file synchronous, by `mount -o sync` or `chattr +S`?
+/// Are all writes synchronous (`mount -o sync`, `chattr +S`)?
 pub fn writes_synchronously(fd: i32) -> bool {
     let mut attributes = 0u32;
     let arguments = [fd as usize, FS_IOC_GETFLAGS as usize, (&raw mut attributes) as usize, 0, 0, 0];
-    // SAFETY: the kernel fills an `int`, despite the request's declaration.
+    // SAFETY: the kernel fills an `int`, against the request's declaration.
     let asked = unsafe { syscall(libc::SYS_ioctl, arguments) };
     mount_flags(fd).is_ok_and(|flags| flags & libc::ST_SYNCHRONOUS != 0)
         || asked.is_ok() && attributes & FS_SYNC_FL != 0
 }
 
-/// The file system's free bytes.
+/// Free bytes.
 pub fn room(fd: i32) -> Result<u64> {
     statfs(fd).map(|answer| answer.f_bavail.saturating_mul(answer.f_bsize as u64))
 }

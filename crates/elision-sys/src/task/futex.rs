@@ -1,5 +1,5 @@
-//! Waits on words of memory.
-#![allow(unsafe_code)] // The program's addresses, handed to the kernel.
+//! Waits on words.
+#![allow(unsafe_code)] // The program's addresses.
 
 use super::peek::copy_own;
 use crate::raw::{Errno, Result, syscall};
@@ -9,12 +9,12 @@ use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use rustix::thread::futex::{Flags, Wait, WaitFlags, WaitPtr, WaitvFlags};
 use rustix::thread::{ClockId, Timespec};
 
-/// Waits until `word` is not `value`, a wake, or the timeout. Wakes spuriously.
+/// Until a change of `word`, a wake, the timeout, or spuriously.
 pub fn futex_wait(word: &AtomicU32, value: u32, timeout_ms: u64) {
     wait_on(word, value, timeout_ms, Flags::PRIVATE);
 }
 
-/// The same for a word that the kernel clears at a thread's end. (It wakes one waiter.)
+/// For a word that the kernel clears at a thread's end. (It wakes one waiter.)
 pub fn futex_wait_end(word: &AtomicU32, value: u32, timeout_ms: u64) {
     wait_on(word, value, timeout_ms, Flags::empty());
 }
@@ -27,20 +27,19 @@ fn timespec(ms: u64) -> Timespec {
     Timespec { tv_sec: (ms / 1000) as i64, tv_nsec: (ms % 1000) as i64 * 1_000_000 }
 }
 
-/// Wakes this memory's waiters on `word`.
 pub fn futex_wake(word: &AtomicU32) {
     let _ = rustix::thread::futex::wake(word, Flags::PRIVATE, i32::MAX as u32);
 }
 
-/// Wakes all waiters on an address of the program's, as the kernel does at a thread's end.
+/// Wakes all waiters on the program's word, as the kernel does at a thread's end.
 pub fn futex_wake_shared(address: usize) {
     let arguments = [address, libc::FUTEX_WAKE as usize, i32::MAX as usize, 0, 0, 0];
     // SAFETY: only the address counts.
     let _ = unsafe { syscall(libc::SYS_futex, arguments) };
 }
 
-/// Waits for a word of ours, or one (by its address, shared) that the kernel clears at a thread's end. Without futex_waitv it
-/// waits for ours alone, 200 ms at most. `true`: the other has changed or is gone.
+/// Waits for a word of ours, or a shared one that the kernel clears at a thread's end; without futex_waitv for ours alone, 200 ms
+/// at most. `true`: the other has changed or is gone.
 pub fn futex_wait_either(
     ours: &AtomicU32,
     value: u32,
@@ -64,7 +63,7 @@ pub fn futex_wait_either(
     }
 }
 
-/// Which of a private and a shared word was woken?
+/// A private and a shared word: which was woken?
 fn wait_for_both([ours, other]: [(usize, u32); 2], timeout_ms: u64) -> Result<usize> {
     let wait_for = |(address, value): (usize, u32), flags| {
         let mut waiter = Wait::new();
@@ -75,7 +74,7 @@ fn wait_for_both([ours, other]: [(usize, u32); 2], timeout_ms: u64) -> Result<us
     };
     let waiters =
         [wait_for(ours, WaitFlags::SIZE_U32 | WaitFlags::PRIVATE), wait_for(other, WaitFlags::SIZE_U32)];
-    // waitv's timeout is absolute.
+    // An absolute timeout.
     let (now, left) = (clock(libc::CLOCK_MONOTONIC), timespec(timeout_ms));
     let nanoseconds = now.tv_nsec + left.tv_nsec;
     let until = Timespec {
@@ -86,10 +85,10 @@ fn wait_for_both([ours, other]: [(usize, u32); 2], timeout_ms: u64) -> Result<us
     Ok(rustix::thread::futex::waitv(&waiters, flags, Some(&until), ClockId::Monotonic)?)
 }
 
-/// Does the word at this address hold `value`? Not if unreadable.
+/// Not if unreadable.
 fn holds(addr: usize, value: u32) -> bool {
     let mut word = 0u32;
-    // SAFETY: the local is ours.
+    // SAFETY: a local.
     let copied = unsafe { copy_own(addr, (&raw mut word) as usize, size_of::<u32>()) };
     copied == Ok(size_of::<u32>()) && word == value
 }

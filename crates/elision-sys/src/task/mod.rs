@@ -1,4 +1,4 @@
-//! Processes and threads: identity, start, waits, signals, stops.
+//! Processes and threads.
 
 mod futex;
 mod identity;

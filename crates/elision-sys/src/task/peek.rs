@@ -1,15 +1,13 @@
-//! Memory that may be absent, of this process or another.
-#![allow(unsafe_code)] // Pointers handed to the kernel.
+//! Memory that may be absent.
+#![allow(unsafe_code)] // Pointers for the kernel.
 
 use super::identity::pid;
 use crate::raw::{Errno, Result, syscall};
 
-/// Two words of the program's.
 pub fn peek(addr: usize) -> Option<[i64; 2]> {
     Some(peek_at(pid(), addr).ok()?.map(|word| word as i64))
 }
 
-/// Two words of a process.
 pub fn peek_at(pid: i32, addr: usize) -> Result<[u64; 2]> {
     let mut words = [0u64; 2];
     let len = size_of_val(&words);
@@ -20,7 +18,7 @@ pub fn peek_at(pid: i32, addr: usize) -> Result<[u64; 2]> {
     }
 }
 
-/// Copies the readable beginning of `[from, from + len)` and returns its length; an error: the kernel refuses such copies.
+/// Copies the readable beginning and returns its length. An error: the kernel refuses such copies.
 ///
 /// # Safety
 /// `to` must be the caller's to overwrite.
@@ -32,14 +30,12 @@ pub unsafe fn copy_own(from: usize, to: usize, len: usize) -> Result<usize> {
     }
 }
 
-/// process_vm_readv(2) of one piece.
-///
 /// # Safety
 /// `to` must be the caller's to overwrite.
 unsafe fn copy_of(pid: i32, from: usize, to: usize, len: usize) -> Result<usize> {
     let part = |at| libc::iovec { iov_base: core::ptr::without_provenance_mut(at), iov_len: len };
     let (ours, theirs) = (part(to), part(from));
     let arguments = [pid as usize, (&raw const ours) as usize, 1, (&raw const theirs) as usize, 1, 0];
-    // SAFETY: the caller's promise for `to`; the kernel checks `from`.
+    // SAFETY: the caller's promise; the kernel checks `from`.
     unsafe { syscall(libc::SYS_process_vm_readv, arguments) }
 }

@@ -1,17 +1,17 @@
-//! Starting a process in this memory, exit, and waits.
-#![allow(unsafe_code)] // No type expresses such a process's rules.
+//! A process in this memory: start, exit, and waits.
+#![allow(unsafe_code)] // Rules that no type expresses.
 
 use super::signals::send_signal;
 use crate::arch;
 use crate::raw::{Errno, Result, syscall};
 use core::sync::atomic::AtomicU32;
 
-/// Starts `entry` as a process that shares this memory and, until [`crate::file::unshare_and_close_all`], descriptors. It ends
-/// without a signal, and neither `wait` nor a tracer sees it. `word` holds its pid until its end.
+/// Starts `entry` as a process that shares this memory and, until [`crate::file::unshare_and_close_all`], descriptors. No signal
+/// marks its end; `wait` and tracers do not see it. `word` holds its pid until then.
 ///
 /// # Safety
-/// `stack`: the top of an unused stack; `pointer`: a thread pointer to a page of its own. `entry` must not return or use libc or
-/// thread-local storage.
+/// `stack`: the top of an unused one; `pointer`: to a page of its own. `entry` must not return, or use libc or thread-local
+/// storage.
 pub unsafe fn clone_helper(
     stack: usize,
     pointer: usize,
@@ -19,7 +19,7 @@ pub unsafe fn clone_helper(
     entry: extern "C" fn() -> !,
 ) -> Result<i32> {
     let flags = libc::CLONE_VM
-        | libc::CLONE_FILES // a copy would hold every pipe open until it is closed
+        | libc::CLONE_FILES // a copy would hold pipes open
         | libc::CLONE_SETTLS
         | libc::CLONE_PARENT_SETTID
         | libc::CLONE_CHILD_CLEARTID
@@ -36,20 +36,19 @@ pub fn exit() -> ! {
     arch::trap()
 }
 
-/// wait4(2): the child or 0, and its status.
 pub(super) fn wait(child: i32, options: i32) -> Result<(usize, i32)> {
     let mut status = 0i32;
     let arguments = [child as usize, (&raw mut status) as usize, options as usize, 0, 0, 0];
-    // SAFETY: the kernel fills the local.
+    // SAFETY: a local.
     Ok((unsafe { syscall(libc::SYS_wait4, arguments)? }, status))
 }
 
-/// Reaps an ended child of clone without SIGCHLD.
+/// An ended child without SIGCHLD.
 pub fn reap_clone(child: i32) {
     let _ = wait(child, libc::WNOHANG | libc::__WCLONE);
 }
 
-/// Waits for the end of a child of clone, and continues it if stopped. The signal that killed it, if any.
+/// Waits for a child of clone, continued if stopped. `Some`: the signal that killed it.
 pub fn wait_killed(child: i32) -> Option<i32> {
     loop {
         match wait(child, libc::__WALL | libc::WUNTRACED) {

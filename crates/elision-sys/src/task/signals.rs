@@ -1,5 +1,5 @@
 //! Signals.
-#![allow(unsafe_code)] // Pointers handed to the kernel, and handlers.
+#![allow(unsafe_code)] // Pointers and handlers.
 
 use crate::raw::{Errno, Result, syscall};
 
@@ -9,14 +9,14 @@ pub fn send_signal(process: i32, signal: i32) -> Result<()> {
 }
 
 pub fn exists(pid: i32) -> bool {
-    // (Signal 0 only checks.)
+    // Signal 0 only checks.
     send_signal(pid, 0) != Err(Errno(libc::ESRCH))
 }
 
 #[derive(Clone, Copy)]
 pub struct Mask(u64);
 
-/// Blocks every signal, libc's own included; returns the mask before.
+/// Blocks every signal, libc's own, too; returns the mask before.
 pub fn block_signals() -> Mask {
     let (all, mut before) = (u64::MAX, 0u64);
     set_mask(libc::SIG_BLOCK, &all, Some(&mut before));
@@ -32,7 +32,7 @@ pub fn block_all_but(signals: &[i32]) {
     set_mask(libc::SIG_SETMASK, &!open, None);
 }
 
-/// Has the kernel send SIGALRM once, after `ms`; 0 cancels.
+/// SIGALRM once, after `ms`; 0 cancels.
 pub fn ring_in_ms(ms: u64) {
     let value = libc::timeval { tv_sec: 0, tv_usec: ms as i64 * 1000 };
     let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
@@ -45,13 +45,13 @@ pub fn ring_in_ms(ms: u64) {
 
 fn set_mask(how: i32, set: &u64, old: Option<&mut u64>) {
     let old = old.map_or(0, |old| old as *mut u64 as usize);
-    // SAFETY: kernel signal sets have eight bytes; both pointers outlive the call.
+    // SAFETY: kernel sets have eight bytes; both pointers outlive the call.
     let _ = unsafe {
         syscall(libc::SYS_rt_sigprocmask, [how as usize, set as *const u64 as usize, old, 8, 0, 0])
     };
 }
 
-/// The members of `siginfo_t` for a file's signal.
+/// `siginfo_t` for a file's signal.
 #[repr(C)]
 pub struct SignalInfo {
     signal: i32,
@@ -63,13 +63,13 @@ pub struct SignalInfo {
 }
 
 impl SignalInfo {
-    /// The file's descriptor; `None` for a signal that a process has sent.
+    /// `None`: a process sent the signal.
     pub fn descriptor(&self) -> Option<i32> {
         (self.code > 0).then_some(self.fd)
     }
 }
 
-/// Sets the helper's handler, without libc.
+/// The helper's handler, without libc.
 ///
 /// # Safety
 /// `handler` must be safe at any point of the helper.
@@ -89,7 +89,7 @@ pub unsafe fn handle_signal(signal: i32, handler: extern "C" fn(i32, &SignalInfo
         restorer: crate::arch::signal_restorer(),
         mask: u64::MAX,
     };
-    // SAFETY: the struct outlives the call; the handler is the caller's promise.
+    // SAFETY: a local struct; the handler is the caller's promise.
     unsafe { syscall(libc::SYS_rt_sigaction, [signal as usize, (&raw const action) as usize, 0, 8, 0, 0])? };
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Stopping threads of another process (ptrace).
+//! Stops of another process's threads (ptrace).
 #![allow(unsafe_code)] // Pointers to locals.
 
 use super::process::wait;
@@ -6,18 +6,16 @@ use crate::arch::Registers;
 use crate::raw::{Result, syscall};
 use core::mem::MaybeUninit;
 
-/// Where a thread has stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stop {
-    /// In user code, or after a system call.
+    /// In user code or after a system call.
     Midway,
-    /// Before it takes this signal, which [`trace_release`] delivers.
+    /// Before this signal, which [`trace_release`] delivers.
     Signal(i32),
-    /// Already stopped with its process (SIGSTOP).
+    /// With its process (SIGSTOP), before.
     Group,
 }
 
-/// A traced thread's state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Traced {
     Stopped(Stop),
@@ -25,7 +23,6 @@ pub enum Traced {
     Gone,
 }
 
-/// Attaches without stopping.
 pub fn trace_seize(tid: i32) -> Result<()> {
     trace(libc::PTRACE_SEIZE, tid, 0).map(drop)
 }
@@ -34,12 +31,12 @@ pub fn trace_interrupt(tid: i32) -> Result<()> {
     trace(libc::PTRACE_INTERRUPT, tid, 0).map(drop)
 }
 
-/// Reaps a traced thread if it is dead. (A wait for its end alone would consume its stop.)
+/// Reaps a dead thread. (A wait for exits alone would consume a stop.)
 pub fn reap_if_dead(tid: i32) {
     let mut told = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
     let arguments = [libc::P_PID as usize, tid as usize, told.as_mut_ptr() as usize, options as usize, 0, 0];
-    // SAFETY: the kernel fills the local, plain data; without an event, code is 0.
+    // SAFETY: the kernel fills plain data; without an event, code is 0.
     let code = unsafe { syscall(libc::SYS_waitid, arguments).map_or(0, |_| told.assume_init().si_code) };
     if tid > 0 && [libc::CLD_EXITED, libc::CLD_KILLED, libc::CLD_DUMPED].contains(&code) {
         let _ = trace_poll(tid);
@@ -49,7 +46,7 @@ pub fn reap_if_dead(tid: i32) {
 pub fn trace_poll(tid: i32) -> Traced {
     match wait(tid, libc::WNOHANG | libc::__WALL) {
         Ok((0, _)) => Traced::Running,
-        // The upper half tells interrupt stops and group stops; it is 0 for a signal on its way.
+        // The upper half is 0 for a signal on its way.
         Ok((_, status)) if status & 0xff == 0x7f => {
             Traced::Stopped(match ((status >> 8) & 0xff, status >> 16) {
                 (signal, 0) => Stop::Signal(signal),
@@ -64,16 +61,16 @@ pub fn trace_poll(tid: i32) -> Traced {
 /// How an interrupted call goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// It is repeated, by the registers.
+    /// Repeated, by the registers.
     Again,
     /// It returns this.
     Over(i64),
 }
 
-/// Lets a stopped thread go. `false`: it has been killed, and is the caller's to reap.
+/// Lets a stopped thread go. `false`: it was killed, and is the caller's to reap.
 ///
-/// A call that the stop made return EINTR goes on, or fails with EINTR if a handler of the program's runs first; `interrupted`
-/// may change or end it. Not close, which has closed already, nor after [`Stop::Group`], where the program would see EINTR.
+/// A call that returns EINTR for the stop goes on, or fails if a handler runs first; `interrupted` may change or end it. Not
+/// close, which has closed, nor in [`Stop::Group`], where the program would see EINTR.
 #[must_use]
 pub fn trace_release(tid: i32, stop: Stop, interrupted: impl FnOnce(&mut Registers) -> Then) -> bool {
     let signal = if let Stop::Signal(signal) = stop { signal } else { 0 };
@@ -93,6 +90,6 @@ pub fn trace_release(tid: i32, stop: Stop, interrupted: impl FnOnce(&mut Registe
 }
 
 fn trace(request: u32, tid: i32, data: usize) -> Result<usize> {
-    // SAFETY: at most one struct at `data`, which the caller owns.
+    // SAFETY: at most one struct at `data`, the caller's.
     unsafe { syscall(libc::SYS_ptrace, [request as usize, tid as usize, 0, data, 0, 0]) }
 }
