@@ -4,7 +4,7 @@
 use crate::raw::{Result, syscall};
 use core::ptr::null_mut;
 
-/// (rustix assumes that it cannot be refused.)
+/// rustix assumes that prlimit cannot be refused.
 fn limit(resource: u32, new: Option<&libc::rlimit64>, old: *mut libc::rlimit64) -> Result<()> {
     let new = new.map_or(0, |new| new as *const libc::rlimit64 as usize);
     // SAFETY: null, or the callers' locals.

@@ -12,8 +12,7 @@ fn pointer(addr: usize) -> *mut c_void {
     with_exposed_provenance_mut(addr)
 }
 
-/// # Safety
-/// With `MapFlags::FIXED`, as [`allocate_at`].
+/// # Safety: with `MapFlags::FIXED`, as [`allocate_at`].
 unsafe fn map(addr: usize, len: usize, prot: ProtFlags, flags: MapFlags) -> Result<usize> {
     let flags = flags | MapFlags::NORESERVE;
     // SAFETY: the caller's promise; without FIXED, the kernel picks free addresses.
@@ -23,7 +22,7 @@ unsafe fn map(addr: usize, len: usize, prot: ProtFlags, flags: MapFlags) -> Resu
 const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 const IN_PLACE: MapFlags = MapFlags::PRIVATE.union(MapFlags::FIXED);
 
-/// Address space without access or cost.
+/// Address space that nobody can touch, at no cost.
 pub fn reserve(len: usize) -> Result<usize> {
     // SAFETY: not FIXED.
     unsafe { map(0, len, ProtFlags::empty(), MapFlags::PRIVATE) }
@@ -44,7 +43,7 @@ pub unsafe fn allocate_at(addr: usize, len: usize) -> Result<()> {
     unsafe { map(addr, len, READ_WRITE, IN_PLACE).map(drop) }
 }
 
-/// Back to [`reserve`]d.
+/// Turns a range back into reserved address space.
 ///
 /// # Safety
 /// As [`allocate_at`].

@@ -11,8 +11,7 @@ use rustix::mm::UserfaultfdFlags;
 const PAGEMAP_SCAN: u32 = 0xC060_6610;
 const PROCMAP_QUERY: u32 = 0xC068_6611;
 
-/// # Safety
-/// `T` must be the request's struct.
+/// # Safety: `T` must be the request's struct.
 unsafe fn ioctl<T>(fd: i32, request: u32, argument: &mut T) -> Result<usize> {
     // SAFETY: the caller's promise.
     unsafe { syscall(libc::SYS_ioctl, [fd as usize, request as usize, argument as *mut T as usize, 0, 0, 0]) }
@@ -89,7 +88,7 @@ pub fn have_moved(from: usize, to: usize, len: usize) -> bool {
     seen || any_in(to, len)
 }
 
-/// In memory or swap? False if unknown.
+/// Is any page in memory or swap? False if unknown.
 fn any_in(addr: usize, len: usize) -> bool {
     let wanted = Wanted { any: category::PRESENT | category::SWAPPED, ..Wanted::default() };
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;

@@ -9,7 +9,7 @@ use rustix::fd::BorrowedFd;
 // rustix's raw backend keeps an errno in 16 bits; libc's, in 32, is of no use here.
 const _: () = assert!(size_of::<rustix::io::Errno>() == 2);
 
-/// Positive.
+/// A positive errno.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Errno(pub i32);
 
@@ -36,7 +36,7 @@ pub unsafe fn syscall(number: i64, args: [usize; 6]) -> Result<usize> {
     if (-4095..0).contains(&returned) { Err(Errno(-returned as i32)) } else { Ok(returned as usize) }
 }
 
-/// For rustix, which may panic on an impossible descriptor: EBADF here.
+/// A descriptor for rustix, which may panic on an impossible one: EBADF here.
 #[inline]
 pub(crate) fn borrow<'a>(fd: i32) -> Result<BorrowedFd<'a>> {
     if fd < 0 && fd != libc::AT_FDCWD {

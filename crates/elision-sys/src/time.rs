@@ -22,7 +22,7 @@ pub fn seconds() -> i64 {
     clock(libc::CLOCK_REALTIME).tv_sec
 }
 
-/// (rustix would look for the vDSO.)
+/// rustix would look for the vDSO.
 pub(crate) fn clock(which: i32) -> Timespec {
     let mut now = Timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a local.
@@ -35,7 +35,7 @@ pub fn yield_now() {
     rustix::thread::sched_yield();
 }
 
-/// For the `round`th time. Later rounds sleep: a real-time thread that only yields keeps its processor for ever.
+/// Yields; late rounds sleep: a real-time thread that only yields keeps its processor for ever.
 pub fn give_way(round: u32) {
     match round {
         0..64 => yield_now(),

@@ -40,9 +40,9 @@ pub(crate) fn lookup_in(slot: &AtomicPtr<c_void>, name: &CStr, libraries: &[&CSt
 /// | SOURCE | |
 /// | --- | --- |
 /// | `kernel(NUMBER)`, `kernel(NUMBER, arguments…)` | a system call |
-/// | `lookup(FAILED)` | the function, looked up on first use; FAILED with ENOSYS where there is none |
-/// | `lookup(FAILED, libraries)` | the same in named libraries |
-/// | `early(FAILED)` | as `lookup`, and the constructor looks it up: signal handlers and forked children call it |
+/// | `lookup(FAILED)` | the function, looked up on first use; else FAILED with ENOSYS |
+/// | `lookup(FAILED, libraries)` | the same, also in these |
+/// | `early(FAILED)` | as `lookup`, but by the constructor, for signal handlers and forked children |
 macro_rules! interpose {
     ($(
         $(#[$meta:meta])*

@@ -150,7 +150,6 @@ pub(crate) fn close(fd: i32) {
 }
 
 /// Can the range be read? A bad pointer must give the program an EFAULT, not a fault here.
-///
 /// Most arguments lie on the caller's stack, just above this frame. For others, rt_sigprocmask with an invalid `how` reads eight
 /// bytes, then fails: EFAULT or EINVAL.
 #[inline]

@@ -187,8 +187,7 @@ impl Tables {
         }
     }
 
-    /// # Safety
-    /// The table exists.
+    /// # Safety: The table exists.
     unsafe fn find_by_gnu_hash(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
         let hash = elf::gnu_hash(name);
         let shift = hash as usize;
@@ -221,8 +220,7 @@ impl Tables {
         None
     }
 
-    /// # Safety
-    /// The table exists.
+    /// # Safety: The table exists.
     unsafe fn find_by_hash(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
         let read = |at: usize| {
             // SAFETY: the numbers of chains and symbols, each chain's first symbol, each symbol's successor or 0.
@@ -242,8 +240,7 @@ impl Tables {
 
     /// Would the loader take the symbol for `name`?
     ///
-    /// # Safety
-    /// The symbol exists.
+    /// # Safety: The symbol exists.
     unsafe fn defines(&self, at: usize, name: &[u8]) -> Option<(*mut c_void, bool)> {
         // SAFETY: the caller's promise.
         let symbol = unsafe { self.symbols.add(at).as_ref()? };

@@ -106,7 +106,7 @@ static NEVER: AtomicBool = AtomicBool::new(false);
 /// Reads under way that may take a write lease.
 static READING: AtomicU32 = AtomicU32::new(0);
 
-/// When a descriptor's call began.
+/// When a call that makes a descriptor began.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment(u32);
 
@@ -157,7 +157,7 @@ fn used() -> &'static [Description] {
     TABLE.get(..HIGH.load(Ordering::SeqCst)).unwrap_or(&TABLE)
 }
 
-/// A call since `since` opened `fd`.
+/// A call that began at `since` has opened `fd`.
 pub(crate) fn opened(fd: i32, flags: i32, since: Moment) {
     if !active() || fd < FIRST as i32 {
         return;
@@ -184,7 +184,7 @@ pub(crate) fn found(fd: i32, since: Moment) {
     }
 }
 
-/// A call since `since` duplicated `from`.
+/// A call that began at `since` has made `to` from `from`.
 pub(crate) fn copied(from: i32, to: i32, since: Moment) {
     if from == to || to < 0 {
         return;
@@ -289,7 +289,7 @@ pub(crate) fn disown(fd: i32) {
 }
 
 fn disown_file(file: NonZeroU64) {
-    // A read under way that has checked already materialises by this.
+    // This makes a read under way, which has already checked, materialise.
     GENERATION.fetch_add(1, Ordering::SeqCst);
     for description in used() {
         let _ = description.writes_to.compare_exchange(file.get(), 0, Ordering::SeqCst, Ordering::Relaxed);

@@ -2,13 +2,13 @@
 //!
 //! | word | meaning |
 //! | --- | --- |
-//! | block | a large allocation that the drop-in placed itself (see [`block`]) |
-//! | record | a range that the program mapped as anonymous private memory (see [`ranges`]) |
-//! | eligible | in a live block or a record that nothing has reshaped: an extent may lie there |
-//! | reshaped | the program did something to the pages that an extent would not survive, or would betray |
+//! | block | a large allocation that the drop-in placed ([`block`]) |
+//! | record | the program's anonymous private mapping ([`ranges`]) |
+//! | eligible | in a live block or record, not reshaped: an extent may lie there |
+//! | reshaped | changed in a way that an extent would not survive, or would betray |
 //!
-//! Memory under an extent must be anonymous, private, readable, writable and one mapping, until a call that the drop-in sees
-//! first. glibc's heap trims, grows and discards unseen: hence the blocks.
+//! Memory under an extent must be anonymous, private, readable, writable and one mapping; the drop-in must see every
+//! change of this first. glibc's heap trims, grows and discards unseen: hence the blocks.
 //!
 //! Nothing locks. A record is one atomic word, so handlers and forked children find nothing half done; at worst, a range is not
 //! eligible.

@@ -4,7 +4,7 @@
 //! first argument (but in `/proc/TID/syscall`).
 #![allow(unsafe_code)] // Instructions.
 
-/// A negative errno is an error.
+/// Enters the kernel; a negative result is an errno.
 ///
 /// # Safety
 /// As [`crate::raw::syscall`].
@@ -54,7 +54,7 @@ pub unsafe fn clone(_: usize, _: usize, _: usize, _: *mut u32, _: extern "C" fn(
     -(libc::ENOSYS as isize)
 }
 
-/// Unique among threads.
+/// An address that no other thread has.
 #[inline(always)]
 pub fn thread_pointer() -> usize {
     let pointer;
@@ -69,7 +69,7 @@ pub fn on_valgrind() -> bool {
     false
 }
 
-/// Waits for events, with a timeout in the fourth argument.
+/// The calls that wait for events; their fourth argument is the timeout.
 pub const EPOLL_WAITS: [i64; 1] = [libc::SYS_epoll_pwait];
 
 /// Without a helper, none.

@@ -1,7 +1,7 @@
 //! x86-64.
 #![allow(unsafe_code)] // Instructions.
 
-/// A negative errno is an error.
+/// Enters the kernel; a negative result is an errno.
 ///
 /// # Safety
 /// As [`crate::raw::syscall`].
@@ -91,7 +91,7 @@ pub unsafe fn clone(
     }
 }
 
-/// Unique among threads.
+/// An address that no other thread has.
 #[inline(always)]
 pub fn thread_pointer() -> usize {
     let pointer;
@@ -124,7 +124,7 @@ pub fn on_valgrind() -> bool {
     answer != 0
 }
 
-/// Waits for events, with a timeout in the fourth argument.
+/// The calls that wait for events; their fourth argument is the timeout.
 pub const EPOLL_WAITS: [i64; 2] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
 
 #[derive(Clone, Copy, Debug)]

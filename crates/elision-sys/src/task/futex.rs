@@ -9,12 +9,12 @@ use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use rustix::thread::futex::{Flags, Wait, WaitFlags, WaitPtr, WaitvFlags};
 use rustix::thread::{ClockId, Timespec};
 
-/// Until a change of `word`, a wake, the timeout, or spuriously.
+/// Waits for a change of `word`, a wake or the timeout; or ends spuriously.
 pub fn futex_wait(word: &AtomicU32, value: u32, timeout_ms: u64) {
     wait_on(word, value, timeout_ms, Flags::PRIVATE);
 }
 
-/// For a word that the kernel clears at a thread's end. (It wakes one waiter.)
+/// The same for a word that the kernel clears at a thread's end. (It wakes one waiter.)
 pub fn futex_wait_end(word: &AtomicU32, value: u32, timeout_ms: u64) {
     wait_on(word, value, timeout_ms, Flags::empty());
 }
@@ -85,7 +85,7 @@ fn wait_for_both([ours, other]: [(usize, u32); 2], timeout_ms: u64) -> Result<us
     Ok(rustix::thread::futex::waitv(&waiters, flags, Some(&until), ClockId::Monotonic)?)
 }
 
-/// Not if unreadable.
+/// Does the word hold `value`? Not if it cannot be read.
 fn holds(addr: usize, value: u32) -> bool {
     let mut word = 0u32;
     // SAFETY: a local.

@@ -44,7 +44,7 @@ pub fn signal_at_parents_end(signal: i32) {
     let _ = prctl(libc::PR_SET_PDEATHSIG, signal as usize);
 }
 
-/// For Yama, which else allows only ancestors.
+/// Without this, Yama may let only ancestors trace.
 pub fn allow_tracer(tracer: i32) {
     let _ = prctl(libc::PR_SET_PTRACER, tracer as usize);
 }

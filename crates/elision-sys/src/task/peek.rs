@@ -30,8 +30,7 @@ pub unsafe fn copy_own(from: usize, to: usize, len: usize) -> Result<usize> {
     }
 }
 
-/// # Safety
-/// `to` must be the caller's to overwrite.
+/// # Safety: `to` must be the caller's to overwrite.
 unsafe fn copy_of(pid: i32, from: usize, to: usize, len: usize) -> Result<usize> {
     let part = |at| libc::iovec { iov_base: core::ptr::without_provenance_mut(at), iov_len: len };
     let (ours, theirs) = (part(to), part(from));

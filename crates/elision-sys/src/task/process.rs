@@ -43,7 +43,7 @@ pub(super) fn wait(child: i32, options: i32) -> Result<(usize, i32)> {
     Ok((unsafe { syscall(libc::SYS_wait4, arguments)? }, status))
 }
 
-/// An ended child without SIGCHLD.
+/// Reaps an ended child that sends no SIGCHLD.
 pub fn reap_clone(child: i32) {
     let _ = wait(child, libc::WNOHANG | libc::__WCLONE);
 }
