@@ -252,28 +252,28 @@ impl Holder {
         assert_eq!(line, "ready\n");
     }
 
-    /// Sidecars in whose memory the file is mapped.
-    fn sidecars(&self) -> usize {
+    /// Helpers in whose memory the file is mapped.
+    fn helpers(&self) -> usize {
         let file = self.file.to_str().unwrap();
-        let sidecar = |process: &Path| {
+        let helper = |process: &Path| {
             std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name == "elision\n")
                 && std::fs::read_to_string(process.join("maps")).is_ok_and(|maps| maps.contains(file))
         };
-        std::fs::read_dir("/proc").unwrap().filter(|entry| sidecar(&entry.as_ref().unwrap().path())).count()
+        std::fs::read_dir("/proc").unwrap().filter(|entry| helper(&entry.as_ref().unwrap().path())).count()
     }
 
     /// Until there is none, and its lease is gone, too: a process that ends gives its memory up first and its descriptors
     /// after. (Nothing tells of the end of a process that is not one's child.)
     fn wait_until_alone(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while self.sidecars() > 0 || common::leased(&self.file) {
-            assert!(Instant::now() < deadline, "the sidecar has outlived its program");
+        while self.helpers() > 0 || common::leased(&self.file) {
+            assert!(Instant::now() < deadline, "the helper has outlived its program");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
-/// Whoever watches a file waits to be told that its writer is done, and the sidecar's copy of the descriptor puts that off. It was
+/// Whoever watches a file waits to be told that its writer is done, and the helper's copy of the descriptor puts that off. It was
 /// until the program gave the buffer up, which an editor may do hours later.
 #[test]
 #[allow(unsafe_code)] // There is no safe inotify here.
@@ -315,25 +315,25 @@ fn a_watcher_hears_of_the_close_while_the_buffer_is_kept() {
 }
 
 #[test]
-fn the_sidecar_goes_when_the_program_ends() {
+fn the_helper_goes_when_the_program_ends() {
     for _ in 0..10 {
         let mut holder = Holder::start("stay");
         holder.wait_until_ready();
-        assert_eq!(holder.sidecars(), 1);
+        assert_eq!(holder.helpers(), 1);
         drop(holder.child.stdin.take());
         assert!(holder.child.wait().unwrap().success());
         // Before its parent is told: nothing is busy any more that the program has used, be it a file or a file system.
-        assert_eq!((common::leased(&holder.file), holder.sidecars()), (false, 0));
+        assert_eq!((common::leased(&holder.file), holder.helpers()), (false, 0));
     }
 }
 
 /// It stayed for good when the program had moved the word that tells of its end, and for up to a minute if the main thread was not the last.
 #[test]
-fn the_sidecar_goes_whichever_thread_is_the_last() {
+fn the_helper_goes_whichever_thread_is_the_last() {
     for name in ["word", "main_first"] {
         let mut holder = Holder::start(name);
         holder.wait_until_ready();
-        assert_eq!(holder.sidecars(), 1);
+        assert_eq!(holder.helpers(), 1);
         drop(holder.child.stdin.take());
         assert!(holder.child.wait().unwrap().success());
         holder.wait_until_alone();
@@ -405,7 +405,7 @@ fn what_deferring_does_not_pay_for_is_soon_read_at_once() {
 
 /// It waited for a word of theirs for ever, with all of their memory.
 #[test]
-fn the_sidecar_goes_when_the_program_is_killed_while_it_starts() {
+fn the_helper_goes_when_the_program_is_killed_while_it_starts() {
     let made = directory();
     let (program, file) = (compiled(made.path()), made.path().join("file"));
     make(&file, 1 << 20);
@@ -414,7 +414,7 @@ fn the_sidecar_goes_when_the_program_is_killed_while_it_starts() {
     let of_program = |process: &Path| std::fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program);
     let deadline = Instant::now() + Duration::from_secs(20);
     while std::fs::read_dir("/proc").unwrap().any(|entry| of_program(&entry.as_ref().unwrap().path())) {
-        assert!(Instant::now() < deadline, "a sidecar has outlived its program");
+        assert!(Instant::now() < deadline, "a helper has outlived its program");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -447,17 +447,17 @@ fn what_was_read_stays_when_proc_is_gone() {
 }
 
 #[test]
-fn the_sidecar_goes_when_the_program_is_killed() {
+fn the_helper_goes_when_the_program_is_killed() {
     let mut holder = Holder::start("stay");
     holder.wait_until_ready();
-    assert_eq!(holder.sidecars(), 1);
+    assert_eq!(holder.helpers(), 1);
     holder.child.kill().unwrap();
     holder.child.wait().unwrap();
     holder.wait_until_alone();
 }
 
 #[test]
-fn the_sidecar_goes_when_another_program_takes_the_place() {
+fn the_helper_goes_when_another_program_takes_the_place() {
     let mut holder = Holder::start("exec");
     holder.child.stdin.as_mut().unwrap().write_all(b"through cat\n").unwrap();
     let mut line = [0; 12];
@@ -470,10 +470,10 @@ fn the_sidecar_goes_when_another_program_takes_the_place() {
     assert!(counter(&stats, "deferred_bytes") > 0, "nothing was deferred");
 }
 
-/// A sidecar shares the memory of its program, so code that has been deprived of its rights could use those that the
-/// sidecar kept. Found in review, before it was used by anybody.
+/// A helper shares the memory of its program, so code that has been deprived of its rights could use those that the
+/// helper kept. Found in review, before it was used by anybody.
 #[test]
-fn a_program_that_gives_up_its_rights_leaves_none_with_the_sidecar() {
+fn a_program_that_gives_up_its_rights_leaves_none_with_the_helper() {
     use std::os::unix::fs::MetadataExt;
     let made = directory();
     let (file, stats) = (made.path().join("file"), made.path().join("stats"));
@@ -484,7 +484,7 @@ fn a_program_that_gives_up_its_rights_leaves_none_with_the_sidecar() {
     }
     let script = r#"
 import os, sys
-def sidecars():
+def helpers():
     all = {}
     for pid in filter(str.isdigit, os.listdir('/proc')):
         try:
@@ -500,10 +500,10 @@ before = open(path, 'rb', buffering=0)
 size = os.fstat(before.fileno()).st_size
 first = bytearray(size)
 before.readinto(first)
-print('sidecars of', sidecars())
+print('helpers of', helpers())
 os.chmod(path, 0o666)
 os.setresuid(65534, 65534, 65534)
-print('afterwards', sidecars())
+print('afterwards', helpers())
 with open(path, 'r+b', buffering=0) as changed:
     changed.write(b'changed')
 second = bytearray(size)
@@ -512,6 +512,6 @@ with open(path, 'rb', buffering=0) as again:
 print(second[:7] == b'changed', first[:7] != second[:7], first[7:] == second[7:])
 "#;
     let said = good(preloaded(Path::new(PYTHON), &stats).arg("-c").arg(script).arg(&file).output().unwrap());
-    assert_eq!(said, "sidecars of ['0']\nafterwards []\nTrue True True\n");
+    assert_eq!(said, "helpers of ['0']\nafterwards []\nTrue True True\n");
     assert!(counter(&stats, "deferred_bytes") >= 8 << 20, "{}", std::fs::read_to_string(&stats).unwrap());
 }

@@ -52,7 +52,7 @@ impl Drop for Place {
         }
         let path = c_path(&self.path);
         let deadline = Instant::now() + Duration::from_secs(10);
-        // Nothing of a program may outlive it, though a sidecar needs a moment to notice.
+        // Nothing of a program may outlive it, though a helper needs a moment to notice.
         // SAFETY: a C string.
         while unsafe { libc::umount2(path.as_ptr(), 0) } != 0 {
             assert!(Instant::now() < deadline, "the file system is still in use");
@@ -250,7 +250,7 @@ fn locks_and_leases() {
     );
 }
 
-/// A watcher waits for the writer to be done. The sidecar's copy of the descriptor would put that off, so nothing is
+/// A watcher waits for the writer to be done. The helper's copy of the descriptor would put that off, so nothing is
 /// deferred in a program that watches.
 #[test]
 fn a_watcher_hears_of_the_close() {

@@ -45,7 +45,7 @@ fn processes() {
     c("processes", &["-O1"]);
 }
 
-/// A program that had confined itself was killed by its first big read: the sidecar is started by a system call that no
+/// A program that had confined itself was killed by its first big read: the helper is started by a system call that no
 /// such program allows.
 #[test]
 fn confined_to_some_system_calls() {

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, say, sidecars};
+use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, helpers, say};
 use elision::{Buffer, File, PageState, Segment};
 use std::ffi::{CStr, CString};
 use std::fs::{self, OpenOptions};
@@ -188,10 +188,10 @@ fn small_writes_while_every_slot_is_taken() {
     }
 }
 
-/// The first thread to notice that the sidecar was killed had another started, and the other threads took its being
+/// The first thread to notice that the helper was killed had another started, and the other threads took its being
 /// there for a sign that their requests, which had died with the first, would still be answered. They waited for ever.
 #[test]
-fn the_sidecar_is_killed_while_several_threads_wait() {
+fn the_helper_is_killed_while_several_threads_wait() {
     let dir = directory();
     let path = dir.path().join("data");
     fs::write(&path, bytes(7, 8 * MIB)).unwrap();
@@ -221,7 +221,7 @@ fn the_sidecar_is_killed_while_several_threads_wait() {
         .collect();
     for round in 0..8 {
         std::thread::sleep(Duration::from_millis(20 + 3 * round));
-        for pid in sidecars(std::process::id() as i32) {
+        for pid in helpers(std::process::id() as i32) {
             // SAFETY: a child of this process; nobody else waits for it.
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
@@ -341,7 +341,7 @@ fn no_signal_is_lost_in_a_break() {
 }
 
 /// The child of posix_spawn waited for the lease on a file that it opened, the program for the child (in a vfork, where
-/// it cannot be held), and the sidecar for the program: for as long as the kernel lets a lease last, 45 s; and then the
+/// it cannot be held), and the helper for the program: for as long as the kernel lets a lease last, 45 s; and then the
 /// file was cut under the buffer.
 #[test]
 fn a_spawned_child_opens_a_deferred_file() {

@@ -1,10 +1,10 @@
-//! The sidecar is killed at a point that is chosen: so many system calls and so many instructions after something is asked of it.
+//! The helper is killed at a point that is chosen: so many system calls and so many instructions after something is asked of it.
 //! Another process has it run as far as that.
 #![allow(unsafe_code)] // Traces a process.
 
 mod common;
 
-use common::{PAGE, Part, bytes, difference, directory, hear, say, sidecars, supervisors};
+use common::{PAGE, Part, bytes, difference, directory, hear, helpers, say, supervisors};
 use elision::{Buffer, File};
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -124,7 +124,7 @@ fn between_any_two_instructions() {
         let (calls, steps) = (below(24), below(10));
         let steps = below(1 << steps);
         let what = format!("round {round}, {calls} calls, {steps} steps");
-        let found = sidecars(std::process::id() as i32).first().copied();
+        let found = helpers(std::process::id() as i32).first().copied();
         if let Some(pid) = found {
             // With its parent, in some rounds, which else starts the next one.
             if below(2) == 0 {
@@ -170,7 +170,7 @@ fn between_any_two_instructions() {
         OpenOptions::new().write(true).truncate(true).open(&path).unwrap();
         assert_same(&buffer, &expected, &what);
     }
-    assert!(killed > ROUNDS / 2, "only {killed} sidecars were there to be killed");
+    assert!(killed > ROUNDS / 2, "only {killed} helpers were there to be killed");
 }
 
 fn open(path: &Path, only_read: bool) -> File {

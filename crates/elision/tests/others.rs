@@ -8,7 +8,7 @@ mod common;
 mod image;
 
 use common::{
-    Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, say, sidecars, supervisors,
+    Foreign, PAGE, Part, bytes, difference, directory, eventually, hear, helpers, say, supervisors,
 };
 use elision::{Buffer, File, PageState, Segment};
 use std::fs::{self, OpenOptions};
@@ -150,7 +150,7 @@ fn changed_while_the_program_is_stopped() {
         let state = format!("/proc/{}/stat", holder.pid());
         eventually("stopped", || fs::read_to_string(&state).unwrap().contains(") T "));
         other.ask(&change).unwrap();
-        // (Let go by its sidecar, it is on its way back into the same stop for a moment.)
+        // (Let go by its helper, it is on its way back into the same stop for a moment.)
         eventually("stopped still", || fs::read_to_string(&state).unwrap().contains(") T "));
         signal(holder.pid(), libc::SIGCONT);
         holder.say("check");
@@ -168,14 +168,14 @@ fn a_killed_program_leaves_nothing() {
     let mut other = Part::start("other", &[]);
     let mut holder = Part::start("holder", &[path.to_str().unwrap()]);
     holder.expect("ready");
-    let left = sidecars(holder.pid());
+    let left = helpers(holder.pid());
     if common::defers(dir.path()) {
         assert_eq!(left.len(), 1);
     }
     holder.child.kill().unwrap();
     other.ask(&changes(&path)[0]).unwrap();
     holder.child.wait().unwrap();
-    eventually("no sidecar is left", || left.iter().all(|&pid| gone(pid)));
+    eventually("no helper is left", || left.iter().all(|&pid| gone(pid)));
     other.finish();
 }
 
@@ -187,14 +187,14 @@ fn an_exec_leaves_nothing() {
     let mut other = Part::start("other", &[]);
     let mut holder = Part::start("execs", &[path.to_str().unwrap()]);
     holder.expect("ready");
-    let left = sidecars(holder.pid());
+    let left = helpers(holder.pid());
     if common::defers(dir.path()) {
         assert_eq!(left.len(), 1);
     }
     holder.say("exec");
     holder.expect("another program");
-    eventually("no sidecar is left", || left.iter().all(|&pid| gone(pid)));
-    assert!(sidecars(holder.pid()).is_empty());
+    eventually("no helper is left", || left.iter().all(|&pid| gone(pid)));
+    assert!(helpers(holder.pid()).is_empty());
     // A write lease is granted only where nobody holds another.
     let alone = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     // SAFETY: no memory is involved.
@@ -205,9 +205,9 @@ fn an_exec_leaves_nothing() {
     other.finish();
 }
 
-/// If the sidecar itself is killed its leases are lost, but the program goes on.
+/// If the helper itself is killed its leases are lost, but the program goes on.
 #[test]
-fn a_killed_sidecar_is_replaced() {
+fn a_killed_helper_is_replaced() {
     let dir = directory();
     let path = dir.path().join("data");
     let expected = file(&path, 16 * MIB);
@@ -218,14 +218,14 @@ fn a_killed_sidecar_is_replaced() {
     }
     let mut other = Part::start("other", &[]);
     let first = elision::read(&path).unwrap();
-    let before = sidecars(std::process::id() as i32);
+    let before = helpers(std::process::id() as i32);
     assert_eq!(before.len(), 1);
     signal(before[0], libc::SIGKILL);
     eventually("it is gone", || gone(before[0]));
     // The next call finds out, and gives what was deferred memory of its own before anything else.
     let begun = Instant::now();
     let again = elision::read(&second).unwrap();
-    assert_ne!(sidecars(std::process::id() as i32), before);
+    assert_ne!(helpers(std::process::id() as i32), before);
     other.ask(&changes(&path)[1]).unwrap();
     other.ask(&changes(&second)[1]).unwrap();
     assert!(begun.elapsed() < Duration::from_secs(20), "a lease was left: {:?}", begun.elapsed());
@@ -247,7 +247,7 @@ fn who_starts_it_is_killed() {
     let mut other = Part::start("other", &[]);
     let first = elision::read(&paths[0]).unwrap();
     let second = elision::read(&paths[1]).unwrap();
-    let (killed, left) = (supervisors(me)[0], sidecars(me)[0]);
+    let (killed, left) = (supervisors(me)[0], helpers(me)[0]);
     signal(killed, libc::SIGKILL);
     eventually("it is gone", || gone(killed));
     let begun = Instant::now();
@@ -257,7 +257,7 @@ fn who_starts_it_is_killed() {
     signal(left, libc::SIGKILL);
     eventually("it is gone", || gone(left));
     drop(File::open(&paths[1]).unwrap().read(0, 8 * MIB).unwrap());
-    assert_eq!((supervisors(me).len(), sidecars(me).len()), (1, 1));
+    assert_eq!((supervisors(me).len(), helpers(me).len()), (1, 1));
     for path in &paths[1..] {
         other.ask(&changes(path)[1]).unwrap();
     }
@@ -629,7 +629,7 @@ fn a_fork_keeps_its_bytes_when_the_parent_goes_first() {
         other.ask(&changes(&path)[change]).unwrap();
         family.say("check");
         family.expect("same");
-        // The last of them to hold the pipe is gone, and its sidecar does not hold it.
+        // The last of them to hold the pipe is gone, and its helper does not hold it.
         assert_eq!(family.hear(), "");
     }
     other.finish();
@@ -676,7 +676,7 @@ fn a_forked_child_need_not_load() {
     assert_eq!(buffer.ranges(), [(0..16 * MIB, PageState::Deferred)]);
 }
 
-/// The sidecar, about to wake from its rest during the fork, declined what it was asked for first. (That it has woken on its own at that very moment,
+/// The helper, about to wake from its rest during the fork, declined what it was asked for first. (That it has woken on its own at that very moment,
 /// and is at it when the fork ends, remains possible.)
 #[test]
 fn what_is_read_after_a_fork_is_deferred() {
@@ -726,7 +726,7 @@ fn one_read_that_cannot_be_deferred_does_not_end_it() {
     other.finish();
 }
 
-/// While a child is on its way to leases of its own, its parent's sidecar lets none go.
+/// While a child is on its way to leases of its own, its parent's helper lets none go.
 #[test]
 fn a_break_during_a_fork_reaches_both() {
     let dir = directory();
@@ -796,7 +796,7 @@ fn a_child_may_write_through_a_file_it_inherited() {
 }
 
 /// A guard is let go a moment after the last buffer that needs it, so a child may be born with the record of one that
-/// its own sidecar does not hold. Behind the recorded descriptor there may be another file by then.
+/// its own helper does not hold. Behind the recorded descriptor there may be another file by then.
 #[test]
 fn a_child_does_not_trust_its_parents_guards() {
     let dir = directory();
@@ -819,7 +819,7 @@ fn a_child_does_not_trust_its_parents_guards() {
 }
 
 #[test]
-fn wait_does_not_see_the_sidecar() {
+fn wait_does_not_see_the_helper() {
     let dir = directory();
     let path = dir.path().join("data");
     file(&path, MIB);
@@ -850,7 +850,7 @@ fn descriptors_and_threads_are_what_they_were() {
     assert_eq!(fs::File::open("/dev/null").unwrap().as_raw_fd(), lowest);
 }
 
-/// A program that sees the end of a pipe must see it although a sidecar lives that was started while it was open.
+/// A program that sees the end of a pipe must see it although a helper lives that was started while it was open.
 #[test]
 fn a_pipe_ends_with_its_last_writer() {
     let dir = directory();
@@ -1010,7 +1010,7 @@ fn all_of(kinds: &[usize]) {
     }
     // (The parent first: it would have the helper go on.)
     let me = std::process::id() as i32;
-    let helpers = [supervisors(me)[0], sidecars(me)[0]];
+    let helpers = [supervisors(me)[0], helpers(me)[0]];
     helpers.iter().for_each(|&pid| signal(pid, libc::SIGSTOP));
     // Begins to break the lease, if there is one, and does not wait.
     let free = |path| OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path).is_ok();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, sidecars};
+use common::{Foreign, PAGE, Part, bytes, difference, directory, eventually, helpers};
 use elision::{Buffer, PageState};
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
@@ -45,7 +45,7 @@ fn place(len: usize) -> Option<Place> {
 
 /// The helper of this process.
 fn helper() -> i32 {
-    *sidecars(std::process::id() as i32).first().expect("no helper was started")
+    *helpers(std::process::id() as i32).first().expect("no helper was started")
 }
 
 fn state_of(pid: i32) -> char {

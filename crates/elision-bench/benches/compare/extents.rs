@@ -100,7 +100,7 @@ pub fn child(arguments: &[String]) -> Result {
     };
     let (count, path) = (count.parse()?, Path::new(path));
     elision::set_min_bytes(PAGE);
-    // A sidecar, and malloc, that have been at work already.
+    // A helper, and malloc, that have been at work already.
     let warm = path.with_extension("warm");
     std::fs::write(&warm, contents(0))?;
     drop(elision::read(&warm)?);

@@ -204,7 +204,7 @@ static void borrow(void) {
     unseen(SYS_exit, !good, 0, 0, 0);
 }
 
-static void sidecar(void) {
+static void helper(void) {
     static char stack[64 << 10] __attribute__((aligned(16)));
     // Where the child returns to, on a stack of its own.
     void **top = (void **)(stack + sizeof stack - 56);
@@ -281,7 +281,7 @@ static const struct {
 } rows[] = {
     ROW(not_a_regular_file), ROW(file_system), ROW(open_flags), ROW(phase), ROW(small), ROW(memory),
     ROW(lease_refused), ROW(own_writer), ROW(not_sole_opener), ROW(limit), ROW(holes), ROW(unavailable),
-    ROW(sidecar), ROW(mostly_altered), ROW(changing_file), ROW(raced),
+    ROW(helper), ROW(mostly_altered), ROW(changing_file), ROW(raced),
 };
 
 int main(int count, char **words) {

@@ -148,7 +148,7 @@ int main(int count, char **arguments) {
         printf("%s\n", memcmp(bytes, other, size) ? "changed" : "the same");
         return 0;
     }
-    if (!strcmp(what, "pipe")) { /* the sidecar must not keep the end of a pipe open */
+    if (!strcmp(what, "pipe")) { /* the helper must not keep the end of a pipe open */
         int ends[2], fd = open(path, O_RDONLY);
         char byte;
         if (pipe(ends) != 0)

@@ -92,7 +92,7 @@ impl Drop for Image {
     fn drop(&mut self) {
         let root = c_path(&self.root);
         let deadline = Instant::now() + Duration::from_secs(10);
-        // Nothing of a program may outlive it, though a sidecar needs a moment to notice.
+        // Nothing of a program may outlive it, though a helper needs a moment to notice.
         // SAFETY: a C string.
         while unsafe { libc::umount2(root.as_ptr(), 0) } != 0 {
             if std::thread::panicking() {

@@ -155,8 +155,8 @@ pub fn descriptors() -> Vec<i32> {
     numbers
 }
 
-/// The sidecars of a process: children of its children that go by these names.
-pub fn sidecars(pid: i32) -> Vec<i32> {
+/// The helpers of a process: children of its children that go by these names.
+pub fn helpers(pid: i32) -> Vec<i32> {
     children("elision", &supervisors(pid))
 }
 
