@@ -111,7 +111,6 @@ mod tests {
         ("thread::set_name", "prctl"),
     ];
 
-    /// Without tests.
     fn sources(directory: &Path) -> String {
         let mut all = String::new();
         for entry in directory.read_dir().unwrap() {
@@ -133,7 +132,6 @@ mod tests {
         super::CALLS.iter().any(|(name, _)| name.strip_prefix("SYS_") == Some(call))
     }
 
-    /// A filter may kill for an untried call.
     #[test]
     fn every_call_is_on_the_list() {
         let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));

@@ -17,7 +17,6 @@ unsafe fn ioctl<T>(fd: i32, request: u32, argument: &mut T) -> Result<usize> {
     unsafe { syscall(libc::SYS_ioctl, [fd as usize, request as usize, argument as *mut T as usize, 0, 0, 0]) }
 }
 
-/// For [`scan`].
 pub mod category {
     #![allow(missing_docs)]
     use linux_raw_sys::general::{PAGE_IS_FILE, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, PAGE_IS_WRITTEN};
@@ -27,7 +26,6 @@ pub mod category {
     pub const SWAPPED: u64 = PAGE_IS_SWAPPED as u64;
 }
 
-/// A run of alike pages.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Run {
@@ -106,11 +104,9 @@ pub struct Mapping {
     pub readable: bool,
     pub writable: bool,
     pub shared: bool,
-    /// The file's.
     pub dev: u64,
-    /// The file's; 0: anonymous.
+    /// 0: anonymous.
     pub ino: u64,
-    /// The file position of `start`.
     pub offset: u64,
 }
 
@@ -124,7 +120,7 @@ pub fn mapping_like_ours(maps: i32, addr: usize) -> Result<Mapping> {
     query_mapping(maps, addr, COVERING_OR_NEXT | OF_A_FILE | READABLE | WRITABLE)
 }
 
-/// Is a file mapped? True if unknown.
+/// True if unknown.
 pub fn is_mapped(maps: i32, ino: u64) -> bool {
     let mut at = 0;
     loop {
@@ -180,7 +176,6 @@ pub fn tracker() -> Result<i32> {
     }
 }
 
-/// Nothing is protected yet.
 pub fn track(tracker: i32, addr: usize, len: usize) -> Result<()> {
     let range = uffdio_range { start: addr as u64, len: len as u64 };
     let mut register = uffdio_register { range, mode: UFFDIO_REGISTER_MODE_WP.into(), ioctls: 0 };

@@ -17,7 +17,6 @@ pub fn ms_since(moment: u64) -> u64 {
     now_ms().saturating_sub(moment)
 }
 
-/// Time of day.
 pub fn seconds() -> i64 {
     clock(libc::CLOCK_REALTIME).tv_sec
 }

@@ -14,7 +14,6 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::abi::objects;
 
-/// The next definition of `name`, stored in `slot`.
 pub(crate) fn lookup(slot: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
     let found = objects::next(name).unwrap_or(null_mut());
     if !found.is_null() {
@@ -161,7 +160,6 @@ pub(crate) const fn c_name(name: &str) -> &CStr {
 
 pub(crate) type Function = unsafe extern "C" fn();
 
-/// Where [`forward!`](crate::abi::arch::forward) jumps to.
 pub(crate) fn onward(next: &crate::abi::next::Next<Function>) -> *const c_void {
     if next.address().is_null() {
         next.resolve();

@@ -36,7 +36,7 @@ pub(crate) fn is_endless(fd: i32) -> bool {
     })
 }
 
-/// Does the file system keep writes out of a read under way?
+/// Are reads and writes of a file exclusive?
 pub(crate) fn reads_are_atomic(fd: i32) -> bool {
     use elision_sys::file::{XFS, filesystem};
     filesystem(fd) == Ok(XFS)
@@ -82,7 +82,6 @@ pub(crate) fn sleep_briefly() {
     let _ = unsafe { syscall(libc::SYS_nanosleep, [&raw const time as usize, 0, 0, 0, 0, 0]) };
 }
 
-/// An O_PATH descriptor of what `open` would open.
 pub(crate) fn open_path(directory: i32, path: *const libc::c_char, flags: i32) -> Option<i32> {
     let flags = libc::O_PATH | libc::O_CLOEXEC | (flags & libc::O_NOFOLLOW);
     // SAFETY: the kernel refuses a bad path.
@@ -149,9 +148,9 @@ pub(crate) fn close(fd: i32) {
     let _ = unsafe { syscall(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
 }
 
-/// Can the range be read? A bad pointer must give the program an EFAULT, not a fault here.
-/// Most arguments lie on the caller's stack, just above this frame. For others, rt_sigprocmask with an invalid `how` reads eight
-/// bytes, then fails: EFAULT or EINVAL.
+/// Can the range be read? A bad pointer must give the program an EFAULT, not a fault here. Most arguments lie on the caller's
+/// stack, just above this frame. For others, rt_sigprocmask with an invalid `how` reads eight bytes, then fails: EFAULT or
+/// EINVAL.
 #[inline]
 pub(crate) fn readable(addr: usize, len: usize) -> bool {
     const NEAR: usize = 16 * 1024;
@@ -177,7 +176,6 @@ pub(crate) fn readable(addr: usize, len: usize) -> bool {
     true
 }
 
-/// The kernel's limit for vectors.
 const PIECES: c_int = 1024;
 
 /// The program's vector; `None` if empty, too long or unreadable, which the kernel is to report.

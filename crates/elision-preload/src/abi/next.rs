@@ -7,7 +7,7 @@ use core::ffi::{CStr, c_void};
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-/// The next definition of a name, a function of type `F`.
+/// `F` is the type of a pointer to the function.
 pub struct Next<F> {
     symbol: &'static CStr,
     address: AtomicPtr<c_void>,
@@ -15,7 +15,6 @@ pub struct Next<F> {
 }
 
 impl<F: Copy> Next<F> {
-    /// Unresolved.
     pub const fn new(symbol: &'static CStr) -> Self {
         Next { symbol, address: AtomicPtr::new(core::ptr::null_mut()), function: PhantomData }
     }
@@ -32,13 +31,11 @@ impl<F: Copy> Next<F> {
         self.get()
     }
 
-    /// As [`get`](Self::get), looked up if need be.
     #[inline(always)]
     pub fn get_or_find(&self) -> Option<F> {
         self.get().or_else(|| self.found())
     }
 
-    /// The definition, if resolved.
     #[inline(always)]
     pub fn get(&self) -> Option<F> {
         const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
@@ -50,7 +47,6 @@ impl<F: Copy> Next<F> {
         Some(unsafe { core::mem::transmute_copy::<*mut c_void, F>(&address) })
     }
 
-    /// The address, or null.
     pub fn address(&self) -> *mut c_void {
         self.address.load(Ordering::Acquire)
     }
@@ -78,7 +74,6 @@ pub(crate) use next;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum To {
-    /// The next definition of its name.
     Next,
     /// The kernel: the call came through `syscall`, perhaps from that definition (tcmalloc's mmap), which would recurse.
     Kernel,

@@ -15,7 +15,6 @@ type Entry = elf::Dyn64<NATIVE>;
 type Symbol = elf::Sym64<NATIVE>;
 type Number = object::U32<NATIVE>;
 
-/// link.h's.
 #[repr(C)]
 pub(crate) struct Object {
     base: usize,
@@ -64,7 +63,6 @@ fn objects() -> impl Iterator<Item = &'static Object> {
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     pub(crate) address: *mut c_void,
-    /// Is it this library's?
     pub(crate) ours: bool,
     /// Is it a position-dependent executable's PLT entry, which it gives out as the function's address?
     pub(crate) entry: bool,
@@ -187,7 +185,7 @@ impl Tables {
         }
     }
 
-    /// # Safety: The table exists.
+    /// # Safety: the table exists.
     unsafe fn find_by_gnu_hash(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
         let hash = elf::gnu_hash(name);
         let shift = hash as usize;
@@ -220,7 +218,7 @@ impl Tables {
         None
     }
 
-    /// # Safety: The table exists.
+    /// # Safety: the table exists.
     unsafe fn find_by_hash(&self, name: &[u8]) -> Option<(*mut c_void, bool)> {
         let read = |at: usize| {
             // SAFETY: the numbers of chains and symbols, each chain's first symbol, each symbol's successor or 0.
@@ -238,9 +236,7 @@ impl Tables {
         None
     }
 
-    /// Would the loader take the symbol for `name`?
-    ///
-    /// # Safety: The symbol exists.
+    /// # Safety: the symbol exists.
     unsafe fn defines(&self, at: usize, name: &[u8]) -> Option<(*mut c_void, bool)> {
         // SAFETY: the caller's promise.
         let symbol = unsafe { self.symbols.add(at).as_ref()? };
@@ -306,7 +302,6 @@ mod tests {
         int odd_data = 8;
     "#;
 
-    /// All names in loaded objects and the drop-in.
     fn names() -> BTreeSet<Vec<u8>> {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let drop_in = std::env::current_exe().unwrap().with_file_name("libelision_preload.so");

@@ -110,14 +110,11 @@ static READING: AtomicU32 = AtomicU32::new(0);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment(u32);
 
-/// A change of a file, until [`end_change`].
 #[derive(Clone, Copy)]
 #[must_use]
 pub(crate) enum Change {
     Unknown,
-    /// In the thread's slot.
     Noted(in_flight::Noted),
-    /// In the record.
     Counted,
 }
 
@@ -173,7 +170,7 @@ pub(crate) fn opened(fd: i32, flags: i32, since: Moment) {
 
 /// Nearly always tells two regular files apart.
 fn number(stat: &Stat) -> Option<NonZeroU64> {
-    // (The lowest bit tells nothing.)
+    // The lowest bit tells nothing.
     NonZeroU64::new(changes::file_number(stat.id) | 1).filter(|_| stat.is_regular())
 }
 
@@ -213,7 +210,6 @@ fn record(fd: i32, how: Opened, since: Moment) {
     }
 }
 
-/// `fd` is about to be closed or duplicated over.
 #[inline]
 pub(crate) fn closing(fd: i32) {
     if recorded(fd) {
@@ -362,7 +358,7 @@ fn of_file(file: NonZeroU64) -> impl Iterator<Item = &'static Description> {
     used().iter().filter(move |description| description.writes_to() == Some(file))
 }
 
-/// Changes of a file under way, through any descriptor.
+/// Changes of a file under way; `None` if unknown.
 fn under_way(file: NonZeroU64) -> Option<u64> {
     if !in_flight::barrier() {
         NEVER.store(true, Ordering::SeqCst);
@@ -411,7 +407,6 @@ pub(crate) fn activity(fd: i32) -> Activity {
     Activity { under_way, begun: begun(fd) }
 }
 
-/// Moves with every change of the file.
 pub(crate) fn begun(fd: i32) -> u64 {
     let Some(file) = writes_to(fd) else { return 0 };
     of_file(file).map(|one| u64::from(one.begun.load(Ordering::SeqCst))).sum()

@@ -34,7 +34,6 @@ const PROBES: usize = 4;
 static TABLE: [Slot; SLOTS] =
     [const { Slot { thread: AtomicUsize::new(0), file: AtomicU64::new(0) } }; SLOTS];
 
-/// Does the kernel run barriers?
 static BARRIERS: AtomicBool = AtomicBool::new(false);
 
 const PRIVATE_EXPEDITED: usize = 1 << 3;
@@ -151,7 +150,6 @@ pub(crate) fn under_way(file: NonZeroU64) -> u64 {
     TABLE.iter().filter(|slot| slot.file.load(Ordering::SeqCst) == file.get()).count() as u64
 }
 
-/// For a forked child.
 pub(crate) fn reset() {
     for slot in &TABLE {
         slot.file.store(0, Ordering::Relaxed);

@@ -7,8 +7,8 @@
 //! | eligible | in a live block or record, not reshaped: an extent may lie there |
 //! | reshaped | changed in a way that an extent would not survive, or would betray |
 //!
-//! Memory under an extent must be anonymous, private, readable, writable and one mapping; the drop-in must see every
-//! change of this first. glibc's heap trims, grows and discards unseen: hence the blocks.
+//! Memory under an extent must be anonymous, private, readable, writable and one mapping; the drop-in must see every change of
+//! this first. glibc's heap trims, grows and discards unseen: hence the blocks.
 //!
 //! Nothing locks. A record is one atomic word, so handlers and forked children find nothing half done; at worst, a range is not
 //! eligible.
@@ -53,7 +53,6 @@ fn disqualify(addr: usize, end: usize) {
     block::reshape(addr, end);
 }
 
-/// Is anything deferred at all?
 #[inline]
 pub(crate) fn active() -> bool {
     client::life::min_bytes() != usize::MAX
@@ -105,7 +104,6 @@ pub(crate) fn span(addr: *const c_void, len: usize) -> Option<Span> {
     (start.is_multiple_of(PAGE) && start < end && end <= ADDRESS_LIMIT).then_some(Span { start, end })
 }
 
-/// The pages around a range.
 pub(crate) fn span_around(addr: *const c_void, len: usize) -> Option<Span> {
     let start = addr.addr() & !(PAGE - 1);
     span(core::ptr::without_provenance(start), len.checked_add(addr.addr() - start)?)

@@ -8,7 +8,6 @@ use elision_sys::PAGE;
 
 const LENGTH_BITS: u32 = 29;
 
-/// Up to `N` ranges.
 pub struct Ranges<const N: usize> {
     /// The first page's number (bits 63..29) and the pages (28..0); 0: empty.
     words: [AtomicU64; N],
@@ -37,7 +36,7 @@ impl Pages {
         (self.first << LENGTH_BITS) | (self.end - self.first)
     }
 
-    /// The larger side.
+    /// The larger side of the hole.
     fn without(self, first: u64, end: u64) -> Option<Self> {
         let below = Pages::new(self.first, self.end.min(first));
         let above = Pages::new(self.first.max(end), self.end);
@@ -95,7 +94,6 @@ impl<const N: usize> Ranges<N> {
         }
     }
 
-    /// Does one range hold it all?
     pub fn contains(&self, start: usize, end: usize) -> bool {
         let (first, last) = ((start / PAGE) as u64, end.div_ceil(PAGE) as u64);
         self.in_use()

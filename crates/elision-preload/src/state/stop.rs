@@ -22,7 +22,6 @@ static STATE: AtomicU8 = AtomicU8::new(AT_WORK);
 /// The reason that forbids even calls which the program did not make.
 pub(crate) const FILTER: &str = "a seccomp filter";
 
-/// Is a seccomp filter in force, or soon?
 static FILTERED: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn filtered() -> bool {

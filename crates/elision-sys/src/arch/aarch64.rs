@@ -72,7 +72,6 @@ pub fn on_valgrind() -> bool {
 /// The calls that wait for events; their fourth argument is the timeout.
 pub const EPOLL_WAITS: [i64; 1] = [libc::SYS_epoll_pwait];
 
-/// Without a helper, none.
 pub enum Registers {}
 
 impl Registers {

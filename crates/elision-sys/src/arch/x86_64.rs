@@ -131,7 +131,6 @@ pub const EPOLL_WAITS: [i64; 2] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
 pub struct Registers(libc::user_regs_struct);
 
 impl Registers {
-    /// For tests.
     pub fn of_call(number: i64, arguments: [u64; 6]) -> Registers {
         // SAFETY: plain numbers.
         let zeroes: libc::user_regs_struct = unsafe { core::mem::zeroed() };
@@ -139,7 +138,6 @@ impl Registers {
         Registers(libc::user_regs_struct { orig_rax: number as u64, rdi, rsi, rdx, r10, r8, r9, ..zeroes })
     }
 
-    /// Of a traced, stopped thread.
     pub fn of_thread(tid: i32) -> Option<Registers> {
         let mut registers = Self::of_call(-1, [0; 6]);
         (registers.transfer(libc::PTRACE_GETREGS, tid) == 0).then_some(registers)

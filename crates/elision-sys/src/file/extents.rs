@@ -65,7 +65,6 @@ pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
     Some(false)
 }
 
-/// (Not in libc for every target.)
 #[allow(non_upper_case_globals)]
 pub(crate) const SYS_cachestat: i64 = linux_raw_sys::general::__NR_cachestat as i64;
 

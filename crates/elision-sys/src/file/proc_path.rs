@@ -5,7 +5,6 @@ use core::ffi::CStr;
 pub struct ProcPath([u8; 64]);
 
 impl ProcPath {
-    /// /proc/PID/TAIL, or /proc/PID/TAIL/N.
     pub fn new(pid: i32, tail: &str, number: Option<i32>) -> ProcPath {
         let path = ProcPath([0; 64]).and(b"/proc/").number(pid).and(b"/").and(tail.as_bytes());
         if let Some(number) = number { path.and(b"/").number(number) } else { path }

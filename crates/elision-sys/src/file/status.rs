@@ -67,7 +67,6 @@ fn to_stat(answer: Statx) -> Stat {
     }
 }
 
-/// `chattr +a`?
 pub fn is_append_only(fd: i32) -> Result<bool> {
     statx(fd, StatxFlags::empty()).map(|answer| answer.stx_attributes.contains(StatxAttributes::APPEND))
 }
@@ -137,7 +136,6 @@ pub fn writes_synchronously(fd: i32) -> bool {
         || asked.is_ok() && attributes & FS_SYNC_FL != 0
 }
 
-/// Free bytes.
 pub fn room(fd: i32) -> Result<u64> {
     statfs(fd).map(|answer| answer.f_bavail.saturating_mul(answer.f_bsize as u64))
 }

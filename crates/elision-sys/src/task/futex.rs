@@ -74,7 +74,6 @@ fn wait_for_both([ours, other]: [(usize, u32); 2], timeout_ms: u64) -> Result<us
     };
     let waiters =
         [wait_for(ours, WaitFlags::SIZE_U32 | WaitFlags::PRIVATE), wait_for(other, WaitFlags::SIZE_U32)];
-    // An absolute timeout.
     let (now, left) = (clock(libc::CLOCK_MONOTONIC), timespec(timeout_ms));
     let nanoseconds = now.tv_nsec + left.tv_nsec;
     let until = Timespec {

@@ -61,9 +61,7 @@ pub fn trace_poll(tid: i32) -> Traced {
 /// How an interrupted call goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// Repeated, by the registers.
     Again,
-    /// It returns this.
     Over(i64),
 }
 
