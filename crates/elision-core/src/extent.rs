@@ -1,81 +1,70 @@
 //! The association map: which pages of memory stand for which bytes of which file.
 //!
-//! The map holds extents sorted by address and disjoint; neighbours that continue each other are one. Only the kernel knows whether a
-//! page was altered since; [`state`] combines what map and kernel say.
-//!
-//! Pure, and without allocation: the caller lends the storage, because the helper must not enter the program's allocator.
+//! Extents are sorted, disjoint and merged. Only the kernel knows whether a page was altered since; [`state`] combines both. No
+//! allocation: the caller lends the storage, because the helper must not enter the program's allocator.
 
 use crate::transfer::PAGE;
 use core::num::NonZeroU32;
 use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
-/// The file whose bytes pages are equal to, and that a write is compared with: its number in the helper's table.
+/// The file whose bytes pages equal: its number in the helper's table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TargetId(pub u32);
 
-/// What is mapped, by its number in the helper's table, and one: so nothing but zeroes says that there is none.
+/// What is mapped: its number in the table plus one, so that zero is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 pub struct SourceId(NonZeroU32);
 
 impl SourceId {
-    /// The source of a file's bytes: the file itself.
     pub fn of(target: TargetId) -> SourceId {
         SourceId(NonZeroU32::MIN.saturating_add(target.0))
     }
 
-    /// Its number in the table.
     pub fn number(self) -> u32 {
         self.0.get() - 1
     }
 }
 
-/// How the pages of an extent came to be associated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
-    /// A private mapping of the file: a page has no memory of its own until it is altered. Needs a guard at
-    /// all times. Pages that were altered and written back are write-tracked.
+    /// A private file mapping, guarded at all times: a page gets memory of its own when altered. Pages written back are
+    /// write-tracked.
     Mapped = 0,
-    /// Memory of its own, equal to the file when it was armed, write-tracked since. Any alignment.
+    /// Memory of its own, equal to the file when armed, write-tracked since. Any alignment.
     Tracked,
 }
 
 /// A run of pages and the file bytes they stand for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {
-    /// Address of the first page; a multiple of [`PAGE`].
     pub addr: usize,
     /// Bytes; a multiple of [`PAGE`], never zero.
     pub len: usize,
-    /// What is mapped there. `None`: the pages have memory of their own, and are tracked.
+    /// What is mapped. `None`: tracked memory.
     pub source: Option<SourceId>,
-    /// The file that the pages are equal to.
     pub target: TargetId,
-    /// File position of the first byte. A multiple of [`PAGE`] if mapped.
+    /// File position. A multiple of [`PAGE`] if mapped.
     pub offset: u64,
 }
 
-// (A map has a million of them.)
+// A map has a million of them.
 const _: () = assert!(size_of::<Extent>() == 32);
 
 impl Extent {
-    /// What a deferred read maps.
     pub fn mapped(addr: usize, len: usize, target: TargetId, offset: u64) -> Extent {
         Extent { addr, len, source: Some(SourceId::of(target)), target, offset }
     }
 
-    /// Mapped or tracked?
     pub fn kind(&self) -> Kind {
         if self.is_mapped() { Kind::Mapped } else { Kind::Tracked }
     }
 
-    /// Is it mapped?
     pub fn is_mapped(&self) -> bool {
         self.source.is_some()
     }
 
-    /// One past the last byte.
     pub fn end(&self) -> usize {
         self.addr + self.len
     }
@@ -87,7 +76,6 @@ impl Extent {
             && before.offset + before.len as u64 == self.offset
     }
 
-    /// The part of this extent within `[addr, end)`, if any.
     pub fn clip(&self, addr: usize, end: usize) -> Option<Extent> {
         let from = self.addr.max(addr);
         let to = self.end().min(end);
@@ -99,7 +87,7 @@ impl Extent {
         })
     }
 
-    /// The whole pages of this extent any byte of which stands for file bytes `[start, end)`.
+    /// The whole pages that stand for any of the file bytes `[start, end)`.
     pub fn clip_file(&self, start: u64, end: u64) -> Option<Extent> {
         let from = self.offset.max(start);
         let to = (self.offset + self.len as u64).min(end);
@@ -112,47 +100,41 @@ impl Extent {
     }
 }
 
-/// What the kernel says of one page (or of a run of pages that are alike).
+/// What the kernel says of a page or a run of alike pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PageFacts {
-    /// In memory.
     pub present: bool,
-    /// In swap.
     pub swapped: bool,
-    /// Backed by a file's page cache, not by memory of its own.
+    /// Backed by page cache, not by memory of its own.
     pub file: bool,
-    /// Not write-protected by the tracker: stored into since it was armed, or never armed.
+    /// Not write-protected: stored into since armed, or never armed.
     pub written: bool,
 }
 
-/// The state of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// Associated, and without memory of its own.
+    /// Associated, without memory of its own.
     Mapped,
     /// Associated, in memory of its own, write-tracked.
     Tracked,
-    /// Stored into since: belongs to memory and swap.
+    /// Stored into since.
     Altered,
 }
 
-/// The state of a page by what the map says and what the kernel says.
 pub fn state(kind: Kind, facts: PageFacts) -> State {
     let own_memory = (facts.present || facts.swapped) && !facts.file;
     match (kind, own_memory, facts.written) {
         (Kind::Mapped, false, _) => State::Mapped,
         (Kind::Mapped | Kind::Tracked, true, false) => State::Tracked,
         (Kind::Mapped | Kind::Tracked, true, true) => State::Altered,
-        // A tracked page that is nowhere was given back (MADV_DONTNEED, a new mapping): it reads as something else.
+        // A tracked page that is absent was dropped (MADV_DONTNEED, a new mapping).
         (Kind::Tracked, false, _) => State::Altered,
     }
 }
 
-/// The map is full: the caller declines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full;
 
-/// Extents in one chunk of a running system's map.
 pub const CHUNK: usize = 64;
 
 /// Some extents, in order of address.
@@ -160,17 +142,15 @@ pub const CHUNK: usize = 64;
 pub struct Chunk<const N: usize = CHUNK> {
     rows: [Extent; N],
     len: usize,
-    /// They stand for file bytes at this position or above…
+    /// Lower bound of their file bytes.
     low: u64,
-    /// …and below this one.
+    /// Upper bound.
     high: u64,
 }
 
-/// An empty row.
 pub const BLANK: Extent = Extent { addr: 0, len: 0, source: None, target: TargetId(0), offset: 0 };
 
 impl<const N: usize> Chunk<N> {
-    /// No extents.
     pub const EMPTY: Self = Chunk { rows: [BLANK; N], len: 0, low: u64::MAX, high: 0 };
 
     fn rows(&self) -> &[Extent] {
@@ -181,13 +161,13 @@ impl<const N: usize> Chunk<N> {
         self.rows().last().map_or(0, Extent::end)
     }
 
-    /// Widens the bounds for an extent. (A removed extent leaves them as they are.)
+    /// Widens the bounds. (A removal leaves them.)
     fn include(&mut self, row: Extent) {
         self.low = self.low.min(row.offset);
         self.high = self.high.max(row.offset + row.len as u64);
     }
 
-    /// Keeps the first `len` extents, with the narrowest bounds.
+    /// Keeps the first `len` extents, with tight bounds.
     fn resize(&mut self, len: usize) {
         (self.len, self.low, self.high) = (len, u64::MAX, 0);
         for at in 0..len {
@@ -198,51 +178,44 @@ impl<const N: usize> Chunk<N> {
     }
 }
 
-/// How much the map has of one file.
+/// The map's extents of one file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Share {
-    /// Mapped extents.
     pub mapped: usize,
-    /// Tracked extents.
     pub tracked: usize,
-    /// They are at this address or above…
+    /// Lower bound of their addresses.
     low: usize,
-    /// …and end here or below.
+    /// Upper bound.
     high: usize,
 }
 
 impl Share {
-    /// Nothing.
     pub const NONE: Share = Share { mapped: 0, tracked: 0, low: usize::MAX, high: 0 };
 }
 
-/// How much of its storage a map uses. All zeroes, and the order filled by [`ExtentMap::clear`], is an empty map.
+/// How much of its storage a map uses; zero, with the order filled by [`ExtentMap::clear`], is an empty map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
-    /// Chunks.
     chunks: usize,
-    /// Extents.
     pub extents: usize,
-    /// Mapped extents among them.
     pub mapped: usize,
-    /// The map was cleared, and is not just being changed. (A helper may be killed between any two instructions.)
+    /// Cleared, and not in the middle of a change: a helper may be killed between any two instructions.
     pub whole: bool,
 }
 
-/// Extents sorted by address, in storage lent by the caller.
+/// Extents sorted by address, in lent storage.
 ///
-/// In chunks, and the chunks in an order: an insertion or removal moves some dozens of extents and not all that follow, which
-/// with 100,000 extents takes a microsecond instead of most of a millisecond. Two neighbouring chunks together are over two thirds of
-/// one, so at least a third of the storage's rows can be used.
+/// Chunks in an order bound the rows that a change moves: with 100,000 extents it takes a microsecond, not most of a millisecond.
+/// Two neighbouring chunks are over two thirds of one, so at least a third of the rows can be used.
 pub struct ExtentMap<'a, const N: usize = CHUNK> {
     chunks: &'a mut [Chunk<N>],
-    /// The chunks in use in order of address, then the free ones.
+    /// The chunks in use by address, then the free ones.
     order: &'a mut [u32],
     shares: &'a mut [Share],
     usage: &'a mut Usage,
 }
 
-/// Where an extent is: which chunk in the order, which row there.
+/// Index in the order, and row in that chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Place {
     chunk: usize,
@@ -250,7 +223,7 @@ struct Place {
 }
 
 impl<'a, const N: usize> ExtentMap<'a, N> {
-    /// The map in that storage: as many places in `order` as there are `chunks`, and a share for each file.
+    /// `order` has one place for each chunk; `shares` one for each file.
     pub fn new(
         chunks: &'a mut [Chunk<N>],
         order: &'a mut [u32],
@@ -260,7 +233,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         ExtentMap { chunks, order, shares, usage }
     }
 
-    /// Empties the map. Call it first for storage that was never used.
+    /// Call it first for fresh storage.
     pub fn clear(&mut self) {
         self.change(|map| {
             (map.usage.chunks, map.usage.extents, map.usage.mapped) = (0, 0, 0);
@@ -271,7 +244,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         });
     }
 
-    /// Makes a change, in the middle of which the map is not whole.
+    /// Makes a change during which the map is not whole.
     fn change<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> T {
         let whole = core::mem::replace(&mut self.usage.whole, false);
         compiler_fence(SeqCst);
@@ -281,23 +254,20 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         made
     }
 
-    /// Extents.
     pub fn len(&self) -> usize {
         self.usage.extents
     }
 
-    /// Are there none?
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Is there certain to be room for `more` insertions, whatever they replace?
+    /// Is there room for `more` insertions, whatever they replace?
     pub fn has_room(&self, more: usize) -> bool {
-        // Each can cut one extent in two, and so need two rows.
+        // Each can split an extent, and so need two rows.
         self.usage.chunks + 2 * more <= self.order.len()
     }
 
-    /// What the map has of a file.
     pub fn share(&self, target: TargetId) -> Share {
         self.shares.get(target.0 as usize).copied().unwrap_or(Share::NONE)
     }
@@ -316,7 +286,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         self.chunk(place.chunk)?.rows().get(place.row).copied()
     }
 
-    /// The place of the first extent that ends after `addr`; behind the last one, if there is none.
+    /// The first extent that ends after `addr`, or the place behind the last.
     fn find(&self, addr: usize) -> Place {
         let in_use = self.order.get(..self.usage.chunks).unwrap_or(&[]);
         let ends = |id: &u32| self.chunks.get(*id as usize).map_or(0, Chunk::end);
@@ -342,12 +312,10 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// The first extent that ends after `addr`.
     pub fn next(&self, addr: usize) -> Option<Extent> {
         self.get(self.find(addr))
     }
 
-    /// The extents that end after `addr`, in order.
     pub fn from(&self, addr: usize) -> impl Iterator<Item = Extent> + '_ {
         let mut place = self.find(addr);
         core::iter::from_fn(move || {
@@ -357,13 +325,12 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         })
     }
 
-    /// The extents, clipped, that overlap `[addr, addr + len)`.
+    /// The overlapping extents, clipped.
     pub fn overlapping(&self, addr: usize, len: usize) -> impl Iterator<Item = Extent> + '_ {
         let end = addr + len;
         self.from(addr).take_while(move |row| row.addr < end).filter_map(move |row| row.clip(addr, end))
     }
 
-    /// The extents of a file that end after `addr`, in order.
     pub fn of_target(&self, target: TargetId, addr: usize) -> impl Iterator<Item = Extent> + '_ {
         let share = self.share(target);
         let high = if share.mapped + share.tracked == 0 { 0 } else { share.high };
@@ -372,8 +339,8 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
             .filter(move |row| row.target == target)
     }
 
-    /// The extents of a file that end after `addr` and have a byte that stands for one of `[start, end)`, in order. Chunks
-    /// elsewhere in the file are skipped, so that a small write to a file of thousands of extents looks at few of them.
+    /// The extents of a file after `addr` that stand for any of `[start, end)`. Chunks out of bounds are skipped, which keeps
+    /// small writes cheap.
     pub fn standing_for(
         &self,
         target: TargetId,
@@ -402,10 +369,10 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         })
     }
 
-    /// Drops whatever is recorded of `[addr, addr + len)`.
+    /// Drops the records of a range.
     ///
     /// # Errors
-    /// [`Full`] if splitting an extent in two needs a row that is not there; nothing is changed then.
+    /// [`Full`] if a split needs a missing row; nothing is changed then.
     pub fn remove(&mut self, addr: usize, len: usize) -> Result<(), Full> {
         self.change(|map| map.cut(addr, len))
     }
@@ -432,10 +399,10 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// Records `extent` in place of whatever was there.
+    /// Records `extent` over whatever was there.
     ///
     /// # Errors
-    /// [`Full`] if there is no room. What the new extent would have replaced may be gone, which is safe.
+    /// [`Full`]. The replaced records may be gone, which is safe.
     pub fn insert(&mut self, extent: Extent) -> Result<(), Full> {
         debug_assert!(extent.len > 0);
         self.change(|map| map.put(extent))
@@ -459,7 +426,6 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         Ok(())
     }
 
-    /// Drops every extent for which `keep` says false.
     pub fn retain(&mut self, mut keep: impl FnMut(&Extent) -> bool) {
         let mut addr = 0;
         while let Some(row) = self.next(addr) {
@@ -470,7 +436,6 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// Drops every extent of a file for which `keep` says false.
     pub fn retain_of(&mut self, target: TargetId, mut keep: impl FnMut(&Extent) -> bool) {
         let mut addr = 0;
         loop {
@@ -482,10 +447,10 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// Checks the invariants: sorted, disjoint, page aligned, nothing empty, neighbours merged, counted right.
+    /// Checks the invariants.
     ///
     /// # Errors
-    /// A sentence on the first broken invariant.
+    /// The first broken one.
     pub fn validate(&self) -> Result<(), &'static str> {
         let mut last: Option<Extent> = None;
         let (mut count, mut mapped) = (0, 0);
@@ -532,12 +497,10 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         Ok(())
     }
 
-    /// Are two chunks so empty that they should be one?
     fn could_be_one(a: usize, b: usize) -> bool {
         a + b <= N * 2 / 3
     }
 
-    /// The place right behind an extent, in the same chunk.
     fn after_in(&self, place: Place) -> Place {
         Place { row: place.row + 1, ..place }
     }
@@ -565,7 +528,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// Replaces an extent by one in its place, which may take in its neighbours.
+    /// Replaces an extent, at most growing over its neighbours.
     fn set(&mut self, place: Place, row: Extent) {
         let Some(before) = self.get(place) else { return };
         if let Some(chunk) = self.chunk_mut(place.chunk)
@@ -591,7 +554,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// Joins a chunk with the next if both are empty enough, and frees a chunk that is empty.
+    /// Joins a chunk with the next if they fit, and frees an empty one.
     fn join(&mut self, at: usize) {
         let size = |map: &Self, at: usize| map.chunk(at).map(|chunk| chunk.len);
         let Some(len) = size(self, at) else { return };
@@ -611,7 +574,6 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// A chunk has become free.
     fn give_back(&mut self, at: usize) {
         if let Some(in_use) = self.order.get_mut(at..self.usage.chunks) {
             in_use.rotate_left(1);
@@ -619,7 +581,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// Takes a free chunk into the order, at `at`.
+    /// Puts a free chunk into the order, at `at`.
     fn take_chunk(&mut self, at: usize) -> Result<(), Full> {
         let Some(with_free) = self.order.get_mut(at..=self.usage.chunks) else { return Err(Full) };
         with_free.rotate_right(1);
@@ -630,9 +592,8 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         Ok(())
     }
 
-    /// Puts an extent before the one at `place`, or behind the last one of its chunk.
+    /// Inserts before `place`, or at the end of its chunk.
     fn insert_at(&mut self, mut place: Place, row: Extent) -> Result<(), Full> {
-        // Behind the last chunk means at the end of it.
         if place.chunk >= self.usage.chunks {
             match self.usage.chunks.checked_sub(1) {
                 Some(chunk) => place = Place { chunk, row: self.chunk(chunk).map_or(0, |chunk| chunk.len) },
@@ -646,7 +607,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         let at = place.chunk;
         if split {
             self.take_chunk(place.chunk + 1)?;
-            // What is filled from one end, as address space is, leaves full chunks behind; otherwise halves.
+            // Address space that is filled from one end leaves full chunks behind; otherwise halves.
             let keep = match place.row {
                 0 => N / 8,
                 row if row == N => N - N / 8,
@@ -680,7 +641,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
         self.count(row, true);
         if split {
-            // The smaller part may fit its neighbour on the other side.
+            // The smaller part may fit its other neighbour.
             self.join(at + 1);
             if let Some(before) = at.checked_sub(1) {
                 self.join(before);
@@ -697,7 +658,7 @@ mod tests {
 
     const PAGES: usize = 24;
 
-    /// The oracle: one cell for each page.
+    /// The oracle: a cell for each page.
     type Model = [Option<(TargetId, u64, Kind)>; PAGES];
 
     #[derive(Clone, Debug)]
@@ -716,7 +677,7 @@ mod tests {
         let kind = prop_oneof![Just(Kind::Mapped), Just(Kind::Tracked)];
         prop_oneof![
             4 => (place.clone(), 0..3u32, -2i64..3, kind).prop_map(|((page, pages), file, shift, kind)| {
-                // Offsets near the page's own position make neighbours continue each other often.
+                // Offsets near the page's position make neighbours merge often.
                 let odd = if kind == Kind::Tracked && shift == 2 { 100 } else { 0 };
                 let offset = ((page as i64 + shift.clamp(0, 1)) * PAGE as i64) as u64 + odd;
                 Step::Insert { page, pages, file: TargetId(file), offset, kind }
@@ -748,7 +709,7 @@ mod tests {
         assert_eq!(&seen, model);
     }
 
-    /// What stands for some bytes of a file is what a walk over all that is of the file finds.
+    /// Compares with a walk over all extents of the file.
     fn check_standing<const N: usize>(map: &ExtentMap<N>) {
         for file in (0..3).map(TargetId) {
             for at in 0..=PAGES {
@@ -764,7 +725,7 @@ mod tests {
         }
     }
 
-    /// Storage for a map in chunks of few rows, so that they are split and joined all the time.
+    /// Few rows in each chunk, so that chunks split and join often.
     struct Storage<const N: usize> {
         chunks: Vec<Chunk<N>>,
         order: Vec<u32>,
@@ -852,7 +813,7 @@ mod tests {
         }
     }
 
-    /// Every combination of map and kernel facts, against the sentences of the design.
+    /// Every combination of map and kernel facts.
     #[test]
     fn the_state_of_a_page_follows_the_picture() {
         for bits in 0..16u8 {
@@ -865,11 +826,11 @@ mod tests {
             let own = (facts.present || facts.swapped) && !facts.file;
             let mapped = state(Kind::Mapped, facts);
             let tracked = state(Kind::Tracked, facts);
-            // A private file mapping without memory of its own shows the file's bytes, whatever else is said.
+            // A private mapping without memory of its own shows the file.
             assert_eq!(mapped == State::Mapped, !own, "{facts:?}");
-            // What is write-protected in memory of its own has not been stored into.
+            // Write-protected memory of its own is unaltered.
             assert_eq!(mapped == State::Tracked, own && !facts.written, "{facts:?}");
-            // A tracked page is trusted only while it is there and protected.
+            // A tracked page must be present and protected.
             assert_eq!(tracked == State::Tracked, own && !facts.written, "{facts:?}");
             assert_ne!(tracked, State::Mapped, "{facts:?}");
         }
@@ -892,7 +853,7 @@ mod tests {
         map.validate().unwrap();
     }
 
-    /// Address space is filled from one end, and emptied in any order.
+    /// Filled from one end, emptied in any order.
     #[test]
     fn many_extents_fill_their_storage_well() {
         const MANY: usize = 20_000;

@@ -1,8 +1,8 @@
-//! Which ranges of a segment are free: by address, to join neighbours, and by length, to find one that fits.
+//! The free ranges of a segment, by address and by length.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Free ranges, none of which touches another.
+/// Free ranges, maximal and disjoint.
 #[derive(Debug, Default)]
 pub struct FreeList {
     /// Length by address.
@@ -12,17 +12,17 @@ pub struct FreeList {
 }
 
 impl FreeList {
-    /// The address of the shortest range of at least `len` bytes, and of several the first.
+    /// The shortest range of at least `len` bytes; the first of several.
     pub fn fitting(&self, len: usize) -> Option<usize> {
         self.sizes.range((len, 0)..).next().map(|&(_, addr)| addr)
     }
 
-    /// The length of the range that begins at `addr`; 0 if none does.
+    /// The length of the range at `addr`; 0: none.
     pub fn at(&self, addr: usize) -> usize {
         self.lengths.get(&addr).copied().unwrap_or(0)
     }
 
-    /// Takes `len` bytes from the beginning of the range at `addr`, which has as many.
+    /// Takes the first `len` bytes of the range at `addr`.
     pub fn take(&mut self, addr: usize, len: usize) {
         let room = self.remove(addr);
         debug_assert!(0 < len && len <= room, "taken from what is not there");
@@ -31,7 +31,7 @@ impl FreeList {
         }
     }
 
-    /// Adds a range, no part of which is free.
+    /// Adds a range that is not free.
     pub fn give(&mut self, addr: usize, len: usize) {
         let (mut start, mut end) = (addr, addr + len);
         let before = self.lengths.range(..addr).next_back().map(|(&start, &len)| (start, start + len));
@@ -50,7 +50,7 @@ impl FreeList {
         self.sizes.insert((len, addr));
     }
 
-    /// How long it was; 0 if there was none.
+    /// Returns the length; 0: none.
     fn remove(&mut self, addr: usize) -> usize {
         let len = self.lengths.remove(&addr).unwrap_or(0);
         self.sizes.remove(&(len, addr));
@@ -65,7 +65,6 @@ mod tests {
 
     const CELLS: usize = 40;
 
-    /// The maximal runs of free cells.
     fn runs(free: &[bool]) -> Vec<(usize, usize)> {
         let mut runs: Vec<(usize, usize)> = Vec::new();
         for at in (0..free.len()).filter(|&at| free[at]) {
@@ -86,12 +85,10 @@ mod tests {
                 let shortest = runs(&free).into_iter().filter(|&(_, room)| room >= len).min_by_key(|&(at, room)| (room, at));
                 prop_assert_eq!(list.fitting(len), shortest.map(|(at, _)| at));
                 match step {
-                    // A buffer is made,
                     0 => if let Some((at, _)) = shortest {
                         list.take(at, len);
                         free[at..at + len].fill(false);
                     },
-                    // one grows,
                     1 => {
                         let room = runs(&free).into_iter().find(|run| run.0 == at).map_or(0, |run| run.1);
                         prop_assert_eq!(list.at(at), room);
@@ -100,7 +97,6 @@ mod tests {
                             free[at..at + len].fill(false);
                         }
                     }
-                    // or one goes.
                     _ => {
                         let end = (at + len).min(CELLS);
                         if !free[at..end].contains(&true) {

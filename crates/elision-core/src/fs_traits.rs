@@ -1,20 +1,18 @@
-//! What is known of file systems: one row for each that Elision works on.
+//! What is known of file systems: a row for each supported one.
 
-/// How a file system behaves. One that has no row is declined: /proc and others grant leases on contents that are not stable, and network
-/// file systems and FUSE may keep the helper waiting for ever.
+/// Without a row a file system is declined: /proc grants leases on unstable contents, network file systems and FUSE may block the
+/// helper.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FsTraits {
-    /// `statfs.f_type`.
     pub magic: i64,
-    /// What the kernel calls it.
     pub name: &'static str,
     /// Every change moves the ctime, to the nanosecond where the kernel can (6.13).
     pub times_tell: bool,
-    /// A hole that is touched through a mapping stays one.
+    /// A hole touched through a mapping stays one.
     pub keeps_holes: bool,
-    /// The kernel knows who has a file without a name open for writing. (memfd_create makes descriptions that can write and are not counted.)
+    /// The kernel counts writers of unnamed files (not those of memfd_create).
     pub counts_nameless_writers: bool,
-    /// A read never shows a part of a write.
+    /// A read never shows part of a write.
     pub reads_atomic: bool,
 }
 
@@ -34,9 +32,9 @@ const TABLE: [FsTraits; 4] = [
     FsTraits {
         magic: 0x0102_1994,
         name: "tmpfs",
-        // A store through a shared mapping that has been read from moves no time at all.
+        // A store through a shared mapping that was read moves no time.
         times_tell: false,
-        // It fills a hole where there is room, and raises SIGBUS where there is none.
+        // A touch fills a hole, or raises SIGBUS without room.
         keeps_holes: false,
         counts_nameless_writers: false,
         ..USUAL
@@ -44,7 +42,6 @@ const TABLE: [FsTraits; 4] = [
 ];
 
 impl FsTraits {
-    /// The row of a file system. `None`: decline.
     pub fn of(magic: i64) -> Option<&'static FsTraits> {
         TABLE.iter().find(|row| row.magic == magic)
     }

@@ -1,31 +1,28 @@
 //! Does deferring pay? Decided by what became of earlier reads.
 //!
-//! Copying pages one fault at a time costs more than reading them at once. Where nearly all deferred pages came to be altered, the next
-//! reads of that file are traditional: a few at first, more each time that a try gives the same. Saves are tracked, or not, by the same rule.
+//! Copying page by page costs more than reading at once. Where nearly all deferred pages came to be altered, the file's next
+//! reads are traditional: a few at first, more after each failed try. Saves are tracked by the same rule.
 //!
-//! A save always teaches about a file that is read to be changed. All else is learnt of large transfers only: pages that were altered
-//! before their memory was read into again or freed, or between two saves; and pages that were loaded because somebody wanted
-//! to change the file. Statistics tell the two reasons apart.
-//!
-//! Many programs treat one file after the other alike, each of them once. So the outcome counts for reads of about the same
-//! size as well, and an unknown file is taken for one of those.
+//! A save always teaches about its file. Large transfers also teach at a new read into their memory, at free, between saves, and
+//! when pages were loaded because another wanted to change the file; statistics tell these apart. Outcomes count for reads of
+//! about the same size, too, which serves programs that treat many files alike.
 
 use crate::stats::Reason;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// What is known of a file: how many reads are still to be done traditionally, and how many there were at the last decision.
+/// Reads still to be done traditionally, and how many there were at the last decision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Memory {
     left: u8,
-    /// A read that was not deferred has overwritten the memory: what is found altered next says nothing.
+    /// A traditional read has overwritten the memory: the next finding says nothing.
     void: bool,
-    /// The pages were not altered, but loaded because somebody wanted to change the file.
+    /// Pages were loaded for a change of the file, not altered.
     wanted: bool,
-    /// 0: nothing is known; [`PAID`]: deferring was worth it.
+    /// 0: unknown; [`PAID`]: deferring paid.
     step: u8,
 }
 
-/// Reads that are not deferred after the first time that deferring did not pay…
+/// Traditional reads after the first failure…
 const FIRST: u8 = 3;
 
 /// …and at most.
@@ -34,7 +31,6 @@ const MOST: u8 = 63;
 /// [`Memory::void`] in a word, beside `left`.
 const VOID: u8 = 1 << 7;
 
-/// [`Memory::wanted`], likewise.
 const WANTED: u8 = 1 << 6;
 
 const _: () = assert!(MOST < WANTED);
@@ -42,7 +38,7 @@ const _: () = assert!(MOST < WANTED);
 const PAID: u8 = u8::MAX;
 
 impl Memory {
-    /// Should the next read rather not be deferred, and why? The outer `None`: nothing is known.
+    /// The reason not to defer the next read, if any. The outer `None`: unknown.
     fn declines(&mut self) -> Option<Option<Reason>> {
         let reason = if self.wanted { Reason::Changing } else { Reason::MostlyAltered };
         let declines = (self.left > 0).then_some(reason);
@@ -50,12 +46,12 @@ impl Memory {
         (self.step > 0).then_some(declines)
     }
 
-    /// Of `known` bytes that stood for the file, `altered` were found altered.
+    /// Of `known` associated bytes, `altered` were altered.
     fn learn(&mut self, known: usize, altered: usize) {
         if core::mem::take(&mut self.void) {
             return;
         }
-        // Deferring is level somewhere between a half and all. From the benches.
+        // Break-even lies between a half and all. From the benches.
         if altered / 4 >= known / 5 {
             let before = if self.step == PAID { 0 } else { self.step };
             self.step = (before * 2 + 1).clamp(FIRST, MOST);
@@ -67,13 +63,13 @@ impl Memory {
     }
 }
 
-/// A tag in the upper bits, and a [`Memory`] in the lowest 16. Files that share a place overwrite each other.
+/// A tag in the upper bits, a [`Memory`] in the lowest 16. Files may evict each other.
 type Table = [AtomicU64; 64];
 
-/// By the number of the file, whose upper bits are the tag.
+/// By file number, whose upper bits are the tag.
 static FILES: Table = [const { AtomicU64::new(0) }; 64];
 
-/// By the number of bits that a length has.
+/// By the bits of a length.
 static SIZES: Table = [const { AtomicU64::new(0) }; 64];
 
 fn with<T>(table: &Table, place: u64, tag: u64, act: impl FnOnce(&mut Memory) -> T) -> T {
@@ -91,7 +87,7 @@ fn with<T>(table: &Table, place: u64, tag: u64, act: impl FnOnce(&mut Memory) ->
     };
     let before = memory;
     let result = act(&mut memory);
-    // Of two threads one may overwrite what the other has learnt, which costs one guess.
+    // A race between threads loses one lesson.
     if memory != before
         && let Some(place) = place
     {
@@ -109,21 +105,21 @@ fn with_size<T>(len: usize, act: impl FnOnce(&mut Memory) -> T) -> T {
     with(&SIZES, len.checked_ilog2().unwrap_or(0).into(), 0, act)
 }
 
-/// Transfers of this size and more are large.
+/// Bytes from which a transfer is large.
 pub const LARGE: usize = 4 << 20;
 
-/// Should this read of the file, which is to be changed, rather not be deferred, and why?
+/// The reason not to defer this read of a file that is to be changed.
 pub fn declines(number: u64, len: usize) -> Option<Reason> {
     let of_its_size = || if len < LARGE { None } else { with_size(len, Memory::declines) };
     with_file(number, Memory::declines).or_else(of_its_size).flatten()
 }
 
-/// The same for any read; or should this save of the file rather not be tracked?
+/// The same for any read, or for tracking a save.
 pub fn declines_large(number: u64, len: usize) -> Option<Reason> {
     if len >= LARGE { declines(number, len) } else { None }
 }
 
-/// When they were saved, `known` bytes were found associated with the file, `altered` of them altered.
+/// A save found `known` bytes associated, `altered` of them altered.
 pub fn learn(number: u64, known: usize, altered: usize) {
     if known > 0 {
         with_file(number, |memory| memory.learn(known, altered));
@@ -140,8 +136,8 @@ pub fn learn_large(number: u64, known: usize, altered: usize) {
     }
 }
 
-/// A read that is not deferred is about to overwrite deferred pages. What is found altered next is not learnt: else one such read
-/// would end the deferral of a program that reads into the same memory again and again.
+/// A traditional read overwrites deferred pages: their next finding is void. Otherwise one such read would end deferral for a
+/// program that reuses its memory.
 pub fn overwritten(number: u64, len: usize) {
     if len >= LARGE {
         with_file(number, |memory| memory.void = true);
@@ -149,7 +145,7 @@ pub fn overwritten(number: u64, len: usize) {
     }
 }
 
-/// What was deferred of this very file had to be loaded for a change that is no save.
+/// Deferred pages of this file were loaded for a change that is no save.
 pub fn learn_of_file(number: u64, known: usize) {
     if known > 0 {
         with_file(number, |memory| {
@@ -160,7 +156,7 @@ pub fn learn_of_file(number: u64, known: usize) {
     }
 }
 
-/// Is it worth a round trip to learn what became of so many bytes? Where deferring is known to pay, now and then.
+/// Is the outcome worth a round trip? Where deferring is known to pay, now and then.
 pub fn is_curious(len: usize) -> bool {
     static ASKED: AtomicU32 = AtomicU32::new(0);
     len >= LARGE
@@ -171,7 +167,7 @@ pub fn is_curious(len: usize) -> bool {
 mod tests {
     use super::*;
 
-    /// Reads of a file, into the same memory, of which a share is altered each time, in percent: which of them are declined?
+    /// Which of `rounds` reads into the same memory, `altered` percent altered each time, are declined?
     fn declined(number: u64, rounds: usize, altered: usize) -> Vec<bool> {
         let mut found = None;
         (0..rounds)
@@ -193,9 +189,9 @@ mod tests {
         let number = 0x1234_5678_0000_0000;
         let got = declined(number, 1000, 100);
         assert_eq!(got[..8], [false, false, true, true, true, false, false, true]);
-        // From some time on two in 65 are tried: the first to see what becomes of it, the second then.
+        // Two in 65 are tried: the first is observed, the second follows from it.
         assert_eq!(got[350..].iter().filter(|&&declined| !declined).count(), 20);
-        // Once they are altered little, all is as at first.
+        // Once little is altered, all is deferred again.
         assert!(!declined(number, 200, 70)[80..].contains(&true));
     }
 
@@ -228,7 +224,7 @@ mod tests {
         assert!(is_curious(size) && declines(number(1), size).is_none());
         learn(number(1), size, size);
         assert!(declines(number(2), size + 5).is_some() && declines(number(2), 2 * size).is_none());
-        // One that is known to pay is deferred all the same, and what is of that size again.
+        // A file known to pay is still deferred, and then others of that size.
         learn(number(3), 2 * size, size);
         assert!(declines(number(3), size).is_none() && declines(number(4), size).is_some());
         learn(number(3), size, 0);

@@ -1,13 +1,4 @@
-//! The engine of Elision. Internal to it: no stable interface, and no protection against a caller that says what is not so.
-//!
-//! | module | what, and in which process it runs |
-//! | --- | --- |
-//! | `transfer`, `extent`, `history`, `free_list`, `fs_traits`, `settings`, `executable` | decisions: no system calls, no shared memory |
-//! | `stats`, `probe` | what happened, and what could |
-//! | [`shared`] | what client and helper both see |
-//! | [`client`] | runs in the program's threads |
-//! | [`helper`] | runs in the helper process |
-//! | [`supervisor`] | runs in the helper's parent |
+//! The engine of Elision. Internal: no stable interface, no protection against false promises of a caller.
 #![allow(missing_docs)] // Internal.
 
 #[cfg(target_os = "linux")]

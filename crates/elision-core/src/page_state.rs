@@ -1,16 +1,16 @@
-//! The states of pages that a buffer reports.
+//! The page states that a buffer reports.
 
-/// What a run of bytes of a buffer is.
+/// The state of a run of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum PageState {
-    /// Plain memory, associated with no file.
+    /// Associated with no file.
     Plain,
     /// Stands for file bytes that are not loaded.
     Deferred,
-    /// Stands for file bytes, loaded into the page cache's memory.
+    /// Stands for file bytes, loaded into the page cache.
     Loaded,
-    /// In memory of its own, equal to the file when it was last read or written; the next store will be noticed. If
-    /// others changed the file since, the next write notices that, and leaves nothing out.
+    /// Memory of its own, equal to the file when last transferred; stores are noticed. A write notices if others changed the file
+    /// since.
     Tracked,
     /// Altered since it was read or written.
     Altered,

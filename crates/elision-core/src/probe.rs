@@ -1,10 +1,8 @@
-//! What this kernel, this file system and this file allow, found out by trying.
+//! What this kernel, file system and file allow, found out by trying: versions and filters mislead. An experiment leaves nothing
+//! behind.
 //!
-//! For `elision doctor`, tests and benches. Nothing is remembered. Where an experiment is possible it is made, because version numbers
-//! lie: distributions port features back, and containers filter system calls out. An experiment leaves nothing behind.
-//!
-//! `Ok(())`: the thing works here. An error is the kernel's, or of kind [`Unsupported`](io::ErrorKind::Unsupported) when the
-//! call succeeded without the effect that is needed.
+//! `Ok(())`: it works. An error is the kernel's, or [`Unsupported`](io::ErrorKind::Unsupported) if the call had not the needed
+//! effect.
 #![allow(unsafe_code)] // System calls that no safe wrapper offers.
 
 use elision_sys::pages::{self, Run, Wanted, category};
@@ -20,13 +18,13 @@ use std::ptr;
 
 // ---- the kernel ----
 
-/// The kernel's release, as `uname -r` prints it.
+/// The kernel's release, as in `uname -r`.
 pub fn release() -> String {
     sysctl_text("kernel/osrelease").unwrap_or_else(release_without_proc)
 }
 
 fn release_without_proc() -> String {
-    // SAFETY: all zeroes is a valid utsname: it holds only characters.
+    // SAFETY: utsname holds only characters.
     let mut name: libc::utsname = unsafe { std::mem::zeroed() };
     // SAFETY: writes one utsname.
     unsafe { libc::uname(&mut name) };
@@ -34,7 +32,7 @@ fn release_without_proc() -> String {
     String::from_utf8_lossy(&letters.collect::<Vec<_>>()).into_owned()
 }
 
-/// `PAGEMAP_SCAN` (Linux 6.7): which pages of a buffer were altered, without looking at each.
+/// `PAGEMAP_SCAN` (Linux 6.7).
 pub fn pagemap_scan() -> io::Result<()> {
     let pages = Pages::new(1)?;
     pages.store(0);
@@ -45,11 +43,10 @@ pub fn pagemap_scan() -> io::Result<()> {
     }
 }
 
-/// Write tracking: userfaultfd for an ordinary user with asynchronous write protection, and PAGEMAP_SCAN that
-/// fetches and re-arms (Linux 6.7). Tried from end to end: of two armed pages one is stored into, and exactly
-/// that one must be reported.
+/// Write tracking: unprivileged userfaultfd with asynchronous write protection (Linux 6.7). Of two armed pages, exactly the one
+/// stored into must be reported.
 pub fn write_tracking() -> io::Result<()> {
-    // SAFETY: the kernel just gave this descriptor to us; nobody else knows it.
+    // SAFETY: the kernel just made this descriptor.
     let tracker = unsafe { OwnedFd::from_raw_fd(pages::tracker()?) };
     let pages = Pages::new(2)?;
     pages.store(0);
@@ -64,7 +61,7 @@ pub fn write_tracking() -> io::Result<()> {
     }
 }
 
-/// `PROCMAP_QUERY` (Linux 6.11): what is mapped at an address, without reading all of /proc/self/maps.
+/// `PROCMAP_QUERY` (Linux 6.11).
 pub fn procmap_query() -> io::Result<()> {
     let maps = File::open("/proc/self/maps")?;
     let pages = Pages::new(1)?;
@@ -76,10 +73,10 @@ pub fn procmap_query() -> io::Result<()> {
     }
 }
 
-/// `futex_waitv` (Linux 5.16): wait on several words at once.
+/// `futex_waitv` (Linux 5.16).
 pub fn futex_waitv() -> io::Result<()> {
     let nothing = ptr::null::<u8>();
-    // SAFETY: with no waiters the kernel looks at no memory; where it has the call, it answers EINVAL.
+    // SAFETY: without waiters the kernel looks at no memory.
     let answer = check(unsafe { libc::syscall(libc::SYS_futex_waitv, nothing, 0, 0, nothing, 0) });
     match answer {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
@@ -88,10 +85,10 @@ pub fn futex_waitv() -> io::Result<()> {
     }
 }
 
-/// `pidfd_open` (Linux 5.3) and `pidfd_getfd` (5.6): a descriptor of our own for what another process has open.
+/// `pidfd_open` (Linux 5.3) and `pidfd_getfd` (5.6).
 pub fn pidfd_getfd() -> io::Result<()> {
     let file = File::open("/dev/null")?;
-    // SAFETY: both calls take integers and touch no memory; what they return is ours alone.
+    // SAFETY: integers only; the results are this function's.
     unsafe {
         let pidfd = check(libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0))?;
         let pidfd = OwnedFd::from_raw_fd(pidfd as c_int);
@@ -101,15 +98,15 @@ pub fn pidfd_getfd() -> io::Result<()> {
     Ok(())
 }
 
-/// ptrace: may a process that descends from this one hold it still? Tried, by a child. The calling thread should be the only one.
+/// May a descendant trace this process? Forks a child; the calling thread should be the only one.
 pub fn ptrace() -> io::Result<()> {
-    // SAFETY: takes integers. Where there is no Yama it fails, and nothing is lost.
+    // SAFETY: integers only. Without Yama it fails, harmlessly.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
     let parent = std::process::id() as c_int;
     // SAFETY: the child makes system calls only, and ends.
     let child = check(unsafe { libc::fork() }.into())? as c_int;
     if child == 0 {
-        // SAFETY: system calls with integers and null, and a status on the child's own stack; `errno` is the child's.
+        // SAFETY: integers, null, and a status on the child's own stack; `errno` is the child's.
         unsafe {
             let mut status = 0;
             let nothing = ptr::null_mut::<u8>();
@@ -128,7 +125,7 @@ pub fn ptrace() -> io::Result<()> {
             break waited;
         }
     };
-    // SAFETY: takes integers.
+    // SAFETY: integers only.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, 0) };
     waited?;
     match (libc::WIFSIGNALED(status), libc::WEXITSTATUS(status)) {
@@ -139,21 +136,21 @@ pub fn ptrace() -> io::Result<()> {
     }
 }
 
-/// The system calls that the library makes, by name (`SYS_…`) and number, but those that end or make a process.
+/// The library's system calls, by name (`SYS_…`) and number, without those that end or make a process.
 pub fn calls() -> &'static [(&'static str, c_long)] {
     &elision_sys::calls::CALLS
 }
 
-/// Does a filter let this system call through? It is made with arguments that mean nothing, so it should be one that does nothing then.
+/// Does a filter let this call through? It is made with meaningless arguments, so it must do nothing then.
 pub fn call(number: c_long) -> io::Result<()> {
-    // SAFETY: no address is -1, nor a length, a process or a descriptor.
+    // SAFETY: no address, length, process or descriptor is -1.
     match unsafe { check(libc::syscall(number, -1, -1, -1, -1, -1, -1)) } {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Is /proc there, and that of this process's PID namespace?
+/// Is /proc mounted, for this process's PID namespace?
 pub fn proc() -> io::Result<()> {
     match fs::read_link("/proc/self")?.to_str().and_then(|number| number.parse::<u32>().ok()) {
         Some(number) if number == std::process::id() => Ok(()),
@@ -161,23 +158,22 @@ pub fn proc() -> io::Result<()> {
     }
 }
 
-/// Has this process a system call filter (seccomp)?
+/// Is there a system call filter (seccomp)?
 pub fn filtered() -> bool {
     status_field("Seccomp:").is_some_and(|mode| mode == "2")
 }
 
-/// Yama's `kernel.yama.ptrace_scope`: 0 anybody of the same user, 1 descendants and whoever was invited, 2
-/// administrators, 3 nobody. `None` where there is no Yama, which is the same as 0.
+/// `kernel.yama.ptrace_scope`: 0 same user, 1 descendants and invited, 2 administrators, 3 nobody. `None` (no Yama) is as 0.
 pub fn ptrace_scope() -> Option<u64> {
     sysctl("kernel/yama/ptrace_scope")
 }
 
-/// The process that traces this one (a debugger, strace), if there is one.
+/// The pid of this process's tracer, if any.
 pub fn tracer() -> Option<u32> {
     status_field("TracerPid:").and_then(|pid| pid.parse().ok()).filter(|pid| *pid != 0)
 }
 
-/// Has this process the capability with this number (`<linux/capability.h>`) in effect?
+/// Is this capability (`<linux/capability.h>`) in effect?
 pub fn has_capability(number: u32) -> bool {
     let set = status_field("CapEff:").and_then(|set| u64::from_str_radix(&set, 16).ok());
     set.is_some_and(|set| set >> number & 1 == 1)
@@ -185,10 +181,10 @@ pub fn has_capability(number: u32) -> bool {
 
 /// CAP_LEASE: leases on files of other owners.
 pub const CAP_LEASE: u32 = 28;
-/// CAP_SYS_PTRACE: trace where Yama says "administrators only".
+/// CAP_SYS_PTRACE: trace under scope 2.
 pub const CAP_SYS_PTRACE: u32 = 19;
 
-/// A number under /proc/sys, by its path there (`"vm/max_map_count"`).
+/// A number under /proc/sys (`"vm/max_map_count"`).
 pub fn sysctl(name: &str) -> Option<u64> {
     sysctl_text(name)?.parse().ok()
 }
@@ -198,12 +194,11 @@ pub fn sysctl(name: &str) -> Option<u64> {
 /// A file system, as statfs sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileSystem {
-    /// The magic number that statfs reports.
+    /// `f_type`.
     pub magic: u32,
     /// Its usual name, or "unknown".
     pub name: &'static str,
-    /// Is it on the list of file systems whose files may be deferred? Leases are granted on others too, /proc
-    /// among them, where the bytes change without anybody writing.
+    /// May its files be deferred? A granted lease is not enough: /proc grants leases, and its bytes change.
     pub supported: bool,
 }
 
@@ -240,9 +235,9 @@ const FILE_SYSTEMS: &[(u32, &str, bool)] = &[
 /// The file system that holds `path`.
 pub fn file_system(path: &Path) -> io::Result<FileSystem> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: all zeroes is a valid statfs: it holds only integers.
+    // SAFETY: statfs holds only integers.
     let mut answer: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: `path` ends in a zero byte and statfs writes one struct statfs.
+    // SAFETY: `path` ends in a zero byte; one statfs is written.
     check(unsafe { libc::statfs(path.as_ptr(), &mut answer) }.into())?;
     Ok(name_file_system(answer.f_type as u32))
 }
@@ -256,32 +251,29 @@ fn name_file_system(magic: u32) -> FileSystem {
 
 // ---- files ----
 
-/// Can a read lease be had on this file, at this moment? It is given back at once.
+/// Takes a read lease on this file, and releases it.
 ///
 /// # Errors
-/// EAGAIN: somebody has the file open for writing. EACCES: it belongs to somebody else, and this process has
-/// no CAP_LEASE. EINVAL: this file system has no leases. Otherwise what `open` said.
+/// EAGAIN: open for writing. EACCES: another owner's, without CAP_LEASE. EINVAL: no leases here. Otherwise those of `open`.
 pub fn read_lease(file: &Path) -> io::Result<()> {
     lease(file, libc::F_RDLCK)
 }
 
-/// The same for a write lease, which whoever opens the file to read and write could have. (The kernel counts who has a file open, and
-/// grants it to one who only reads as well.)
+/// The same for a write lease, for which a read-only opening suffices.
 ///
 /// # Errors
-/// As [`read_lease`]; but EAGAIN: somebody has the file open.
+/// As [`read_lease`], but EAGAIN: open anywhere else.
 pub fn write_lease(file: &Path) -> io::Result<()> {
     lease(file, libc::F_WRLCK)
 }
 
 fn lease(file: &Path, kind: c_int) -> io::Result<()> {
     const F_SETSIG: c_int = 10;
-    // O_NONBLOCK, so that neither a pipe nor somebody else's lease keeps us waiting.
+    // O_NONBLOCK: neither a pipe nor another's lease blocks this.
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file)?;
     let fd = open.as_raw_fd();
-    // Whoever opens the file between the two calls below makes the kernel signal us. SIGIO would end the process; SIGURG is
-    // ignored unless somebody asked for it.
-    // SAFETY: these fcntl commands take an integer and touch no memory.
+    // An open between the two calls raises a signal: SIGURG is ignored by default, SIGIO would end the process. SAFETY: integers
+    // only.
     unsafe {
         check(libc::fcntl(fd, F_SETSIG, libc::SIGURG).into())?;
         check(libc::fcntl(fd, libc::F_SETLEASE, kind).into())?;
@@ -292,7 +284,7 @@ fn lease(file: &Path, kind: c_int) -> io::Result<()> {
 
 // ---- small tools ----
 
-/// Anonymous private pages of our own, stored into only through [`store`](Pages::store).
+/// Anonymous private pages, stored into only through [`store`](Pages::store).
 struct Pages {
     start: usize,
     count: usize,
@@ -309,20 +301,18 @@ impl Pages {
 
     fn store(&self, index: usize) {
         assert!(index < self.count);
-        // SAFETY: inside the mapping, which is writable and referred to by nothing else. Volatile, because
-        // only the kernel sees the effect.
+        // SAFETY: inside the writable, unshared mapping. Volatile, because only the kernel sees the effect.
         unsafe { (self.addr(index) as *mut u8).write_volatile(1) }
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: `new` mapped exactly this range, and no reference into it is ever given out.
+        // SAFETY: `new` mapped exactly this range, and no reference leaves.
         unsafe { memory::unmap(self.start, self.count * PAGE) };
     }
 }
 
-/// The first run of wanted pages.
 fn scan(pages: &Pages, wanted: Wanted) -> io::Result<Option<Run>> {
     let pagemap = File::open("/proc/self/pagemap")?;
     let mut found = [Run::default(); 4];
@@ -353,7 +343,6 @@ fn status_field(name: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// A fresh directory of its own, so that tests may count what is in it.
     fn dir() -> tempfile::TempDir {
         tempfile::tempdir().expect("a temporary directory")
     }

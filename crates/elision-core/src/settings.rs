@@ -1,11 +1,9 @@
-//! How a switch and a size are written, in the environment and on the command line alike.
+//! How switches and sizes are written, in the environment and on the command line.
 
-/// Transfers of fewer bytes are declined unless a size is set. From the benches: into memory that was touched before, reading wins
-/// up to a size between 1 and 4 MiB even if every byte is looked at. Programs read whole files, or reuse a buffer of at most
-/// 128 KiB, so what lies between matters little.
+/// From the benches: into touched memory, reading wins up to 1–4 MiB even if every byte is used.
 pub const DEFAULT_MIN_BYTES: usize = 4 << 20;
 
-/// On or off, in any case of letters. `None`: not understood.
+/// On or off, in any case. `None`: malformed.
 pub fn switch(text: &[u8]) -> Option<bool> {
     let is_one_of = |words: [&str; 4]| words.iter().any(|word| text.eq_ignore_ascii_case(word.as_bytes()));
     if is_one_of(["off", "no", "false", "0"]) {
@@ -14,7 +12,6 @@ pub fn switch(text: &[u8]) -> Option<bool> {
     is_one_of(["on", "yes", "true", "1"]).then_some(true)
 }
 
-/// What a unit stands for.
 const UNITS: [(&str, usize); 17] = [
     ("", 1),
     ("B", 1),
@@ -35,7 +32,7 @@ const UNITS: [(&str, usize); 17] = [
     ("PiB", 1 << 50),
 ];
 
-/// A number of bytes: digits, then perhaps a unit in any case of letters. `None`: not understood, or more than `usize` holds.
+/// Digits and a unit in any case. `None`: malformed or too large.
 pub fn bytes(text: &[u8]) -> Option<usize> {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (number, unit) = text.split_at_checked(digits)?;

@@ -1,11 +1,11 @@
-//! Counters of this process: what was deferred, loaded, elided, materialised, written, and declined, and why. A forked child starts
-//! from zero. While no transfer is under way, bytes deferred = loaded + materialised + dropped unread + still pending.
+//! Counters of this process; a forked child starts from zero. While no transfer is under way, bytes deferred = loaded +
+//! materialised + dropped unread + pending.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// Why a transfer was done the traditional way.
+        /// Why a transfer was traditional.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(u8)]
         pub enum Reason { $($(#[$doc])* $name,)* }
@@ -14,7 +14,7 @@ macro_rules! reasons {
             /// Every reason, in order.
             pub const ALL: &[Reason] = &[$(Reason::$name,)*];
 
-            /// The name under which statistics count it.
+            /// The name in the statistics.
             pub fn name(self) -> &'static str {
                 match self { $(Reason::$name => $text,)* }
             }
@@ -25,43 +25,42 @@ macro_rules! reasons {
 reasons! {
     /// Not a regular file.
     NotRegular = "not_a_regular_file",
-    /// Not one of the file systems whose leases and page cache are known to hold what they promise.
+    /// A file system whose leases and page cache are not known to be reliable.
     FileSystem = "file_system",
-    /// Opened with O_DIRECT or O_APPEND.
+    /// O_DIRECT or O_APPEND.
     OpenFlags = "open_flags",
-    /// Buffer address and file position differ modulo the page size.
+    /// Buffer and file position differ modulo the page size.
     Phase = "phase",
-    /// Too little of it in whole pages.
+    /// Too few whole pages.
     Small = "small",
-    /// The buffer is not memory that may be mapped over.
+    /// The buffer may not be mapped over.
     Memory = "memory",
-    /// The lease was refused: somebody has the file open for writing, or the file belongs to another user.
+    /// No lease: the file is open for writing, or another user's.
     LeaseRefused = "lease_refused",
-    /// This process has the file open for writing in a way that cannot be watched.
+    /// This process has the file open for writing, unwatched.
     OwnWriter = "own_writer",
-    /// The write lease was refused: somebody else has the file open.
+    /// No write lease: the file is open elsewhere.
     NotSole = "not_sole_opener",
     /// A limit is near: mappings, descriptors, address space.
     Limit = "limit",
-    /// The file has holes: a traditional write would fill them, and a traditional read on tmpfs would not.
+    /// The file has holes, which a write would fill and a read on tmpfs would not.
     Holes = "holes",
-    /// The kernel lacks what is needed, or the helper could not be started.
+    /// The kernel lacks support, or no helper could be started.
     Unavailable = "unavailable",
     /// The helper is gone or busy.
     Helper = "helper",
-    /// Nearly all of what was read of this file before, or of others of about this size, was altered. Of a save: nearly
-    /// all was altered since the one before, so this one is not tracked.
+    /// Nearly all of earlier reads of this file, or of this size, was altered; of a save, which then is not tracked, since the
+    /// last one.
     MostlyAltered = "mostly_altered",
-    /// What was deferred of this file before had to be loaded for a change: by another process, or by this one other than by a save.
+    /// Deferred pages of this file had to be loaded for a change that was no save of this process.
     Changing = "changing_file",
-    /// The file changed, or moved under another thread, while the call was being prepared.
+    /// The file or its position changed during the call.
     Raced = "raced",
 }
 
 static EXACT: AtomicBool = AtomicBool::new(false);
 
-/// Counts loaded bytes of dropped buffers, too. Off unless set: dropping a buffer then waits for the helper to read its page tables. The
-/// drop-in sets it for ELISION_STATS.
+/// Counts loaded bytes of dropped buffers, too (off by default): a drop then waits for the helper to read page tables.
 pub fn count_exactly(on: bool) {
     EXACT.store(on, Relaxed);
 }
@@ -73,7 +72,7 @@ pub fn exact() -> bool {
 
 const REASONS: usize = Reason::ALL.len();
 
-/// The counters, as they are kept.
+/// The counters, as kept.
 pub struct Counters {
     pub deferred: AtomicU64,
     pub loaded: AtomicU64,
@@ -116,7 +115,6 @@ impl Counters {
         self.all().for_each(|counter| counter.store(0, Relaxed));
     }
 
-    /// Was anything counted?
     #[cfg(target_os = "linux")]
     pub fn any(&self) -> bool {
         self.all().any(|counter| counter.load(Relaxed) != 0)
@@ -128,20 +126,20 @@ impl Counters {
 pub struct Stats {
     /// Bytes that reads did not load.
     pub deferred_bytes: u64,
-    /// Of these, loaded since because they were touched (as far as has been noticed; see [`snapshot`]).
+    /// Of these, loaded since by a touch, as far as noticed (see [`snapshot`]).
     pub loaded_bytes: u64,
     /// Of these, copied because the file was about to change.
     pub materialised_bytes: u64,
-    /// Bytes that writes did not write.
+    /// Bytes that writes left out.
     pub elided_bytes: u64,
-    /// Bytes that the same writes did write.
+    /// Bytes that the same writes wrote.
     pub written_bytes: u64,
-    /// Transfers done the traditional way, by reason.
+    /// Traditional transfers, by reason.
     pub declined: Vec<(Reason, u64)>,
 }
 
-/// Reads the counters. Loaded bytes are counted when an extent ends (see [`count_exactly`]); `Buffer::ranges` tells what a live
-/// buffer has loaded so far.
+/// Reads the counters. Loaded bytes count when an extent ends (see [`count_exactly`]); `Buffer::ranges` has those of a live
+/// buffer.
 pub fn snapshot() -> Stats {
     let read = |counter: &AtomicU64| counter.load(Relaxed);
     Stats {
@@ -159,11 +157,10 @@ pub fn snapshot() -> Stats {
     }
 }
 
-/// Room for the longest line that [`take_line`] makes.
 #[cfg(target_os = "linux")]
 pub const LINE: usize = 1024;
 
-/// Appends pieces of text, as far as there is room.
+/// Appends text, as far as there is room.
 #[cfg(target_os = "linux")]
 fn putting<'a>(line: &'a mut [u8; LINE], at: &'a mut usize) -> impl FnMut(&[u8]) + 'a {
     |bytes| {
@@ -176,7 +173,7 @@ fn putting<'a>(line: &'a mut [u8; LINE], at: &'a mut usize) -> impl FnMut(&[u8])
     }
 }
 
-/// Writes the line of JSON that says why deferral is over in a process, and says how long it is.
+/// Writes the JSON line on the end of deferral; returns its length.
 #[cfg(target_os = "linux")]
 pub fn stopped_line(pid: i32, why: &str, line: &mut [u8; LINE]) -> usize {
     let mut at = 0;
@@ -190,8 +187,8 @@ pub fn stopped_line(pid: i32, why: &str, line: &mut [u8; LINE]) -> usize {
     at
 }
 
-/// Writes the counters as one line of JSON into `line`, without allocating, and says how long it is. They start from zero again, so that
-/// two reports at the same time count nothing twice.
+/// Writes the counters as a line of JSON, without allocating; returns its length. Resets them, so that concurrent reports count
+/// nothing twice.
 #[cfg(target_os = "linux")]
 pub fn take_line(pid: i32, line: &mut [u8; LINE]) -> usize {
     let mut at = 0;

@@ -11,41 +11,34 @@
 
 pub use elision_sys::PAGE;
 
-/// One transfer between `len` bytes of memory at `addr` and the file bytes from `offset`.
+/// `len` bytes of memory at `addr`, and the file bytes from `offset`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transfer {
-    /// First byte of memory.
     pub addr: usize,
-    /// Bytes to move; already clipped to the end of file for a read.
+    /// Clipped to the end of file for a read.
     pub len: usize,
-    /// File position of the first byte.
     pub offset: u64,
 }
 
-/// The three parts of a transfer; any of them may be empty.
+/// Any part may be empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Split {
-    /// Bytes before the first whole page.
     pub head: Transfer,
-    /// Whole pages of memory.
     pub pages: Transfer,
-    /// Bytes after the last whole page.
     pub tail: Transfer,
 }
 
 impl Transfer {
-    /// The part that begins `skip` bytes in and is `len` bytes long.
     pub fn part(&self, skip: usize, len: usize) -> Transfer {
         debug_assert!(skip + len <= self.len);
         Transfer { addr: self.addr + skip, len, offset: self.offset + skip as u64 }
     }
 
-    /// Do memory and file agree on where pages begin, so that the kernel can map one onto the other?
+    /// Do page boundaries of memory and file agree?
     pub fn congruent(&self) -> bool {
         self.addr % PAGE == (self.offset % PAGE as u64) as usize
     }
 
-    /// Cuts at the page boundaries of memory.
     pub fn split(&self) -> Split {
         let to_boundary = self.addr.wrapping_neg() % PAGE;
         let head = to_boundary.min(self.len);
@@ -64,7 +57,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// The oracle goes byte by byte: a byte belongs to the pages exactly when its whole page is inside.
+        /// The oracle: a byte belongs to the pages when its whole page is inside.
         #[test]
         fn split_agrees_with_a_walk_over_bytes(addr in 0usize..20_000, len in 0usize..40_000, offset in 0u64..100_000) {
             let whole = Transfer { addr, len, offset };

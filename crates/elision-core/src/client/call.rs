@@ -1,4 +1,4 @@
-//! A client's half of a request: it claims a slot, fills it in, posts it and waits for the answer.
+//! A client's half of a request: claim a slot, fill it in, post it, wait for the answer.
 #![allow(unsafe_code)] // The slots are shared with another process: see [`crate::shared::requests`].
 
 use crate::client::launch;
@@ -11,30 +11,29 @@ use core::sync::atomic::Ordering::*;
 use elision_sys::file::FileKey;
 use elision_sys::task;
 
-/// Rounds of polling before a thread sleeps for its answer, and polls in each; between rounds it yields. Some hundred microseconds, which an
-/// answer takes if the helper has to be woken first; to sleep and be woken as well would double that.
+/// Rounds of polling before the thread sleeps, with a yield between rounds: some hundred microseconds, as long as a woken helper
+/// takes.
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
-/// How often a thread that waits looks whether the helper is there.
+/// How often a waiting thread checks that the helper is there.
 const LOOK_MS: u64 = 100;
-/// For how many looks it waits for the helper to take a transfer, before it makes the plain call.
+/// Looks to wait for the helper to take a transfer, before the plain call.
 const TRANSFER_LOOKS: u32 = 2;
-/// After how many looks at which the helper has done nothing it is killed: where it has taken a transfer, which takes milliseconds, and
-/// otherwise.
+/// Looks without a step of the helper after which the helper is killed: with a transfer taken, and otherwise.
 const IDLE_TRANSFER_LOOKS: u32 = 50;
 const IDLE_LOOKS: u32 = (launch::IDLE_MS / LOOK_MS) as u32;
 
-/// A claimed slot: the request to fill in, then to [`Call::send`].
+/// A claimed slot.
 pub struct Call {
     slot: &'static Slot,
     mask: task::Mask,
-    /// The slot is not ours to free: see [`LOST`].
+    /// The thread no longer owns the slot: see [`LOST`].
     lost: bool,
 }
 
 impl Call {
-    /// Claims a slot for a request to the helper, starting it if need be (`start`) and possible. `None`: do without.
+    /// Claims a slot, and starts the helper if `start` and possible. `None`: do without.
     pub fn new(op: Op, start: bool) -> Option<Call> {
         let mask = task::block_signals();
         let slot = loop {
@@ -45,7 +44,7 @@ impl Call {
             if let Some(slot) = POOL.iter().find(free) {
                 break Some(slot);
             }
-            // A transfer need not be deferred or elided. Anything else has to be said, and slots come free.
+            // A transfer may go without. Other requests must be sent, and slots come free.
             if start {
                 break None;
             }
@@ -57,7 +56,7 @@ impl Call {
         };
         let mut call = Call { slot, mask, lost: false };
         let request = call.request();
-        // The runs are not cleared: `count` says how many mean anything.
+        // Stale runs stay: `count` says how many are valid.
         request.op = op;
         request.pid = task::pid();
         request.fd = -1;
@@ -69,15 +68,15 @@ impl Call {
         Some(call)
     }
 
-    /// The request, to be filled in; after [`Call::send`], the answer.
+    /// The request; after [`Call::send`], the answer.
     pub fn request(&mut self) -> &mut Request {
-        // SAFETY: the slot is claimed, and not posted while `self` is borrowed mutably outside `send`.
+        // SAFETY: the slot is claimed, and posted only within `send`, which has `self` to itself.
         unsafe { &mut *self.slot.request.get() }
     }
 
-    /// Sends the request and waits for the answer: `None` if it was done, or why it was not.
+    /// Sends the request and waits: `None` if done, or the reason.
     pub fn send(&mut self) -> Option<Reason> {
-        // (It may still be on the list.)
+        // The slot may still be on the list.
         if self.lost {
             return Some(Reason::Helper);
         }
@@ -94,7 +93,7 @@ impl Call {
             }
             task::yield_now();
         }
-        // (The end of a save has to be said: the helper keeps others from the file.)
+        // The end of a save must be sent: until then the helper keeps others from the file.
         let request = self.request();
         let optional = request.op == Op::Associate || request.op == Op::Plan && !request.more;
         let (mut looks, mut idle, mut steps) = (0, 0, requests::STEPS.load(Relaxed));
@@ -107,10 +106,10 @@ impl Call {
             if self.slot.status.compare_exchange(status, sleeping, AcqRel, Acquire).is_err() {
                 continue;
             }
-            // The time-out is for a helper that was killed or stopped.
+            // The time-out is for a killed or stopped helper.
             task::futex_wait(&self.slot.status, sleeping, LOOK_MS);
             if (!control::alive() || control::epoch() != epoch) && self.give_up() {
-                // Until another has been at work, if anything depends on it.
+                // Waits for the next helper to have worked, if anything depends on one.
                 launch::present();
                 break;
             }
@@ -122,7 +121,7 @@ impl Call {
             if optional && looks >= TRANSFER_LOOKS && self.take_back() {
                 break;
             }
-            // A helper that is well makes a step for this.
+            // A healthy helper makes a step for this.
             requests::ring();
             let now = requests::STEPS.load(Relaxed);
             idle = if now == steps { idle + 1 } else { 0 };
@@ -133,25 +132,24 @@ impl Call {
             }
         }
         if self.lost {
-            // So that the slot is looked for.
+            // Has the helper look for the slot.
             requests::ring();
         }
         Some(Reason::Helper)
     }
 
-    /// Can it be sent again?
     pub fn is_good(&self) -> bool {
         !self.lost
     }
 
-    /// The helper is gone. True if nobody will answer the request any more.
+    /// The helper is gone. True if nobody will answer the request.
     fn give_up(&mut self) -> bool {
         self.take_back()
             || self.slot.status.load(Acquire) & !SLEEPS == TAKEN
                 && (!control::alive() || self.slot.taken_by.load(Acquire) != control::epoch())
     }
 
-    /// Takes the request back if no helper has taken it. False: one has.
+    /// Takes the request back. False: a helper has taken it.
     fn take_back(&mut self) -> bool {
         loop {
             let status = self.slot.status.load(Acquire);
@@ -183,7 +181,7 @@ mod tests {
     use crate::shared::requests::{HEAD, SLOTS, post};
     use core::ptr;
 
-    /// Helpers that are killed just after they have taken the list use up no slots.
+    /// Helpers killed just after they take the list use up no slots.
     #[test]
     fn what_a_killed_helper_had_taken_from_the_list_can_be_used_again() {
         let answer = |state: &mut u32, _: &mut Request| {

@@ -1,7 +1,6 @@
-//! Changes of files that the library is not asked to make: guards are released before them.
+//! Releases guards before file changes that are not offered as writes.
 //!
-//! No function here is `unsafe`: a call too many only loads or copies more than need be. What a caller promises to say first is part
-//! of [`TransferOptions::owned`](crate::client::offer::TransferOptions::owned).
+//! No function here is `unsafe`: a superfluous call only loads or copies more.
 
 use crate::client::call::Call;
 use crate::history;
@@ -11,29 +10,27 @@ use crate::shared::write_guarded;
 use core::sync::atomic::Ordering::*;
 use elision_sys::file::{self, FileKey};
 
-/// Is any file of this process under a write lease? One atomic load.
 #[inline(always)]
 pub fn write_leases() -> bool {
     HOT.writers.load(Acquire) != 0
 }
 
-/// May the file behind `fd` be under a write lease? `false` is certain, and cheap while there are no [`write_leases`].
+/// May the file behind `fd` be under a write lease? `false` is certain.
 pub fn write_lease_on(fd: i32) -> bool {
     write_leased(fd).is_some()
 }
 
-/// May the file of this [`file_number`] be under a write lease? `false` is certain.
+/// The same for a [`file_number`].
 #[inline]
 pub fn write_lease_on_number(number: u64) -> bool {
     write_guarded::write_guarded_number(number)
 }
 
-/// A hash of a file's identity. Two files may share it; its two lowest bits say nothing.
+/// A hash of a file's identity, not unique; the two lowest bits carry nothing.
 pub fn file_number(key: FileKey) -> u64 {
     write_guarded::number(key)
 }
 
-/// The file behind `fd`, if it may be under a write lease.
 fn write_leased(fd: i32) -> Option<FileKey> {
     if !write_leases() {
         return None;
@@ -41,15 +38,14 @@ fn write_leased(fd: i32) -> Option<FileKey> {
     file::stat(fd).ok().map(|stat| stat.id).filter(|&key| write_guarded::write_guarded(key))
 }
 
-/// Before a call that changes the file behind `fd` and is not offered as a write (ftruncate, fallocate, sendfile, a shared
-/// mapping…): a write lease on it is released. Cheap while there are no [`write_leases`].
+/// Releases a write lease before a change of the file behind `fd` that is not a write (ftruncate, sendfile, a shared mapping…).
 pub fn before_change(fd: i32) {
     if let Some(key) = write_leased(fd) {
         release(key);
     }
 }
 
-/// Has whatever depends on a file get memory of its own, and its guard released.
+/// Gives all dependants of a file memory of their own, and releases the guard.
 pub fn release(key: FileKey) {
     if let Some(mut call) = Call::new(Op::Release, false) {
         call.request().key = key;
@@ -58,21 +54,19 @@ pub fn release(key: FileKey) {
     }
 }
 
-/// [`release`] for the file behind `fd`, which may be an O_PATH descriptor. Before `open(O_RDONLY|O_TRUNC)`, which breaks no
-/// lease, and before an open that would not wait for the lease to be released.
+/// [`release`] for `fd`, also O_PATH: before `open(O_RDONLY|O_TRUNC)`, which breaks no lease, and opens that do not wait.
 pub fn release_behind(fd: i32) {
     if let Ok(stat) = file::stat(fd) {
         release(stat.id);
     }
 }
 
-/// Deferred pages that had to be loaded for a change which is no save were not worth deferring.
+/// Pages loaded for a change that is no save were not worth deferring.
 pub(crate) fn learn_of_release(call: &mut Call, key: FileKey) {
     history::learn_of_file(write_guarded::number(key), call.request().known);
 }
 
-/// A descriptor is about to be closed. `private`: nobody else ever had it, so how long the file is needed is what its buffers
-/// say. Cheap while there are no [`write_leases`].
+/// A descriptor is about to be closed. `private`: no other process ever had it, so its buffers say how long the file is needed.
 pub fn closing(fd: i32, private: bool) {
     if let Some(key) = write_leased(fd)
         && let Some(mut call) = Call::new(Op::Closing, false)
@@ -82,8 +76,7 @@ pub fn closing(fd: i32, private: bool) {
     }
 }
 
-/// Releases every write lease: descriptors are about to be shared with another process (fork, exec, posix_spawn,
-/// SCM_RIGHTS), or written to where the library does not see it.
+/// Releases every write lease: descriptors are about to be shared (fork, exec, SCM_RIGHTS), or written to unseen.
 pub fn release_write_leases() {
     if write_leases()
         && let Some(mut call) = Call::new(Op::Surrender, false)

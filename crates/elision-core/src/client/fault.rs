@@ -1,9 +1,7 @@
-//! A panic of the helper or of its parent: see [`crate::shared::fault`].
+//! Panics in the helper or the supervisor: see [`crate::shared::fault`].
 //!
-//! It would leave std's locks, which are in the memory that the program shares, as they are when it dies of the want of libc, and the program
-//! would wait for ever when it next sets a hook or changes its environment. So a panic ends at its first step
-//! ([`Stack`](crate::shared::stack::Stack) has no thread-local storage for it), unless mistakes are watched for: then std's hook, which else
-//! belongs to the program, says what it is about.
+//! Unwinding without libc would leave std's shared locks held, and the program would wait on them. So a panic ends at its first
+//! step (see [`Stack`](crate::shared::stack::Stack)), unless faults are watched: then std's hook reports the panic.
 
 use crate::shared::control;
 use crate::shared::fault::{self, FAILED, tell};
@@ -14,10 +12,9 @@ use std::sync::OnceLock;
 
 type Hook = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
 
-/// What std's hook was before.
 static BEFORE: OnceLock<Box<Hook>> = OnceLock::new();
 
-/// From now on mistakes end the program.
+/// From now on faults end the program.
 pub fn watch() {
     if BEFORE.get().is_none() && BEFORE.set(panic::take_hook()).is_ok() {
         panic::set_hook(Box::new(on_panic));
@@ -57,7 +54,7 @@ mod tests {
 
     const WATCHED: &str = "TEST_WATCHED";
 
-    /// Runs the first test as a program of its own. `None`: there is no helper here.
+    /// Runs the first test as its own program. `None`: there is no helper here.
     fn run(watched: &str) -> Option<Output> {
         let ended = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "client::fault::tests::a_helper_panics", "--nocapture"])
@@ -72,13 +69,13 @@ mod tests {
         Some(ended)
     }
 
-    /// Memory into which the file was read, deferred where that can be.
+    /// Memory with the file read into it, deferred where possible.
     #[allow(unsafe_code)]
     fn read(file: &tempfile::NamedTempFile, len: usize) -> &'static [u8] {
         let forks = fork::forks();
         let options = TransferOptions { offset: Some(0), owned: false, forks, exclusive: true, least: PAGE };
         let addr = memory::allocate(len, false).unwrap();
-        // SAFETY: allocated just now, and never given back.
+        // SAFETY: allocated just now, and never freed.
         unsafe {
             let fd = file.as_raw_fd();
             let deferred = read::associate(fd, &FileFacts::of(fd, 0).unwrap(), addr, len, options);
@@ -89,14 +86,13 @@ mod tests {
         }
     }
 
-    /// What the others run.
+    /// The child process of the other tests.
     #[test]
     fn a_helper_panics() {
         let Ok(watched) = std::env::var(WATCHED) else { return };
         static CALLED: AtomicBool = AtomicBool::new(false);
         match watched.as_str() {
             "yes" => watch(),
-            // The program's hook, with the program's locks.
             _ => panic::set_hook(Box::new(|_| CALLED.store(true, SeqCst))),
         }
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -107,7 +103,7 @@ mod tests {
         assert_eq!(call.send(), Some(Reason::Helper));
         drop(call);
         assert!(!CALLED.load(SeqCst));
-        // (This waited for ever when the helper had died in std's own hook.)
+        // Hangs if the helper died holding std's hook lock.
         drop(panic::take_hook());
         assert!(kept == content && read(&file, content.len()) == content);
         assert_eq!(crate::client::memory::validate().map(drop), Ok(()));

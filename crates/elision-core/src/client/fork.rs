@@ -1,4 +1,4 @@
-//! What a client does around a fork: see [`crate::shared::forks`].
+//! A client's part of a fork: see [`crate::shared::forks`].
 #![allow(unsafe_code)] // A mask that whoever holds a lock may touch.
 
 use crate::client::call::Call;
@@ -13,35 +13,34 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 use elision_sys::task::{self, Mask};
 
-/// Held across one fork; forks of several threads take turns.
+/// Held across one fork.
 static FORKING: AtomicU32 = AtomicU32::new(0);
 
 struct ForkMask(UnsafeCell<Option<Mask>>);
-// SAFETY: only touched by the thread that holds FORKING.
+// SAFETY: only the thread that holds FORKING touches it.
 unsafe impl Sync for ForkMask {}
 static FORK_MASK: ForkMask = ForkMask(UnsafeCell::new(None));
 
-/// Registers what has to happen around fork. Once, outside signal handlers.
+/// Registers the fork handlers once, outside signal handlers.
 pub fn register() {
     static DONE: AtomicU32 = AtomicU32::new(0);
-    // (Files ask each time: to write here would have their threads take the line from each other.)
+    // Callers ask for each file: the load first keeps the cache line shared.
     if DONE.load(Acquire) == 0 && DONE.swap(1, AcqRel) == 0 {
         let _ = PROGRAM.compare_exchange(0, task::pid(), AcqRel, Acquire);
         if task::pid() == task::tid() {
             launch::find_end_word();
         }
-        // SAFETY: the handlers are safe to call around any fork.
+        // SAFETY: the handlers are safe around any fork.
         unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
     }
 }
 
-/// Counts forks: what was opened when it was another may be shared with a forked process.
+/// Counts forks: a descriptor opened at an earlier count may be shared with a child.
 pub fn forks() -> u64 {
     register();
     forks::count()
 }
 
-/// Before a fork.
 pub extern "C" fn before_fork() {
     let mask = task::block_signals();
     while FORKING.compare_exchange(0, 1, SeqCst, Acquire).is_err() {
@@ -52,44 +51,42 @@ pub extern "C" fn before_fork() {
     unsafe { *FORK_MASK.0.get() = Some(mask) };
     forks::no_mark();
     launch::wait_started();
-    // Even if nothing depends on a lease yet: another thread may be about to change that.
+    // Even if nothing depends on a lease yet: another thread may change that meanwhile.
     while launch::present() {
         let epoch = control::epoch();
         forks::begin();
         let answered = Call::new(Op::Fork, false).is_some_and(|mut call| call.send() != Some(Reason::Helper));
         if answered {
             forks::set_quiesced(epoch);
-            // (Unless the next one has begun already.)
+            // Unless the next helper has begun already.
             if control::epoch() == epoch {
                 break;
             }
             forks::set_quiesced(0);
         }
-        // The helper was killed. The next one has to be asked, and needs no mark that the last one may have set.
+        // The helper was killed. The next one must be asked anew, without a mark of the last.
         forks::end();
         forks::remove_mark();
     }
     forks::sign_mark();
 }
 
-/// After [`after_fork_parent`]: what the calling thread's fork came to. (Else only the child would remove the mark, and if there is none,
-/// or it is killed before it can, whoever wants a file would have to wait.)
+/// After [`after_fork_parent`]: the result of the fork. Without this only the child would remove the mark, and a child may fail
+/// or be killed.
 pub fn forked(child: i32) {
     if forks::forked(child) {
         requests::ring();
     }
 }
 
-/// After a fork, in the parent.
 pub extern "C" fn after_fork_parent() {
     forks::set_quiesced(0);
     forks::end();
     end_fork();
 }
 
-/// After a fork, in the child.
 pub extern "C" fn after_fork_child() {
-    // Else there was no helper, or it was killed; and what this is a copy of may have been changed by another in the middle of it.
+    // Otherwise a helper may have been changing the copied memory at the fork.
     let quiesced = forks::quiesced() == control::epoch() && control::running();
     forks::reset();
     let predecessor = launch::begin_in_child();
@@ -99,7 +96,7 @@ pub extern "C" fn after_fork_child() {
     COUNTERS.reset();
     if live::LIVE.load(Acquire) > 0 {
         if !quiesced {
-            // SAFETY: there is no helper, and this is the only thread.
+            // SAFETY: there is no helper, and no other thread.
             unsafe { takeover::distrust() };
         }
         if !launch::start_in_child(if quiesced { predecessor } else { -1 }) {
@@ -114,7 +111,7 @@ pub extern "C" fn after_fork_child() {
 }
 
 fn end_fork() {
-    // SAFETY: FORKING is held, by this thread or by the one it was copied from.
+    // SAFETY: this thread, or the one it was copied from, holds FORKING.
     let mask = unsafe { (*FORK_MASK.0.get()).take() };
     forks::count_one();
     FORKING.store(0, Release);

@@ -1,4 +1,4 @@
-//! Starting the helper, and another when it was killed.
+//! Starts the helper, and another when it was killed.
 #![allow(unsafe_code)] // Starts a process that shares this memory.
 
 use crate::helper::{state, takeover};
@@ -12,18 +12,18 @@ use crate::shared::{fault, forks, stack};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 use elision_sys::{limits, task};
 
-/// The last child of the program that was a supervisor.
+/// The program's last supervisor.
 static LAST_SUPERVISOR: AtomicI32 = AtomicI32::new(0);
 
-/// Waits while a helper is being started. (Not for the end of a change of credentials: every thread takes part in that by a signal, and
-/// this one has signals blocked.)
+/// Waits while a helper is being started. A change of credentials is not waited for: it signals every thread, and signals are
+/// blocked here.
 pub(crate) fn wait_started() {
     while START.load(Acquire) == STARTING {
         task::nap_us(100);
     }
 }
 
-/// Where Yama is, the right to stop this program's threads was the supervisor's, and is lost if that is killed.
+/// With Yama, the right to trace this program's threads dies with the supervisor.
 fn allow_orphan() {
     static ALLOWED: AtomicU32 = AtomicU32::new(0);
     let helper = control::helper();
@@ -32,15 +32,14 @@ fn allow_orphan() {
     }
 }
 
-/// The helper has not answered for a while: if it or the supervisor was stopped (SIGSTOP), it goes on now. No harm otherwise.
+/// Continues a helper or supervisor that was stopped (SIGSTOP); otherwise harmless.
 pub(crate) fn have_go_on() {
     signal_both(libc::SIGCONT);
 }
 
-/// A helper or a supervisor that has done nothing for so long, though it was needed, is killed.
+/// A helper or supervisor that is needed and idle for so long is killed.
 pub(crate) const IDLE_MS: u64 = 60_000;
 
-/// The helper does nothing any more, nor does the supervisor: others are to take over.
 pub(crate) fn kill_both() {
     signal_both(libc::SIGKILL);
 }
@@ -51,13 +50,13 @@ fn signal_both(signal: i32) {
     }
 }
 
-/// Waits until the helper is ready, or cannot be; or for a little while, since both may be killed without a word.
+/// Waits briefly for the helper's word: it may be killed before it says one.
 fn wait_for_word() {
     let Some(block) = block() else { return };
     task::futex_wait(&block.ready, block.ready.load(Acquire), 10);
 }
 
-/// Waits until the next of them is gone, or for a little while: the kernel wakes one of those who wait.
+/// Waits briefly for an end: the kernel wakes only one of the waiters.
 pub(crate) fn wait_for_end() {
     let Some(block) = block() else { return };
     let there = |word: &&AtomicU32| word.load(Acquire) != 0;
@@ -76,7 +75,7 @@ pub fn ensure() -> bool {
     }
     let pid = task::pid();
     let _ = PROGRAM.compare_exchange(0, pid, AcqRel, Acquire);
-    // A vfork child must not start a helper that would serve it instead of its parent.
+    // In a vfork child the helper would serve the child instead of the parent.
     if PROGRAM.load(Acquire) != pid {
         return false;
     }
@@ -87,17 +86,17 @@ pub fn ensure() -> bool {
     if START.compare_exchange(IDLE, STARTING, AcqRel, Acquire).is_err() {
         return false;
     }
-    // Some 40 MiB are what it takes.
+    // A helper takes some 40 MiB.
     let started = if limits::memory_is_limited() { Some(false) } else { start(0) };
     START.store(next_start(started), Release);
     started == Some(true)
 }
 
-/// Is the helper there? If it was killed and something depends on it, another is now. Signals must be blocked.
+/// Is the helper there? Starts another if it was killed and something depends on it. Signals must be blocked.
 pub fn present() -> bool {
-    // More than once, since the next one may be killed as well; not for ever, since one may always be.
+    // The next helper may be killed as well, and every one after it.
     for _ in 0..TRIES {
-        // Asked once each time: a helper that dies between two questions would be neither there nor missed.
+        // One question: a helper that dies between two would be neither there nor missed.
         if alive() {
             return true;
         }
@@ -105,7 +104,7 @@ pub fn present() -> bool {
             return false;
         }
         let tried = START.load(Acquire) != RUNNING || lost();
-        // Another thread may have noticed first. Until its helper has been at work, extents depend on it.
+        // Another thread may have noticed first. Extents depend on its helper until that has worked.
         if !tried || !any_or_leases() {
             break;
         }
@@ -114,7 +113,7 @@ pub fn present() -> bool {
     alive()
 }
 
-/// The same before a call of the program in which the kernel waits for the helper: also if that was stopped.
+/// [`present`] before a call in which the kernel waits for the helper; also continues a stopped one.
 pub fn look_after() {
     if !any_or_leases() {
         return;
@@ -127,18 +126,16 @@ pub fn look_after() {
     task::restore_signals(mask);
 }
 
-/// The helper is gone though nobody told it to go, and with it its leases. The next one materialises what is mapped before it does anything
-/// else. False: it is too early to try again.
+/// The helper was killed, and its leases are gone: the next one first materialises what is mapped. False: too early to try again.
 pub(crate) fn lost() -> bool {
-    // Other threads may have noticed as well. The first one looks again when no other can start a helper: two helpers of one memory would
-    // destroy each other.
+    // Checked again once no other thread can start a helper: two helpers of one memory would destroy each other.
     if task::now_ms() < AGAIN_MS.load(Acquire) {
         return false;
     }
     if START.compare_exchange(RUNNING, STARTING, SeqCst, Acquire).is_err() {
         return true;
     }
-    // The supervisor sees to the next one, unless it was killed as well, or nothing depends on a helper.
+    // The supervisor starts the next one, unless it was killed as well or nothing depends on a helper.
     let begun = task::now_ms();
     while !alive() && anybody() {
         wait_for_word();
@@ -156,13 +153,13 @@ pub(crate) fn lost() -> bool {
     true
 }
 
-/// While START is STARTING: starts a helper if anything depends on it. Where that cannot be done, this thread does what it would do first.
+/// With START at STARTING: starts a helper if anything depends on one, or does its first work in this thread.
 pub(crate) fn start_again() {
     let mut next = IDLE;
     if any_or_leases() {
         let started = start(-1);
         if started == Some(false) && !anybody() {
-            // SAFETY: no helper is there, and START keeps other threads from starting one, or from coming here.
+            // SAFETY: there is no helper, and START keeps other threads out.
             unsafe { takeover::take_over_alone() };
         } else {
             next = next_start(started);
@@ -171,11 +168,11 @@ pub(crate) fn start_again() {
     START.store(next, Release);
 }
 
-/// When a helper may be started that could not be before.
+/// When to try again after a failed start.
 static AGAIN_MS: AtomicU64 = AtomicU64::new(0);
 
-/// What START is to be after a start was tried. While something depends on a helper, it is RUNNING in any case: the next thread that finds
-/// none tries again, though not at every call unless somebody killed it.
+/// START after an attempt. While something depends on a helper it is RUNNING, so that the next thread tries again (not at every
+/// call).
 fn next_start(started: Option<bool>) -> u32 {
     match started {
         Some(true) => return RUNNING,
@@ -186,13 +183,13 @@ fn next_start(started: Option<bool>) -> u32 {
     RUNNING
 }
 
-/// Waits for the end of the last helper and supervisor, which no wait() of the program sees. Until then the helper may still be closing its
-/// files, and tracing threads, which the next one could not stop.
+/// Reaps the last helper and supervisor, which the program's wait() never sees. Before its end a helper may still trace threads,
+/// which the next one could not stop.
 fn reap() {
     if task::pid() != PROGRAM.load(Acquire) {
         return;
     }
-    // The number of a dead helper's descriptor of /proc may be another file's here.
+    // The dead helper's /proc descriptor may be another file here.
     processes::begin();
     let begun = task::now_ms();
     let helper = LAST_HELPER.load(Acquire);
@@ -204,7 +201,7 @@ fn reap() {
     }
 }
 
-/// Is nothing left of the last supervisor? (After that, the number may be another child's.)
+/// Is the last supervisor reaped, so that its pid may be another child's?
 pub(crate) fn supervisor_is_reaped() -> bool {
     let pid = LAST_SUPERVISOR.load(Acquire);
     let gone = pid == 0 || task::trace_poll(pid) == task::Traced::Gone;
@@ -214,7 +211,7 @@ pub(crate) fn supervisor_is_reaped() -> bool {
     gone
 }
 
-/// In a forked child, which is the program now and has no helper yet. The pid of its parent's helper.
+/// In a forked child without a helper yet: returns the pid of its parent's helper.
 pub(crate) fn begin_in_child() -> i32 {
     PROGRAM.store(task::pid(), Release);
     find_end_word();
@@ -222,7 +219,6 @@ pub(crate) fn begin_in_child() -> i32 {
     LAST_HELPER.swap(0, AcqRel)
 }
 
-/// The same child starts a helper; see [`start`].
 pub(crate) fn start_in_child(predecessor: i32) -> bool {
     START.store(STARTING, Release);
     let started = start(predecessor) == Some(true);
@@ -230,22 +226,22 @@ pub(crate) fn start_in_child(predecessor: i32) -> bool {
     started
 }
 
-/// Notes where the kernel tells of the calling thread's end.
+/// Notes where the kernel reports the calling thread's end.
 pub(crate) fn find_end_word() {
     let address = task::thread_end_word();
     END_WORD.store(address, Release);
     END_VALUE.store(task::tid() as u32, Release);
 }
 
-/// Starts a helper and waits until it is ready; if it is killed before, another, since it may have begun to take over. `predecessor`: see
-/// [`control::PREDECESSOR`]. False: none can work here. `None`: somebody kills them all.
+/// Starts a helper, and others if it is killed before it is ready. `predecessor`: see [`control::PREDECESSOR`]. False: none can
+/// work here. `None`: all are killed.
 fn start(mut predecessor: i32) -> Option<bool> {
     for _ in 0..TRIES {
         let started = start_once(predecessor);
         if started == Some(true) || !HARMLESS.load(Acquire) {
             return started;
         }
-        // A supervisor that could not start its helper would stay, as a process that nobody waits for.
+        // A supervisor that could not start its helper would stay as a zombie.
         reap();
         if started.is_some() {
             return started;
@@ -255,13 +251,13 @@ fn start(mut predecessor: i32) -> Option<bool> {
     None
 }
 
-/// How often a word of the helper is waited for: some ten seconds. (Before it has said one, to look at a clock may not be harmless.)
+/// Waits for the helper's first word: some ten seconds. Reading a clock may not be harmless yet.
 const TIMES: u32 = 1_000;
 
-/// Prepares the memory, starts the supervisor, which starts the helper, and waits until that is ready, or says that it cannot work here.
-/// `None`: both are gone without a word.
+/// Starts a supervisor and its helper, and waits until the helper is ready or says that it cannot work. `None`: both died
+/// silently.
 fn start_once(predecessor: i32) -> Option<bool> {
-    // (Two helpers of one memory would destroy each other: one that will not go is the last.)
+    // Two helpers of one memory would destroy each other.
     if task::on_valgrind() || !prepare() || anybody() {
         return Some(false);
     }
@@ -269,11 +265,11 @@ fn start_once(predecessor: i32) -> Option<bool> {
     control::begin_epoch(predecessor);
     block.ready.store(0, Relaxed);
     block.go.store(0, Relaxed);
-    // SAFETY: no other supervisor of this memory is running; `main` keeps the rules.
+    // SAFETY: no other supervisor of this memory runs, and `main` keeps the rules.
     let started = unsafe { stack::SUPERVISOR.start(&block.supervisor, crate::supervisor::main) };
     let Ok(pid) = started else { return Some(false) };
     LAST_SUPERVISOR.store(pid, Release);
-    // And its children with it.
+    // This includes its children.
     task::allow_tracer(pid);
     block.go.store(1, Release);
     task::futex_wake(&block.go);
@@ -283,7 +279,7 @@ fn start_once(predecessor: i32) -> Option<bool> {
             break;
         }
         if !anybody() {
-            // Unless it said so last, or has died of a call that must not be made here, either.
+            // Unless the helper said so last, or died of a forbidden call.
             return (block.ready.load(Acquire) == 2 || !HARMLESS.load(Acquire)).then_some(false);
         }
         wait_for_word();
@@ -291,7 +287,7 @@ fn start_once(predecessor: i32) -> Option<bool> {
     let said = block.ready.load(Acquire);
     let ready = said == 1;
     if said == 0 && predecessor == 0 {
-        // Nobody would send it away any more. (A helper that cannot work here goes by itself, and a filter may kill the program for this.)
+        // Nobody else would end it. A helper that cannot work here exits by itself, and a filter may forbid this call.
         kill_both();
     }
     if ready && !harmless {
@@ -300,7 +296,7 @@ fn start_once(predecessor: i32) -> Option<bool> {
     Some(ready)
 }
 
-/// Reaps the supervisors of programs that were here before, and put this one in their place by exec: nobody else waits for these children.
+/// Reaps supervisors of the programs that this one replaced by exec: nobody else waits for them.
 fn reap_forerunners() {
     let program = task::pid();
     each_thread(program, |tid| {

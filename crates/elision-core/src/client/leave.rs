@@ -1,4 +1,4 @@
-//! Sending the helper away: before credentials change, before exec, and at the end of the program.
+//! Stops the helper: before credentials change, before exec, and at the program's end.
 
 use crate::client::call::Call;
 use crate::client::launch::{
@@ -10,12 +10,12 @@ use crate::shared::requests::Op;
 use core::sync::atomic::Ordering::*;
 use elision_sys::task;
 
-/// Has the helper, if there is one, materialise everything and go; none is started until [`retired`], which is to be called if this says true.
+/// Has the helper materialise everything and end. True: none is started until the caller calls [`retired`].
 pub fn retire() -> bool {
     if task::pid() != PROGRAM.load(Acquire) {
         return false;
     }
-    // A helper that is just being started has the old credentials, too. (The thread that starts it has signals blocked: it is not this one.)
+    // A helper being started has the old credentials, too. Its starter blocks signals, so it is another thread.
     let running = loop {
         let now = START.load(Acquire);
         let next = match now {
@@ -36,37 +36,37 @@ pub fn retire() -> bool {
     };
     let reported = if running { send_away(Op::Retire) } else { wait_gone() };
     if !reported {
-        // Afterwards the program may have lost the right to.
+        // Afterwards the program may lack the permission.
         report_alone();
     }
     true
 }
 
-/// Waits until the helper and the supervisor are gone, which another thread has told to go, or kills. False: there was none.
+/// Waits for the end of a helper that another thread has stopped. False: there was none.
 fn wait_gone() -> bool {
     let there = anybody();
-    // However long that takes: what they still do, they do with the old credentials.
+    // Without a time-out: until then they act with the old credentials.
     while anybody() {
         wait_for_end();
     }
     there
 }
 
-/// How long a helper that was told to go, or is only about to come, is waited for.
+/// How long to wait for a helper that was told to end, or is starting.
 const PATIENCE_MS: u64 = 2_000;
 
-/// Has the helper do this and go, and the supervisor, and waits until both are gone. False: it was killed before it could.
+/// Has helper and supervisor do this and end, and waits. False: the helper was killed before.
 fn send_away(how: Op) -> bool {
     let mut done = false;
     let mut asked_ms = task::now_ms();
-    // Credentials do not change while a helper has the old ones. (One that is killed does nothing more, even if its end takes longer.)
+    // Credentials must not change while a helper has the old ones; a killed one does nothing more.
     let kills = how == Op::Retire;
     while anybody() && task::ms_since(asked_ms) < PATIENCE_MS << u32::from(kills) {
         if kills && task::ms_since(asked_ms) >= PATIENCE_MS {
             kill_both();
         }
         have_go_on();
-        // More than once if it is killed, and another was being started when START changed.
+        // Again if it is killed while another was being started when START changed.
         if !done && let Some(mut call) = Call::new(how, false) {
             done = call.send().is_none();
             if done {
@@ -76,7 +76,7 @@ fn send_away(how: Op) -> bool {
             wait_for_end();
         }
     }
-    // What remains is a process, though no wait() of the program sees it, and has little left to do.
+    // After this only an unreaped process may remain.
     let mut round = 0;
     while !supervisor_is_reaped() && task::ms_since(asked_ms) < PATIENCE_MS {
         task::give_way(round);
@@ -85,14 +85,13 @@ fn send_away(how: Op) -> bool {
     done
 }
 
-/// Before exec: has the statistics written, write leases given up and the helper go. Other leases stay with their mappings, and go with this
-/// program's memory. No helper is started until [`retired`], which is to be called if this says true and exec fails.
+/// Before exec: statistics are written, write leases go, the helper ends; other leases go with the mappings. True: none is
+/// started until the caller calls [`retired`] after a failed exec.
 pub fn leave() -> bool {
     go(Op::Leave)
 }
 
-/// Before the program ends by itself: has the statistics written and the helper go, which would keep the program's memory, and all that
-/// goes with it (mappings, locks, the executable), after the parent was told of the end. No other is started.
+/// Before the program ends: statistics are written and the helper ends, which would keep memory, locks and the executable in use.
 pub fn finish() {
     go(Op::End);
 }
@@ -106,14 +105,14 @@ fn go(how: Op) -> bool {
         let now = START.load(Acquire);
         match now {
             STARTING => wait_started(),
-            // The helper was killed: the next one gives up the leases that it has left on descriptions of the program's.
+            // The helper was killed: the next one gives up its leases on the program's descriptions.
             RUNNING if !alive() && lost() => (),
             IDLE | RUNNING => {
                 if START.compare_exchange(now, RETIRED, SeqCst, Acquire).is_ok() {
                     break Some(now == RUNNING);
                 }
             }
-            // Another thread's, and not ours to end.
+            // Another thread's.
             _ => break None,
         }
     };
@@ -124,8 +123,7 @@ fn go(how: Op) -> bool {
     left.is_some()
 }
 
-/// After [`retire`] or [`leave`]: another helper may be started, with the credentials that the process has now; and is at once if anything
-/// depends on one.
+/// After [`retire`] or [`leave`]: a helper may be started, and is if anything depends on one.
 pub fn retired() {
     let mask = task::block_signals();
     let less = |now: u32| Some(if now > RETIRED { now - 1 } else { STARTING });

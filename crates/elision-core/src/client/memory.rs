@@ -1,7 +1,6 @@
 //! Memory that the program is about to unmap, move, reshape or overwrite.
 //!
-//! Ranges are an address and a length in bytes. A function is `unsafe` where a wrong call loses bytes of the program; a wrong call of
-//! the others can only have more loaded or written than need be.
+//! A function is `unsafe` where a wrong call loses bytes; the others can only load or write too much.
 #![allow(unsafe_code)] // The callers' promises are passed on.
 
 use crate::client::call::Call;
@@ -13,40 +12,37 @@ use crate::stats;
 use crate::transfer::PAGE;
 use elision_sys::pages;
 
-/// May any page of the range have an extent? `false` is certain. One atomic load while nothing is deferred.
+/// May any page have an extent? `false` is certain. One atomic load while nothing is deferred.
 pub fn touched(addr: usize, len: usize) -> bool {
     live::touched(addr, len)
 }
 
-/// All pages that a range touches.
 fn pages_around(addr: usize, len: usize) -> (usize, usize) {
     let start = addr / PAGE * PAGE;
     (start, (addr + len).next_multiple_of(PAGE).saturating_sub(start))
 }
 
-/// The whole pages inside a range.
 fn pages_inside(addr: usize, len: usize) -> (usize, usize) {
     let start = addr.next_multiple_of(PAGE);
     (start, ((addr + len) / PAGE * PAGE).saturating_sub(start))
 }
 
-/// Sends a request on a range, unless it has no extent. The answer: how many bytes were handled.
+/// Sends a request on a range that may have extents. Returns the bytes handled.
 fn ask(op: Op, (addr, len): (usize, usize)) -> usize {
     if len > 0 && touched(addr, len) { ask_known(op, addr, len) } else { 0 }
 }
 
-/// As [`ask`], for a range that is recorded, or about to be.
+/// [`ask`] for a range that is recorded, or about to be.
 fn ask_known(op: Op, addr: usize, len: usize) -> usize {
     let Some(mut call) = Call::new(op, false) else { return 0 };
     (call.request().addr, call.request().len) = (addr, len);
     if call.send().is_none() { call.request().handled } else { 0 }
 }
 
-/// Drops every record of a range that is about to be unmapped, or mapped over. The memory is untouched.
-/// The client waits for the helper only where the history needs to know what became of the pages.
+/// Drops the records of a range before it is unmapped or mapped over; waits for the helper only where the history needs it.
 ///
 /// # Safety
-/// The caller must not rely on the contents of the range any more: the file may change from now on.
+/// The caller no longer relies on the contents: the file may change from now on.
 pub unsafe fn forget(addr: usize, len: usize) {
     let (addr, len) = pages_around(addr, len);
     if len == 0 || !touched(addr, len) {
@@ -62,7 +58,7 @@ pub unsafe fn forget(addr: usize, len: usize) {
 
 /// [`forget`] for whole pages that are recorded, or about to be.
 pub(crate) fn forget_known(addr: usize, len: usize) {
-    // Exact statistics need the page tables of the range, which the helper has to read before they are gone.
+    // For exact statistics the helper reads the page tables before they are gone.
     if !stats::exact() && unmap_queue::leave(addr, len) {
         requests::ring();
     } else {
@@ -70,17 +66,15 @@ pub(crate) fn forget_known(addr: usize, len: usize) {
     }
 }
 
-/// Makes the range plain anonymous memory with the same contents, before the program reshapes it (mremap,
-/// mprotect, mlock, madvise other than DONTNEED).
+/// Makes the range plain memory with the same contents (before mremap, mprotect, mlock, madvise).
 pub fn dissolve(addr: usize, len: usize) {
     ask(Op::Dissolve, pages_around(addr, len));
 }
 
-/// Moves whole pages from `addr` to `to`, over what is there; deferred pages stay deferred. The old addresses stay
-/// reserved. The answer: how many bytes were moved, from the beginning on.
+/// Moves whole pages over those at `to`; deferred pages stay deferred, old addresses stay reserved. Returns the bytes moved.
 ///
 /// # Safety
-/// Both ranges must be the caller's alone: no thread touches the first, or relies on the contents of the second.
+/// Both ranges are the caller's alone, and the contents at `to` may go.
 pub unsafe fn relocate(addr: usize, len: usize, to: usize) -> usize {
     if !touched(addr, len) {
         return 0;
@@ -93,27 +87,26 @@ pub unsafe fn relocate(addr: usize, len: usize, to: usize) -> usize {
         return 0;
     }
     let &mut Request { handled, tried, .. } = call.request();
-    // A helper that was killed may have moved the last run without saying so.
+    // A helper killed just after a move has not reported it.
     let more = declined.is_some() && tried > 0 && pages::have_moved(addr + handled, to + handled, tried);
     handled + if more { tried } else { 0 }
 }
 
-/// Stops tracking a range that was just written to a file while another write to that file was under way: the
-/// file's bytes are not known.
+/// Stops tracking a range just written: another write to the file was under way.
 pub fn untrack(addr: usize, len: usize) {
     ask(Op::Untrack, pages_inside(addr, len));
 }
 
-/// Makes deferred pages of a range fresh zero pages, before MADV_DONTNEED.
+/// Makes deferred pages zero, before MADV_DONTNEED.
 ///
 /// # Safety
-/// The caller must own the range, and want it overwritten.
+/// The caller owns the range, and wants it overwritten.
 pub unsafe fn zero(addr: usize, len: usize) {
     live::let_go_of_page(addr, len);
     ask(Op::Zero, pages_inside(addr, len));
 }
 
-/// Gives the memory of loaded pages without memory of their own back; a touch loads them again. The answer: how many bytes.
+/// Gives loaded, unaltered pages back; a touch loads them again. Returns the bytes.
 ///
 /// # Safety
 /// No thread may store into the range meanwhile.
@@ -121,7 +114,7 @@ pub unsafe fn unload(addr: usize, len: usize) -> usize {
     ask(Op::Unload, (addr, len))
 }
 
-/// The state of each run of pages from `addr` on, as in [`PageRun::state`]. The answer: how many bytes are known.
+/// The runs of pages from `addr` on. Returns the bytes covered.
 pub fn query(addr: usize, len: usize, mut each: impl FnMut(&PageRun)) -> usize {
     let mut at = 0;
     while at < len && touched(addr, len) {
@@ -141,10 +134,10 @@ pub fn query(addr: usize, len: usize, mut each: impl FnMut(&PageRun)) -> usize {
     at
 }
 
-/// For tests: the number of extents, or what is inconsistent in the helper's records.
+/// For tests: the number of extents.
 ///
 /// # Errors
-/// A sentence on the first broken invariant.
+/// The first broken invariant.
 pub fn validate() -> Result<usize, &'static str> {
     let Some(mut call) = Call::new(Op::Validate, false) else { return Ok(0) };
     if call.send().is_some() {

@@ -9,40 +9,34 @@ use elision_sys::file::{self, Stat};
 /// What a caller wants of a transfer, and vouches for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TransferOptions {
-    /// File position of the first byte. `None`: the position of the open file description, which is then moved.
+    /// `None`: the position of the description, which is then moved.
     pub offset: Option<u64>,
-    /// Every change through this open file description is shown to the library first, and no other process shares it.
+    /// The library sees every change through this description first, and no other process shares it.
     pub owned: bool,
-    /// The [count of forks](fork::forks) up to which `owned` holds.
     pub forks: u64,
-    /// No other thread stores into the pages around the buffer.
     pub exclusive: bool,
-    /// Transfers of fewer bytes are declined.
     pub least: usize,
 }
 
 impl TransferOptions {
-    /// The options for a call of an unmodified program.
     pub fn for_program(offset: Option<u64>, owned: bool) -> TransferOptions {
         TransferOptions { offset, owned, forks: fork::forks(), exclusive: false, least: life::min_bytes() }
     }
 }
 
-/// What the kernel says of an open regular file. Asked once for each transfer.
+/// The kernel's facts of an open regular file, asked once for each transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileFacts {
     pub stat: Stat,
-    /// Status flags of the open file description (`F_GETFL`).
+    /// `F_GETFL` of the description.
     pub flags: i32,
-    /// The file system. `None`: nothing of it is deferred.
+    /// `None`: nothing of it is deferred.
     pub fs: Option<&'static FsTraits>,
 }
 
 impl FileFacts {
-    /// Asks the kernel.
-    ///
     /// # Errors
-    /// The reason to decline a transfer of at least `least` bytes: not a regular file, or a smaller one.
+    /// The reason to decline: not a regular file, or smaller than `least`.
     pub fn of(fd: i32, least: usize) -> Result<FileFacts, Reason> {
         let stat = file::stat(fd).map_err(|_| Reason::NotRegular)?;
         if !stat.is_regular() {
@@ -56,16 +50,15 @@ impl FileFacts {
     }
 }
 
-/// The file system of the file behind `fd`. `None`: nothing of it is deferred, by whatever process.
+/// The file system behind `fd`. `None`: nothing of it is deferred, by any process.
 pub fn fs(fd: i32) -> Option<&'static FsTraits> {
     file::filesystem(fd).ok().and_then(FsTraits::of)
 }
 
-/// The file system, if a lease on the file would hold.
+/// The file system, if a lease would hold.
 ///
 /// # Errors
-/// The reason to decline. The helper relies on this check: it never opens a file on a network, or one that another process
-/// serves, and so never hangs.
+/// The reason to decline. The helper relies on this: it never opens a network or user-space file, and so never hangs.
 pub(crate) fn check_lease(
     fs: Option<&'static FsTraits>,
     stat: &Stat,

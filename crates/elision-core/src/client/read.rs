@@ -1,7 +1,7 @@
 //! A deferred read, on the program's side.
 //!
-//! In two steps: [`associate`] maps the whole pages and copies the fragments, [`DeferredRead::finish`] moves the file position.
-//! Between them the caller checks that nobody changed the file through its own descriptors.
+//! [`associate`] maps whole pages and copies fragments, [`DeferredRead::finish`] moves the file position. Between the two the
+//! caller checks that nobody changed the file through its own descriptors.
 
 use crate::client::call::Call;
 use crate::client::offer::{FileFacts, TransferOptions, check_lease};
@@ -14,7 +14,7 @@ use crate::transfer::{PAGE, Split, Transfer};
 use elision_sys::file;
 use elision_sys::raw::{Errno, Result};
 
-/// A read whose bytes are in place, and whose file position has not moved yet.
+/// A read whose bytes are in place; the file position has not moved.
 #[derive(Debug)]
 #[must_use]
 pub struct DeferredRead {
@@ -24,11 +24,10 @@ pub struct DeferredRead {
     has_fragments: bool,
 }
 
-/// Tries to read up to `len` bytes into `[addr, addr + len)` by association. `None`: the caller makes the traditional call.
+/// Tries to read up to `len` bytes into `[addr, addr + len)` by association. `None`: make the traditional call.
 ///
 /// # Safety
-/// The range must be memory that the caller may overwrite until [`DeferredRead::finish`] returns, and what `options` vouch for
-/// must be so.
+/// The caller may overwrite the range until [`DeferredRead::finish`] returns, and what `options` vouch for holds.
 #[allow(unsafe_code)]
 pub unsafe fn associate(
     fd: i32,
@@ -53,7 +52,7 @@ pub unsafe fn associate(
     None
 }
 
-/// What there is to read, and whether it is worth deferring. Changes nothing.
+/// What there is to read, if worth deferring. Changes nothing.
 fn plan(
     fd: i32,
     facts: &FileFacts,
@@ -95,14 +94,14 @@ fn plan(
     Ok(transfer)
 }
 
-/// The traditional call is about to read into memory in which something may be deferred.
+/// The traditional call is about to overwrite memory that may have deferred pages.
 fn overwrites(facts: &FileFacts, transfer: Transfer) {
     if live::touched(transfer.addr, transfer.len) {
         history::overwritten(write_guarded::number(facts.stat.id), transfer.len);
     }
 }
 
-/// An error: nothing was associated. `None`: pages were, and the traditional call has to read over them.
+/// An error: nothing was associated. `None`: pages were; the traditional call must overwrite them.
 ///
 /// # Safety
 /// As [`associate`].
@@ -119,7 +118,7 @@ unsafe fn carry_out(
         let got = unsafe { file::pread(fd, part.addr, part.len, part.offset) };
         part.len == 0 || got == Ok(part.len)
     };
-    // The helper associates the pages at either end only if all of their bytes are there already.
+    // The helper associates partial end pages only if all their bytes are there already.
     if options.exclusive && !(fragment(head) && fragment(tail)) {
         return Err(Reason::Raced);
     }
@@ -139,8 +138,8 @@ unsafe fn carry_out(
     let (before, after) = (head.len > 0 && start > head.addr, tail.len > 0 && end < tail.addr + tail.len);
     let has_fragments = before || after;
     if has_fragments {
-        // Under the guard the file cannot have become shorter. A fragment that fails all the same (EIO) fails in the traditional
-        // call. So does one that may be of another time than the pages: where a read is atomic (XFS), nobody sees half a write.
+        // A failed fragment (EIO) fails in the traditional call, too; the guard keeps the file's length. Where reads are atomic
+        // (XFS), fragments and pages must not be of different times.
         let got = (!before || fragment(head)) && (!after || fragment(tail));
         if !got || live::changes() != changes {
             return Ok(None);
@@ -150,13 +149,13 @@ unsafe fn carry_out(
 }
 
 impl DeferredRead {
-    /// Were fragments copied after the pages were mapped? If the file changed through the caller's own descriptors meanwhile,
-    /// the two may be of different times: then the caller makes the traditional call, and does not finish.
+    /// Were fragments copied after the pages were mapped? If the file changed meanwhile, the caller makes the traditional call
+    /// instead.
     pub fn has_fragments(&self) -> bool {
         self.has_fragments
     }
 
-    /// Moves the file position where the call moves it. How many bytes were read.
+    /// Moves the file position where the call moves it, and returns the bytes read.
     ///
     /// # Errors
     /// As the traditional call.
@@ -170,18 +169,18 @@ impl DeferredRead {
         if end == offset + len as u64 {
             return Ok(len);
         }
-        // Another thread read through the same description in between: this call has claimed other bytes.
-        // SAFETY: within the range of the caller of `associate`.
+        // Another thread read through the description meanwhile: this call has claimed other bytes. SAFETY: within `associate`'s
+        // range.
         let got = unsafe { file::pread(self.fd, addr, len, end - len as u64) }?;
         let _ = file::seek(self.fd, got as i64 - len as i64, libc::SEEK_CUR);
         Ok(got)
     }
 }
 
-/// Loads `[addr, addr + len)` now, as a touch of every page would, with an I/O error as an error.
+/// Loads `[addr, addr + len)` now; an I/O error is returned, not signalled.
 ///
 /// # Errors
-/// `EIO` where a page cannot be read from its file, `ENOMEM` where memory is short.
+/// `EIO` where a page cannot be read, `ENOMEM` where memory is short.
 #[allow(unsafe_code)]
 pub fn load(addr: usize, len: usize) -> Result<()> {
     let start = addr / PAGE * PAGE;

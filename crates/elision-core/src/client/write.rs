@@ -1,12 +1,11 @@
 //! An elided write, on the program's side.
 //!
-//! The helper says which pages must be written. They are written here, through the program's own descriptor, so that
-//! permissions, limits, O_SYNC, signals and errors are the kernel's own. The fragments, or else the first page, are
-//! always written, and first: this real write moves times, clears set-uid bits and returns errors as ever, and a call that
-//! the kernel refuses has written nothing.
+//! The helper plans which pages to write; this thread writes them through the program's own descriptor, so permissions, limits,
+//! O_SYNC, signals and errors are the kernel's. The fragments, or else the first page, are always written, and first: a real
+//! write moves times, clears set-uid bits and returns errors.
 //!
-//! In two steps: [`plan`] claims the file position and has the helper keep others from the file, [`ElidedWrite::carry_out`] writes.
-//! Between them the caller checks that no other of its own threads is changing the file.
+//! [`plan`] claims the file position and has the helper keep others from the file, [`ElidedWrite::carry_out`] writes. Between the
+//! two the caller checks that none of its other threads changes the file.
 
 use crate::client::call::Call;
 use crate::client::changes::{learn_of_release, release};
@@ -22,17 +21,16 @@ use elision_sys::file::{self, FileKey, Stat};
 use elision_sys::limits;
 use elision_sys::raw::{Errno, Result};
 
-/// How eager a write is to begin tracking.
+/// When a write begins tracking.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Track {
-    /// From the first write on: the caller means to write again.
+    /// At the first write: the caller means to write again.
     Now,
-    /// From the second time on that the same bytes of memory go to the same place: tracking costs a fault for each
-    /// page stored into later, which a buffer that is used once should not pay.
+    /// When the same memory goes to the same place again: tracking costs a fault for each page stored into.
     SecondTime,
 }
 
-/// A write that is about to be made. It must be carried out: the file position has moved, and the helper keeps others from the file.
+/// A planned write, which must be carried out: the position has moved, and the helper keeps others from the file.
 #[must_use]
 pub struct ElidedWrite {
     fd: i32,
@@ -42,26 +40,24 @@ pub struct ElidedWrite {
     whole: Transfer,
     options: TransferOptions,
     guarded: bool,
-    /// What is written is tracked afterwards.
+    /// Track what is written.
     follow: bool,
     way: Way,
 }
 
-/// How it is made.
 enum Way {
-    /// At once, after others' extents were looked after: too little of it in whole pages.
+    /// At once, after the extents of others: too few whole pages.
     Small,
-    /// At once: nothing can be elided. The request, if there was one.
+    /// At once: nothing can be elided. The request, if any.
     Whole(Reason, Option<Call>),
-    /// As the helper's answer says, which is about the first pages.
+    /// By the helper's answer about the first pages.
     Planned(Call),
 }
 
-/// Tries to write `[addr, addr + len)` without what the file already has. `stat`: of `fd`, asked just now. `None`: the caller makes the
-/// traditional call.
+/// Tries to write `[addr, addr + len)` without what the file already has. `stat` is fresh. `None`: make the traditional call.
 ///
-/// Offer every write of at least `options.least` bytes, and while there are
-/// [write leases](crate::client::changes::write_leases) every other one too.
+/// Offer every write of at least `options.least` bytes, and all while there are [write
+/// leases](crate::client::changes::write_leases).
 pub fn plan(
     fd: i32,
     stat: &Stat,
@@ -95,7 +91,7 @@ pub fn plan(
     let tracked = live::touched(addr, len);
     let again =
         big && (track == Track::Now || !tracked && options.owned && second_time(fd, key, addr, len, options));
-    // Where all of it comes back altered, tracking costs a fault for each page and saves nothing.
+    // Where all comes back altered, tracking costs faults and saves nothing.
     let declines =
         if tracked || again { history::declines_large(write_guarded::number(key), len) } else { None };
     if let Some(reason) = declines {
@@ -106,7 +102,7 @@ pub fn plan(
         return None;
     }
     let limit = limits::file_size();
-    // The position is claimed in one step, so that two threads never write to the same place.
+    // One step claims the position, so that no two threads write to the same place.
     let offset = match options.offset {
         Some(offset) => offset,
         None => file::seek(fd, len as i64, libc::SEEK_CUR).ok()? - len as u64,
@@ -114,7 +110,7 @@ pub fn plan(
     let whole = Transfer { addr, len, offset };
     let mut write = ElidedWrite { fd, flags, key, whole, options, guarded, follow, way: Way::Small };
     if offset.checked_add(len as u64).is_none_or(|end| end > limit || end > i64::MAX as u64) {
-        // The kernel knows where exactly the limit cuts.
+        // The kernel knows where the limit cuts.
         write.give_back(len);
         release_if_guarded();
         return None;
@@ -131,7 +127,7 @@ pub fn plan(
     Some(write)
 }
 
-/// Is every write to the file synchronous, however it was opened? `false` as long as no helper has shown that no filter kills for the
+/// Is every write to the file synchronous, however opened? `false` until a helper has shown that no filter kills for the
 /// question.
 pub fn is_synchronous(fd: i32) -> bool {
     control::harmless() && file::writes_synchronously(fd)
@@ -148,20 +144,19 @@ fn second_time(fd: i32, key: FileKey, addr: usize, len: usize, options: Transfer
 }
 
 impl ElidedWrite {
-    /// Will parts be left out? Then the caller checks that no other of its threads is changing the file.
+    /// Will parts be left out? If so, the caller checks its other threads.
     pub fn is_planned(&self) -> bool {
         matches!(self.way, Way::Planned(_))
     }
 
-    /// Makes the write. `alone`: no other thread of the caller is changing the file. How many bytes were written, as the
-    /// traditional call would say.
+    /// Makes the write. `alone`: no other thread of the caller changes the file. Returns the bytes written.
     ///
     /// # Errors
     /// As the traditional call.
     pub fn carry_out(mut self, alone: bool) -> Result<usize> {
         let (written, failure) = match core::mem::replace(&mut self.way, Way::Small) {
             Way::Small => self.at_once(),
-            // The helper keeps nobody from the file whose write had begun before: the kernel does, for the length of one call.
+            // The helper cannot hold off a write that had begun before; the kernel does, for one call.
             Way::Planned(call) if !alone => self.rest_at_once(0, Reason::Raced, Some(call)),
             Way::Planned(call) => self.in_runs(call),
             Way::Whole(reason, call) => self.rest_at_once(0, reason, call),
@@ -179,7 +174,7 @@ impl ElidedWrite {
         }
     }
 
-    /// A write too small to elide anything of: only others' extents have to be looked after.
+    /// A write too small to elide from: only the extents of others need care.
     fn at_once(&self) -> (usize, Option<Errno>) {
         if self.guarded
             && let Some(mut call) = Call::new(Op::BeforeWrite, false)
@@ -196,7 +191,7 @@ impl ElidedWrite {
         }
     }
 
-    /// Asks for the first part. The request if something can be elided; else the reason, and the request if there was one.
+    /// Plans the first part. The request, or the reason and the request, if any.
     fn first_plan(&self, stat: &Stat) -> core::result::Result<Call, (Reason, Option<Call>)> {
         let fs = check_lease(offer::fs(self.fd), stat, true).map_err(|reason| (reason, None))?;
         let mut call = Call::new(Op::Plan, true).ok_or_else(|| (crate::unavailable(), None))?;
@@ -207,7 +202,7 @@ impl ElidedWrite {
         }
     }
 
-    /// Asks which of the whole pages from `at` on have to be written. A reason: nothing can be elided.
+    /// Plans the whole pages from `at` on. A reason: nothing can be elided.
     fn plan_pages(&self, call: &mut Call, at: usize) -> Option<Reason> {
         let Split { head, pages, tail } = self.whole.split();
         let rest = pages.part(at, pages.len - at);
@@ -221,10 +216,10 @@ impl ElidedWrite {
         declined.or((call.request().handled == 0).then_some(Reason::Helper))
     }
 
-    /// Writes what has to be written, in order. How much was done from the beginning on, and what stopped it.
+    /// Writes the planned runs in order: bytes done, and what stopped it.
     ///
-    /// To everybody else it is one write: from the first plan until the last report the helper keeps others from the file. The request
-    /// is held all that time, and signals are blocked with it: a handler that wrote to the file would wait for itself.
+    /// Others see one write: from the first plan to the last report the helper keeps them from the file. The request is held and
+    /// signals are blocked all that time: a handler that wrote to the file would wait for itself.
     fn in_runs(&self, mut call: Call) -> (usize, Option<Errno>) {
         let Split { head, pages, tail } = self.whole.split();
         let mut writer = Writer::new(self.fd, self.whole);
@@ -273,7 +268,7 @@ impl ElidedWrite {
         drop(call);
         history::learn(write_guarded::number(self.key), known, altered);
         if self.flags & libc::O_DSYNC != 0 {
-            // A traditional write would wait for what was elided, too: it may still be on its way to the disk from before.
+            // As a traditional write would, this waits for elided bytes that may still be on their way to the disk.
             let metadata = self.flags & libc::O_SYNC == libc::O_SYNC;
             if let Err(errno) = file::sync(self.fd, metadata) {
                 return (0, Some(errno));
@@ -284,8 +279,7 @@ impl ElidedWrite {
         (self.whole.len, None)
     }
 
-    /// Writes everything from `start` on traditionally, after extents elsewhere were looked after. `call`: of a write of which
-    /// something was planned, which this ends.
+    /// Writes from `start` on traditionally, after the extents of others. `call`: of a planned write, which this ends.
     fn rest_at_once(&self, start: usize, reason: Reason, call: Option<Call>) -> (usize, Option<Errno>) {
         crate::decline(reason, self.whole.len);
         let mut call = call.filter(Call::is_good).or_else(|| Call::new(Op::Release, false));
@@ -304,15 +298,14 @@ impl ElidedWrite {
     }
 }
 
-/// Writes parts of a transfer in order, until one fails. Parts that meet are written together, as they would be traditionally.
+/// Writes parts in order until one fails; adjacent parts in one call.
 struct Writer {
     fd: i32,
     whole: Transfer,
-    /// What is to be written and is not yet: where it begins and ends.
+    /// Start and end of the pending part.
     waiting: (usize, usize),
-    /// Bytes written in all.
     bytes: usize,
-    /// Where a write stopped short, and why. Everything before is as it should be.
+    /// Where and why a write stopped short; everything before is complete.
     stop: Option<(usize, Option<Errno>)>,
 }
 
@@ -321,7 +314,6 @@ impl Writer {
         Writer { fd, whole, waiting: (0, 0), bytes: 0, stop: None }
     }
 
-    /// The next part.
     fn write_part(&mut self, skip: usize, len: usize) {
         if len == 0 {
             return;
@@ -333,7 +325,6 @@ impl Writer {
         self.waiting.1 = skip + len;
     }
 
-    /// That was the last one for now.
     fn flush(&mut self) {
         let (skip, end) = self.waiting;
         self.waiting = (end, end);
@@ -341,7 +332,7 @@ impl Writer {
             return;
         }
         let part = self.whole.part(skip, end - skip);
-        // Where it comes up short, so would the traditional call.
+        // A short write here is short in the traditional call.
         match file::pwrite(self.fd, part.addr, part.len, part.offset) {
             Ok(written) => {
                 self.bytes += written;

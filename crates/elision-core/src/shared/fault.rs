@@ -1,7 +1,7 @@
-//! Mistakes of ours that show: a panic of the helper or of its parent, or the helper's death of a signal that nobody has sent.
+//! Faults of the library: a panic of helper or supervisor, or an unexplained death of the helper.
 //!
-//! They lose nothing, since another helper comes (see [`crate::supervisor`]). In the project's tests, and in debug builds of the drop-in,
-//! they are said, and end the program, so that they do not pass unseen.
+//! Another helper recovers (see [`crate::supervisor`]). In tests, and in debug builds of the drop-in, a fault is reported and
+//! ends the program.
 
 use crate::shared::control::PROGRAM;
 use crate::shared::processes;
@@ -14,25 +14,21 @@ pub(crate) const FAILED: &[u8] = b"the helper has failed: ";
 
 static WATCHED: AtomicBool = AtomicBool::new(false);
 
-/// From now on mistakes end the program.
 pub(crate) fn watch() {
     WATCHED.store(true, Release);
 }
 
-/// Do mistakes end the program?
 pub(crate) fn watched() -> bool {
     WATCHED.load(Acquire)
 }
 
-/// In the supervisor: the helper was killed by this signal.
 pub(crate) fn helper_died(signal: i32) {
-    // All others are blocked, but for those that the kernel has for what a process does itself.
+    // The helper blocks all other signals but those of its own faults.
     if signal != libc::SIGKILL && watched() {
         tell(&[FAILED, b"signal ", decimal(signal as u64, &mut [0; 20])]);
     }
 }
 
-/// Says so where the program's errors go, and ends the program.
 pub(crate) fn tell(parts: &[&[u8]]) {
     let program = PROGRAM.load(Acquire);
     if let Ok(errors) = processes::open(&ProcPath::new(program, "fd", Some(2)), libc::O_WRONLY) {

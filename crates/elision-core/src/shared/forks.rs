@@ -1,9 +1,9 @@
-//! The fork board: what the processes that come of a fork tell each other.
+//! The fork board: how processes that come of a fork coordinate.
 //!
-//! A child gets copies of the mappings, but only its parent's helper holds the leases. So before a fork that helper quiesces (its memory is
-//! copied in a consistent state) and sets a mark on a page that parent and child share: *uncovered*. While any mark stands, the helper
-//! materialises for breaks as ever, but lets no guard go. The child starts a helper of its own, which opens the files through the first one's
-//! descriptors, takes leases of its own (or materialises, where one is refused), and removes the mark.
+//! A child gets copies of the mappings, but the parent's helper holds the leases. Before a fork that helper quiesces, so that its
+//! memory is copied consistent, and sets a mark (*uncovered*) on a page that parent and child share. While any mark stands, the
+//! helper releases no guard. The child's own helper opens the files through the first one's descriptors, takes leases (or
+//! materialises), and removes the mark.
 #![allow(unsafe_code)] // A page that parent and child share.
 
 use crate::shared::control::PROGRAM;
@@ -13,7 +13,6 @@ use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize
 use elision_sys::memory;
 use elision_sys::task;
 
-/// Marks on the page.
 const MARKS: usize = 64;
 
 #[repr(C)]
@@ -21,7 +20,7 @@ struct Board {
     uncovered: [AtomicU32; MARKS],
     /// The thread whose last fork has set the mark.
     forker: [AtomicU32; MARKS],
-    /// The process that came of it, if that is known.
+    /// Its child, if known.
     child: [AtomicI32; MARKS],
     since_ms: [AtomicU64; MARKS],
 }
@@ -29,30 +28,27 @@ struct Board {
 static BOARD: AtomicPtr<Board> = AtomicPtr::new(ptr::null_mut());
 /// The mark of the fork under way.
 static MARK: AtomicUsize = AtomicUsize::new(MARKS);
-/// The fork for which the helper has to quiesce, by number; 0 for none. And the last number.
+/// The fork to quiesce for, by number; 0: none. And the last number.
 static QUIESCE: AtomicU32 = AtomicU32::new(0);
 static NUMBER: AtomicU32 = AtomicU32::new(0);
-/// The helper that has quiesced for the fork under way, by its number; 0 if there is none.
+/// The epoch of the helper that has quiesced; 0: none.
 static QUIESCED: AtomicU32 = AtomicU32::new(0);
-/// A child of which nothing is known that has not covered itself by then was killed on the way.
+/// An unknown child that is uncovered after this time was killed.
 const UNKNOWN_MS: u64 = 5_000;
-/// No child takes so long: another process has its number by now.
+/// An uncovered child after this time is another process with its pid.
 const UNCOVERED_MS: u64 = 60_000;
 
-/// Beginnings and ends of forks of this process and of those it was forked from. (Both: what is opened between the two may have been copied.)
+/// Counts both begin and end of each fork, here and in forerunners: a file opened between the two may have been copied.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// Counts forks: what was opened when it was another may be shared with a forked process.
 pub(crate) fn count() -> u64 {
     FORKS.load(SeqCst)
 }
 
-/// A fork begins, or has ended.
 pub(crate) fn count_one() {
     FORKS.fetch_add(1, SeqCst);
 }
 
-/// Makes the page that is shared with children. Before anything else here.
 pub(crate) fn prepare() -> bool {
     let board = memory::allocate(size_of::<Board>().next_multiple_of(crate::transfer::PAGE), true);
     BOARD.store(board.unwrap_or(0) as *mut Board, Release);
@@ -60,12 +56,12 @@ pub(crate) fn prepare() -> bool {
 }
 
 fn board() -> Option<&'static Board> {
-    // SAFETY: null, or memory that is never unmapped; it holds atomics only.
+    // SAFETY: null, or atomics that are never unmapped.
     unsafe { BOARD.load(Acquire).as_ref() }
 }
 
 impl Board {
-    /// Does the mark stand for a child that does not hold its own leases yet?
+    /// Does the mark stand for an uncovered child?
     fn stands(&self, at: usize, now: u64) -> bool {
         let (Some(mark), Some(since), Some(child)) =
             (self.uncovered.get(at), self.since_ms.get(at), self.child.get(at))
@@ -76,20 +72,19 @@ impl Board {
         mark.load(Acquire) != 0
             && age < UNCOVERED_MS
             && match child.load(Acquire) {
-                // The thread that forked may not have come to saying so, either.
+                // The forking thread may be stopped before it names the child.
                 0 => age < UNKNOWN_MS || processes::is_stopped(PROGRAM.load(Acquire)),
                 child => !processes::is_gone(child),
             }
     }
 }
 
-/// In the helper: is there a forked child that does not hold its own leases yet?
 pub(crate) fn children_uncovered() -> bool {
     let now = task::now_ms();
     board().is_some_and(|board| (0..MARKS).any(|at| board.stands(at, now)))
 }
 
-/// In the helper: sets a mark for the fork that is about to happen. False: there is none left.
+/// In the helper, before a fork. False: all marks are in use.
 pub(crate) fn set_mark() -> bool {
     let Some(board) = board() else { return false };
     let now = task::now_ms();
@@ -107,19 +102,17 @@ pub(crate) fn set_mark() -> bool {
     true
 }
 
-/// In a client: no fork has a mark.
 pub(crate) fn no_mark() {
     MARK.store(MARKS, Release);
 }
 
-/// Removes the mark of the fork under way.
 pub(crate) fn remove_mark() {
     if let Some(mark) = board().and_then(|board| board.uncovered.get(MARK.load(Acquire))) {
         mark.store(0, Release);
     }
 }
 
-/// In a client, before its fork: the mark is this thread's, and those of its earlier forks are not.
+/// In a client, before its fork: takes the mark, and drops the thread's claim to earlier ones.
 pub(crate) fn sign_mark() {
     let Some(board) = board() else { return };
     let forker = task::tid() as u32;
@@ -131,7 +124,7 @@ pub(crate) fn sign_mark() {
     }
 }
 
-/// In a client: what the calling thread's fork came to, a child or (negative) none. True if that has removed a mark.
+/// In a client: the fork's child, or negative. True if a mark was removed.
 pub(crate) fn forked(child: i32) -> bool {
     let (Some(board), forker) = (board(), task::tid() as u32) else { return false };
     let mut removed = false;
@@ -149,7 +142,7 @@ pub(crate) fn forked(child: i32) -> bool {
     removed
 }
 
-/// In a client, which is about to ask the helper: gives the fork a number of its own.
+/// In a client: numbers the fork, before it asks the helper.
 pub(crate) fn begin() {
     let number = NUMBER.load(Relaxed).wrapping_add(1).max(1);
     NUMBER.store(number, Relaxed);
@@ -162,24 +155,23 @@ pub(crate) fn end() {
     task::futex_wake(&QUIESCE);
 }
 
-/// In a forked child: that fork is over.
+/// In a forked child.
 pub(crate) fn reset() {
     QUIESCED.store(0, Release);
     QUIESCE.store(0, Release);
 }
 
-/// In the helper: the fork that is being prepared.
 pub(crate) fn under_way() -> u32 {
     QUIESCE.load(Acquire)
 }
 
-/// In the helper: waits a little while for the end of a fork. True: it is over.
+/// In the helper: waits a little. True: the fork is over.
 pub(crate) fn wait_for_end(fork: u32) -> bool {
     task::futex_wait(&QUIESCE, fork, 5);
     QUIESCE.load(Acquire) != fork
 }
 
-/// In a client: this helper has quiesced, or (0) need not any more. If it is killed meanwhile, the supervisor waits for the end of the fork.
+/// In a client: this helper has quiesced; 0: no more. If it is killed, the supervisor waits for the end of the fork.
 pub(crate) fn set_quiesced(epoch: u32) {
     QUIESCED.store(epoch, SeqCst);
     if epoch == 0 {
@@ -187,13 +179,12 @@ pub(crate) fn set_quiesced(epoch: u32) {
     }
 }
 
-/// The helper that has quiesced, by its number, or 0.
 pub(crate) fn quiesced() -> u32 {
     QUIESCED.load(SeqCst)
 }
 
-/// In the supervisor: waits for the end of a fork for which a helper quiesced that was killed. Not for ever: the forking thread may wait for a
-/// lock of stdio's, whose holder waits for the next helper. (Then the child sees by the epoch that what it has copied was not quiet.)
+/// In the supervisor: waits for the fork for which a killed helper quiesced, with a time-out: the forking thread may wait for a
+/// stdio lock whose holder waits for the next helper. The child then sees by the epoch that its copy may be inconsistent.
 pub(crate) fn wait_for_quiesced() {
     let begun = task::now_ms();
     loop {

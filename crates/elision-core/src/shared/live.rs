@@ -1,12 +1,10 @@
-//! What the program's threads are told of the map: how much there is, where it may be, and whether a guard has moved.
+//! What the program's threads may know of the map: its size, a filter of addresses, and changes of guards.
 
 use crate::shared::hot::HOT;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 
-/// Extents that exist.
 pub(crate) static LIVE: AtomicUsize = AtomicUsize::new(0);
 
-/// Tells how many extents there are.
 pub(crate) fn publish(extents: usize) {
     LIVE.store(extents, Release);
     if !any() {
@@ -14,10 +12,10 @@ pub(crate) fn publish(extents: usize) {
     }
 }
 
-/// The address whose bytes the helper's spare page has, and perhaps nobody else; or 0.
+/// The address whose bytes only the helper's reserve page may have; or 0.
 pub(crate) static IN_HAND: AtomicUsize = AtomicUsize::new(0);
 
-/// The program is about to have something else in this range: nobody wants the bytes any more that a killed helper had in hand.
+/// The program replaces this range: nobody needs the bytes that a killed helper had in hand.
 pub(crate) fn let_go_of_page(addr: usize, len: usize) {
     let at = IN_HAND.load(Acquire);
     if at != 0 && (addr..addr + len).contains(&at) {
@@ -25,22 +23,22 @@ pub(crate) fn let_go_of_page(addr: usize, len: usize) {
     }
 }
 
-/// Moves whenever a guard is about to go, and whenever somebody is about to change a guarded file.
+/// Moves before a guard goes, and before a guarded file changes.
 static CHANGES: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn count_change() {
     CHANGES.fetch_add(1, AcqRel);
 }
 
-/// If this is what it was, whatever was guarded then is still what it was.
+/// While this is unchanged, whatever was guarded is unchanged.
 pub fn changes() -> u64 {
     CHANGES.load(Acquire)
 }
 
-/// Something was left in the program's memory of which there is no extent.
+/// Something was left in the program's memory without an extent.
 static LEFT: AtomicBool = AtomicBool::new(false);
 
-/// From now on, what has had an extent counts as having one: the drop-in must not give such memory to anybody else.
+/// From now on the filter counts for good: the drop-in must not reuse such memory.
 pub(crate) fn keep_marks() {
     LEFT.store(true, Release);
 }
@@ -49,26 +47,24 @@ pub(crate) fn marks_are_kept() -> bool {
     LEFT.load(Acquire)
 }
 
-/// Is anything deferred or tracked, as far as is known?
 pub fn any() -> bool {
     LIVE.load(Acquire) != 0 || marks_are_kept()
 }
 
-/// Does anything depend on the helper: extents, or those who want a file whose write lease the helper has taken on a description of the
-/// program's, which would outlive it?
+/// Does anything depend on the helper: extents, or a write lease on the program's own description, which outlives the helper?
 pub fn any_or_leases() -> bool {
     any() || HOT.writers.load(Acquire) != 0
 }
 
-/// Which 2 MiB stretches of memory have ever had an extent, hashed: a filter, not a record.
+/// Which 2 MiB stretches ever had an extent: a hashed filter.
 static TOUCHED: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
 
 const STRETCH: usize = 21;
-/// The words of the filter that a range has bits in, and the bits.
+/// Words of the filter, and the range's bits in each.
 fn stretches(addr: usize, len: usize) -> impl Iterator<Item = (usize, u64)> {
     let first = addr >> STRETCH;
     let last = (addr + len.max(1) - 1) >> STRETCH;
-    // A range that wraps the whole filter needs to look at each word but once.
+    // A range that wraps the filter looks at each word once.
     (first >> 6..=last >> 6).take(TOUCHED.len() + 1).map(move |word| {
         let from = first.max(word << 6) & 63;
         let to = last.min(word << 6 | 63) & 63;
@@ -76,7 +72,6 @@ fn stretches(addr: usize, len: usize) -> impl Iterator<Item = (usize, u64)> {
     })
 }
 
-/// Notes that the range has extents.
 pub fn mark(addr: usize, len: usize) {
     for (word, bit) in stretches(addr, len) {
         if let Some(word) = TOUCHED.get(word)
@@ -87,7 +82,7 @@ pub fn mark(addr: usize, len: usize) {
     }
 }
 
-/// May any page of the range have an extent? `false` is certain.
+/// `false` is certain.
 pub fn touched(addr: usize, len: usize) -> bool {
     any()
         && stretches(addr, len)

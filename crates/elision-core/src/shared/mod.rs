@@ -1,4 +1,4 @@
-//! What the program's threads, the helper and its parent all see: memory that they share, and what reads it.
+//! What the program's threads, the helper and the supervisor share.
 
 pub(crate) mod control;
 pub(crate) mod fault;

@@ -1,6 +1,6 @@
 //! What /proc says of the program's processes and threads.
 //!
-//! The helper opens /proc when it begins, and looks below that from then on: the program may take it away (`umount`, `pivot_root`).
+//! The helper opens /proc once, when it begins: the program may remove it (`umount`, `pivot_root`).
 
 use crate::shared::control;
 use core::sync::atomic::{AtomicI32, Ordering::*};
@@ -8,18 +8,17 @@ use elision_sys::file::{self, ProcPath};
 use elision_sys::raw::Result;
 use elision_sys::task;
 
-/// The supervisor's name in a process list.
 pub(crate) const SUPERVISORS_NAME: &core::ffi::CStr = c"elision-watch";
 
-/// The helper's descriptor of /proc; −1 where there is none (yet), and in other processes.
+/// The helper's descriptor of /proc; −1: none, or another process.
 static ROOT: AtomicI32 = AtomicI32::new(-1);
 
-/// In a helper that begins, or a forked child: it has no descriptor of /proc.
+/// In a new helper or forked child: forgets the descriptor.
 pub(crate) fn begin() {
     ROOT.store(-1, Relaxed);
 }
 
-/// Opens /proc. False if it is not there, or is that of another PID namespace, where a number means another process.
+/// Opens /proc. False: missing, or of another PID namespace.
 pub(crate) fn open_root() -> bool {
     let Ok(root) = file::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC, 0) else {
         return false;
@@ -34,7 +33,6 @@ pub(crate) fn open_root() -> bool {
     true
 }
 
-/// Opens a file of a process, to read.
 pub(crate) fn open(path: &ProcPath, flags: i32) -> Result<i32> {
     let flags = flags | libc::O_RDONLY | libc::O_CLOEXEC;
     match ROOT.load(Relaxed) {
@@ -43,18 +41,18 @@ pub(crate) fn open(path: &ProcPath, flags: i32) -> Result<i32> {
     }
 }
 
-/// Is there still a thread of `pid` that uses this memory? Not after exec, nor after the end.
+/// Does a thread of `pid` still use this memory? Not after exec.
 pub(crate) fn program_lives(pid: i32) -> bool {
     let mut lives = None;
     let all = each_thread(pid, |tid| {
         lives = Some(control::shares_memory(tid));
         lives == Some(false)
     });
-    // (What cannot be listed need not be gone.)
+    // An unreadable list proves nothing.
     lives.unwrap_or(!all && task::exists(pid))
 }
 
-/// Is the process dead, as far as it can ever do anything?
+/// Is the process dead, or unable to act?
 pub(crate) fn is_gone(pid: i32) -> bool {
     match state_of(pid, pid) {
         Some(state) => matches!(state, b'Z' | b'X' | b'x'),
@@ -62,12 +60,12 @@ pub(crate) fn is_gone(pid: i32) -> bool {
     }
 }
 
-/// Calls `visit` with every thread of the process until it says false. False if it did, or the list cannot be read.
+/// Visits threads until `visit` says false. False: it did, or the list cannot be read.
 pub(crate) fn each_thread(pid: i32, visit: impl FnMut(i32) -> bool) -> bool {
     each_number(ProcPath::new(pid, "task", None), visit)
 }
 
-/// The same with every descriptor, but 0.
+/// The same for descriptors, without 0.
 pub(crate) fn each_descriptor(pid: i32, visit: impl FnMut(i32) -> bool) -> bool {
     each_number(ProcPath::new(pid, "fd", None), visit)
 }
@@ -76,7 +74,7 @@ fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
     let Ok(directory) = open(&path, libc::O_DIRECTORY) else {
         return false;
     };
-    // (Small: it may be on the stack of a signal handler.)
+    // Small: it may be on a signal handler's stack.
     let mut buffer = [0u8; 512];
     let mut good = true;
     while good {
@@ -110,7 +108,7 @@ fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
     good
 }
 
-/// Calls `visit` with every child of a thread until it says false. False if it did, or the kernel keeps no list.
+/// Visits children until `visit` says false. False: it did, or the kernel keeps no list.
 pub(crate) fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool) -> bool {
     let Ok(fd) = open_of_thread(pid, tid, b"/children") else { return false };
     let mut buffer = [0u8; 128];
@@ -136,7 +134,6 @@ pub(crate) fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool)
     good
 }
 
-/// Has the process the name of a helper's parent?
 pub(crate) fn is_supervisor(pid: i32) -> bool {
     let path = ProcPath::new(pid, "comm", None);
     let Ok(fd) = open(&path, 0) else { return false };
@@ -146,17 +143,15 @@ pub(crate) fn is_supervisor(pid: i32) -> bool {
     text.get(..filled).and_then(|text| text.strip_suffix(b"\n")) == Some(SUPERVISORS_NAME.to_bytes())
 }
 
-/// Opens a file of /proc/PID/task/TID.
 fn open_of_thread(pid: i32, tid: i32, name: &[u8]) -> elision_sys::raw::Result<i32> {
     open(&ProcPath::new(pid, "task", Some(tid)).and(name), 0)
 }
 
-/// Is the thread dead, or about to be? (A main thread that ended before the others stays as a zombie.)
+/// Is the thread dead or dying? A main thread that ended first stays as a zombie.
 pub(crate) fn is_dead(pid: i32, tid: i32) -> bool {
     matches!(state_of(pid, tid), None | Some(b'Z' | b'X' | b'x'))
 }
 
-/// Is the process stopped (SIGSTOP and its kin)?
 pub(crate) fn is_stopped(pid: i32) -> bool {
     let mut stopped = false;
     each_thread(pid, |tid| {
@@ -166,7 +161,7 @@ pub(crate) fn is_stopped(pid: i32) -> bool {
     stopped
 }
 
-/// The letter that /proc has for what a thread is at; `None`: there is no such thread.
+/// The state letter of /proc; `None`: no such thread.
 fn state_of(pid: i32, tid: i32) -> Option<u8> {
     let fd = open_of_thread(pid, tid, b"/stat").ok()?;
     let mut text = [0u8; 256];

@@ -6,14 +6,13 @@ use crate::stats::{self, COUNTERS};
 use core::cell::UnsafeCell;
 use elision_sys::{file, limits, task};
 
-/// Writes the statistics of a process that has no helper: mostly one that declined everything. No helper is started for that.
+/// Writes the statistics of a process without a helper; starts none.
 pub(crate) fn report_alone() {
     if COUNTERS.any() {
         report(|fd| write_stats(fd, task::pid()));
     }
 }
 
-/// Writes that deferral is over in this process, and why.
 pub(crate) fn report_stop(why: &str) {
     report(|fd| {
         let mut line = [0; stats::LINE];
@@ -23,7 +22,7 @@ pub(crate) fn report_stop(why: &str) {
 }
 
 fn report(write: impl FnOnce(i32)) {
-    // (Under a limit the program would end of SIGXFSZ where it has none to fear.)
+    // Under a file size limit the write could raise SIGXFSZ.
     if stats_path().is_none() || limits::file_size() != libc::RLIM_INFINITY {
         return;
     }
@@ -36,23 +35,22 @@ fn report(write: impl FnOnce(i32)) {
     task::restore_signals(mask);
 }
 
-/// Writes the line of statistics.
 pub(crate) fn write_stats(fd: i32, pid: i32) {
     let mut line = [0; stats::LINE];
     let length = stats::take_line(pid, &mut line);
     let _ = file::write(fd, line.get(..length).unwrap_or(&[]));
 }
 
-/// Where statistics go: a path, ended by zero, empty for nowhere.
+/// A path, zero-terminated; empty: nowhere.
 struct StatsPath(UnsafeCell<[u8; 4096]>);
-// SAFETY: written once by `set_stats_path` before any helper exists, read by helpers.
+// SAFETY: `set_stats_path` writes once before any helper exists; helpers read.
 unsafe impl Sync for StatsPath {}
 static STATS_PATH: StatsPath = StatsPath(UnsafeCell::new([0; 4096]));
 
-/// Sets where statistics go. Before the first transfer.
+/// Call it before the first transfer.
 pub fn set_stats_path(path: &[u8]) {
     if path.len() < 4096 && !control::begun() {
-        // SAFETY: no helper is there to read it yet, and the drop-in's constructor is the only caller.
+        // SAFETY: no helper reads it yet, and only the drop-in's constructor calls.
         unsafe {
             (*STATS_PATH.0.get()).iter_mut().zip(path).for_each(|(slot, &byte)| *slot = byte);
         }
@@ -65,8 +63,7 @@ fn stats_path() -> Option<&'static core::ffi::CStr> {
     core::ffi::CStr::from_bytes_until_nul(path).ok().filter(|path| !path.is_empty())
 }
 
-/// Another process's descriptors, by way of /proc, are the command's memory for statistics or nothing of ours: the number may be
-/// another's by now, or in this PID namespace.
+/// A /proc path to a descriptor is safe only as the command's own memory file: the pid may mean another process by now.
 fn is_safe(path: &core::ffi::CStr) -> bool {
     let below = path.to_bytes().strip_prefix(b"/proc/");
     if !below.and_then(|below| below.first()).is_some_and(u8::is_ascii_digit) {
@@ -77,8 +74,7 @@ fn is_safe(path: &core::ffi::CStr) -> bool {
         .is_ok_and(|name| name.starts_with(b"/memfd:elision-statistics"))
 }
 
-/// Opens the statistics file, and holds it locked so that a reader can tell when the last helper is done. Waits for nobody: not
-/// for a reader who has begun, who will do without, nor for the other end of a pipe.
+/// Opens and locks the file, so that a reader can tell when the last helper is done. Never waits, for a reader or for a pipe.
 pub(crate) fn open_stats() -> i32 {
     let Some(path) = stats_path().filter(|path| is_safe(path)) else { return -1 };
     let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NONBLOCK;

@@ -1,8 +1,7 @@
 //! Requests and answers between the program's threads and the helper.
 //!
-//! A thread claims a slot in shared memory, fills it, posts it on a lock-free list, rings the bell and waits. The helper takes the whole
-//! list, answers each request in turn and wakes its thread. The thread's signals are blocked meanwhile: a handler that left by
-//! `longjmp` would abandon the slot, or a read that the helper carries out later.
+//! A thread claims a slot in shared memory, fills it, posts it on a lock-free list, rings the bell and waits; the helper takes
+//! the whole list and answers in turn. The thread blocks signals meanwhile: a handler's `longjmp` would abandon the slot.
 #![allow(unsafe_code)] // The slots are shared with another process: interior mutability by hand-over, argued below.
 
 use crate::fs_traits::FsTraits;
@@ -13,25 +12,23 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
 use elision_sys::file::FileKey;
 use elision_sys::task;
 
-/// What the helper is asked to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Op {
-    /// Nothing; shows that it is there.
     #[default]
     Ping,
     /// Map whole pages of a file over a buffer.
     Associate,
-    /// Which pages does a write have to write?
+    /// Which pages must a write write?
     Plan,
-    /// A planned write was carried out, up to `len`; `tried` bytes were planned. It is over, unless there is `more` of it.
+    /// A planned write wrote `len` of `tried` bytes. It is over unless there is `more`.
     Wrote,
-    /// What a write of this range has armed is not to be trusted.
+    /// Do not trust what a write of this range has armed.
     Untrack,
-    /// A small write to a guarded file is about to happen.
+    /// A small write to a guarded file is next.
     BeforeWrite,
-    /// The file is about to change in a way nobody can follow.
+    /// The file is about to change untracked.
     Release,
-    /// A descriptor of the file is about to be closed, perhaps the last.
+    /// A descriptor is about to be closed, perhaps the last.
     Closing,
     /// All write leases go.
     Surrender,
@@ -39,97 +36,83 @@ pub enum Op {
     Forget,
     /// Make a range plain memory.
     Dissolve,
-    /// Move the pages of a range, which only the caller uses, to where `offset` says.
+    /// Move the pages of a range to address `offset`.
     Relocate,
-    /// Make deferred pages of a range zero.
+    /// Make deferred pages zero.
     Zero,
-    /// Give the memory of loaded pages of the range back; they stay associated. `handled`: how many bytes.
+    /// Give loaded pages back; `handled`: how many bytes.
     Unload,
-    /// What is the state of the pages of a range?
     Query,
-    /// Does everything that is known hold together? Says how many extents there are.
+    /// Check the records, and count extents.
     Validate,
-    /// A fork is about to happen: hold everything still.
+    /// A fork is next: quiesce.
     Fork,
-    /// Give everything memory of its own, and go.
+    /// Materialise everything, and end.
     Retire,
-    /// Give up write leases, and go: another program is about to take the place of this one, with its descriptors.
+    /// Give up write leases and end: an exec is next.
     Leave,
-    /// Go: the program is about to end.
+    /// The program ends.
     End,
-    /// Make a mistake.
     #[cfg(test)]
     Fail,
 }
 
-/// A run of pages in an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PageRun {
-    /// Address of the first byte.
     pub addr: usize,
-    /// Bytes.
     pub len: usize,
-    /// For [`Op::Query`]: 0 plain, 1 associated and not loaded, 2 associated and loaded, 3 associated with memory of
-    /// its own, 4 altered.
+    /// For [`Op::Query`]: 0 plain, 1 associated and not loaded, 2 loaded, 3 with memory of its own, 4 altered.
     pub state: u8,
 }
 
-/// Page runs that one answer can hold.
 pub const RUNS: usize = 256;
 
 /// A request and its answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
-    /// What to do.
     pub op: Op,
-    /// Process whose descriptor `fd` is: a vfork child shares memory but not descriptors.
+    /// Whose descriptor `fd` is: a vfork child shares memory only.
     pub pid: i32,
-    /// Descriptor.
     pub fd: i32,
-    /// Its status flags (`F_GETFL`).
+    /// `F_GETFL` of it.
     pub flags: i32,
-    /// Its file.
     pub key: FileKey,
-    /// The file system of the file, for [`Op::Associate`] and [`Op::Plan`].
+    /// For [`Op::Associate`] and [`Op::Plan`].
     pub fs: Option<&'static FsTraits>,
-    /// Memory.
     pub addr: usize,
-    /// Bytes.
     pub len: usize,
-    /// File position of `addr`; for [`Op::Relocate`], the address to move to.
+    /// File position of `addr`; for [`Op::Relocate`] the new address.
     pub offset: u64,
-    /// The caller vouches that every change through this description is shown first.
+    /// The library sees every change through this description first.
     pub owned: bool,
     /// The count of forks up to which that holds.
     pub forks: u64,
-    /// Nobody else can store into the pages around the buffer: fragments may be associated too.
+    /// No other thread stores into the pages around: fragments may be associated.
     pub exclusive: bool,
-    /// Begin to track what is written.
     pub track: bool,
-    /// Bytes of the same transfer just before these pages.
+    /// Bytes of the transfer just before these pages.
     pub head: usize,
     /// Bytes just after.
     pub tail: usize,
     /// For [`Op::Wrote`]: bytes planned.
     pub tried: usize,
-    /// For [`Op::Plan`]: a part of this write was planned before. For [`Op::Wrote`]: another part will be.
+    /// For [`Op::Plan`]: a part was planned before. For [`Op::Wrote`]: another will be.
     pub more: bool,
-    /// The answer: `None` done, or why not.
+    /// Answer: `None` done, or why not.
     pub declined: Option<Reason>,
-    /// The answer of [`Op::Validate`]: what does not hold.
+    /// Answer of [`Op::Validate`].
     pub broken: Option<&'static str>,
-    /// Answer: bytes handled; the rest has to be asked again.
+    /// Answer: bytes handled; ask again for the rest.
     pub handled: usize,
-    /// Answer of [`Op::Plan`]: of the bytes handled, those that were associated with where they are to be written… Of [`Op::Release`] and
-    /// [`Op::BeforeWrite`]: those that had been deferred for nothing.
+    /// Answer of [`Op::Plan`]: bytes already associated with their place in the file. Of [`Op::Release`], [`Op::BeforeWrite`]:
+    /// deferred in vain.
     pub known: usize,
-    /// …and those of them that were altered since.
+    /// Those of `known` that were altered.
     pub altered: usize,
-    /// Answer of [`Op::Associate`]: [`changes`](crate::shared::live::changes) when it was given; `addr` and `handled` are what was mapped.
+    /// Answer of [`Op::Associate`]: [`changes`](crate::shared::live::changes) then; `addr` and `handled` say what was mapped.
     pub changes: u64,
-    /// Answer: how many of `runs` are filled.
+    /// Answer: valid `runs`.
     pub count: usize,
-    /// Answer: page runs.
     pub runs: [PageRun; RUNS],
 }
 
@@ -162,7 +145,7 @@ const BLANK: Request = Request {
 };
 
 impl Request {
-    /// Appends the run `[from, to)` to the answer, joined with the run before it if there is no more than `gap` between them. False: no room.
+    /// Appends `[from, to)`, joined with the last run over at most `gap`. False: no room.
     pub(crate) fn push_run(&mut self, from: usize, to: usize, state: u8, gap: usize) -> bool {
         if from >= to {
             return true;
@@ -192,33 +175,31 @@ impl Default for Request {
     }
 }
 
-/// A slot's status: who owns its request. With [`SLEEPS`] added, its thread has to be woken.
+/// The states of a slot. [`SLEEPS`] is added if the thread must be woken.
 pub(crate) const FREE: u32 = 0;
-/// The thread that claimed it fills it in.
+/// Its thread fills it in.
 pub(crate) const CLAIMED: u32 = 1;
-/// On the list; whoever takes it there owns it next.
+/// On the list; the taker owns it next.
 pub(crate) const POSTED: u32 = 2;
 /// The helper works on it.
 pub(crate) const TAKEN: u32 = 3;
-/// Answered: the thread's again.
+/// Answered: its thread owns it.
 pub(crate) const DONE: u32 = 4;
-/// Given up by its thread while it may still be on the list; whoever finds it there frees it, or, if a helper was killed that had taken
-/// the list, whoever looks for it (`find_lost`).
+/// Given up by its thread, maybe still on the list: the taker frees it, or `find_lost` if a killed helper had taken the list.
 pub(crate) const LOST: u32 = 5;
 pub(crate) const SLEEPS: u32 = 8;
 
 pub(crate) struct Slot {
     pub status: AtomicU32,
-    /// Which helper took it, by [`crate::shared::control::epoch`].
+    /// The [`crate::shared::control::epoch`] of the helper that took it.
     pub taken_by: AtomicU32,
     pub next: AtomicPtr<Slot>,
     pub request: UnsafeCell<Request>,
 }
 
-// SAFETY: `request` belongs to the thread that moved `status` from FREE to CLAIMED, and to the helper from the moment
-// that it moves it from POSTED to TAKEN until it stores DONE; then to the thread again, until it stores FREE. A thread
-// gives up only by moving POSTED to LOST, so that no helper can take it any more, or when the helper that took
-// it is dead. Each hand-over is a release store read by an acquire load.
+// SAFETY: `status` says who owns `request`: the thread from FREE→CLAIMED, the helper from POSTED→TAKEN to DONE, then the thread
+// until FREE. A thread gives up only by POSTED→LOST, or when the taker is dead. Each hand-over is a release store read by an
+// acquire load.
 unsafe impl Sync for Slot {}
 
 pub(crate) const SLOTS: usize = 32;
@@ -232,26 +213,24 @@ pub(crate) static POOL: [Slot; SLOTS] = [const {
     }
 }; SLOTS];
 
-/// Some were lost since anybody looked for them.
+/// Some were lost since the last search.
 pub(crate) static SOME_LOST: AtomicBool = AtomicBool::new(false);
 
 pub(crate) static HEAD: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 
-/// Rung for every request and every signal; the helper sleeps on it.
+/// Rung for requests and signals; the helper sleeps on it.
 pub(crate) static BELL: AtomicU32 = AtomicU32::new(0);
 
-/// Nonzero while the helper is asleep, or about to be.
+/// Nonzero while the helper sleeps, or is about to.
 pub(crate) static ASLEEP: AtomicU32 = AtomicU32::new(0);
 
-/// What the helper has done, in steps that take some seconds at most.
+/// Progress of the helper, in steps of some seconds at most.
 pub(crate) static STEPS: AtomicU32 = AtomicU32::new(0);
 
-/// In the helper: it has done something.
 pub(crate) fn step() {
     STEPS.fetch_add(1, Relaxed);
 }
 
-/// Puts a slot on the list.
 pub(crate) fn post(slot: &Slot) {
     let this = ptr::from_ref(slot).cast_mut();
     let mut head = HEAD.load(Relaxed);
@@ -264,7 +243,6 @@ pub(crate) fn post(slot: &Slot) {
     }
 }
 
-/// Wakes the helper.
 pub fn ring() {
     BELL.fetch_add(1, SeqCst);
     if ASLEEP.load(SeqCst) != 0 {
@@ -272,7 +250,7 @@ pub fn ring() {
     }
 }
 
-/// In a forked child, which has none of the threads whose requests these were: all slots free again.
+/// In a forked child: the threads of these requests do not exist.
 pub(crate) fn reset() {
     HEAD.store(ptr::null_mut(), Relaxed);
     for slot in &POOL {

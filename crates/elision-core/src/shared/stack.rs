@@ -1,4 +1,4 @@
-//! What the helper and its parent stand on, who share the program's memory.
+//! The stacks of helper and supervisor, which share the program's memory.
 #![allow(unsafe_code)] // Sets up memory for a process that shares it.
 
 use crate::transfer::PAGE;
@@ -6,29 +6,27 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 use elision_sys::raw::Result;
 use elision_sys::{memory, task};
 
-/// A stack, and what is in the place of thread-local storage.
+/// A stack, and a substitute for thread-local storage.
 pub(crate) struct Stack {
     stack: AtomicUsize,
     /// The thread pointer.
     pointer: AtomicUsize,
 }
 
-/// The helper's.
 pub(crate) static HELPER: Stack = Stack::new();
-/// The supervisor's.
 pub(crate) static SUPERVISOR: Stack = Stack::new();
 
 impl Stack {
     const STACK: usize = 256 << 10;
-    /// A page that the thread pointer points to, and below it, where thread-local storage would be, memory that cannot be touched: a panic
-    /// ends there at its first step, before it takes a lock that the program would find left.
+    /// Memory around the thread pointer: one page at it, and inaccessible memory below, where a panic faults before it takes a
+    /// lock that the program shares.
     const AREA: usize = 256 << 10;
 
     const fn new() -> Self {
         Stack { stack: AtomicUsize::new(0), pointer: AtomicUsize::new(0) }
     }
 
-    /// Allocates it. `storage`: a panic is to say what it is about, and needs some thread-local storage.
+    /// `storage`: a panic needs thread-local storage to report itself.
     pub(crate) fn prepare(&self, storage: bool) -> bool {
         let (Ok(stack), Ok(area)) = (memory::allocate(Self::STACK, false), memory::reserve(Self::AREA))
         else {
@@ -46,10 +44,10 @@ impl Stack {
     /// Starts a process that has its pid in `word` while it lives.
     ///
     /// # Safety
-    /// No other process may be on this stack; `entry` keeps the rules of [`crate::helper`].
+    /// No other process may use this stack; `entry` keeps the rules of [`crate::helper`].
     pub(crate) unsafe fn start(&self, word: &AtomicU32, entry: extern "C" fn() -> !) -> Result<i32> {
         let (stack, pointer) = (self.stack.load(Acquire), self.pointer.load(Acquire));
-        // SAFETY: the stack is this big, there is a page behind the pointer, and both are nobody else's by the caller's promise.
+        // SAFETY: the stack is this big, a page follows the pointer, and the caller owns both.
         unsafe { task::clone_helper(stack + Self::STACK, pointer, word, entry) }
     }
 }

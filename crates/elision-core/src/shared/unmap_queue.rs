@@ -1,15 +1,14 @@
-//! Ranges of memory that are gone, on their way to the helper.
+//! Unmapped ranges, on their way to the helper.
 //!
-//! These need no answer: a record that outlives its memory does no harm, because the helper asks the kernel what is mapped before it acts
-//! on one. But a range must not be forgotten *after* it was associated anew. So the helper empties this queue after it has taken requests
-//! and before it answers them: memory is reused after it was freed, and requested after that.
+//! No answer is needed: a stale record does no harm, because the helper asks the kernel what is mapped before it acts. A range
+//! must not be forgotten *after* a new association, so the helper empties this queue between taking requests and answering them.
 
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 
 const ROOM: usize = 256;
 
 struct Entry {
-    /// 0 free, 1 being filled, otherwise the length.
+    /// 0 free, 1 being filled (no page-aligned length is 1), otherwise the length.
     len: AtomicUsize,
     addr: AtomicUsize,
 }
@@ -17,8 +16,7 @@ struct Entry {
 static RING: [Entry; ROOM] = [const { Entry { len: AtomicUsize::new(0), addr: AtomicUsize::new(0) } }; ROOM];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// Leaves a range for the helper. False: no room, it has to be said in a request. Page aligned, so that no
-/// length is 1.
+/// False: no room, send a request instead.
 pub fn leave(addr: usize, len: usize) -> bool {
     let start = NEXT.fetch_add(1, Relaxed);
     for i in 0..8 {
@@ -32,7 +30,7 @@ pub fn leave(addr: usize, len: usize) -> bool {
     false
 }
 
-/// In the helper: takes what was left, in no particular order (ranges that are gone do not depend on each other).
+/// In the helper; order does not matter.
 pub(crate) fn take_all(mut each: impl FnMut(usize, usize)) {
     for entry in &RING {
         let len = entry.len.load(Acquire);
@@ -44,7 +42,7 @@ pub(crate) fn take_all(mut each: impl FnMut(usize, usize)) {
     }
 }
 
-/// In a forked child: a slot that another thread was filling stays lost with it.
+/// In a forked child: a slot that another thread was filling stays lost.
 pub(crate) fn reset() {
     for entry in &RING {
         if entry.len.load(Relaxed) == 1 {

@@ -1,5 +1,5 @@
-//! `ELISION_VERBOSE=1`: one line at the first transfer that is considered, one for each new reason to decline, one when it is over.
-//! To stderr, and only then. (A process that considers none has nothing to say: a tree may have many of them.)
+//! `ELISION_VERBOSE=1`: a line to stderr at the first considered transfer, for each new reason to decline, and at the end. A
+//! process without such transfers writes nothing.
 
 use crate::shared::control;
 use crate::shared::hot::HOT;
@@ -9,32 +9,29 @@ use elision_sys::file::{decimal, write};
 use elision_sys::task;
 
 static VERBOSE: AtomicBool = AtomicBool::new(false);
-/// One bit for each reason, and one for being active.
+/// A bit for each reason, and one for being active.
 static SAID: AtomicU32 = AtomicU32::new(0);
 const ACTIVE: u32 = 1 << 31;
 const _: () = assert!(Reason::ALL.len() < 32);
 
-/// The name of the program as it was at its start, ended by zero.
+/// The program's name at its start, zero-terminated.
 static PROGRAM: [AtomicU8; 32] = [const { AtomicU8::new(0) }; 32];
 
-/// Notes the program's name for the lines.
 pub(crate) fn set_program(name: &[u8]) {
     for (slot, &byte) in PROGRAM.iter().take(PROGRAM.len() - 1).zip(name) {
         slot.store(byte, Relaxed);
     }
 }
 
-/// Switches the lines on.
 pub(crate) fn set_verbose(on: bool) {
     VERBOSE.store(on, Relaxed);
 }
 
-/// Is this the first time?
 fn is_new(what: u32) -> bool {
     SAID.load(Relaxed) & what == 0 && SAID.fetch_or(what, Relaxed) & what == 0
 }
 
-/// Counts a transfer that is done the traditional way; with ELISION_VERBOSE, says so once for each reason.
+/// Counts a traditional transfer, and reports each reason once.
 pub fn decline(reason: Reason, len: usize) {
     COUNTERS.decline(reason);
     say_active();
@@ -49,7 +46,6 @@ pub fn decline(reason: Reason, len: usize) {
     }
 }
 
-/// Confirms that the drop-in is there: a transfer is considered.
 pub(crate) fn say_active() {
     if VERBOSE.load(Relaxed) && is_new(ACTIVE) {
         let mut digits = [0; 20];
@@ -58,20 +54,17 @@ pub(crate) fn say_active() {
     }
 }
 
-/// Says that deferral is over in this process.
 pub(crate) fn say_stopped(why: &str) {
     if VERBOSE.load(Relaxed) {
         say(&[b"nothing is deferred from here on: the program uses ", why.as_bytes()]);
     }
 }
 
-/// Why there is no helper to ask.
 pub fn unavailable() -> Reason {
     if control::possible() { Reason::Helper } else { Reason::Unavailable }
 }
 
-/// Says that a variable of the environment is not understood, and what is done. For the constructor: later the program may have another
-/// file in the place of its stderr.
+/// Reports a malformed variable. For the constructor only: later, stderr's descriptor may be another file.
 pub(crate) fn say_not_understood(name: &str, value: &[u8], instead: &str) {
     say(&[
         name.as_bytes(),
@@ -93,7 +86,7 @@ fn say(parts: &[&[u8]]) {
     write_line(2, &line);
 }
 
-/// Writes a line of ours in one go, so that those of several processes do not mix. What is too long is cut.
+/// One write for each line, so that processes do not mix; long lines are cut.
 #[inline(never)] // Its line is on the stack while it is written, and not longer.
 pub(crate) fn write_line(fd: i32, parts: &[&[u8]]) {
     const MOST: usize = 255;

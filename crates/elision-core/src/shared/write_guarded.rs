@@ -1,4 +1,4 @@
-//! Which files may be under a write lease: what the program's threads ask before they change one.
+//! Which files may be under a write lease.
 
 use crate::shared::hot::HOT;
 use core::sync::atomic::{AtomicBool, Ordering::*};
@@ -8,18 +8,16 @@ pub(crate) const BUCKETS: usize = 256;
 
 static WRITE_GUARDED: [AtomicBool; BUCKETS] = [const { AtomicBool::new(false) }; BUCKETS];
 
-/// A number that tells one file from another, though not beyond all doubt, nor in its lowest bits.
+/// A hash of a file's identity, not unique, weak in its lowest bits.
 pub fn number(key: FileKey) -> u64 {
     (key.ino ^ key.dev.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// The bucket of a file.
 pub(crate) fn bucket(key: FileKey) -> usize {
     (number(key) >> 56) as usize
 }
 
-/// In the helper: a bucket has a file under a write lease, or none; there are `all` in all. One store for each bucket, so that what it
-/// says is never wrong in between.
+/// In the helper: one bucket, and the number of `all`. One store for each, so that no state between is wrong.
 pub(crate) fn publish(bucket: usize, held: bool, all: u32) {
     if let Some(slot) = WRITE_GUARDED.get(bucket) {
         slot.store(held, Release);
@@ -27,18 +25,17 @@ pub(crate) fn publish(bucket: usize, held: bool, all: u32) {
     HOT.writers.store(all, Release);
 }
 
-/// In the helper: there is none.
 pub(crate) fn clear() {
     WRITE_GUARDED.iter().for_each(|held| held.store(false, Release));
     HOT.writers.store(0, Release);
 }
 
-/// May this file be under a write lease? `false` is certain.
+/// `false` is certain.
 pub fn write_guarded(key: FileKey) -> bool {
     write_guarded_number(number(key))
 }
 
-/// The same for its [`number`], whatever the lowest bits are.
+/// The same for a [`number`], whatever its lowest bits.
 #[inline]
 pub fn write_guarded_number(number: u64) -> bool {
     HOT.writers.load(Acquire) != 0

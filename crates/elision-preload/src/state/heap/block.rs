@@ -1,7 +1,7 @@
 //! Large blocks, placed by the drop-in.
 //!
-//! A window of the address space has one region for each power of two, and a region has slots of that size. A block is an
-//! anonymous private mapping at the start of a slot, at least a page shorter than the slot, so that a guard page follows:
+//! A window of the address space has a region of slots for each power of two. A block is an anonymous private mapping at the
+//! start of a slot, at least a page shorter, so that a guard page follows:
 //!
 //! ```text
 //!   slot (2^k bytes, aligned to 2^k)
@@ -9,17 +9,15 @@
 //!   └────────┴── pages of the block ───────────┴────────────────┴───────┘
 //! ```
 //!
-//! The slot follows from any address by arithmetic, and its word in a table says what is there: a question about memory
-//! that is gone can be answered. There is no header, and a block that grows keeps its place, and its extents, up to the next power of two.
+//! An address gives the slot by arithmetic, and the slot's word in a table its state, also for memory that is gone. Growth up to
+//! the slot's size keeps place and extents.
 //!
 //! ```text
 //!   Idle (empty, or with a freed block's memory) ⇄ Busy ⇄ Live
 //! ```
 //!
-//! The thread that makes a word Busy owns the slot.
-//!
-//! A freed block's memory stays in its slot for the next block of that class, where glibc's heap would have kept it, too: to map and touch
-//! it anew costs far more than malloc and free.
+//! The thread that makes a word Busy owns the slot. A freed block's memory may stay for the next block, as in glibc's heap:
+//! mapping and touching anew costs far more.
 #![allow(unsafe_code)] // Maps and unmaps memory that the program is given, or gave back.
 
 use super::{PAGE, page_offset, whole_pages};
@@ -30,39 +28,37 @@ use elision_core::client::memory;
 use elision_sys::limits;
 use elision_sys::raw::{Errno, Result};
 
-/// Far from where the kernel puts mappings of its own choice, and above the program: some (CPython's `_testexternalinspection`) take
-/// the program for the first in /proc/self/maps.
+/// Above the program and the kernel's choices: some (CPython's `_testexternalinspection`) look for the program first in
+/// /proc/self/maps.
 const WINDOW: usize = 0x6000_0000_0000;
 const REGION_SHIFT: u32 = 40;
-/// The smallest and the largest slot, as powers of two.
+/// Smallest and largest slot, as powers of two.
 const SMALLEST: u32 = 13;
 const LARGEST: u32 = REGION_SHIFT;
 const CLASSES: usize = (LARGEST - SMALLEST + 1) as usize;
-/// Slots of a class: an eighth of the mappings that a process may have by default.
+/// For each class: an eighth of the default limit of mappings.
 const SLOTS: usize = 1 << 13;
 const WINDOW_LEN: usize = CLASSES << REGION_SHIFT;
 
 static TABLE: [[AtomicU64; SLOTS]; CLASSES] = [const { [const { AtomicU64::new(0) }; SLOTS] }; CLASSES];
 
-/// Of each class: how many slots were ever used, and where a search begins (the last that became idle).
+/// For each class: slots ever used, and where a search begins.
 static USED: [AtomicUsize; CLASSES] = [const { AtomicUsize::new(0) }; CLASSES];
 static NEXT: [AtomicUsize; CLASSES] = [const { AtomicUsize::new(0) }; CLASSES];
 
-/// glibc makes a request of so many bytes a mapping of its own, unmaps that when it is freed, and raises the threshold to its length
-/// (mallopt(3), M_MMAP_THRESHOLD). 0: nothing is kept.
+/// glibc's M_MMAP_THRESHOLD (mallopt(3)), which the free of a mapping raises to its length. 0: nothing is kept.
 static THRESHOLD: AtomicUsize = AtomicUsize::new(0);
 const FIRST_THRESHOLD: usize = 128 << 10;
 pub const HIGHEST_THRESHOLD: usize = 32 << 20;
 
-/// Bytes of freed blocks that are kept; and bytes of live blocks that nobody asked for. Of each there may be [`most`].
+/// Bytes of kept blocks, and excess bytes of live ones; each at most [`most`].
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 static EXCESS: AtomicUsize = AtomicUsize::new(0);
 
-/// The slots where something is kept: class and index plus one, or 0. A slot is entered after it is released, and the thread that removes
-/// the entry takes the slot.
+/// Slots with kept memory: class and index plus one, or 0. An entry follows the slot's release; its remover takes the slot.
 static KEPT_IN: [AtomicUsize; 32] = [const { AtomicUsize::new(0) }; 32];
 
-/// Is the address in the window? All that a small `free` pays.
+/// The whole cost of a small `free`.
 #[inline(always)]
 pub fn in_window(addr: usize) -> bool {
     addr.wrapping_sub(WINDOW) < WINDOW_LEN
@@ -75,19 +71,19 @@ enum State {
     Live,
 }
 
-/// What a slot's word says: bits 1..0 the state, 2 reshaped, 3 separate, 11..4 the offset in sixteenths, 39..12 pages, 63..40 pages of excess.
+/// A slot's word: bits 1..0 state, 2 reshaped, 3 separate, 11..4 offset / 16, 39..12 pages, 63..40 excess pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Block {
     state: State,
     /// See [`crate::state::memory`].
     reshaped: bool,
-    /// In glibc it would be a mapping of its own.
+    /// glibc would map it separately.
     separate: bool,
-    /// Bytes from the start of the slot to the payload; a multiple of 16, below a page.
+    /// From the slot to the payload; a multiple of 16, below a page.
     offset: usize,
     /// Bytes of the block, or bytes kept; whole pages.
     len: usize,
-    /// Bytes that are mapped behind it, because a kept block was longer than what was asked for.
+    /// Bytes mapped behind it, of a longer kept block.
     excess: usize,
 }
 
@@ -133,7 +129,6 @@ impl Slot {
         (index < slots_of(class)).then_some(Slot { class, index, word })
     }
 
-    /// The slot that an address lies in.
     fn at(addr: usize) -> Option<Self> {
         let offset = addr.checked_sub(WINDOW)?;
         let class = offset >> REGION_SHIFT;
@@ -157,7 +152,7 @@ impl Slot {
         self.word.store(block.word(), Release);
     }
 
-    /// The slot has this block. What is mapped beyond it is excess, if there may be so much and glibc's heap would keep it, or goes.
+    /// Makes the slot Live. Memory beyond the block becomes excess where glibc would keep it and the limit allows, or goes.
     fn set_live(self, block: Block, mapped: usize) {
         let (end, excess) = (self.base() + block.len, mapped - block.len);
         let heaps = !block.separate && !block.reshaped && !memory::touched(end, excess);
@@ -176,7 +171,7 @@ impl Slot {
         self.word.compare_exchange(block.word(), BUSY, AcqRel, Relaxed).is_ok()
     }
 
-    /// Makes the Busy slot idle. What it has was added to [`KEPT`] before.
+    /// Makes the Busy slot idle; [`KEPT`] already counts its memory.
     fn release(self, len: usize) {
         self.set(Block::idle(len));
         if let Some(next) = NEXT.get(self.class) {
@@ -184,13 +179,12 @@ impl Slot {
         }
     }
 
-    /// Gives back what the Busy slot has, and makes it idle.
     fn empty(self, len: usize) {
         discard(self.base(), len);
         self.release(0);
     }
 
-    /// A Busy slot without memory that is aligned to `align` and holds `len` bytes.
+    /// A Busy, empty slot of at least `len` bytes.
     fn claim(len: usize, align: usize) -> Option<Self> {
         let class = class_for(len, align)?;
         let (used, next) = (USED.get(class)?, NEXT.get(class)?.load(Relaxed));
@@ -205,13 +199,12 @@ fn slots_of(class: usize) -> usize {
     SLOTS.min(1 << (REGION_SHIFT - SMALLEST).saturating_sub(class as u32))
 }
 
-/// Every slot that was ever used.
 fn used_slots() -> impl Iterator<Item = Slot> {
     let classes = USED.iter().map(|used| used.load(Acquire)).enumerate();
     classes.flat_map(|(class, used)| (0..used.min(SLOTS)).map_while(move |index| Slot::new(class, index)))
 }
 
-/// The smallest class whose slots hold `len` bytes and a guard page, and are aligned to `align`.
+/// The smallest class with room for `len` bytes and a guard page.
 fn class_for(len: usize, align: usize) -> Option<usize> {
     let size = len.checked_add(PAGE)?.checked_next_power_of_two()?.max(align).max(1 << SMALLEST);
     (size <= 1 << LARGEST).then(|| (size.trailing_zeros() - SMALLEST) as usize)
@@ -219,30 +212,29 @@ fn class_for(len: usize, align: usize) -> Option<usize> {
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-/// Anonymous private memory at exactly this address, where nothing was.
+/// Anonymous private memory at this free address.
 fn map(addr: usize, len: usize, prot: i32) -> Result<()> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-    // SAFETY: with NOREPLACE the kernel maps nothing over what is there.
+    // SAFETY: with NOREPLACE the kernel maps over nothing.
     let got =
         unsafe { raw_call(libc::SYS_mmap, &[addr, len, prot as usize, flags as usize, usize::MAX, 0]) }?;
     if got != addr {
-        // A kernel before 4.17 takes the address for a mere wish.
+        // Before 4.17 the kernel takes the address for a hint.
         unmap(got, len);
         return Err(Errno(libc::EEXIST));
     }
     Ok(())
 }
 
-/// Unmaps pages that this thread owns: of a Busy slot, or behind a block that it makes shorter.
+/// Unmaps pages that this thread owns.
 fn unmap(addr: usize, len: usize) {
     if len != 0 {
-        // A failure leaves address space in use, and nothing else.
-        // SAFETY: nobody else has the pages.
+        // A failure only leaves address space in use. SAFETY: this thread owns the pages.
         let _ = unsafe { raw_call(libc::SYS_munmap, &[addr, len]) };
     }
 }
 
-/// The same where something may be deferred.
+/// [`unmap`] where something may be deferred.
 fn discard(addr: usize, len: usize) {
     if memory::touched(addr, len) {
         // SAFETY: the program gave the pages back.
@@ -251,37 +243,34 @@ fn discard(addr: usize, len: usize) {
     unmap(addr, len);
 }
 
-/// Bytes of a block for a payload of `request` bytes. Behind the payload there is at least as much as in glibc, which maps two words in front
-/// and counts a third: a program that goes a byte too far (one of the Linux Test Project's does) must not meet the guard.
+/// Bytes of a block. At least as much follows the payload as in glibc, since programs do go a byte too far (one of the Linux Test
+/// Project).
 fn len_for(request: usize, offset: usize) -> Option<usize> {
     let chunk = request.checked_add(8)?.checked_next_multiple_of(16)?;
     let payload = whole_pages(chunk.checked_add(8)?)? - 16;
     whole_pages(payload.checked_add(offset)?)
 }
 
-/// As much as glibc leaves at the end of its heap (M_TRIM_THRESHOLD). What lies amid others it leaves in any amount.
+/// glibc's M_TRIM_THRESHOLD.
 fn most() -> usize {
     2 * THRESHOLD.load(Relaxed)
 }
 
-/// From now on freed blocks are kept as in glibc's heap.
 pub fn begin_keeping() {
     THRESHOLD.store(FIRST_THRESHOLD, Relaxed);
 }
 
-/// From now on no freed block is kept.
 pub fn keep_nothing() {
     THRESHOLD.store(0, Relaxed);
     give_back();
 }
 
-/// A payload of `request` bytes at a multiple of `align` (a power of two), and whether it is fresh, that is,
-/// all zero. `None`: let another malloc serve.
+/// The payload, and whether it is all zero. `None`: another malloc serves.
 pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
     let offset = page_offset::take(request);
     let offset = if offset.is_multiple_of(align) { offset } else { 0 };
     let len = len_for(request, offset)?;
-    // glibc makes mappings only of what its heap has not.
+    // glibc maps only what its heap lacks.
     let separate = request.saturating_add(size_of::<usize>()) >= THRESHOLD.load(Relaxed);
     let kept = take_kept(len, align, !separate).and_then(|(slot, had)| fit(slot, had, len, align));
     let (slot, mapped) = kept.or_else(|| Some((map_new(len, align)?, len)))?;
@@ -290,7 +279,7 @@ pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
     Some((slot.base() + offset, kept.is_none()))
 }
 
-/// Of what is kept the block that fits best, or else (`or_longest`) the longest, which can be made longer: its slot, now Busy, and its length.
+/// The best fitting kept block, or (`or_longest`) the longest to extend: its slot, now Busy, and length.
 fn take_kept(want: usize, align: usize, or_longest: bool) -> Option<(Slot, usize)> {
     for _ in 0..4 {
         let kept = KEPT_IN.iter().filter_map(|entry| {
@@ -310,7 +299,7 @@ fn slot_named(name: usize) -> Option<Slot> {
     Slot::new(name / (2 * SLOTS), (name % (2 * SLOTS)).checked_sub(1)?)
 }
 
-/// Removes an entry and makes its slot Busy, if the entry still has this name.
+/// Removes an entry that still has this name, and makes its slot Busy.
 fn take_out(entry: &AtomicUsize, name: usize) -> Option<(Slot, usize)> {
     let slot = slot_named(name)?;
     entry.compare_exchange(name, 0, AcqRel, Relaxed).ok()?;
@@ -319,7 +308,7 @@ fn take_out(entry: &AtomicUsize, name: usize) -> Option<(Slot, usize)> {
     slot.take(block).then_some((slot, block.len))
 }
 
-/// Makes what was kept in a Busy slot at least `len` bytes long. `None` if that cannot be; it is gone then.
+/// Extends kept memory to `len` bytes. `None`: impossible, and the memory is gone.
 fn fit(slot: Slot, had: usize, len: usize, align: usize) -> Option<(Slot, usize)> {
     if had >= len {
         return Some((slot, had));
@@ -331,17 +320,16 @@ fn fit(slot: Slot, had: usize, len: usize, align: usize) -> Option<(Slot, usize)
     Some((grown?, len))
 }
 
-/// A Busy slot with `len` fresh bytes.
 fn map_new(len: usize, align: usize) -> Option<Slot> {
     for _ in 0..4 {
         let slot = Slot::claim(len, align)?;
         match map(slot.base(), len, READ_WRITE) {
             Ok(()) => return Some(slot),
-            // Somebody else's mapping is in the slot, which stays Busy.
+            // Another mapping is in the slot, which stays Busy.
             Err(Errno(libc::EEXIST)) => {}
             Err(_) => {
                 slot.release(0);
-                // What is kept may be what is missing now.
+                // Kept memory may be what is missing.
                 if !give_back() {
                     return None;
                 }
@@ -351,24 +339,22 @@ fn map_new(len: usize, align: usize) -> Option<Slot> {
     None
 }
 
-/// The slot and block whose payload starts at `payload`.
 fn find(payload: usize) -> Option<(Slot, Block)> {
     let slot = Slot::at(payload)?;
     let block = slot.block();
     (block.state == State::Live && slot.base() + block.offset == payload).then_some((slot, block))
 }
 
-/// Bytes that may be used from `payload` on; `None` if no block starts there.
+/// Usable bytes; `None` if no block starts there.
 pub fn usable(payload: usize) -> Option<usize> {
     find(payload).map(|(_, block)| block.len - block.offset)
 }
 
-/// Gives a block back; false if none starts there. Without `may_unmap` no call is made that glibc's heap would not make, so what that would
-/// have kept stays where it is.
+/// False: no block starts there. Without `may_unmap` only calls are made that glibc's heap would make.
 pub fn free(payload: usize, may_unmap: bool) -> bool {
     loop {
         let Some((slot, block)) = find(payload) else { return false };
-        // The exchange fails if the block was freed meanwhile, or only marked: look again.
+        // The exchange fails if the block was freed, or only marked: look again.
         if slot.take(block) {
             let mapped = block.len + block.excess;
             EXCESS.fetch_sub(block.excess, Relaxed);
@@ -386,13 +372,12 @@ pub fn free(payload: usize, may_unmap: bool) -> bool {
     }
 }
 
-/// A block was freed that was a mapping of its own.
 fn raise_threshold(len: usize) {
     let higher = |now| (now != 0 && now < len && len <= HIGHEST_THRESHOLD).then_some(len);
     let _ = THRESHOLD.fetch_update(Relaxed, Relaxed, higher);
 }
 
-/// Keeps a Busy slot's memory, if there may be so much; what was kept before may have to go.
+/// Keeps a Busy slot's memory within the limit; older memory may go.
 fn keep(slot: Slot, len: usize) -> bool {
     if KEPT.load(Relaxed) + len > most() {
         give_back();
@@ -403,21 +388,20 @@ fn keep(slot: Slot, len: usize) -> bool {
     slot.release(len);
     let kept = fits && KEPT_IN.iter().any(enter);
     if !kept {
-        // Nobody else takes a slot that has memory and no entry.
+        // No other thread takes a slot with memory and no entry.
         slot.word.store(BUSY, Release);
         KEPT.fetch_sub(len, Relaxed);
     }
     kept
 }
 
-/// Gives back what is kept. False if nothing was.
+/// Gives kept memory back. False: there was none.
 pub fn give_back() -> bool {
     let taken = KEPT_IN.iter().filter_map(|entry| take_out(entry, entry.load(Acquire)));
     taken.map(|(slot, len)| slot.empty(len)).count() != 0
 }
 
-/// Makes the block at `payload` hold `request` bytes, in place or by moving its pages. `None`: nothing was changed, and the bytes
-/// have to be copied.
+/// Resizes in place or by moving pages. `None`: nothing changed, copy instead.
 pub fn resize(payload: usize, request: usize) -> Option<usize> {
     let (slot, block) = find(payload)?;
     let len = len_for(request, block.offset)?;
@@ -428,22 +412,21 @@ pub fn resize(payload: usize, request: usize) -> Option<usize> {
     Some(to.base() + block.offset)
 }
 
-/// Makes `old` mapped bytes at `addr` `new` bytes, in place. One mapping stays one: a second beside one that was moved would not be joined with
-/// it, and then they could not be moved together.
+/// Grows a mapping in place. It must stay one: moved mappings are not joined with a second, and then cannot move together.
 fn extend(addr: usize, old: usize, new: usize) -> Result<()> {
-    // What is deferred is a mapping of its file, of which there is no more.
+    // A deferred mapping cannot grow beyond its file.
     if memory::touched(addr, old) {
         return map(addr + old, new - old, READ_WRITE);
     }
-    // SAFETY: a slot or block of the caller's; without MAYMOVE nothing is moved, and nothing mapped over.
+    // SAFETY: the caller's memory; without MAYMOVE nothing moves or is replaced.
     match unsafe { raw_call(libc::SYS_mremap, &[addr, old, new, 0]) } {
-        // Several mappings, because of what was deferred there once.
+        // Several mappings, left by deferral.
         Err(Errno(libc::EFAULT)) => map(addr + old, new - old, READ_WRITE),
         result => result.map(drop),
     }
 }
 
-/// Makes `old` bytes of a slot `new` bytes, where they are (if they may be made longer there) or in a larger slot. `None`: nothing was changed.
+/// Grows in place (if allowed) or into a larger slot. `None`: nothing changed.
 fn grow(slot: Slot, old: usize, new: usize, align: usize, in_place: bool) -> Option<Slot> {
     let from = slot.base();
     if in_place && align.max(new + PAGE) <= slot.size() && extend(from, old, new).is_ok() {
@@ -452,11 +435,11 @@ fn grow(slot: Slot, old: usize, new: usize, align: usize, in_place: bool) -> Opt
     let to = Slot::claim(new, align)?;
     let touched = memory::touched(from, old);
     let reserved = map(to.base(), new, if touched { READ_WRITE } else { libc::PROT_NONE });
-    // mremap replaces what is there, hence the reservation. Where a limit leaves no room for both it is enough that nothing is there, which the
-    // kernel looks at before the limit.
+    // The reservation keeps mremap from replacing other mappings. A limit may leave no room for both: then an empty target
+    // suffices, which the kernel checks before the limit.
     let limited = reserved == Err(Errno(libc::ENOMEM)) && !touched && limits::memory_is_limited();
     match reserved {
-        // (The slot stays Busy.)
+        // The slot stays Busy.
         Err(Errno(libc::EEXIST)) => return None,
         Ok(()) if touched => move_deferred(from, old, to.base()),
         _ if (reserved.is_ok() || limited) && remap(from, old, to.base(), new) => {}
@@ -469,16 +452,16 @@ fn grow(slot: Slot, old: usize, new: usize, align: usize, in_place: bool) -> Opt
     Some(to)
 }
 
-/// Moves `old` bytes to a place that is this thread's, and makes them `new` bytes there. False: nothing was changed.
+/// Moves `old` bytes to this thread's `to`, and resizes them. False: nothing changed.
 fn remap(from: usize, old: usize, to: usize, new: usize) -> bool {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    // SAFETY: a block that the caller is resizing, and a slot that it made Busy.
+    // SAFETY: the caller resizes the block, and owns the Busy slot.
     unsafe { raw_call(libc::SYS_mremap, &[from, old, new, flags as usize, to]) }.is_ok()
 }
 
-/// Moves a block of which something is deferred, and stays so.
+/// Moves a block; what is deferred stays so.
 fn move_deferred(from: usize, len: usize, to: usize) {
-    // SAFETY: a live block that the caller is resizing, hence nobody else's; and one that nobody knows of yet.
+    // SAFETY: the caller resizes the live block, and the other is not published yet.
     unsafe {
         let done = memory::relocate(from, len, to).min(len);
         let rest: *const u8 = core::ptr::with_exposed_provenance(from + done);
@@ -488,27 +471,27 @@ fn move_deferred(from: usize, len: usize, to: usize) {
     unmap(from, len);
 }
 
-/// Does the address lie in a block, live or kept?
+/// Is it in a live or kept block?
 pub fn holds(addr: usize) -> bool {
     let Some(slot) = Slot::at(addr) else { return false };
     let block = slot.block();
     block.state != State::Busy && addr < slot.base() + block.len
 }
 
-/// Does `addr..end` lie in one live block that nothing has reshaped?
+/// Is the range in one live block that nothing has reshaped?
 pub fn eligible(addr: usize, end: usize) -> bool {
     let Some(slot) = Slot::at(addr) else { return false };
     let block = slot.block();
     block.state == State::Live && !block.reshaped && end <= slot.base() + block.len
 }
 
-/// Bytes of every live block, and whether it would be a mapping of its own in glibc.
+/// Bytes of each live block, and would glibc map it separately?
 pub fn live() -> impl Iterator<Item = (usize, bool)> {
     let live = used_slots().map(Slot::block).filter(|block| block.state == State::Live);
     live.map(|block| (block.len, block.separate))
 }
 
-/// Marks every live block that has a page in `addr..end`.
+/// Marks the live blocks that overlap the range.
 pub fn reshape(addr: usize, end: usize) {
     let (mut at, end) = (addr.max(WINDOW), end.min(WINDOW + WINDOW_LEN));
     while at < end {
@@ -573,18 +556,18 @@ mod tests {
 
     #[test]
     fn there_is_as_much_behind_a_payload_as_with_glibc() {
-        // Larger than what it would ever take from its heap.
+        // Larger than what glibc's heap holds.
         for request in
             [33 << 20, (33 << 20) + 1, (34 << 20) - 32, (34 << 20) - 24, (34 << 20) - 16, (34 << 20) - 1]
         {
-            // SAFETY: nobody else's, and given back.
+            // SAFETY: allocated and freed here.
             let usable = unsafe {
                 let memory = libc::malloc(request);
                 let usable = libc::malloc_usable_size(memory);
                 libc::free(memory);
                 usable
             };
-            // Up to the end of its mapping: glibc 2.43 maps as much as ever, and keeps the last word of it to itself.
+            // glibc 2.43 keeps the last word of its mapping.
             let theirs = whole_pages(usable + 16).unwrap() - 16;
             for offset in [0, 16, 32, 2048, 4080] {
                 assert!(len_for(request, offset).unwrap() - offset >= theirs, "{request} {offset}");
@@ -610,13 +593,13 @@ mod tests {
         assert!(separate(1 << 20) && separate(1 << 20) && KEPT.load(Relaxed) == 0);
     }
 
-    /// A second mapping beside the first would keep the two from being moved.
+    /// A second mapping would keep the two from moving.
     #[test]
     fn a_block_that_has_grown_in_place_after_a_move_can_be_moved_again() {
         let (mut payload, _) = allocate(1 << 20, 16).unwrap();
         let mut moves = 0;
         for size in (1..40).map(|step| (1 << 20) + step * (256 << 10)) {
-            // SAFETY: a block of at least so many bytes, which nobody else has.
+            // SAFETY: an unshared block of at least so many bytes.
             unsafe { core::ptr::write_bytes(payload as *mut u8, 1, size - (256 << 10)) };
             let grown = resize(payload, size).expect("the bytes have to be copied");
             moves += usize::from(grown != payload);
@@ -632,12 +615,12 @@ mod tests {
         assert_eq!(usable(start), Some((5 << 20) + PAGE));
         assert!(eligible(start + 77, start + (5 << 20)));
         assert!(!eligible(start + 77, start + (5 << 20) + PAGE + 1));
-        // SAFETY: within the live block's usable bytes.
+        // SAFETY: within the live block.
         unsafe { core::ptr::write_bytes(start as *mut u8, 7, 5 << 20) };
         assert_eq!(resize(start, 7 << 20), Some(start));
         let moved = resize(start, 9 << 20).unwrap();
         assert!(moved != start && !eligible(start, start + 1) && !free(start, true));
-        // SAFETY: the block at its new place, whose pages moved with it.
+        // SAFETY: the block at its new place, with its pages.
         let bytes = unsafe { core::slice::from_raw_parts(moved as *const u8, 9 << 20) };
         assert!(bytes[..5 << 20].iter().all(|b| *b == 7) && bytes[5 << 20..].iter().all(|b| *b == 0));
         assert_eq!(resize(moved, 2 << 20), Some(moved));
@@ -645,7 +628,7 @@ mod tests {
         reshape(moved + PAGE, moved + PAGE + 1);
         assert!(!eligible(moved, moved + 1));
         assert!(!free(moved + 16, true) && free(moved, true) && !free(moved, true));
-        // Questions about memory that is gone, or never was, are answered.
+        // Addresses without memory are answered, too.
         for addr in [moved, WINDOW, WINDOW + 12345, WINDOW + WINDOW_LEN - 1, WINDOW + WINDOW_LEN] {
             assert!(!eligible(addr + (1 << 20), addr + (1 << 21)) && usable(addr).is_none());
         }
@@ -660,18 +643,18 @@ mod tests {
         let excess = || EXCESS.load(Relaxed) / PAGE;
         let kept = [20, 21].map(|mib| get(mib).0);
         assert!(kept.into_iter().all(|payload| free(payload, true)));
-        // None is long enough, so the longest becomes so.
+        // None is long enough: the longest is extended.
         let (long, fresh) = get(31);
         assert!(!fresh && long == kept[1] && excess() == 0);
-        // The one that is nearest, and the rest of it when it grows.
+        // The best fit, then its rest when it grows.
         let (short, fresh) = get(5);
         assert!(!fresh && short == kept[0] && excess() == 15 << 8);
         assert_eq!((resize(short, 18 << 20), usable(short)), (Some(short), Some((18 << 20) + PAGE)));
         assert_eq!(excess(), 2 << 8);
-        // What it leaves when it shrinks. It is kept together with what is freed.
+        // Its excess after it shrinks, kept with freed memory.
         assert_eq!((resize(short, 2 << 20), excess()), (Some(short), 18 << 8));
         assert!(free(short, true) && excess() == 0 && KEPT.load(Relaxed) > 20 << 20);
-        // There is never more than the limit, and what is excess leaves room for what is kept.
+        // Never above the limit; excess leaves room for kept memory.
         let held: Vec<usize> = (0..4)
             .map(|_| {
                 let (payload, _) = get(30);
@@ -686,7 +669,7 @@ mod tests {
         assert!(give_back() && !give_back());
     }
 
-    /// Against a list of what each block holds. Whatever was asked for, there is no more than there may be, and in the end nothing.
+    /// Against a model. Memory stays within the limit, and ends at nothing.
     #[test]
     fn random_blocks_keep_their_bytes() {
         begin_keeping();
@@ -699,7 +682,7 @@ mod tests {
             random as usize % most
         };
         let mut live: Vec<(usize, usize, u8)> = Vec::new();
-        // SAFETY: of blocks that are live here, of that many bytes.
+        // SAFETY: live blocks of that many bytes.
         let bytes = |at: usize, len: usize| unsafe { core::slice::from_raw_parts_mut(at as *mut u8, len) };
         for step in 0..3000 {
             let (size, byte) = (1 + below(5 << 20), step as u8);
@@ -749,7 +732,7 @@ mod tests {
         unmap(slot.base() + (5 << 20), PAGE);
     }
 
-    /// Threads that take, keep and give back at the same time lose nothing, and never have the same block.
+    /// Concurrent threads lose nothing, and never share a block.
     #[test]
     fn threads_share_what_is_kept() {
         begin_keeping();
