@@ -29,14 +29,12 @@ impl SourceId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
-    /// A private file mapping, guarded at all times: a page gets memory of its own when altered. Pages written back are
-    /// write-tracked.
+    /// A private file mapping, guarded at all times. Pages written back are write-tracked.
     Mapped = 0,
     /// Memory of its own, equal to the file when armed, write-tracked since. Any alignment.
     Tracked,
 }
 
-/// A run of pages and the file bytes they stand for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {
     pub addr: usize,
@@ -49,7 +47,6 @@ pub struct Extent {
     pub offset: u64,
 }
 
-// A map has a million of them.
 const _: () = assert!(size_of::<Extent>() == 32);
 
 impl Extent {
@@ -87,7 +84,7 @@ impl Extent {
         })
     }
 
-    /// The whole pages that stand for any of the file bytes `[start, end)`.
+    /// The whole pages that stand for any of `[start, end)`.
     pub fn clip_file(&self, start: u64, end: u64) -> Option<Extent> {
         let from = self.offset.max(start);
         let to = (self.offset + self.len as u64).min(end);
@@ -100,7 +97,6 @@ impl Extent {
     }
 }
 
-/// What the kernel says of a page or a run of alike pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PageFacts {
     pub present: bool,
@@ -113,11 +109,8 @@ pub struct PageFacts {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// Associated, without memory of its own.
     Mapped,
-    /// Associated, in memory of its own, write-tracked.
     Tracked,
-    /// Stored into since.
     Altered,
 }
 
@@ -137,14 +130,12 @@ pub struct Full;
 
 pub const CHUNK: usize = 64;
 
-/// Some extents, in order of address.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk<const N: usize = CHUNK> {
     rows: [Extent; N],
     len: usize,
     /// Lower bound of their file bytes.
     low: u64,
-    /// Upper bound.
     high: u64,
 }
 
@@ -167,7 +158,6 @@ impl<const N: usize> Chunk<N> {
         self.high = self.high.max(row.offset + row.len as u64);
     }
 
-    /// Keeps the first `len` extents, with tight bounds.
     fn resize(&mut self, len: usize) {
         (self.len, self.low, self.high) = (len, u64::MAX, 0);
         for at in 0..len {
@@ -185,7 +175,6 @@ pub struct Share {
     pub tracked: usize,
     /// Lower bound of their addresses.
     low: usize,
-    /// Upper bound.
     high: usize,
 }
 
@@ -199,14 +188,13 @@ pub struct Usage {
     chunks: usize,
     pub extents: usize,
     pub mapped: usize,
-    /// Cleared, and not in the middle of a change: a helper may be killed between any two instructions.
+    /// Not in the middle of a change: a helper may be killed between any two instructions.
     pub whole: bool,
 }
 
 /// Extents sorted by address, in lent storage.
 ///
-/// Chunks in an order bound the rows that a change moves: with 100,000 extents it takes a microsecond, not most of a millisecond.
-/// Two neighbouring chunks are over two thirds of one, so at least a third of the rows can be used.
+/// Chunks bound the rows that a change moves. Two neighbours are over two thirds of one, so a third of the rows can be used.
 pub struct ExtentMap<'a, const N: usize = CHUNK> {
     chunks: &'a mut [Chunk<N>],
     /// The chunks in use by address, then the free ones.
@@ -215,7 +203,6 @@ pub struct ExtentMap<'a, const N: usize = CHUNK> {
     usage: &'a mut Usage,
 }
 
-/// Index in the order, and row in that chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Place {
     chunk: usize,
@@ -233,7 +220,6 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         ExtentMap { chunks, order, shares, usage }
     }
 
-    /// Call it first for fresh storage.
     pub fn clear(&mut self) {
         self.change(|map| {
             (map.usage.chunks, map.usage.extents, map.usage.mapped) = (0, 0, 0);
@@ -244,7 +230,6 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         });
     }
 
-    /// Makes a change during which the map is not whole.
     fn change<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> T {
         let whole = core::mem::replace(&mut self.usage.whole, false);
         compiler_fence(SeqCst);
@@ -325,7 +310,6 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         })
     }
 
-    /// The overlapping extents, clipped.
     pub fn overlapping(&self, addr: usize, len: usize) -> impl Iterator<Item = Extent> + '_ {
         let end = addr + len;
         self.from(addr).take_while(move |row| row.addr < end).filter_map(move |row| row.clip(addr, end))
@@ -339,8 +323,7 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
             .filter(move |row| row.target == target)
     }
 
-    /// The extents of a file after `addr` that stand for any of `[start, end)`. Chunks out of bounds are skipped, which keeps
-    /// small writes cheap.
+    /// The extents of a file after `addr` that stand for any of `[start, end)`. Skips chunks by their bounds.
     pub fn standing_for(
         &self,
         target: TargetId,
@@ -581,7 +564,6 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// Puts a free chunk into the order, at `at`.
     fn take_chunk(&mut self, at: usize) -> Result<(), Full> {
         let Some(with_free) = self.order.get_mut(at..=self.usage.chunks) else { return Err(Full) };
         with_free.rotate_right(1);
@@ -592,7 +574,6 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         Ok(())
     }
 
-    /// Inserts before `place`, or at the end of its chunk.
     fn insert_at(&mut self, mut place: Place, row: Extent) -> Result<(), Full> {
         if place.chunk >= self.usage.chunks {
             match self.usage.chunks.checked_sub(1) {
@@ -641,7 +622,6 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
         self.count(row, true);
         if split {
-            // The smaller part may fit its other neighbour.
             self.join(at + 1);
             if let Some(before) = at.checked_sub(1) {
                 self.join(before);
@@ -658,7 +638,6 @@ mod tests {
 
     const PAGES: usize = 24;
 
-    /// The oracle: a cell for each page.
     type Model = [Option<(TargetId, u64, Kind)>; PAGES];
 
     #[derive(Clone, Debug)]
@@ -677,7 +656,6 @@ mod tests {
         let kind = prop_oneof![Just(Kind::Mapped), Just(Kind::Tracked)];
         prop_oneof![
             4 => (place.clone(), 0..3u32, -2i64..3, kind).prop_map(|((page, pages), file, shift, kind)| {
-                // Offsets near the page's position make neighbours merge often.
                 let odd = if kind == Kind::Tracked && shift == 2 { 100 } else { 0 };
                 let offset = ((page as i64 + shift.clamp(0, 1)) * PAGE as i64) as u64 + odd;
                 Step::Insert { page, pages, file: TargetId(file), offset, kind }
@@ -709,7 +687,6 @@ mod tests {
         assert_eq!(&seen, model);
     }
 
-    /// Compares with a walk over all extents of the file.
     fn check_standing<const N: usize>(map: &ExtentMap<N>) {
         for file in (0..3).map(TargetId) {
             for at in 0..=PAGES {
@@ -813,7 +790,6 @@ mod tests {
         }
     }
 
-    /// Every combination of map and kernel facts.
     #[test]
     fn the_state_of_a_page_follows_the_picture() {
         for bits in 0..16u8 {
@@ -826,11 +802,8 @@ mod tests {
             let own = (facts.present || facts.swapped) && !facts.file;
             let mapped = state(Kind::Mapped, facts);
             let tracked = state(Kind::Tracked, facts);
-            // A private mapping without memory of its own shows the file.
             assert_eq!(mapped == State::Mapped, !own, "{facts:?}");
-            // Write-protected memory of its own is unaltered.
             assert_eq!(mapped == State::Tracked, own && !facts.written, "{facts:?}");
-            // A tracked page must be present and protected.
             assert_eq!(tracked == State::Tracked, own && !facts.written, "{facts:?}");
             assert_ne!(tracked, State::Mapped, "{facts:?}");
         }
@@ -853,7 +826,6 @@ mod tests {
         map.validate().unwrap();
     }
 
-    /// Filled from one end, emptied in any order.
     #[test]
     fn many_extents_fill_their_storage_well() {
         const MANY: usize = 20_000;

@@ -2,12 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Free ranges, maximal and disjoint.
 #[derive(Debug, Default)]
 pub struct FreeList {
-    /// Length by address.
     lengths: BTreeMap<usize, usize>,
-    /// Length and address.
     sizes: BTreeSet<(usize, usize)>,
 }
 
@@ -22,7 +19,6 @@ impl FreeList {
         self.lengths.get(&addr).copied().unwrap_or(0)
     }
 
-    /// Takes the first `len` bytes of the range at `addr`.
     pub fn take(&mut self, addr: usize, len: usize) {
         let room = self.remove(addr);
         debug_assert!(0 < len && len <= room, "taken from what is not there");
@@ -31,7 +27,6 @@ impl FreeList {
         }
     }
 
-    /// Adds a range that is not free.
     pub fn give(&mut self, addr: usize, len: usize) {
         let (mut start, mut end) = (addr, addr + len);
         let before = self.lengths.range(..addr).next_back().map(|(&start, &len)| (start, start + len));
@@ -50,7 +45,6 @@ impl FreeList {
         self.sizes.insert((len, addr));
     }
 
-    /// Returns the length; 0: none.
     fn remove(&mut self, addr: usize) -> usize {
         let len = self.lengths.remove(&addr).unwrap_or(0);
         self.sizes.remove(&(len, addr));

@@ -1,7 +1,6 @@
 //! What is known of file systems: a row for each supported one.
 
-/// Without a row a file system is declined: /proc grants leases on unstable contents, network file systems and FUSE may block the
-/// helper.
+/// File systems without a row are declined: contents may be unstable (/proc), or block the helper (network, FUSE).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FsTraits {
     pub magic: i64,

@@ -1,11 +1,8 @@
 //! Does deferring pay? Decided by what became of earlier reads.
 //!
 //! Copying page by page costs more than reading at once. Where nearly all deferred pages came to be altered, the file's next
-//! reads are traditional: a few at first, more after each failed try. Saves are tracked by the same rule.
-//!
-//! A save always teaches about its file. Large transfers also teach at a new read into their memory, at free, between saves, and
-//! when pages were loaded because another wanted to change the file; statistics tell these apart. Outcomes count for reads of
-//! about the same size, too, which serves programs that treat many files alike.
+//! reads are traditional: a few at first, more after each failed try. Saves are tracked by the same rule. Outcomes count for
+//! reads of about the same size, too.
 
 use crate::stats::Reason;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -28,7 +25,6 @@ const FIRST: u8 = 3;
 /// …and at most.
 const MOST: u8 = 63;
 
-/// [`Memory::void`] in a word, beside `left`.
 const VOID: u8 = 1 << 7;
 
 const WANTED: u8 = 1 << 6;
@@ -46,7 +42,6 @@ impl Memory {
         (self.step > 0).then_some(declines)
     }
 
-    /// Of `known` associated bytes, `altered` were altered.
     fn learn(&mut self, known: usize, altered: usize) {
         if core::mem::take(&mut self.void) {
             return;
@@ -66,10 +61,8 @@ impl Memory {
 /// A tag in the upper bits, a [`Memory`] in the lowest 16. Files may evict each other.
 type Table = [AtomicU64; 64];
 
-/// By file number, whose upper bits are the tag.
 static FILES: Table = [const { AtomicU64::new(0) }; 64];
 
-/// By the bits of a length.
 static SIZES: Table = [const { AtomicU64::new(0) }; 64];
 
 fn with<T>(table: &Table, place: u64, tag: u64, act: impl FnOnce(&mut Memory) -> T) -> T {
@@ -105,7 +98,6 @@ fn with_size<T>(len: usize, act: impl FnOnce(&mut Memory) -> T) -> T {
     with(&SIZES, len.checked_ilog2().unwrap_or(0).into(), 0, act)
 }
 
-/// Bytes from which a transfer is large.
 pub const LARGE: usize = 4 << 20;
 
 /// The reason not to defer this read of a file that is to be changed.
@@ -119,7 +111,6 @@ pub fn declines_large(number: u64, len: usize) -> Option<Reason> {
     if len >= LARGE { declines(number, len) } else { None }
 }
 
-/// A save found `known` bytes associated, `altered` of them altered.
 pub fn learn(number: u64, known: usize, altered: usize) {
     if known > 0 {
         with_file(number, |memory| memory.learn(known, altered));
@@ -136,8 +127,7 @@ pub fn learn_large(number: u64, known: usize, altered: usize) {
     }
 }
 
-/// A traditional read overwrites deferred pages: their next finding is void. Otherwise one such read would end deferral for a
-/// program that reuses its memory.
+/// A traditional read overwrites deferred pages. If that counted, one would end deferral for a program that reuses its memory.
 pub fn overwritten(number: u64, len: usize) {
     if len >= LARGE {
         with_file(number, |memory| memory.void = true);
@@ -145,7 +135,6 @@ pub fn overwritten(number: u64, len: usize) {
     }
 }
 
-/// Deferred pages of this file were loaded for a change that is no save.
 pub fn learn_of_file(number: u64, known: usize) {
     if known > 0 {
         with_file(number, |memory| {
@@ -156,7 +145,7 @@ pub fn learn_of_file(number: u64, known: usize) {
     }
 }
 
-/// Is the outcome worth a round trip? Where deferring is known to pay, now and then.
+/// Is the outcome worth a round trip?
 pub fn is_curious(len: usize) -> bool {
     static ASKED: AtomicU32 = AtomicU32::new(0);
     len >= LARGE
@@ -167,7 +156,7 @@ pub fn is_curious(len: usize) -> bool {
 mod tests {
     use super::*;
 
-    /// Which of `rounds` reads into the same memory, `altered` percent altered each time, are declined?
+    /// Which of `rounds` reads, `altered` percent altered each time, are declined?
     fn declined(number: u64, rounds: usize, altered: usize) -> Vec<bool> {
         let mut found = None;
         (0..rounds)
@@ -191,7 +180,6 @@ mod tests {
         assert_eq!(got[..8], [false, false, true, true, true, false, false, true]);
         // Two in 65 are tried: the first is observed, the second follows from it.
         assert_eq!(got[350..].iter().filter(|&&declined| !declined).count(), 20);
-        // Once little is altered, all is deferred again.
         assert!(!declined(number, 200, 70)[80..].contains(&true));
     }
 

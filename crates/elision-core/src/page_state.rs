@@ -9,8 +9,7 @@ pub enum PageState {
     Deferred,
     /// Stands for file bytes, loaded into the page cache.
     Loaded,
-    /// Memory of its own, equal to the file when last transferred; stores are noticed. A write notices if others changed the file
-    /// since.
+    /// Memory of its own, equal to the file when last transferred; stores are noticed.
     Tracked,
     /// Altered since it was read or written.
     Altered,

@@ -1,8 +1,5 @@
-//! What this kernel, file system and file allow, found out by trying: versions and filters mislead. An experiment leaves nothing
-//! behind.
-//!
-//! `Ok(())`: it works. An error is the kernel's, or [`Unsupported`](io::ErrorKind::Unsupported) if the call had not the needed
-//! effect.
+//! What this kernel, file system and file allow, found out by trying: versions and filters mislead. `Ok(())`: it works. An error
+//! is the kernel's, or [`Unsupported`](io::ErrorKind::Unsupported) if the call lacked the effect.
 #![allow(unsafe_code)] // System calls that no safe wrapper offers.
 
 use elision_sys::pages::{self, Run, Wanted, category};
@@ -15,8 +12,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr;
-
-// ---- the kernel ----
 
 /// The kernel's release, as in `uname -r`.
 pub fn release() -> String {
@@ -189,9 +184,6 @@ pub fn sysctl(name: &str) -> Option<u64> {
     sysctl_text(name)?.parse().ok()
 }
 
-// ---- file systems ----
-
-/// A file system, as statfs sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileSystem {
     /// `f_type`.
@@ -249,8 +241,6 @@ fn name_file_system(magic: u32) -> FileSystem {
     })
 }
 
-// ---- files ----
-
 /// Takes a read lease on this file, and releases it.
 ///
 /// # Errors
@@ -281,8 +271,6 @@ fn lease(file: &Path, kind: c_int) -> io::Result<()> {
     }
     Ok(())
 }
-
-// ---- small tools ----
 
 /// Anonymous private pages, stored into only through [`store`](Pages::store).
 struct Pages {

@@ -11,10 +11,8 @@ macro_rules! reasons {
         pub enum Reason { $($(#[$doc])* $name,)* }
 
         impl Reason {
-            /// Every reason, in order.
             pub const ALL: &[Reason] = &[$(Reason::$name,)*];
 
-            /// The name in the statistics.
             pub fn name(self) -> &'static str {
                 match self { $(Reason::$name => $text,)* }
             }
@@ -49,8 +47,7 @@ reasons! {
     Unavailable = "unavailable",
     /// The helper is gone or busy.
     Helper = "helper",
-    /// Nearly all of earlier reads of this file, or of this size, was altered; of a save, which then is not tracked, since the
-    /// last one.
+    /// Nearly all of earlier reads of this file or size was altered; for a save, since the last one.
     MostlyAltered = "mostly_altered",
     /// Deferred pages of this file had to be loaded for a change that was no save of this process.
     Changing = "changing_file",
@@ -72,7 +69,6 @@ pub fn exact() -> bool {
 
 const REASONS: usize = Reason::ALL.len();
 
-/// The counters, as kept.
 pub struct Counters {
     pub deferred: AtomicU64,
     pub loaded: AtomicU64,
@@ -160,7 +156,6 @@ pub fn snapshot() -> Stats {
 #[cfg(target_os = "linux")]
 pub const LINE: usize = 1024;
 
-/// Appends text, as far as there is room.
 #[cfg(target_os = "linux")]
 fn putting<'a>(line: &'a mut [u8; LINE], at: &'a mut usize) -> impl FnMut(&[u8]) + 'a {
     |bytes| {
@@ -187,8 +182,7 @@ pub fn stopped_line(pid: i32, why: &str, line: &mut [u8; LINE]) -> usize {
     at
 }
 
-/// Writes the counters as a line of JSON, without allocating; returns its length. Resets them, so that concurrent reports count
-/// nothing twice.
+/// Writes the counters as a line of JSON; returns its length. Resets them, so that concurrent reports count nothing twice.
 #[cfg(target_os = "linux")]
 pub fn take_line(pid: i32, line: &mut [u8; LINE]) -> usize {
     let mut at = 0;

@@ -11,7 +11,6 @@
 
 pub use elision_sys::PAGE;
 
-/// `len` bytes of memory at `addr`, and the file bytes from `offset`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transfer {
     pub addr: usize,
@@ -20,7 +19,6 @@ pub struct Transfer {
     pub offset: u64,
 }
 
-/// Any part may be empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Split {
     pub head: Transfer,
@@ -57,7 +55,6 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// The oracle: a byte belongs to the pages when its whole page is inside.
         #[test]
         fn split_agrees_with_a_walk_over_bytes(addr in 0usize..20_000, len in 0usize..40_000, offset in 0u64..100_000) {
             let whole = Transfer { addr, len, offset };

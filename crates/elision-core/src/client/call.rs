@@ -11,20 +11,17 @@ use core::sync::atomic::Ordering::*;
 use elision_sys::file::FileKey;
 use elision_sys::task;
 
-/// Rounds of polling before the thread sleeps, with a yield between rounds: some hundred microseconds, as long as a woken helper
-/// takes.
+/// Rounds of polling before the thread sleeps: some hundred microseconds, as long as a woken helper takes.
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
-/// How often a waiting thread checks that the helper is there.
 const LOOK_MS: u64 = 100;
 /// Looks to wait for the helper to take a transfer, before the plain call.
 const TRANSFER_LOOKS: u32 = 2;
-/// Looks without a step of the helper after which the helper is killed: with a transfer taken, and otherwise.
+/// Looks without progress after which the helper is killed: with a transfer taken, and otherwise.
 const IDLE_TRANSFER_LOOKS: u32 = 50;
 const IDLE_LOOKS: u32 = (launch::IDLE_MS / LOOK_MS) as u32;
 
-/// A claimed slot.
 pub struct Call {
     slot: &'static Slot,
     mask: task::Mask,
@@ -44,7 +41,7 @@ impl Call {
             if let Some(slot) = POOL.iter().find(free) {
                 break Some(slot);
             }
-            // A transfer may go without. Other requests must be sent, and slots come free.
+            // A transfer may go without. Other requests must be sent.
             if start {
                 break None;
             }
@@ -68,15 +65,12 @@ impl Call {
         Some(call)
     }
 
-    /// The request; after [`Call::send`], the answer.
     pub fn request(&mut self) -> &mut Request {
         // SAFETY: the slot is claimed, and posted only within `send`, which has `self` to itself.
         unsafe { &mut *self.slot.request.get() }
     }
 
-    /// Sends the request and waits: `None` if done, or the reason.
     pub fn send(&mut self) -> Option<Reason> {
-        // The slot may still be on the list.
         if self.lost {
             return Some(Reason::Helper);
         }
@@ -93,7 +87,7 @@ impl Call {
             }
             task::yield_now();
         }
-        // The end of a save must be sent: until then the helper keeps others from the file.
+        // Until this is sent the helper keeps others from the file.
         let request = self.request();
         let optional = request.op == Op::Associate || request.op == Op::Plan && !request.more;
         let (mut looks, mut idle, mut steps) = (0, 0, requests::STEPS.load(Relaxed));
@@ -121,7 +115,6 @@ impl Call {
             if optional && looks >= TRANSFER_LOOKS && self.take_back() {
                 break;
             }
-            // A healthy helper makes a step for this.
             requests::ring();
             let now = requests::STEPS.load(Relaxed);
             idle = if now == steps { idle + 1 } else { 0 };
@@ -142,7 +135,6 @@ impl Call {
         !self.lost
     }
 
-    /// The helper is gone. True if nobody will answer the request.
     fn give_up(&mut self) -> bool {
         self.take_back()
             || self.slot.status.load(Acquire) & !SLEEPS == TAKEN

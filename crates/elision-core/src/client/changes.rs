@@ -15,12 +15,10 @@ pub fn write_leases() -> bool {
     HOT.writers.load(Acquire) != 0
 }
 
-/// May the file behind `fd` be under a write lease? `false` is certain.
 pub fn write_lease_on(fd: i32) -> bool {
     write_leased(fd).is_some()
 }
 
-/// The same for a [`file_number`].
 #[inline]
 pub fn write_lease_on_number(number: u64) -> bool {
     write_guarded::write_guarded_number(number)
@@ -38,14 +36,13 @@ fn write_leased(fd: i32) -> Option<FileKey> {
     file::stat(fd).ok().map(|stat| stat.id).filter(|&key| write_guarded::write_guarded(key))
 }
 
-/// Releases a write lease before a change of the file behind `fd` that is not a write (ftruncate, sendfile, a shared mapping…).
+/// Before a change of the file that is not a write (ftruncate, sendfile, a shared mapping…).
 pub fn before_change(fd: i32) {
     if let Some(key) = write_leased(fd) {
         release(key);
     }
 }
 
-/// Gives all dependants of a file memory of their own, and releases the guard.
 pub fn release(key: FileKey) {
     if let Some(mut call) = Call::new(Op::Release, false) {
         call.request().key = key;
@@ -54,7 +51,7 @@ pub fn release(key: FileKey) {
     }
 }
 
-/// [`release`] for `fd`, also O_PATH: before `open(O_RDONLY|O_TRUNC)`, which breaks no lease, and opens that do not wait.
+/// [`release`] for `fd`, also O_PATH: `open(O_RDONLY|O_TRUNC)` breaks no lease.
 pub fn release_behind(fd: i32) {
     if let Ok(stat) = file::stat(fd) {
         release(stat.id);
@@ -66,7 +63,7 @@ pub(crate) fn learn_of_release(call: &mut Call, key: FileKey) {
     history::learn_of_file(write_guarded::number(key), call.request().known);
 }
 
-/// A descriptor is about to be closed. `private`: no other process ever had it, so its buffers say how long the file is needed.
+/// `private`: no other process ever had the descriptor, so its buffers say how long the file is needed.
 pub fn closing(fd: i32, private: bool) {
     if let Some(key) = write_leased(fd)
         && let Some(mut call) = Call::new(Op::Closing, false)
@@ -76,7 +73,7 @@ pub fn closing(fd: i32, private: bool) {
     }
 }
 
-/// Releases every write lease: descriptors are about to be shared (fork, exec, SCM_RIGHTS), or written to unseen.
+/// Descriptors are about to be shared (fork, exec, SCM_RIGHTS), or written to unseen.
 pub fn release_write_leases() {
     if write_leases()
         && let Some(mut call) = Call::new(Op::Surrender, false)

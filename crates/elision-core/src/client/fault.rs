@@ -1,7 +1,7 @@
 //! Panics in the helper or the supervisor: see [`crate::shared::fault`].
 //!
-//! Unwinding without libc would leave std's shared locks held, and the program would wait on them. So a panic ends at its first
-//! step (see [`Stack`](crate::shared::stack::Stack)), unless faults are watched: then std's hook reports the panic.
+//! Unwinding without libc would leave std's locks held, and the program would wait on them. So a panic ends at its first step
+//! (see [`Stack`](crate::shared::stack::Stack)), unless faults are watched.
 
 use crate::shared::control;
 use crate::shared::fault::{self, FAILED, tell};
@@ -14,7 +14,6 @@ type Hook = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
 
 static BEFORE: OnceLock<Box<Hook>> = OnceLock::new();
 
-/// From now on faults end the program.
 pub fn watch() {
     if BEFORE.get().is_none() && BEFORE.set(panic::take_hook()).is_ok() {
         panic::set_hook(Box::new(on_panic));
@@ -69,7 +68,6 @@ mod tests {
         Some(ended)
     }
 
-    /// Memory with the file read into it, deferred where possible.
     #[allow(unsafe_code)]
     fn read(file: &tempfile::NamedTempFile, len: usize) -> &'static [u8] {
         let forks = fork::forks();
@@ -86,7 +84,6 @@ mod tests {
         }
     }
 
-    /// The child process of the other tests.
     #[test]
     fn a_helper_panics() {
         let Ok(watched) = std::env::var(WATCHED) else { return };

@@ -13,7 +13,6 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 use elision_sys::task::{self, Mask};
 
-/// Held across one fork.
 static FORKING: AtomicU32 = AtomicU32::new(0);
 
 struct ForkMask(UnsafeCell<Option<Mask>>);
@@ -21,7 +20,6 @@ struct ForkMask(UnsafeCell<Option<Mask>>);
 unsafe impl Sync for ForkMask {}
 static FORK_MASK: ForkMask = ForkMask(UnsafeCell::new(None));
 
-/// Registers the fork handlers once, outside signal handlers.
 pub fn register() {
     static DONE: AtomicU32 = AtomicU32::new(0);
     // Callers ask for each file: the load first keeps the cache line shared.
@@ -35,7 +33,7 @@ pub fn register() {
     }
 }
 
-/// Counts forks: a descriptor opened at an earlier count may be shared with a child.
+/// A descriptor opened at an earlier count may be shared with a child.
 pub fn forks() -> u64 {
     register();
     forks::count()
@@ -58,21 +56,19 @@ pub extern "C" fn before_fork() {
         let answered = Call::new(Op::Fork, false).is_some_and(|mut call| call.send() != Some(Reason::Helper));
         if answered {
             forks::set_quiesced(epoch);
-            // Unless the next helper has begun already.
             if control::epoch() == epoch {
                 break;
             }
             forks::set_quiesced(0);
         }
-        // The helper was killed. The next one must be asked anew, without a mark of the last.
+        // The next helper must be asked anew, without a mark of the killed one.
         forks::end();
         forks::remove_mark();
     }
     forks::sign_mark();
 }
 
-/// After [`after_fork_parent`]: the result of the fork. Without this only the child would remove the mark, and a child may fail
-/// or be killed.
+/// The result of the fork. Only the child could remove the mark otherwise, and it may fail or be killed.
 pub fn forked(child: i32) {
     if forks::forked(child) {
         requests::ring();

@@ -12,11 +12,9 @@ use crate::shared::{fault, forks, stack};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 use elision_sys::{limits, task};
 
-/// The program's last supervisor.
 static LAST_SUPERVISOR: AtomicI32 = AtomicI32::new(0);
 
-/// Waits while a helper is being started. A change of credentials is not waited for: it signals every thread, and signals are
-/// blocked here.
+/// Does not wait for a change of credentials: that signals every thread, and signals are blocked here.
 pub(crate) fn wait_started() {
     while START.load(Acquire) == STARTING {
         task::nap_us(100);
@@ -50,7 +48,6 @@ fn signal_both(signal: i32) {
     }
 }
 
-/// Waits briefly for the helper's word: it may be killed before it says one.
 fn wait_for_word() {
     let Some(block) = block() else { return };
     task::futex_wait(&block.ready, block.ready.load(Acquire), 10);
@@ -68,7 +65,7 @@ pub(crate) fn wait_for_end() {
     }
 }
 
-/// Makes sure that the helper runs. False: do without. Signals must be blocked.
+/// False: do without. Signals must be blocked.
 pub fn ensure() -> bool {
     if alive() && supervisor() != 0 {
         return true;
@@ -92,9 +89,8 @@ pub fn ensure() -> bool {
     started == Some(true)
 }
 
-/// Is the helper there? Starts another if it was killed and something depends on it. Signals must be blocked.
+/// Starts another helper if it was killed and something depends on it. Signals must be blocked.
 pub fn present() -> bool {
-    // The next helper may be killed as well, and every one after it.
     for _ in 0..TRIES {
         // One question: a helper that dies between two would be neither there nor missed.
         if alive() {
@@ -126,16 +122,16 @@ pub fn look_after() {
     task::restore_signals(mask);
 }
 
-/// The helper was killed, and its leases are gone: the next one first materialises what is mapped. False: too early to try again.
+/// The helper was killed, and its leases are gone: the next one first materialises. False: too early to try again.
 pub(crate) fn lost() -> bool {
-    // Checked again once no other thread can start a helper: two helpers of one memory would destroy each other.
+    // Checked again: two helpers of one memory would destroy each other.
     if task::now_ms() < AGAIN_MS.load(Acquire) {
         return false;
     }
     if START.compare_exchange(RUNNING, STARTING, SeqCst, Acquire).is_err() {
         return true;
     }
-    // The supervisor starts the next one, unless it was killed as well or nothing depends on a helper.
+    // The supervisor starts the next one, unless it is gone or nothing depends on a helper.
     let begun = task::now_ms();
     while !alive() && anybody() {
         wait_for_word();
@@ -168,11 +164,9 @@ pub(crate) fn start_again() {
     START.store(next, Release);
 }
 
-/// When to try again after a failed start.
 static AGAIN_MS: AtomicU64 = AtomicU64::new(0);
 
-/// START after an attempt. While something depends on a helper it is RUNNING, so that the next thread tries again (not at every
-/// call).
+/// While something depends on a helper, START stays RUNNING, so that the next thread tries again.
 fn next_start(started: Option<bool>) -> u32 {
     match started {
         Some(true) => return RUNNING,
@@ -183,8 +177,7 @@ fn next_start(started: Option<bool>) -> u32 {
     RUNNING
 }
 
-/// Reaps the last helper and supervisor, which the program's wait() never sees. Before its end a helper may still trace threads,
-/// which the next one could not stop.
+/// Reaps the last helper and supervisor: a dying helper may still trace threads, which the next one could not stop.
 fn reap() {
     if task::pid() != PROGRAM.load(Acquire) {
         return;
@@ -201,7 +194,6 @@ fn reap() {
     }
 }
 
-/// Is the last supervisor reaped, so that its pid may be another child's?
 pub(crate) fn supervisor_is_reaped() -> bool {
     let pid = LAST_SUPERVISOR.load(Acquire);
     let gone = pid == 0 || task::trace_poll(pid) == task::Traced::Gone;
@@ -211,7 +203,6 @@ pub(crate) fn supervisor_is_reaped() -> bool {
     gone
 }
 
-/// In a forked child without a helper yet: returns the pid of its parent's helper.
 pub(crate) fn begin_in_child() -> i32 {
     PROGRAM.store(task::pid(), Release);
     find_end_word();
@@ -226,15 +217,13 @@ pub(crate) fn start_in_child(predecessor: i32) -> bool {
     started
 }
 
-/// Notes where the kernel reports the calling thread's end.
 pub(crate) fn find_end_word() {
     let address = task::thread_end_word();
     END_WORD.store(address, Release);
     END_VALUE.store(task::tid() as u32, Release);
 }
 
-/// Starts a helper, and others if it is killed before it is ready. `predecessor`: see [`control::PREDECESSOR`]. False: none can
-/// work here. `None`: all are killed.
+/// `predecessor`: see [`control::PREDECESSOR`]. False: none can work here. `None`: all are killed.
 fn start(mut predecessor: i32) -> Option<bool> {
     for _ in 0..TRIES {
         let started = start_once(predecessor);
@@ -254,10 +243,8 @@ fn start(mut predecessor: i32) -> Option<bool> {
 /// Waits for the helper's first word: some ten seconds. Reading a clock may not be harmless yet.
 const TIMES: u32 = 1_000;
 
-/// Starts a supervisor and its helper, and waits until the helper is ready or says that it cannot work. `None`: both died
-/// silently.
+/// False: the helper cannot work. `None`: both died silently.
 fn start_once(predecessor: i32) -> Option<bool> {
-    // Two helpers of one memory would destroy each other.
     if task::on_valgrind() || !prepare() || anybody() {
         return Some(false);
     }
@@ -269,7 +256,6 @@ fn start_once(predecessor: i32) -> Option<bool> {
     let started = unsafe { stack::SUPERVISOR.start(&block.supervisor, crate::supervisor::main) };
     let Ok(pid) = started else { return Some(false) };
     LAST_SUPERVISOR.store(pid, Release);
-    // This includes its children.
     task::allow_tracer(pid);
     block.go.store(1, Release);
     task::futex_wake(&block.go);
@@ -287,7 +273,7 @@ fn start_once(predecessor: i32) -> Option<bool> {
     let said = block.ready.load(Acquire);
     let ready = said == 1;
     if said == 0 && predecessor == 0 {
-        // Nobody else would end it. A helper that cannot work here exits by itself, and a filter may forbid this call.
+        // A helper that cannot work here exits by itself, and a filter may forbid this call.
         kill_both();
     }
     if ready && !harmless {
@@ -310,10 +296,8 @@ fn reap_forerunners() {
     });
 }
 
-/// Allocates what client, helper and supervisor share. True: it is there.
 fn prepare() -> bool {
     let storage = fault::watched();
-    // (The control block last: where it is, all is.)
     block().is_some()
         || state::prepare()
             && forks::prepare()

@@ -10,12 +10,12 @@ use crate::shared::requests::Op;
 use core::sync::atomic::Ordering::*;
 use elision_sys::task;
 
-/// Has the helper materialise everything and end. True: none is started until the caller calls [`retired`].
+/// Has the helper materialise everything and end. True: none is started until [`retired`].
 pub fn retire() -> bool {
     if task::pid() != PROGRAM.load(Acquire) {
         return false;
     }
-    // A helper being started has the old credentials, too. Its starter blocks signals, so it is another thread.
+    // A helper being started has the old credentials, too; its starter is another thread.
     let running = loop {
         let now = START.load(Acquire);
         let next = match now {
@@ -42,7 +42,6 @@ pub fn retire() -> bool {
     true
 }
 
-/// Waits for the end of a helper that another thread has stopped. False: there was none.
 fn wait_gone() -> bool {
     let there = anybody();
     // Without a time-out: until then they act with the old credentials.
@@ -52,14 +51,12 @@ fn wait_gone() -> bool {
     there
 }
 
-/// How long to wait for a helper that was told to end, or is starting.
 const PATIENCE_MS: u64 = 2_000;
 
-/// Has helper and supervisor do this and end, and waits. False: the helper was killed before.
 fn send_away(how: Op) -> bool {
     let mut done = false;
     let mut asked_ms = task::now_ms();
-    // Credentials must not change while a helper has the old ones; a killed one does nothing more.
+    // Credentials must not change while a helper has the old ones.
     let kills = how == Op::Retire;
     while anybody() && task::ms_since(asked_ms) < PATIENCE_MS << u32::from(kills) {
         if kills && task::ms_since(asked_ms) >= PATIENCE_MS {
@@ -76,7 +73,6 @@ fn send_away(how: Op) -> bool {
             wait_for_end();
         }
     }
-    // After this only an unreaped process may remain.
     let mut round = 0;
     while !supervisor_is_reaped() && task::ms_since(asked_ms) < PATIENCE_MS {
         task::give_way(round);
@@ -85,13 +81,12 @@ fn send_away(how: Op) -> bool {
     done
 }
 
-/// Before exec: statistics are written, write leases go, the helper ends; other leases go with the mappings. True: none is
-/// started until the caller calls [`retired`] after a failed exec.
+/// Before exec: write leases go, other leases go with the mappings. True: none is started until [`retired`].
 pub fn leave() -> bool {
     go(Op::Leave)
 }
 
-/// Before the program ends: statistics are written and the helper ends, which would keep memory, locks and the executable in use.
+/// A helper would keep memory, locks and the executable in use.
 pub fn finish() {
     go(Op::End);
 }
@@ -112,7 +107,6 @@ fn go(how: Op) -> bool {
                     break Some(now == RUNNING);
                 }
             }
-            // Another thread's.
             _ => break None,
         }
     };
@@ -123,7 +117,7 @@ fn go(how: Op) -> bool {
     left.is_some()
 }
 
-/// After [`retire`] or [`leave`]: a helper may be started, and is if anything depends on one.
+/// A helper may be started again, and is if anything depends on one.
 pub fn retired() {
     let mask = task::block_signals();
     let less = |now: u32| Some(if now > RETIRED { now - 1 } else { STARTING });

@@ -86,7 +86,6 @@ pub unsafe fn start() {
     HOT.min_bytes.store(least.unwrap_or(settings::DEFAULT_MIN_BYTES).max(PAGE), Release);
 }
 
-/// Stops deferral for good.
 pub fn stop(why: &str) {
     HOT.min_bytes.store(usize::MAX, SeqCst);
     verbose::say_stopped(why);
@@ -98,7 +97,6 @@ pub fn watch_faults() {
     fault::watch();
 }
 
-/// Is there a helper?
 pub fn at_work() -> bool {
     control::alive()
 }
@@ -108,7 +106,7 @@ pub fn ever_at_work() -> bool {
     control::ever_started()
 }
 
-/// Before an open for writing: replaces a killed helper if anything depends on it, since the open would wait for its answer.
+/// Before an open for writing, which would wait for a killed helper's answer: replaces it.
 #[inline]
 pub fn look_after() {
     launch::look_after();
@@ -122,8 +120,7 @@ pub unsafe fn finish() {
     leave::finish();
 }
 
-/// Before a change of credentials: the helper materialises all pages and ends. `true`: call [`after_credentials`] after the
-/// change.
+/// The helper materialises all pages and ends. `true`: call [`after_credentials`] after the change.
 pub fn before_credentials() -> bool {
     leave::retire()
 }

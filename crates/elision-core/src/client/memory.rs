@@ -32,14 +32,13 @@ fn ask(op: Op, (addr, len): (usize, usize)) -> usize {
     if len > 0 && touched(addr, len) { ask_known(op, addr, len) } else { 0 }
 }
 
-/// [`ask`] for a range that is recorded, or about to be.
 fn ask_known(op: Op, addr: usize, len: usize) -> usize {
     let Some(mut call) = Call::new(op, false) else { return 0 };
     (call.request().addr, call.request().len) = (addr, len);
     if call.send().is_none() { call.request().handled } else { 0 }
 }
 
-/// Drops the records of a range before it is unmapped or mapped over; waits for the helper only where the history needs it.
+/// Drops the records of a range before it is unmapped or mapped over.
 ///
 /// # Safety
 /// The caller no longer relies on the contents: the file may change from now on.
@@ -56,9 +55,8 @@ pub unsafe fn forget(addr: usize, len: usize) {
     }
 }
 
-/// [`forget`] for whole pages that are recorded, or about to be.
 pub(crate) fn forget_known(addr: usize, len: usize) {
-    // For exact statistics the helper reads the page tables before they are gone.
+    // The helper reads the page tables before they are gone.
     if !stats::exact() && unmap_queue::leave(addr, len) {
         requests::ring();
     } else {
@@ -66,7 +64,7 @@ pub(crate) fn forget_known(addr: usize, len: usize) {
     }
 }
 
-/// Makes the range plain memory with the same contents (before mremap, mprotect, mlock, madvise).
+/// Makes the range plain memory with the same contents.
 pub fn dissolve(addr: usize, len: usize) {
     ask(Op::Dissolve, pages_around(addr, len));
 }

@@ -6,7 +6,6 @@ use crate::fs_traits::FsTraits;
 use crate::stats::Reason;
 use elision_sys::file::{self, Stat};
 
-/// What a caller wants of a transfer, and vouches for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TransferOptions {
     /// `None`: the position of the description, which is then moved.
@@ -24,11 +23,9 @@ impl TransferOptions {
     }
 }
 
-/// The kernel's facts of an open regular file, asked once for each transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileFacts {
     pub stat: Stat,
-    /// `F_GETFL` of the description.
     pub flags: i32,
     /// `None`: nothing of it is deferred.
     pub fs: Option<&'static FsTraits>,

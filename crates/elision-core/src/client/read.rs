@@ -14,7 +14,6 @@ use crate::transfer::{PAGE, Split, Transfer};
 use elision_sys::file;
 use elision_sys::raw::{Errno, Result};
 
-/// A read whose bytes are in place; the file position has not moved.
 #[derive(Debug)]
 #[must_use]
 pub struct DeferredRead {
@@ -52,7 +51,6 @@ pub unsafe fn associate(
     None
 }
 
-/// What there is to read, if worth deferring. Changes nothing.
 fn plan(
     fd: i32,
     facts: &FileFacts,
@@ -94,7 +92,6 @@ fn plan(
     Ok(transfer)
 }
 
-/// The traditional call is about to overwrite memory that may have deferred pages.
 fn overwrites(facts: &FileFacts, transfer: Transfer) {
     if live::touched(transfer.addr, transfer.len) {
         history::overwritten(write_guarded::number(facts.stat.id), transfer.len);
@@ -138,8 +135,8 @@ unsafe fn carry_out(
     let (before, after) = (head.len > 0 && start > head.addr, tail.len > 0 && end < tail.addr + tail.len);
     let has_fragments = before || after;
     if has_fragments {
-        // A failed fragment (EIO) fails in the traditional call, too; the guard keeps the file's length. Where reads are atomic
-        // (XFS), fragments and pages must not be of different times.
+        // A failed fragment (EIO) fails in the traditional call, too. Where reads are atomic (XFS), fragments and pages must be
+        // of one time.
         let got = (!before || fragment(head)) && (!after || fragment(tail));
         if !got || live::changes() != changes {
             return Ok(None);
@@ -149,8 +146,7 @@ unsafe fn carry_out(
 }
 
 impl DeferredRead {
-    /// Were fragments copied after the pages were mapped? If the file changed meanwhile, the caller makes the traditional call
-    /// instead.
+    /// Were fragments copied after the pages were mapped? If the file changed meanwhile, make the traditional call.
     pub fn has_fragments(&self) -> bool {
         self.has_fragments
     }

@@ -1,8 +1,8 @@
 //! An elided write, on the program's side.
 //!
-//! The helper plans which pages to write; this thread writes them through the program's own descriptor, so permissions, limits,
-//! O_SYNC, signals and errors are the kernel's. The fragments, or else the first page, are always written, and first: a real
-//! write moves times, clears set-uid bits and returns errors.
+//! The helper plans which pages to write; this thread writes them through the program's own descriptor, so errors and limits are
+//! the kernel's. The fragments, or else the first page, are written first, always: a real write moves times and clears set-uid
+//! bits.
 //!
 //! [`plan`] claims the file position and has the helper keep others from the file, [`ElidedWrite::carry_out`] writes. Between the
 //! two the caller checks that none of its other threads changes the file.
@@ -21,16 +21,15 @@ use elision_sys::file::{self, FileKey, Stat};
 use elision_sys::limits;
 use elision_sys::raw::{Errno, Result};
 
-/// When a write begins tracking.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Track {
     /// At the first write: the caller means to write again.
     Now,
-    /// When the same memory goes to the same place again: tracking costs a fault for each page stored into.
+    /// When the same memory goes to the same place again: tracking costs faults.
     SecondTime,
 }
 
-/// A planned write, which must be carried out: the position has moved, and the helper keeps others from the file.
+/// Must be carried out: the position has moved, and the helper keeps others from the file.
 #[must_use]
 pub struct ElidedWrite {
     fd: i32,
@@ -40,7 +39,6 @@ pub struct ElidedWrite {
     whole: Transfer,
     options: TransferOptions,
     guarded: bool,
-    /// Track what is written.
     follow: bool,
     way: Way,
 }
@@ -54,7 +52,7 @@ enum Way {
     Planned(Call),
 }
 
-/// Tries to write `[addr, addr + len)` without what the file already has. `stat` is fresh. `None`: make the traditional call.
+/// `None`: make the traditional call. `stat` is fresh.
 ///
 /// Offer every write of at least `options.least` bytes, and all while there are [write
 /// leases](crate::client::changes::write_leases).
@@ -110,7 +108,6 @@ pub fn plan(
     let whole = Transfer { addr, len, offset };
     let mut write = ElidedWrite { fd, flags, key, whole, options, guarded, follow, way: Way::Small };
     if offset.checked_add(len as u64).is_none_or(|end| end > limit || end > i64::MAX as u64) {
-        // The kernel knows where the limit cuts.
         write.give_back(len);
         release_if_guarded();
         return None;
@@ -127,13 +124,11 @@ pub fn plan(
     Some(write)
 }
 
-/// Is every write to the file synchronous, however opened? `false` until a helper has shown that no filter kills for the
-/// question.
+/// Is every write synchronous, however the file was opened? `false` until no filter is known to kill for the question.
 pub fn is_synchronous(fd: i32) -> bool {
     control::harmless() && file::writes_synchronously(fd)
 }
 
-/// Has this very write been seen before?
 fn second_time(fd: i32, key: FileKey, addr: usize, len: usize, options: TransferOptions) -> bool {
     static SEEN: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
     let offset = options.offset.or_else(|| file::seek(fd, 0, libc::SEEK_CUR).ok()).unwrap_or(0);
@@ -144,7 +139,6 @@ fn second_time(fd: i32, key: FileKey, addr: usize, len: usize, options: Transfer
 }
 
 impl ElidedWrite {
-    /// Will parts be left out? If so, the caller checks its other threads.
     pub fn is_planned(&self) -> bool {
         matches!(self.way, Way::Planned(_))
     }
@@ -268,7 +262,7 @@ impl ElidedWrite {
         drop(call);
         history::learn(write_guarded::number(self.key), known, altered);
         if self.flags & libc::O_DSYNC != 0 {
-            // As a traditional write would, this waits for elided bytes that may still be on their way to the disk.
+            // Elided bytes may still be on their way to the disk; a traditional write would wait for them.
             let metadata = self.flags & libc::O_SYNC == libc::O_SYNC;
             if let Err(errno) = file::sync(self.fd, metadata) {
                 return (0, Some(errno));
@@ -279,7 +273,7 @@ impl ElidedWrite {
         (self.whole.len, None)
     }
 
-    /// Writes from `start` on traditionally, after the extents of others. `call`: of a planned write, which this ends.
+    /// Writes from `start` on traditionally, after the extents of others, and ends `call`.
     fn rest_at_once(&self, start: usize, reason: Reason, call: Option<Call>) -> (usize, Option<Errno>) {
         crate::decline(reason, self.whole.len);
         let mut call = call.filter(Call::is_good).or_else(|| Call::new(Op::Release, false));
@@ -298,11 +292,9 @@ impl ElidedWrite {
     }
 }
 
-/// Writes parts in order until one fails; adjacent parts in one call.
 struct Writer {
     fd: i32,
     whole: Transfer,
-    /// Start and end of the pending part.
     waiting: (usize, usize),
     bytes: usize,
     /// Where and why a write stopped short; everything before is complete.

@@ -12,7 +12,6 @@ use elision_sys::task;
 pub(crate) struct ControlBlock {
     /// The helper's pid; the kernel stores 0 and wakes waiters at its end.
     pub helper: AtomicU32,
-    /// The supervisor's pid, likewise.
     pub supervisor: AtomicU32,
     /// 0: starting; 1: ready; 2: cannot work here.
     pub ready: AtomicU32,
@@ -28,26 +27,22 @@ static BLOCK: AtomicPtr<ControlBlock> = AtomicPtr::new(ptr::null_mut());
 pub(crate) const IDLE: u32 = 0;
 pub(crate) const STARTING: u32 = 1;
 pub(crate) const RUNNING: u32 = 2;
-/// No helper can work here.
 pub(crate) const UNAVAILABLE: u32 = 3;
-/// Credentials change, or the process ends: no helper is started. Each number above is one more thread that does so.
+/// Credentials change, or the process ends. Each number above is one more such thread.
 pub(crate) const RETIRED: u32 = 4;
 pub(crate) static START: AtomicU32 = AtomicU32::new(IDLE);
 
-/// The process that the helper serves.
 pub(crate) static PROGRAM: AtomicI32 = AtomicI32::new(0);
-/// Address where the kernel stores 0 at the end of the program's main thread, and its value before. It may be unmapped.
+/// Where the kernel stores 0 at the main thread's end, and the value before. It may be unmapped.
 pub(crate) static END_WORD: AtomicUsize = AtomicUsize::new(0);
 pub(crate) static END_VALUE: AtomicU32 = AtomicU32::new(0);
 /// The helper to take over from; −1: lost; 0: none.
 pub(crate) static PREDECESSOR: AtomicI32 = AtomicI32::new(0);
-/// A helper made every system call of the library without being killed by a filter. Until then clients make few
-/// (docs/ENTRANCES.md).
+/// A helper made every system call without a filter killing it. Until then clients make few (docs/ENTRANCES.md).
 pub(crate) static HARMLESS: AtomicBool = AtomicBool::new(false);
 pub(crate) static LAST_HELPER: AtomicI32 = AtomicI32::new(0);
-/// Starts in a row that are killed before the client gives up for now.
+/// How many helpers may be killed in a row before the client gives up for now.
 pub(crate) const TRIES: u32 = 40;
-/// Counts helpers.
 static EPOCH: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) fn prepare() -> bool {
@@ -67,14 +62,12 @@ pub(crate) fn block() -> Option<&'static ControlBlock> {
 }
 
 impl ControlBlock {
-    /// In the supervisor, once: makes this memory distinguishable.
     pub(crate) fn set_cookie(&self) {
         for (word, value) in self.cookie.iter().zip([task::now_ns(), task::pid() as u64]) {
             word.store(value, Release);
         }
     }
 
-    /// Publishes [`ControlBlock::ready`].
     pub(crate) fn say(&self, ready: u32) {
         self.ready.store(ready, Release);
         task::futex_wake(&self.ready);
@@ -89,12 +82,10 @@ pub(crate) fn shares_memory(pid: i32) -> bool {
     })
 }
 
-/// The number of the current helper.
 pub(crate) fn epoch() -> u32 {
     EPOCH.load(SeqCst)
 }
 
-/// Begins the next helper's number; it takes over from [`PREDECESSOR`].
 pub(crate) fn begin_epoch(predecessor: i32) {
     PREDECESSOR.store(predecessor, Release);
     EPOCH.fetch_add(1, SeqCst);
@@ -117,17 +108,14 @@ pub(crate) fn anybody() -> bool {
     supervisor() != 0 || helper() != 0
 }
 
-/// Is this process the helper or the supervisor?
 pub(crate) fn is_helper() -> bool {
     [helper(), supervisor()].contains(&(task::pid() as u32))
 }
 
-/// Is the helper neither starting nor stopping?
 pub(crate) fn running() -> bool {
     START.load(SeqCst) == RUNNING
 }
 
-/// Was a helper ever started, here or in a forerunner by fork?
 pub(crate) fn ever_started() -> bool {
     !BLOCK.load(Acquire).is_null()
 }
@@ -136,12 +124,10 @@ pub(crate) fn begun() -> bool {
     START.load(Acquire) != IDLE
 }
 
-/// Is the helper there, or could it be started?
 pub fn possible() -> bool {
     START.load(Acquire) != UNAVAILABLE
 }
 
-/// May every system call of the library be made?
 pub(crate) fn harmless() -> bool {
     HARMLESS.load(Acquire)
 }

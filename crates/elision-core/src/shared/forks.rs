@@ -1,9 +1,8 @@
 //! The fork board: how processes that come of a fork coordinate.
 //!
-//! A child gets copies of the mappings, but the parent's helper holds the leases. Before a fork that helper quiesces, so that its
-//! memory is copied consistent, and sets a mark (*uncovered*) on a page that parent and child share. While any mark stands, the
-//! helper releases no guard. The child's own helper opens the files through the first one's descriptors, takes leases (or
-//! materialises), and removes the mark.
+//! A child gets copies of the mappings, but the parent's helper holds the leases. Before a fork that helper quiesces, for a
+//! consistent copy, and sets a mark (*uncovered*) on a page that both share. While any mark stands, the helper releases no guard.
+//! The child's helper opens the files through the first one's descriptors, takes leases (or materialises), and removes the mark.
 #![allow(unsafe_code)] // A page that parent and child share.
 
 use crate::shared::control::PROGRAM;
@@ -20,13 +19,11 @@ struct Board {
     uncovered: [AtomicU32; MARKS],
     /// The thread whose last fork has set the mark.
     forker: [AtomicU32; MARKS],
-    /// Its child, if known.
     child: [AtomicI32; MARKS],
     since_ms: [AtomicU64; MARKS],
 }
 
 static BOARD: AtomicPtr<Board> = AtomicPtr::new(ptr::null_mut());
-/// The mark of the fork under way.
 static MARK: AtomicUsize = AtomicUsize::new(MARKS);
 /// The fork to quiesce for, by number; 0: none. And the last number.
 static QUIESCE: AtomicU32 = AtomicU32::new(0);
@@ -38,7 +35,7 @@ const UNKNOWN_MS: u64 = 5_000;
 /// An uncovered child after this time is another process with its pid.
 const UNCOVERED_MS: u64 = 60_000;
 
-/// Counts both begin and end of each fork, here and in forerunners: a file opened between the two may have been copied.
+/// Counts begin and end of each fork: a file opened between the two may have been copied.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn count() -> u64 {
@@ -61,7 +58,6 @@ fn board() -> Option<&'static Board> {
 }
 
 impl Board {
-    /// Does the mark stand for an uncovered child?
     fn stands(&self, at: usize, now: u64) -> bool {
         let (Some(mark), Some(since), Some(child)) =
             (self.uncovered.get(at), self.since_ms.get(at), self.child.get(at))
@@ -149,13 +145,12 @@ pub(crate) fn begin() {
     QUIESCE.store(number, Release);
 }
 
-/// In a client: the fork is over, or the helper was killed before it could quiesce.
+/// In a client: the fork is over, or the helper was killed.
 pub(crate) fn end() {
     QUIESCE.store(0, Release);
     task::futex_wake(&QUIESCE);
 }
 
-/// In a forked child.
 pub(crate) fn reset() {
     QUIESCED.store(0, Release);
     QUIESCE.store(0, Release);
@@ -165,13 +160,12 @@ pub(crate) fn under_way() -> u32 {
     QUIESCE.load(Acquire)
 }
 
-/// In the helper: waits a little. True: the fork is over.
 pub(crate) fn wait_for_end(fork: u32) -> bool {
     task::futex_wait(&QUIESCE, fork, 5);
     QUIESCE.load(Acquire) != fork
 }
 
-/// In a client: this helper has quiesced; 0: no more. If it is killed, the supervisor waits for the end of the fork.
+/// This helper has quiesced; 0: no more.
 pub(crate) fn set_quiesced(epoch: u32) {
     QUIESCED.store(epoch, SeqCst);
     if epoch == 0 {
@@ -183,8 +177,8 @@ pub(crate) fn quiesced() -> u32 {
     QUIESCED.load(SeqCst)
 }
 
-/// In the supervisor: waits for the fork for which a killed helper quiesced, with a time-out: the forking thread may wait for a
-/// stdio lock whose holder waits for the next helper. The child then sees by the epoch that its copy may be inconsistent.
+/// In the supervisor, after the helper was killed: waits for the fork, with a time-out, since the forking thread may wait for a
+/// stdio lock whose holder waits for the next helper. The child sees by the epoch that its copy may be inconsistent.
 pub(crate) fn wait_for_quiesced() {
     let begun = task::now_ms();
     loop {

@@ -8,7 +8,6 @@ pub struct HotFlags {
     pub min_bytes: AtomicUsize,
     /// An upper bound of the files under write leases, published before one is used.
     pub writers: AtomicU32,
-    /// How often all threads were stopped.
     pub pauses: AtomicU32,
 }
 

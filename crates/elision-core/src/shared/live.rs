@@ -35,7 +35,6 @@ pub fn changes() -> u64 {
     CHANGES.load(Acquire)
 }
 
-/// Something was left in the program's memory without an extent.
 static LEFT: AtomicBool = AtomicBool::new(false);
 
 /// From now on the filter counts for good: the drop-in must not reuse such memory.
@@ -51,7 +50,7 @@ pub fn any() -> bool {
     LIVE.load(Acquire) != 0 || marks_are_kept()
 }
 
-/// Does anything depend on the helper: extents, or a write lease on the program's own description, which outlives the helper?
+/// Does anything depend on the helper: extents, or a write lease on the program's own description, which outlives it?
 pub fn any_or_leases() -> bool {
     any() || HOT.writers.load(Acquire) != 0
 }
@@ -60,7 +59,6 @@ pub fn any_or_leases() -> bool {
 static TOUCHED: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
 
 const STRETCH: usize = 21;
-/// Words of the filter, and the range's bits in each.
 fn stretches(addr: usize, len: usize) -> impl Iterator<Item = (usize, u64)> {
     let first = addr >> STRETCH;
     let last = (addr + len.max(1) - 1) >> STRETCH;
@@ -93,7 +91,6 @@ pub fn touched(addr: usize, len: usize) -> bool {
 mod tests {
     use super::*;
 
-    /// The oracle goes from one stretch to the next.
     #[test]
     fn the_filter_agrees_with_a_walk_over_stretches() {
         for first in [0usize, 1, 62, 63, 64, 65, 1000, 65_535, 65_536] {

@@ -13,7 +13,6 @@ pub(crate) const SUPERVISORS_NAME: &core::ffi::CStr = c"elision-watch";
 /// The helper's descriptor of /proc; −1: none, or another process.
 static ROOT: AtomicI32 = AtomicI32::new(-1);
 
-/// In a new helper or forked child: forgets the descriptor.
 pub(crate) fn begin() {
     ROOT.store(-1, Relaxed);
 }
@@ -52,7 +51,6 @@ pub(crate) fn program_lives(pid: i32) -> bool {
     lives.unwrap_or(!all && task::exists(pid))
 }
 
-/// Is the process dead, or unable to act?
 pub(crate) fn is_gone(pid: i32) -> bool {
     match state_of(pid, pid) {
         Some(state) => matches!(state, b'Z' | b'X' | b'x'),
@@ -60,12 +58,11 @@ pub(crate) fn is_gone(pid: i32) -> bool {
     }
 }
 
-/// Visits threads until `visit` says false. False: it did, or the list cannot be read.
+/// False: `visit` said false, or the list cannot be read.
 pub(crate) fn each_thread(pid: i32, visit: impl FnMut(i32) -> bool) -> bool {
     each_number(ProcPath::new(pid, "task", None), visit)
 }
 
-/// The same for descriptors, without 0.
 pub(crate) fn each_descriptor(pid: i32, visit: impl FnMut(i32) -> bool) -> bool {
     each_number(ProcPath::new(pid, "fd", None), visit)
 }
@@ -108,7 +105,7 @@ fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
     good
 }
 
-/// Visits children until `visit` says false. False: it did, or the kernel keeps no list.
+/// False: `visit` said false, or the kernel keeps no list.
 pub(crate) fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool) -> bool {
     let Ok(fd) = open_of_thread(pid, tid, b"/children") else { return false };
     let mut buffer = [0u8; 128];
@@ -161,7 +158,6 @@ pub(crate) fn is_stopped(pid: i32) -> bool {
     stopped
 }
 
-/// The state letter of /proc; `None`: no such thread.
 fn state_of(pid: i32, tid: i32) -> Option<u8> {
     let fd = open_of_thread(pid, tid, b"/stat").ok()?;
     let mut text = [0u8; 256];

@@ -6,7 +6,6 @@ use crate::stats::{self, COUNTERS};
 use core::cell::UnsafeCell;
 use elision_sys::{file, limits, task};
 
-/// Writes the statistics of a process without a helper; starts none.
 pub(crate) fn report_alone() {
     if COUNTERS.any() {
         report(|fd| write_stats(fd, task::pid()));
@@ -63,7 +62,7 @@ fn stats_path() -> Option<&'static core::ffi::CStr> {
     core::ffi::CStr::from_bytes_until_nul(path).ok().filter(|path| !path.is_empty())
 }
 
-/// A /proc path to a descriptor is safe only as the command's own memory file: the pid may mean another process by now.
+/// A /proc path to a descriptor is safe only for the command's memory file: the pid may mean another process.
 fn is_safe(path: &core::ffi::CStr) -> bool {
     let below = path.to_bytes().strip_prefix(b"/proc/");
     if !below.and_then(|below| below.first()).is_some_and(u8::is_ascii_digit) {
@@ -74,7 +73,7 @@ fn is_safe(path: &core::ffi::CStr) -> bool {
         .is_ok_and(|name| name.starts_with(b"/memfd:elision-statistics"))
 }
 
-/// Opens and locks the file, so that a reader can tell when the last helper is done. Never waits, for a reader or for a pipe.
+/// Locks the file, so that a reader can tell when the last helper is done. Never waits.
 pub(crate) fn open_stats() -> i32 {
     let Some(path) = stats_path().filter(|path| is_safe(path)) else { return -1 };
     let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NONBLOCK;

@@ -30,28 +30,21 @@ pub enum Op {
     Release,
     /// A descriptor is about to be closed, perhaps the last.
     Closing,
-    /// All write leases go.
     Surrender,
-    /// Drop the records of a range.
     Forget,
-    /// Make a range plain memory.
     Dissolve,
     /// Move the pages of a range to address `offset`.
     Relocate,
-    /// Make deferred pages zero.
     Zero,
     /// Give loaded pages back; `handled`: how many bytes.
     Unload,
     Query,
-    /// Check the records, and count extents.
     Validate,
-    /// A fork is next: quiesce.
     Fork,
     /// Materialise everything, and end.
     Retire,
     /// Give up write leases and end: an exec is next.
     Leave,
-    /// The program ends.
     End,
     #[cfg(test)]
     Fail,
@@ -67,17 +60,14 @@ pub struct PageRun {
 
 pub const RUNS: usize = 256;
 
-/// A request and its answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     pub op: Op,
     /// Whose descriptor `fd` is: a vfork child shares memory only.
     pub pid: i32,
     pub fd: i32,
-    /// `F_GETFL` of it.
     pub flags: i32,
     pub key: FileKey,
-    /// For [`Op::Associate`] and [`Op::Plan`].
     pub fs: Option<&'static FsTraits>,
     pub addr: usize,
     pub len: usize,
@@ -87,31 +77,26 @@ pub struct Request {
     pub owned: bool,
     /// The count of forks up to which that holds.
     pub forks: u64,
-    /// No other thread stores into the pages around: fragments may be associated.
+    /// No other thread stores into the pages around.
     pub exclusive: bool,
     pub track: bool,
     /// Bytes of the transfer just before these pages.
     pub head: usize,
-    /// Bytes just after.
     pub tail: usize,
-    /// For [`Op::Wrote`]: bytes planned.
     pub tried: usize,
     /// For [`Op::Plan`]: a part was planned before. For [`Op::Wrote`]: another will be.
     pub more: bool,
     /// Answer: `None` done, or why not.
     pub declined: Option<Reason>,
-    /// Answer of [`Op::Validate`].
     pub broken: Option<&'static str>,
     /// Answer: bytes handled; ask again for the rest.
     pub handled: usize,
-    /// Answer of [`Op::Plan`]: bytes already associated with their place in the file. Of [`Op::Release`], [`Op::BeforeWrite`]:
-    /// deferred in vain.
+    /// Answer of [`Op::Plan`]: bytes already associated; of [`Op::Release`] and [`Op::BeforeWrite`]: deferred in vain.
     pub known: usize,
     /// Those of `known` that were altered.
     pub altered: usize,
-    /// Answer of [`Op::Associate`]: [`changes`](crate::shared::live::changes) then; `addr` and `handled` say what was mapped.
+    /// Answer of [`Op::Associate`]: [`changes`](crate::shared::live::changes) then.
     pub changes: u64,
-    /// Answer: valid `runs`.
     pub count: usize,
     pub runs: [PageRun; RUNS],
 }
@@ -177,21 +162,18 @@ impl Default for Request {
 
 /// The states of a slot. [`SLEEPS`] is added if the thread must be woken.
 pub(crate) const FREE: u32 = 0;
-/// Its thread fills it in.
 pub(crate) const CLAIMED: u32 = 1;
 /// On the list; the taker owns it next.
 pub(crate) const POSTED: u32 = 2;
-/// The helper works on it.
 pub(crate) const TAKEN: u32 = 3;
 /// Answered: its thread owns it.
 pub(crate) const DONE: u32 = 4;
-/// Given up by its thread, maybe still on the list: the taker frees it, or `find_lost` if a killed helper had taken the list.
+/// Given up by its thread: the taker frees it, or `find_lost` if a killed helper had taken the list.
 pub(crate) const LOST: u32 = 5;
 pub(crate) const SLEEPS: u32 = 8;
 
 pub(crate) struct Slot {
     pub status: AtomicU32,
-    /// The [`crate::shared::control::epoch`] of the helper that took it.
     pub taken_by: AtomicU32,
     pub next: AtomicPtr<Slot>,
     pub request: UnsafeCell<Request>,
@@ -213,7 +195,6 @@ pub(crate) static POOL: [Slot; SLOTS] = [const {
     }
 }; SLOTS];
 
-/// Some were lost since the last search.
 pub(crate) static SOME_LOST: AtomicBool = AtomicBool::new(false);
 
 pub(crate) static HEAD: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());

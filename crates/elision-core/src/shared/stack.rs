@@ -6,10 +6,8 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 use elision_sys::raw::Result;
 use elision_sys::{memory, task};
 
-/// A stack, and a substitute for thread-local storage.
 pub(crate) struct Stack {
     stack: AtomicUsize,
-    /// The thread pointer.
     pointer: AtomicUsize,
 }
 
@@ -18,8 +16,7 @@ pub(crate) static SUPERVISOR: Stack = Stack::new();
 
 impl Stack {
     const STACK: usize = 256 << 10;
-    /// Memory around the thread pointer: one page at it, and inaccessible memory below, where a panic faults before it takes a
-    /// lock that the program shares.
+    /// One page at the thread pointer, and inaccessible memory below: a panic faults there before it takes a shared lock.
     const AREA: usize = 256 << 10;
 
     const fn new() -> Self {

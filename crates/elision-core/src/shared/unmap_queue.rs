@@ -30,7 +30,6 @@ pub fn leave(addr: usize, len: usize) -> bool {
     false
 }
 
-/// In the helper; order does not matter.
 pub(crate) fn take_all(mut each: impl FnMut(usize, usize)) {
     for entry in &RING {
         let len = entry.len.load(Acquire);

@@ -1,5 +1,4 @@
-//! `ELISION_VERBOSE=1`: a line to stderr at the first considered transfer, for each new reason to decline, and at the end. A
-//! process without such transfers writes nothing.
+//! `ELISION_VERBOSE=1`: a line at the first considered transfer, for each new reason to decline, and at the end.
 
 use crate::shared::control;
 use crate::shared::hot::HOT;
@@ -9,12 +8,10 @@ use elision_sys::file::{decimal, write};
 use elision_sys::task;
 
 static VERBOSE: AtomicBool = AtomicBool::new(false);
-/// A bit for each reason, and one for being active.
 static SAID: AtomicU32 = AtomicU32::new(0);
 const ACTIVE: u32 = 1 << 31;
 const _: () = assert!(Reason::ALL.len() < 32);
 
-/// The program's name at its start, zero-terminated.
 static PROGRAM: [AtomicU8; 32] = [const { AtomicU8::new(0) }; 32];
 
 pub(crate) fn set_program(name: &[u8]) {
@@ -31,7 +28,6 @@ fn is_new(what: u32) -> bool {
     SAID.load(Relaxed) & what == 0 && SAID.fetch_or(what, Relaxed) & what == 0
 }
 
-/// Counts a traditional transfer, and reports each reason once.
 pub fn decline(reason: Reason, len: usize) {
     COUNTERS.decline(reason);
     say_active();
@@ -64,7 +60,7 @@ pub fn unavailable() -> Reason {
     if control::possible() { Reason::Helper } else { Reason::Unavailable }
 }
 
-/// Reports a malformed variable. For the constructor only: later, stderr's descriptor may be another file.
+/// For the constructor only: later, stderr's descriptor may be another file.
 pub(crate) fn say_not_understood(name: &str, value: &[u8], instead: &str) {
     say(&[
         name.as_bytes(),

@@ -17,7 +17,7 @@ pub(crate) fn bucket(key: FileKey) -> usize {
     (number(key) >> 56) as usize
 }
 
-/// In the helper: one bucket, and the number of `all`. One store for each, so that no state between is wrong.
+/// One store for each bucket, so that no state between is wrong.
 pub(crate) fn publish(bucket: usize, held: bool, all: u32) {
     if let Some(slot) = WRITE_GUARDED.get(bucket) {
         slot.store(held, Release);
@@ -35,7 +35,6 @@ pub fn write_guarded(key: FileKey) -> bool {
     write_guarded_number(number(key))
 }
 
-/// The same for a [`number`], whatever its lowest bits.
 #[inline]
 pub fn write_guarded_number(number: u64) -> bool {
     HOT.writers.load(Acquire) != 0

@@ -28,8 +28,7 @@ use elision_core::client::memory;
 use elision_sys::limits;
 use elision_sys::raw::{Errno, Result};
 
-/// Above the program and the kernel's choices: some (CPython's `_testexternalinspection`) look for the program first in
-/// /proc/self/maps.
+/// Above the program: some (CPython's `_testexternalinspection`) look for it first in /proc/self/maps.
 const WINDOW: usize = 0x6000_0000_0000;
 const REGION_SHIFT: u32 = 40;
 /// Smallest and largest slot, as powers of two.
@@ -42,7 +41,6 @@ const WINDOW_LEN: usize = CLASSES << REGION_SHIFT;
 
 static TABLE: [[AtomicU64; SLOTS]; CLASSES] = [const { [const { AtomicU64::new(0) }; SLOTS] }; CLASSES];
 
-/// For each class: slots ever used, and where a search begins.
 static USED: [AtomicUsize; CLASSES] = [const { AtomicUsize::new(0) }; CLASSES];
 static NEXT: [AtomicUsize; CLASSES] = [const { AtomicUsize::new(0) }; CLASSES];
 
@@ -55,7 +53,7 @@ pub const HIGHEST_THRESHOLD: usize = 32 << 20;
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 static EXCESS: AtomicUsize = AtomicUsize::new(0);
 
-/// Slots with kept memory: class and index plus one, or 0. An entry follows the slot's release; its remover takes the slot.
+/// Slots with kept memory: class and index plus one, or 0. An entry's remover takes the slot.
 static KEPT_IN: [AtomicUsize; 32] = [const { AtomicUsize::new(0) }; 32];
 
 /// The whole cost of a small `free`.
@@ -152,7 +150,7 @@ impl Slot {
         self.word.store(block.word(), Release);
     }
 
-    /// Makes the slot Live. Memory beyond the block becomes excess where glibc would keep it and the limit allows, or goes.
+    /// Memory beyond the block becomes excess where glibc would keep it and the limit allows.
     fn set_live(self, block: Block, mapped: usize) {
         let (end, excess) = (self.base() + block.len, mapped - block.len);
         let heaps = !block.separate && !block.reshaped && !memory::touched(end, excess);
@@ -166,7 +164,6 @@ impl Slot {
         }
     }
 
-    /// Makes the slot Busy if its word still says `block`.
     fn take(self, block: Block) -> bool {
         self.word.compare_exchange(block.word(), BUSY, AcqRel, Relaxed).is_ok()
     }
@@ -184,7 +181,6 @@ impl Slot {
         self.release(0);
     }
 
-    /// A Busy, empty slot of at least `len` bytes.
     fn claim(len: usize, align: usize) -> Option<Self> {
         let class = class_for(len, align)?;
         let (used, next) = (USED.get(class)?, NEXT.get(class)?.load(Relaxed));
@@ -204,7 +200,6 @@ fn used_slots() -> impl Iterator<Item = Slot> {
     classes.flat_map(|(class, used)| (0..used.min(SLOTS)).map_while(move |index| Slot::new(class, index)))
 }
 
-/// The smallest class with room for `len` bytes and a guard page.
 fn class_for(len: usize, align: usize) -> Option<usize> {
     let size = len.checked_add(PAGE)?.checked_next_power_of_two()?.max(align).max(1 << SMALLEST);
     (size <= 1 << LARGEST).then(|| (size.trailing_zeros() - SMALLEST) as usize)
@@ -212,7 +207,6 @@ fn class_for(len: usize, align: usize) -> Option<usize> {
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-/// Anonymous private memory at this free address.
 fn map(addr: usize, len: usize, prot: i32) -> Result<()> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
     // SAFETY: with NOREPLACE the kernel maps over nothing.
@@ -226,7 +220,6 @@ fn map(addr: usize, len: usize, prot: i32) -> Result<()> {
     Ok(())
 }
 
-/// Unmaps pages that this thread owns.
 fn unmap(addr: usize, len: usize) {
     if len != 0 {
         // A failure only leaves address space in use. SAFETY: this thread owns the pages.
@@ -234,7 +227,6 @@ fn unmap(addr: usize, len: usize) {
     }
 }
 
-/// [`unmap`] where something may be deferred.
 fn discard(addr: usize, len: usize) {
     if memory::touched(addr, len) {
         // SAFETY: the program gave the pages back.
@@ -243,8 +235,7 @@ fn discard(addr: usize, len: usize) {
     unmap(addr, len);
 }
 
-/// Bytes of a block. At least as much follows the payload as in glibc, since programs do go a byte too far (one of the Linux Test
-/// Project).
+/// At least as much follows the payload as in glibc: some programs go a byte too far.
 fn len_for(request: usize, offset: usize) -> Option<usize> {
     let chunk = request.checked_add(8)?.checked_next_multiple_of(16)?;
     let payload = whole_pages(chunk.checked_add(8)?)? - 16;
@@ -279,7 +270,7 @@ pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
     Some((slot.base() + offset, kept.is_none()))
 }
 
-/// The best fitting kept block, or (`or_longest`) the longest to extend: its slot, now Busy, and length.
+/// The best fitting kept block, or (`or_longest`) the longest: its Busy slot, and length.
 fn take_kept(want: usize, align: usize, or_longest: bool) -> Option<(Slot, usize)> {
     for _ in 0..4 {
         let kept = KEPT_IN.iter().filter_map(|entry| {
@@ -345,12 +336,11 @@ fn find(payload: usize) -> Option<(Slot, Block)> {
     (block.state == State::Live && slot.base() + block.offset == payload).then_some((slot, block))
 }
 
-/// Usable bytes; `None` if no block starts there.
 pub fn usable(payload: usize) -> Option<usize> {
     find(payload).map(|(_, block)| block.len - block.offset)
 }
 
-/// False: no block starts there. Without `may_unmap` only calls are made that glibc's heap would make.
+/// Without `may_unmap` only calls are made that glibc's heap would make.
 pub fn free(payload: usize, may_unmap: bool) -> bool {
     loop {
         let Some((slot, block)) = find(payload) else { return false };
@@ -395,7 +385,6 @@ fn keep(slot: Slot, len: usize) -> bool {
     kept
 }
 
-/// Gives kept memory back. False: there was none.
 pub fn give_back() -> bool {
     let taken = KEPT_IN.iter().filter_map(|entry| take_out(entry, entry.load(Acquire)));
     taken.map(|(slot, len)| slot.empty(len)).count() != 0
@@ -412,7 +401,7 @@ pub fn resize(payload: usize, request: usize) -> Option<usize> {
     Some(to.base() + block.offset)
 }
 
-/// Grows a mapping in place. It must stay one: moved mappings are not joined with a second, and then cannot move together.
+/// The mapping must stay one: two could not move together.
 fn extend(addr: usize, old: usize, new: usize) -> Result<()> {
     // A deferred mapping cannot grow beyond its file.
     if memory::touched(addr, old) {
@@ -435,11 +424,9 @@ fn grow(slot: Slot, old: usize, new: usize, align: usize, in_place: bool) -> Opt
     let to = Slot::claim(new, align)?;
     let touched = memory::touched(from, old);
     let reserved = map(to.base(), new, if touched { READ_WRITE } else { libc::PROT_NONE });
-    // The reservation keeps mremap from replacing other mappings. A limit may leave no room for both: then an empty target
-    // suffices, which the kernel checks before the limit.
+    // The reservation keeps mremap from replacing other mappings. Where a limit has no room for both, an empty target suffices.
     let limited = reserved == Err(Errno(libc::ENOMEM)) && !touched && limits::memory_is_limited();
     match reserved {
-        // The slot stays Busy.
         Err(Errno(libc::EEXIST)) => return None,
         Ok(()) if touched => move_deferred(from, old, to.base()),
         _ if (reserved.is_ok() || limited) && remap(from, old, to.base(), new) => {}
@@ -452,14 +439,12 @@ fn grow(slot: Slot, old: usize, new: usize, align: usize, in_place: bool) -> Opt
     Some(to)
 }
 
-/// Moves `old` bytes to this thread's `to`, and resizes them. False: nothing changed.
 fn remap(from: usize, old: usize, to: usize, new: usize) -> bool {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     // SAFETY: the caller resizes the block, and owns the Busy slot.
     unsafe { raw_call(libc::SYS_mremap, &[from, old, new, flags as usize, to]) }.is_ok()
 }
 
-/// Moves a block; what is deferred stays so.
 fn move_deferred(from: usize, len: usize, to: usize) {
     // SAFETY: the caller resizes the live block, and the other is not published yet.
     unsafe {
@@ -471,7 +456,6 @@ fn move_deferred(from: usize, len: usize, to: usize) {
     unmap(from, len);
 }
 
-/// Is it in a live or kept block?
 pub fn holds(addr: usize) -> bool {
     let Some(slot) = Slot::at(addr) else { return false };
     let block = slot.block();
@@ -491,7 +475,6 @@ pub fn live() -> impl Iterator<Item = (usize, bool)> {
     live.map(|block| (block.len, block.separate))
 }
 
-/// Marks the live blocks that overlap the range.
 pub fn reshape(addr: usize, end: usize) {
     let (mut at, end) = (addr.max(WINDOW), end.min(WINDOW + WINDOW_LEN));
     while at < end {
@@ -556,7 +539,6 @@ mod tests {
 
     #[test]
     fn there_is_as_much_behind_a_payload_as_with_glibc() {
-        // Larger than what glibc's heap holds.
         for request in
             [33 << 20, (33 << 20) + 1, (34 << 20) - 32, (34 << 20) - 24, (34 << 20) - 16, (34 << 20) - 1]
         {
@@ -643,18 +625,14 @@ mod tests {
         let excess = || EXCESS.load(Relaxed) / PAGE;
         let kept = [20, 21].map(|mib| get(mib).0);
         assert!(kept.into_iter().all(|payload| free(payload, true)));
-        // None is long enough: the longest is extended.
         let (long, fresh) = get(31);
         assert!(!fresh && long == kept[1] && excess() == 0);
-        // The best fit, then its rest when it grows.
         let (short, fresh) = get(5);
         assert!(!fresh && short == kept[0] && excess() == 15 << 8);
         assert_eq!((resize(short, 18 << 20), usable(short)), (Some(short), Some((18 << 20) + PAGE)));
         assert_eq!(excess(), 2 << 8);
-        // Its excess after it shrinks, kept with freed memory.
         assert_eq!((resize(short, 2 << 20), excess()), (Some(short), 18 << 8));
         assert!(free(short, true) && excess() == 0 && KEPT.load(Relaxed) > 20 << 20);
-        // Never above the limit; excess leaves room for kept memory.
         let held: Vec<usize> = (0..4)
             .map(|_| {
                 let (payload, _) = get(30);
@@ -669,7 +647,6 @@ mod tests {
         assert!(give_back() && !give_back());
     }
 
-    /// Against a model. Memory stays within the limit, and ends at nothing.
     #[test]
     fn random_blocks_keep_their_bytes() {
         begin_keeping();
@@ -732,7 +709,6 @@ mod tests {
         unmap(slot.base() + (5 << 20), PAGE);
     }
 
-    /// Concurrent threads lose nothing, and never share a block.
     #[test]
     fn threads_share_what_is_kept() {
         begin_keeping();

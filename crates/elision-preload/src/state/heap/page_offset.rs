@@ -11,7 +11,6 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Where a CPython bytes object keeps its bytes.
 const BYTES_HEADER: usize = 32;
 
-/// malloc's alignment.
 const ALIGNMENT: usize = 16;
 
 /// The last hint: bits 63..52 thread mark, 51..12 remaining bytes, 11..0 position modulo the page size. 0: none.
