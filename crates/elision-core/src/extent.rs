@@ -84,7 +84,6 @@ impl Extent {
         })
     }
 
-    /// The whole pages that stand for any of `[start, end)`.
     pub fn clip_file(&self, start: u64, end: u64) -> Option<Extent> {
         let from = self.offset.max(start);
         let to = (self.offset + self.len as u64).min(end);
@@ -168,7 +167,6 @@ impl<const N: usize> Chunk<N> {
     }
 }
 
-/// The map's extents of one file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Share {
     pub mapped: usize,
@@ -537,7 +535,6 @@ impl<'a, const N: usize> ExtentMap<'a, N> {
         }
     }
 
-    /// Joins a chunk with the next if they fit, and frees an empty one.
     fn join(&mut self, at: usize) {
         let size = |map: &Self, at: usize| map.chunk(at).map(|chunk| chunk.len);
         let Some(len) = size(self, at) else { return };

@@ -145,7 +145,6 @@ pub fn learn_of_file(number: u64, known: usize) {
     }
 }
 
-/// Is the outcome worth a round trip?
 pub fn is_curious(len: usize) -> bool {
     static ASKED: AtomicU32 = AtomicU32::new(0);
     len >= LARGE

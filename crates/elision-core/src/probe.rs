@@ -38,8 +38,7 @@ pub fn pagemap_scan() -> io::Result<()> {
     }
 }
 
-/// Write tracking: unprivileged userfaultfd with asynchronous write protection (Linux 6.7). Of two armed pages, exactly the one
-/// stored into must be reported.
+/// Unprivileged userfaultfd with asynchronous write protection (Linux 6.7): of two armed pages, the altered one is reported.
 pub fn write_tracking() -> io::Result<()> {
     // SAFETY: the kernel just made this descriptor.
     let tracker = unsafe { OwnedFd::from_raw_fd(pages::tracker()?) };
@@ -262,8 +261,7 @@ fn lease(file: &Path, kind: c_int) -> io::Result<()> {
     // O_NONBLOCK: neither a pipe nor another's lease blocks this.
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file)?;
     let fd = open.as_raw_fd();
-    // An open between the two calls raises a signal: SIGURG is ignored by default, SIGIO would end the process. SAFETY: integers
-    // only.
+    // An open between the calls signals: SIGIO would end the process, SIGURG is ignored. SAFETY: integers only.
     unsafe {
         check(libc::fcntl(fd, F_SETSIG, libc::SIGURG).into())?;
         check(libc::fcntl(fd, libc::F_SETLEASE, kind).into())?;

@@ -134,8 +134,7 @@ pub struct Stats {
     pub declined: Vec<(Reason, u64)>,
 }
 
-/// Reads the counters. Loaded bytes count when an extent ends (see [`count_exactly`]); `Buffer::ranges` has those of a live
-/// buffer.
+/// Loaded bytes count when an extent ends (see [`count_exactly`]); `Buffer::ranges` has those of a live buffer.
 pub fn snapshot() -> Stats {
     let read = |counter: &AtomicU64| counter.load(Relaxed);
     Stats {

@@ -125,7 +125,6 @@ impl Call {
             }
         }
         if self.lost {
-            // Has the helper look for the slot.
             requests::ring();
         }
         Some(Reason::Helper)

@@ -92,7 +92,6 @@ pub fn stop(why: &str) {
     report::report_stop(why);
 }
 
-/// For tests: from now on a fault of the helper ends the program.
 pub fn watch_faults() {
     fault::watch();
 }

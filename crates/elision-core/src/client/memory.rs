@@ -64,7 +64,6 @@ pub(crate) fn forget_known(addr: usize, len: usize) {
     }
 }
 
-/// Makes the range plain memory with the same contents.
 pub fn dissolve(addr: usize, len: usize) {
     ask(Op::Dissolve, pages_around(addr, len));
 }

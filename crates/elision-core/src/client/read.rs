@@ -135,8 +135,7 @@ unsafe fn carry_out(
     let (before, after) = (head.len > 0 && start > head.addr, tail.len > 0 && end < tail.addr + tail.len);
     let has_fragments = before || after;
     if has_fragments {
-        // A failed fragment (EIO) fails in the traditional call, too. Where reads are atomic (XFS), fragments and pages must be
-        // of one time.
+        // A failed fragment (EIO) fails in the traditional call, too. An atomic read (XFS) has fragments and pages of one time.
         let got = (!before || fragment(head)) && (!after || fragment(tail));
         if !got || live::changes() != changes {
             return Ok(None);
@@ -165,8 +164,7 @@ impl DeferredRead {
         if end == offset + len as u64 {
             return Ok(len);
         }
-        // Another thread read through the description meanwhile: this call has claimed other bytes. SAFETY: within `associate`'s
-        // range.
+        // Another thread read through the description: this call has claimed other bytes. SAFETY: within `associate`'s range.
         let got = unsafe { file::pread(self.fd, addr, len, end - len as u64) }?;
         let _ = file::seek(self.fd, got as i64 - len as i64, libc::SEEK_CUR);
         Ok(got)

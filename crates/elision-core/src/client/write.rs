@@ -44,11 +44,9 @@ pub struct ElidedWrite {
 }
 
 enum Way {
-    /// At once, after the extents of others: too few whole pages.
     Small,
     /// At once: nothing can be elided. The request, if any.
     Whole(Reason, Option<Call>),
-    /// By the helper's answer about the first pages.
     Planned(Call),
 }
 
@@ -196,7 +194,6 @@ impl ElidedWrite {
         }
     }
 
-    /// Plans the whole pages from `at` on. A reason: nothing can be elided.
     fn plan_pages(&self, call: &mut Call, at: usize) -> Option<Reason> {
         let Split { head, pages, tail } = self.whole.split();
         let rest = pages.part(at, pages.len - at);

@@ -17,7 +17,6 @@ const MARKS: usize = 64;
 #[repr(C)]
 struct Board {
     uncovered: [AtomicU32; MARKS],
-    /// The thread whose last fork has set the mark.
     forker: [AtomicU32; MARKS],
     child: [AtomicI32; MARKS],
     since_ms: [AtomicU64; MARKS],
@@ -138,7 +137,6 @@ pub(crate) fn forked(child: i32) -> bool {
     removed
 }
 
-/// In a client: numbers the fork, before it asks the helper.
 pub(crate) fn begin() {
     let number = NUMBER.load(Relaxed).wrapping_add(1).max(1);
     NUMBER.store(number, Relaxed);

@@ -16,9 +16,7 @@ use elision_sys::task;
 pub enum Op {
     #[default]
     Ping,
-    /// Map whole pages of a file over a buffer.
     Associate,
-    /// Which pages must a write write?
     Plan,
     /// A planned write wrote `len` of `tried` bytes. It is over unless there is `more`.
     Wrote,
@@ -80,20 +78,17 @@ pub struct Request {
     /// No other thread stores into the pages around.
     pub exclusive: bool,
     pub track: bool,
-    /// Bytes of the transfer just before these pages.
     pub head: usize,
     pub tail: usize,
     pub tried: usize,
     /// For [`Op::Plan`]: a part was planned before. For [`Op::Wrote`]: another will be.
     pub more: bool,
-    /// Answer: `None` done, or why not.
     pub declined: Option<Reason>,
     pub broken: Option<&'static str>,
     /// Answer: bytes handled; ask again for the rest.
     pub handled: usize,
     /// Answer of [`Op::Plan`]: bytes already associated; of [`Op::Release`] and [`Op::BeforeWrite`]: deferred in vain.
     pub known: usize,
-    /// Those of `known` that were altered.
     pub altered: usize,
     /// Answer of [`Op::Associate`]: [`changes`](crate::shared::live::changes) then.
     pub changes: u64,
@@ -166,7 +161,6 @@ pub(crate) const CLAIMED: u32 = 1;
 /// On the list; the taker owns it next.
 pub(crate) const POSTED: u32 = 2;
 pub(crate) const TAKEN: u32 = 3;
-/// Answered: its thread owns it.
 pub(crate) const DONE: u32 = 4;
 /// Given up by its thread: the taker frees it, or `find_lost` if a killed helper had taken the list.
 pub(crate) const LOST: u32 = 5;

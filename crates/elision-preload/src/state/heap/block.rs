@@ -290,7 +290,6 @@ fn slot_named(name: usize) -> Option<Slot> {
     Slot::new(name / (2 * SLOTS), (name % (2 * SLOTS)).checked_sub(1)?)
 }
 
-/// Removes an entry that still has this name, and makes its slot Busy.
 fn take_out(entry: &AtomicUsize, name: usize) -> Option<(Slot, usize)> {
     let slot = slot_named(name)?;
     entry.compare_exchange(name, 0, AcqRel, Relaxed).ok()?;
@@ -462,7 +461,6 @@ pub fn holds(addr: usize) -> bool {
     block.state != State::Busy && addr < slot.base() + block.len
 }
 
-/// Is the range in one live block that nothing has reshaped?
 pub fn eligible(addr: usize, end: usize) -> bool {
     let Some(slot) = Slot::at(addr) else { return false };
     let block = slot.block();
@@ -610,7 +608,6 @@ mod tests {
         reshape(moved + PAGE, moved + PAGE + 1);
         assert!(!eligible(moved, moved + 1));
         assert!(!free(moved + 16, true) && free(moved, true) && !free(moved, true));
-        // Addresses without memory are answered, too.
         for addr in [moved, WINDOW, WINDOW + 12345, WINDOW + WINDOW_LEN - 1, WINDOW + WINDOW_LEN] {
             assert!(!eligible(addr + (1 << 20), addr + (1 << 21)) && usable(addr).is_none());
         }
