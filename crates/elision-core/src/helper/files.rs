@@ -1,84 +1,72 @@
-//! The files that extents refer to.
-
 use crate::extent::{SourceId, TargetId};
 use crate::fs_traits::FsTraits;
 use crate::shared::write_guarded::{self, BUCKETS, bucket, number};
 use elision_sys::file::FileKey;
 
-/// Files known at a time.
 pub const FILES: usize = 1 << 14;
 
-/// Descriptors that can be noted by number. (There is one for each guarded file, and a few others.)
+/// Descriptors noted by number: one for each guarded file, and a few.
 pub const DESCRIPTORS: usize = 2 * FILES;
 
-/// What keeps a file's bytes fixed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Guard {
-    /// Nothing: only tracked extents may refer to the file, and only if its ctime is still `stamp`.
+    /// Only tracked extents may refer to the file, while its ctime is `stamp`.
     None = 0,
-    /// A read lease on a description of our own.
+    /// A read lease on the helper's own description.
     Read,
-    /// A write lease on the program's own description, of which we hold a descriptor.
+    /// A write lease on the program's description, by a descriptor of the helper's.
     Write,
 }
 
-/// A file that extents refer to.
 #[derive(Clone, Copy, Debug)]
 pub struct File {
-    /// In use? If not, all else means nothing.
+    /// If not, the other fields mean nothing.
     pub used: bool,
-    /// Which file.
     pub key: FileKey,
-    /// Its file system.
     pub fs: Option<&'static FsTraits>,
-    /// What guards it.
     pub guard: Guard,
-    /// What is mapped.
     pub source: Source,
-    /// While not guarded: what the guard has left.
+    /// While unguarded: what the guard has left.
     pub stamp: Stamp,
-    /// The request of the write under way: until it is done nobody else may change the file, or read it. 0: none.
+    /// The request of the write under way, during which nobody else may change or read the file; 0: none.
     pub writer: usize,
-    /// Small writes since something was planned, or since it was guarded.
+    /// Small writes since the last plan, or since guarded.
     pub small: u32,
-    /// Something was planned since it was guarded.
+    /// A save was planned since guarded.
     pub saved: bool,
-    /// Up to here it was found to have no holes.
+    /// The file has no holes up to here.
     pub solid: u64,
-    /// A descriptor was closed: when to look whether that was the last (see `closing`), and how long that was put off. 0: not.
+    /// After a close: when to look whether it was the last (see `closing`), and the delay so far. 0: not.
     pub closed: u64,
     pub(crate) put_off: u64,
     /// A link to the next file of the same hash, or the next free entry.
     pub(crate) next: u32,
 }
 
-/// What is mapped: the file itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Source {
-    /// The helper's descriptor while the file is guarded, or −1.
+    /// The helper's descriptor while guarded, or −1.
     pub fd: i32,
-    /// Device and inode number that mappings show (they differ from stat's on some file systems), once known.
+    /// Device and inode that mappings show, once known (some file systems' stat differs).
     pub shown: (u64, u64),
 }
 
 impl Source {
-    /// No descriptor, and nothing known.
     pub const NONE: Source = Source { fd: -1, shown: (0, 0) };
 
-    /// Is it known what mappings of it show? (A helper that was killed may have noted the one number and not the other.)
+    /// A killed helper may have noted one number of the two.
     pub fn is_known(&self) -> bool {
         self.shown.0 != 0 && self.shown.1 != 0
     }
 }
 
-/// A file's ctime when its guard went, in seconds and nanoseconds: tracked extents hold while it has not moved.
+/// A ctime in seconds and nanoseconds.
 pub type Stamp = (i64, u32);
 
-/// No time that is remembered: those have nanoseconds.
+/// No stamp has 0 nanoseconds.
 pub const NO_STAMP: Stamp = (0, 0);
 
-/// A file entry that says nothing.
 pub const NO_FILE: File = File {
     used: false,
     key: FileKey { dev: 0, ino: 0 },
@@ -95,26 +83,25 @@ pub const NO_FILE: File = File {
     next: 0,
 };
 
-/// Hashes of files.
 const HASHES: usize = 1 << 12;
 
-/// The table. All zeroes are an empty one.
+/// All zeroes are an empty table.
 pub struct Files {
     entries: [File; FILES],
-    /// Entries from here on were never used, and hold nothing.
+    /// Entries from here on were never used.
     top: usize,
-    /// The first free entry below, and one; 0 for none.
+    /// The first free entry below `top`, plus one; 0: none.
     free: u32,
-    /// The first file of each hash, and one.
+    /// The first file of each hash, plus one.
     first: [u32; HASHES],
     /// Files under write leases, by bucket.
     guarded: [u32; BUCKETS],
-    /// Which file a descriptor of ours was last the guard of, by its number.
+    /// The file that each descriptor last guarded.
     watched: [TargetId; DESCRIPTORS],
 }
 
 impl Files {
-    /// Forgets all of them, in whatever state a killed helper has left the table.
+    /// Also clears what a killed helper left half changed.
     pub fn clear(&mut self) {
         for entry in self.entries.iter_mut().take(self.top) {
             *entry = NO_FILE;
@@ -125,17 +112,15 @@ impl Files {
         write_guarded::clear();
     }
 
-    /// The numbers of all entries, used or not.
+    /// All entries, used or not.
     pub fn ids(&self) -> impl Iterator<Item = TargetId> + use<> {
         (0..self.top as u32).map(TargetId)
     }
 
-    /// The files.
     pub fn known(&self) -> impl Iterator<Item = &File> {
         self.entries.get(..self.top).unwrap_or(&[]).iter().filter(|file| file.used)
     }
 
-    /// The file of that key.
     pub fn find(&self, key: FileKey) -> Option<TargetId> {
         let mut link = *self.first.get(hash(key))?;
         while let Some(id) = linked(link) {
@@ -148,7 +133,7 @@ impl Files {
         None
     }
 
-    /// The guarded file whose mappings show this device and inode number, or may do so.
+    /// The guarded file whose mappings show, or may show, this device and inode number.
     pub fn shown_as(&self, dev: u64, ino: u64) -> Option<TargetId> {
         let shows = |id: &TargetId| {
             let file = self.get(*id);
@@ -156,45 +141,40 @@ impl Files {
                 if file.source.is_known() { file.source.shown == (dev, ino) } else { file.key.ino == ino };
             file.used && file.guard != Guard::None && same
         };
-        // On most file systems they are what stat says.
+        // On most file systems mappings show what stat says.
         self.find(FileKey { dev, ino }).filter(shows).or_else(|| self.ids().find(shows))
     }
 
-    /// The file of that number.
     pub fn get(&self, id: TargetId) -> File {
         self.entries.get(..self.top).and_then(|known| known.get(id.0 as usize)).copied().unwrap_or(NO_FILE)
     }
 
-    /// What is mapped by that number.
     pub fn source(&self, id: SourceId) -> Source {
         self.get(TargetId(id.number())).source
     }
 
-    /// The same, to change it.
     pub fn source_mut(&mut self, id: SourceId) -> Option<&mut Source> {
         self.get_mut(TargetId(id.number())).map(|entry| &mut entry.source)
     }
 
-    /// The file of that number, to change what is neither its key nor its guard.
+    /// To change neither key nor guard.
     pub fn get_mut(&mut self, id: TargetId) -> Option<&mut File> {
         self.entries.get_mut(..self.top)?.get_mut(id.0 as usize).filter(|file| file.used)
     }
 
-    /// From now on this descriptor guards this file.
     pub fn watch(&mut self, fd: i32, id: TargetId) {
         if let Some(slot) = usize::try_from(fd).ok().and_then(|fd| self.watched.get_mut(fd)) {
             *slot = id;
         }
     }
 
-    /// The file that this descriptor guards, if it is known to guard one.
     pub fn watched(&self, fd: i32) -> Option<TargetId> {
         let id = *self.watched.get(usize::try_from(fd).ok()?)?;
         let file = self.get(id);
         (file.used && file.guard != Guard::None && file.source.fd == fd).then_some(id)
     }
 
-    /// Enters a file. `None`: there is no room.
+    /// `None`: no room.
     pub fn add(&mut self, file: File) -> Option<TargetId> {
         let id = match linked(self.free) {
             Some(id) => {
@@ -216,7 +196,7 @@ impl Files {
         Some(id)
     }
 
-    /// Replaces what is known of a file, whose key stays.
+    /// Replaces everything but the key.
     pub fn set(&mut self, id: TargetId, file: File) {
         let before = self.get(id);
         if file.guard == Guard::Write && before.guard != Guard::Write {
@@ -230,7 +210,6 @@ impl Files {
         }
     }
 
-    /// Forgets a file.
     pub fn remove(&mut self, id: TargetId) {
         let file = self.get(id);
         if !file.used {
@@ -239,7 +218,7 @@ impl Files {
         if file.guard == Guard::Write {
             self.count_guard(file.key, false);
         }
-        // The link that leads to it, from the head of its chain or from the file before.
+        // The link that leads to the file.
         let mut before = None;
         let mut link = self.first.get(hash(file.key)).copied().unwrap_or(0);
         while let Some(at) = linked(link).filter(|&at| at != id) {
@@ -259,7 +238,6 @@ impl Files {
         }
     }
 
-    /// Tells the program's threads of one more, or one less, file under a write lease.
     fn count_guard(&mut self, key: FileKey, up: bool) {
         let Some(count) = self.guarded.get_mut(bucket(key)) else { return };
         *count = if up { *count + 1 } else { count.saturating_sub(1) };
@@ -268,7 +246,7 @@ impl Files {
     }
 }
 
-/// A link to a file is its number and one; 0 is none.
+/// A link is a file's number plus one; 0: none.
 fn link_to(id: TargetId) -> u32 {
     id.0 + 1
 }
@@ -290,7 +268,7 @@ mod tests {
     use std::collections::HashMap;
 
     fn table() -> Box<Files> {
-        // SAFETY: as `launch::prepare` has it: zeroes are numbers, `false`, and guards of no kind.
+        // SAFETY: zeroes are valid, as in `launch::prepare`.
         #[allow(unsafe_code)]
         unsafe {
             Box::<Files>::new_zeroed().assume_init()
@@ -310,7 +288,7 @@ mod tests {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            // So few that entries are used again, and hashes are shared.
+            // So few that entries are reused and hashes collide.
             let ino = random % 900 * 4096;
             let guard = match random >> 39 & 1 {
                 0 => Guard::Read,
@@ -350,7 +328,7 @@ mod tests {
     fn a_file_is_found_by_what_its_mappings_show() {
         let mut files = table();
         let id = files.add(file(7, Guard::Read)).unwrap();
-        // Not known, half noted by a helper that was killed, and known: on some file systems another device than stat's.
+        // Unknown, half noted by a killed helper, and known.
         for (mapped, found) in
             [((0, 0), true), ((5, 0), true), ((0, 7), true), ((5, 7), true), ((6, 7), false)]
         {
@@ -371,9 +349,6 @@ mod tests {
         assert_eq!(files.add(file(1 << 40, Guard::Read)), Some(TargetId(77)));
     }
 
-    /// A write of 1,504 bytes went unseen in one of some ten thousand threaded histories, and a later write of the whole
-    /// file left its page out: the list of guarded files was being written anew, for another file, while the
-    /// write asked whether its own was on it.
     #[test]
     fn a_guarded_file_is_never_overlooked_while_others_come_and_go() {
         let mut files = table();

@@ -1,17 +1,14 @@
-//! Giving pages memory of their own before their file changes.
+//! Gives pages memory of their own before their file changes.
 //!
-//! Copy-on-write is not enough: truncating a file takes away even the private copies that a mapping of it holds (the kernel's
-//! `unmap_mapping_range` with `even_cows`), and what touches them then dies of SIGBUS. So the mapping itself must go. For each extent:
+//! Truncating a file takes away even private copies in its mappings (`unmap_mapping_range` with `even_cows`), so the mapping
+//! itself must go. For each extent:
 //!
-//! 1. fresh anonymous memory is filled with the file bytes of all pages that are not altered (they cannot change: the file is guarded);
-//! 2. the program's threads are stopped; pages that are altered by now are copied over;
-//! 3. the anonymous memory is moved over the mapping, in a few steps;
-//! 4. the threads go on.
+//! 1. anonymous memory is filled with the file bytes of unaltered pages, which the guard keeps fixed;
+//! 2. the threads are stopped, and pages altered by now copied over: a store between copy and move would be lost;
+//! 3. the anonymous memory is moved over the mapping, and the threads go on.
 //!
-//! Without step 2 a store between the copy and the move would be lost.
-//!
-//! A page that its device does not deliver must not show what the file has later: memory that cannot be touched takes its place, and
-//! whoever touches it gets SIGBUS, as before.
+//! A page that its device does not deliver must not show later file content: untouchable memory takes its place (SIGBUS, as
+//! before).
 #![allow(unsafe_code)] // Replaces the program's memory by equal memory.
 
 use crate::extent::{BLANK, Extent, TargetId};
@@ -26,14 +23,14 @@ use crate::transfer::PAGE;
 use elision_sys::pages::{Wanted, category};
 use elision_sys::{file, memory, task};
 
-/// Extents moved while threads are stopped once.
+/// Extents moved during one stop.
 const BATCH: usize = 128;
 
-/// An extent is exchanged in at most so many pieces: what is altered in a piece is there twice for a moment.
+/// An extent is exchanged in at most so many pieces: altered pages of a piece exist twice for a moment.
 const PIECES: usize = 16;
 const SMALLEST_PIECE: usize = 2 << 20;
 
-/// Pages with memory of their own in a private file mapping: altered ones.
+/// Altered pages of a private file mapping.
 const OWN_MEMORY: Wanted = Wanted {
     all: category::FILE,
     inverted: category::FILE,
@@ -41,53 +38,49 @@ const OWN_MEMORY: Wanted = Wanted {
     protect: false,
 };
 
-/// An extent and the memory that is to take its place.
 #[derive(Clone, Copy)]
 struct Shadow {
     extent: Extent,
-    /// 0 if there is none.
+    /// 0: none.
     memory: usize,
-    /// No page of the extent could be read just now. (Those that are altered need not be.)
+    /// No unaltered page of the extent could be read.
     unreadable: bool,
 }
 
 impl Shadow {
     fn drop(self) {
         if self.memory != 0 {
-            // SAFETY: the shadow was never anybody else's.
+            // SAFETY: only this function's caller knows the shadow.
             unsafe { memory::unmap(self.memory, self.extent.len) };
         }
     }
 }
 
-/// What became of an extent's turn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Exchange {
     Done,
-    /// It is no longer what it was.
+    /// The extent is no longer what it was.
     Stale,
     Failed,
 }
 
-/// Rounds in which a program may unmap parts of what is being copied before it is copied in place instead.
+/// Rounds in which the program may unmap parts of what is being copied, before it is copied in place.
 const PATIENCE: usize = 100;
 
-/// Which extents.
 #[derive(Clone, Copy)]
 enum Which {
     File(TargetId),
     Range(usize, usize),
 }
 
-/// Materialises every mapped extent of a file. Where tracking allows it, they stay associated as tracked extents. False: some mapping of it
-/// may be left.
+/// Materialises every mapped extent of a file; where tracking works, they stay as tracked extents. False: a mapping may be left.
 pub(crate) fn file(state: &mut State, id: TargetId) -> bool {
     let track = state.fine_ctime;
     materialise(state, Which::File(id), track)
 }
 
-/// Materialises every mapped extent of a file whose descriptor is gone. The mappings still know the file, and keep its lease, so writers wait
-/// until the last one is exchanged.
+/// Materialises a file whose descriptor is gone. The mappings still know it and keep its lease, so writers wait for the last
+/// exchange.
 pub(crate) fn orphan(state: &mut State, id: TargetId) {
     if let Some(entry) = state.files.get_mut(id) {
         file::close(core::mem::replace(&mut entry.source.fd, -1));
@@ -100,7 +93,7 @@ pub(crate) fn range(state: &mut State, addr: usize, len: usize) {
     materialise(state, Which::Range(addr, len), false);
 }
 
-/// True if every mapping of it is gone.
+/// True if every mapping is gone.
 fn materialise(state: &mut State, which: Which, track: bool) -> bool {
     let mut gone = true;
     for round in 0usize.. {
@@ -108,25 +101,25 @@ fn materialise(state: &mut State, which: Which, track: bool) -> bool {
         let mut count = 0;
         let mut from = 0;
         while let Some(extent) = next_mapped(&mut state.map, which, from) {
-            // What is gone is cut out of the map; what is left of the extent is found again.
+            // Unmapped parts are cut out of the map; the rest is found again.
             if !mappings::is_ours(&state.tables, &state.files, extent)
                 && mappings::prune(&mut state.map, &state.tables, &state.files, extent)
             {
                 continue;
             }
             let Some(slot) = batch.get_mut(count) else { break };
-            // (Of an extent of which a part has been copied, the rest.)
+            // Of an extent that was copied in part, the rest.
             let extent = extent.clip(from, extent.end()).unwrap_or(extent);
             *slot = precopy(state, extent);
             if slot.memory == 0 && !slot.unreadable && count > 0 {
-                // Perhaps there is no room: first what has been copied, which makes some.
+                // Perhaps there is no room: exchange first what has been copied, which makes some.
                 break;
             }
             from = extent.end();
             count += 1;
         }
         if count == 0 {
-            // If some had to be spent, there may be room again.
+            // If the reserve was spent, there may be room for it again.
             state.reserve.keep();
             break;
         }
@@ -139,7 +132,7 @@ fn materialise(state: &mut State, which: Which, track: bool) -> bool {
             };
             match outcome {
                 Exchange::Done => (),
-                // A part was unmapped meanwhile; the rest keeps its record, and its turn comes again.
+                // A part was unmapped meanwhile; the rest has its turn again.
                 Exchange::Stale if round < PATIENCE => shadow.drop(),
                 Exchange::Stale | Exchange::Failed => {
                     shadow.drop();
@@ -156,7 +149,7 @@ fn materialise(state: &mut State, which: Which, track: bool) -> bool {
     gone
 }
 
-/// The next mapped extent that ends after `from`. Extents of a range are taken whole: half of one would leave two mappings.
+/// The next mapped extent that ends after `from`. Extents are taken whole: half of one would leave two mappings.
 fn next_mapped(map: &mut Map, which: Which, from: usize) -> Option<Extent> {
     let map = map.view();
     match which {
@@ -168,8 +161,8 @@ fn next_mapped(map: &mut Map, which: Which, from: usize) -> Option<Extent> {
     }
 }
 
-/// Anonymous memory with the file bytes of an extent's pages that have no memory of their own, or of its first pages where address space is
-/// short or a page cannot be read; 0 if there is none.
+/// Anonymous memory with the file bytes of an extent's unaltered pages, or of its first pages where address space is short or a
+/// page cannot be read; 0: none.
 fn precopy(state: &mut State, mut extent: Extent) -> Shadow {
     let none = Shadow { extent, memory: 0, unreadable: false };
     if !mappings::is_ours(&state.tables, &state.files, extent) {
@@ -206,7 +199,7 @@ fn precopy(state: &mut State, mut extent: Extent) -> Shadow {
             Some(_) => unreadable_from(extent, shadow, fd, by_mapping),
             None => whole.len,
         };
-        // SAFETY: the shadow was never anybody else's.
+        // SAFETY: only this function knows the shadow.
         unsafe { memory::unmap(shadow, extent.len) };
         return Shadow { extent: Extent { len, ..whole }, memory: 0, unreadable: unread.is_some() };
     }
@@ -217,7 +210,7 @@ fn precopy(state: &mut State, mut extent: Extent) -> Shadow {
     Shadow { extent, memory: shadow, unreadable: false }
 }
 
-/// With the program held still: copies what is altered, and moves the shadow into place.
+/// With the program held: copies altered pages, and moves the shadow into place.
 fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
     let Shadow { extent, memory: fresh, .. } = shadow;
     if !mappings::is_ours(&state.tables, &state.files, extent) {
@@ -241,28 +234,28 @@ fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
             let (from, len) = (run.start as usize, (run.end - run.start) as usize);
             for at in (from..from + len).step_by(STEP) {
                 let len = STEP.min(from + len - at);
-                // SAFETY: the pages are there, readable, and nobody stores into them now; the shadow is ours.
+                // SAFETY: the pages are present and readable, the program is held, and the shadow is the helper's.
                 unsafe {
                     core::ptr::copy_nonoverlapping(at as *const u8, (place + (at - start)) as *mut u8, len)
                 };
                 requests::step();
             }
         });
-        // SAFETY: the shadow holds the same bytes, page by page, and no thread is there to see the exchange.
+        // SAFETY: the shadow holds the same bytes, and the program is held.
         if reached < end || unsafe { memory::move_over(place, start, end - start) }.is_err() {
             return Exchange::Failed;
         }
     }
     let _ = state.map.view().remove(extent.addr, extent.len);
     state.map.dropped = true;
-    // So fragmented an extent is not worth following.
+    // An extent this fragmented is not worth tracking.
     if track && count <= altered.len() {
         keep_tracked(&mut state.map, &mut state.tables, extent, altered.get(..count).unwrap_or(&[]));
     }
     Exchange::Done
 }
 
-/// The pages that were not altered still equal the file: they stay associated, with memory of their own.
+/// Unaltered pages still equal the file: they stay associated, in memory of their own.
 fn keep_tracked(map: &mut Map, tables: &mut PageTables, extent: Extent, altered: &[(usize, usize)]) {
     if !tables.track(extent.addr, extent.len) {
         return;
@@ -276,30 +269,28 @@ fn keep_tracked(map: &mut Map, tables: &mut PageTables, extent: Extent, altered:
     let _ = map.view().insert(Extent { source: None, ..extent });
 }
 
-/// Bytes that are copied at once: a matter of seconds, however slow the device.
+/// Bytes copied between two signs of life: seconds on the slowest device.
 const STEP: usize = 8 << 20;
 
-/// Bytes that the kernel reads ahead when it is told what will be needed, or less.
+/// At most what the kernel reads ahead on advice.
 const AHEAD: usize = 1 << 20;
 
-/// Fills the part `[from, to)` of an extent's shadow with file bytes. Says how far it came.
-///
-/// By reading, which is faster; or from the mapping where a read would show: the program's own has counted as an access already.
+/// Fills `[from, to)` of an extent's shadow with file bytes, and returns how far it came: by reading, which is faster, or from
+/// the mapping where a read would show as an access.
 fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mapping: bool) -> usize {
     let target = shadow + (from - extent.addr);
     let mut done = 0;
     if by_mapping {
-        // (In a client without a helper the descriptor is not there, but the mapping is.)
         let mut step = AHEAD;
         while done < to - from {
             let (at, len) = (from + done, step.min(to - from - done));
             requests::step();
-            // SAFETY: advice and populating change no contents, and the shadow is ours.
+            // SAFETY: advice and populating change no contents; the shadow is the helper's.
             unsafe {
                 let _ = memory::advise(at, len, libc::MADV_WILLNEED);
                 match memory::advise(at, len, libc::MADV_POPULATE_READ) {
                     Ok(()) => {
-                        // By the kernel: the program goes on, and may have unmapped it by now.
+                        // The kernel copies: the running program may have unmapped the pages.
                         let copied = task::copy_own(at, target + done, len).unwrap_or_else(|_| {
                             core::ptr::copy_nonoverlapping(at as *const u8, (target + done) as *mut u8, len);
                             len
@@ -309,7 +300,7 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
                             return done;
                         }
                     }
-                    // Up to the very page that cannot be read.
+                    // Find the very page that cannot be read.
                     Err(_) if step > PAGE => step = PAGE,
                     Err(_) => return done,
                 }
@@ -320,7 +311,7 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
     while done < to - from {
         let offset = extent.offset + (from - extent.addr + done) as u64;
         requests::step();
-        // SAFETY: into the shadow, which is ours.
+        // SAFETY: only the helper uses the shadow.
         match unsafe { file::pread(fd, target + done, STEP.min(to - from - done), offset) } {
             Ok(0) | Err(_) => return done,
             Ok(n) => done += n,
@@ -329,7 +320,7 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
     done
 }
 
-/// The first page of an extent cannot be read. How many bytes are there to the next one that can? (Its shadow serves to try.)
+/// The first page of an extent cannot be read: bytes to the next one that can. The shadow serves to try.
 fn unreadable_from(extent: Extent, shadow: usize, fd: i32, by_mapping: bool) -> usize {
     let rest = (extent.addr + PAGE..extent.end()).step_by(PAGE);
     let readable = |&at: &usize| {

@@ -1,4 +1,4 @@
-//! Which pages must be written?
+//! Which pages a write must write.
 
 use crate::extent::{self, Kind, PageFacts, TargetId};
 use crate::helper::before_write::{self, name_of};
@@ -13,12 +13,12 @@ use crate::stats::Reason;
 use crate::transfer::PAGE;
 use elision_sys::file;
 
-/// Two runs that are written synchronously are written as one if no more than this is between them: each call costs about 3 ms, and each MiB
-/// 2.2 ms more (ext4 on a virtual disk). (Others are not joined: a run costs about 5 µs.)
+/// Synchronous runs with at most this gap are joined: a call costs about 3 ms, a MiB 2.2 ms more (ext4, virtual disk). Other runs
+/// cost 5 µs, and stay apart.
 const SYNCHRONOUS_GAP: usize = 1 << 20;
 
-/// Which of the whole pages `[addr, addr + len)` must be written at `offset`? What is not in the answer equals the file. Pages in the answer are
-/// write-protected before it is given: a store while they are written counts for the next time.
+/// Finds the pages of `[addr, addr + len)` that must be written at `offset`; the others equal the file. Write-protects them
+/// before it answers, so a store during the write counts for the next one.
 pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
     let id = match guard_for_write(state, request) {
         Ok(id) => id,
@@ -33,7 +33,7 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
     let delta = request.offset.wrapping_sub(start as u64);
     let gap = least_gap(request);
     if gap > 0 && !request.more {
-        // It, or what comes before it, is written in any case.
+        // The first page, or the head before it, is written in any case.
         request.push_run(start, start + PAGE, 0, gap);
     }
     let mut at = start;
@@ -77,20 +77,19 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
         let from = request.offset + (run.addr - start) as u64;
         before_write::before_write(state, id, from, from + run.len as u64, Some(delta));
     }
-    // The fragments are written in any case, and the first page where there is none before it.
+    // The fragments are always written, and the first page if there is no head.
     let delta = Some(delta);
     let first = request.offset - request.head as u64;
     let first_end = if request.head > 0 { request.offset } else { request.offset + PAGE as u64 };
     before_write::before_write(state, id, first, first_end, delta);
     before_write::before_write(state, id, end_offset, end_offset + request.tail as u64, delta);
-    // If one of these let the guard go, the plan still holds: it was true when it was made.
+    // Even if the guard was released here, the plan was true when it was made.
     if let Some(entry) = state.files.get_mut(id).filter(|entry| entry.guard != Guard::None) {
         (entry.writer, entry.small, entry.saved) = (name_of(request), 0, true);
     }
     None
 }
 
-/// A guard under which a write may be elided.
 fn guard_for_write(state: &mut State, request: &Request) -> Result<TargetId, Reason> {
     if let Some(id) = state.files.find(request.key)
         && state.files.get(id).guard != Guard::None
@@ -99,21 +98,21 @@ fn guard_for_write(state: &mut State, request: &Request) -> Result<TargetId, Rea
         let same = known.guard == Guard::Write
             && request.owned
             && has_our_lease(request.pid, request.fd, request.key, false);
-        // Others wait for their turn until a write is done, not until there is none.
+        // Others wait until one write is done, not until none is under way.
         return match same {
             true if request.more && known.writer == name_of(request) && is_held(&known) => Ok(id),
             true if !request.more && is_whole(&known) => Ok(id),
             _ => Err(Reason::OwnWriter),
         };
     }
-    // (What was true of the description when the write began need not be any more.)
+    // Ownership seen when the write began may have ended.
     if !request.owned || request.more {
         return Err(Reason::OwnWriter);
     }
     guard::acquire(state, Guard::Write, request).map(|(id, _)| id)
 }
 
-/// Has the file holes in the range? A traditional write would fill them; eliding would not.
+/// Holes that a plain write would fill, but an elided one would not.
 fn has_holes(files: &mut Files, id: TargetId, start: u64, end: u64) -> bool {
     let known = files.get(id);
     if start.max(end) <= known.solid {
@@ -122,23 +121,22 @@ fn has_holes(files: &mut Files, id: TargetId, start: u64, end: u64) -> bool {
     let Ok(stat) = file::stat(known.source.fd) else { return true };
     let holes = match file::has_hole(known.source.fd, known.solid, end.max(start)) {
         Some(hole) => hole,
-        // Without FIEMAP (tmpfs) blocks are exactly the pages that exist.
+        // Without FIEMAP (tmpfs) blocks are exactly the present pages.
         None => !stat.is_solid(),
     };
-    // It stays so while guarded, up to the end of the file.
+    // Holds while guarded, up to the end of the file.
     if !holes && let Some(entry) = files.get_mut(id) {
         entry.solid = end.max(start).min(stat.size);
     }
     holes
 }
 
-/// Appends the altered pages of `[at, to)`; says how far it came.
+/// Appends the altered pages of `[at, to)`; returns how far it came.
 fn altered_runs(tables: &mut PageTables, kind: Kind, at: usize, to: usize, request: &mut Request) -> usize {
     let mut cursor = at;
     let mut full = None;
     let reached = tables.scan_while(at, to, SOMEWHERE, |run| {
         let (from, until) = (run.start as usize, run.end as usize);
-        // Pages that are nowhere come between the runs.
         let nowhere = extent::state(kind, PageFacts::default()) == extent::State::Altered;
         if nowhere && cursor < from && !push(request, cursor, from) {
             full = Some(cursor);
@@ -161,8 +159,8 @@ fn altered_runs(tables: &mut PageTables, kind: Kind, at: usize, to: usize, reque
     reached
 }
 
-/// Write-protects what is about to be written to the place that `delta` names. What was tracked for another place is so no longer. Mapped
-/// extents of another place stay as they are: protected, their altered pages would pass for unaltered.
+/// Write-protects what is about to be written to `delta`'s place, and untracks other places. Mapped extents of other places stay
+/// unprotected: their altered pages would pass for unaltered.
 fn follow(map: &mut Map, tables: &mut PageTables, id: TargetId, delta: u64, from: usize, to: usize) {
     let mut at = from;
     while at < to {
@@ -182,7 +180,7 @@ fn follow(map: &mut Map, tables: &mut PageTables, id: TargetId, delta: u64, from
     }
 }
 
-/// Appends `[from, to)`, which is altered, to the answer, joined with the run before it if they meet, or nearly. False: no room.
+/// Appends altered `[from, to)` to the answer, joined with a near run before it. False: no room.
 fn push(request: &mut Request, from: usize, to: usize) -> bool {
     let good = request.push_run(from, to, 0, least_gap(request));
     request.altered += if good { to.saturating_sub(from) } else { 0 };

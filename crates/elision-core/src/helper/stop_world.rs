@@ -1,11 +1,8 @@
-//! Stopping the program's threads, unseen, for the microseconds in which memory changes hands.
+//! Stops the program's threads while memory changes hands.
 //!
-//! Only ptrace stops a thread in user code and in the kernel alike without a signal, an error or a trap that the program could see. A system
-//! call whose sleep it interrupts is handed back to the kernel ([`task::trace_release`]; [`crate::helper::waits`] says for how long). One
-//! that had done a part returns that: the drop-in makes some such calls again.
-//!
-//! A thread inside vfork cannot stop before its child calls exec. The child shares the memory, and may be the one that waits for the lease:
-//! it is held in its parent's place.
+//! Only ptrace does so without a signal, error or trap that the program could see. An interrupted system call is handed back to
+//! the kernel ([`task::trace_release`], [`crate::helper::waits`]); one that had done a part returns that. A thread inside vfork
+//! cannot stop: its child, which shares the memory, is held in its place.
 
 use crate::helper::waits;
 use crate::shared::control;
@@ -15,46 +12,42 @@ use crate::shared::requests;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::*};
 use elision_sys::task::{self, SignalInfo, Stop, Traced};
 
-/// Threads that can be held at a time. (With their guard pages, they need twice as many mappings as `vm.max_map_count` usually is.)
+/// Threads that can be held at a time: more (with guard pages) exceed the usual `vm.max_map_count`.
 const THREADS: usize = 1 << 16;
 
-/// For how long the others are held while one does not stop, and how much longer for each of them.
+/// How long the others are held while one does not stop, and how much longer for each thread.
 const PATIENCE_US: u64 = 20_000;
 const PATIENCE_EACH_US: u64 = 50;
 
-/// How often it is tried before giving up: about a second. Somebody waits for the file meanwhile.
+/// Tries before giving up: about a second.
 const TRIES: u32 = 30;
 
-/// For how long a thread is waited for that does not stop: it waits for a device, or for a processor. After that pages are copied in place,
-/// where a truncation would take them away; but meanwhile no other request is answered.
+/// How long to wait for a thread that waits for a device or a processor. No other request is answered meanwhile; afterwards pages
+/// are copied in place, where a truncation takes them away.
 const STUCK_MS: u64 = 10_000;
 
-/// How often, while threads are being seized, dead ones are reaped (see [`on_timer`]).
+/// How often dead threads are reaped while threads are being seized (see [`on_timer`]).
 const REAP_MS: u64 = 20;
 
-/// Threads are being seized.
 static SEIZING: AtomicBool = AtomicBool::new(false);
 
-/// A thread that was seized.
 #[derive(Clone, Copy)]
 struct Held {
     /// 0: gone.
     tid: i32,
-    /// What its stop has come upon, if it has stopped.
     stopped: Option<Stop>,
-    /// Inside vfork: it cannot stop, but will not run before its child, which is held.
+    /// Inside vfork: it will not run before its child, which is held.
     lends: bool,
 }
 
-/// The threads held.
 pub struct StopWorld {
     threads: [Held; THREADS],
     count: usize,
-    /// While they are being seized: the one that the kernel, which keeps an order, is expected to name next.
+    /// The thread that /proc is expected to list next.
     next: usize,
-    /// In a client that has no helper: no thread is stopped.
+    /// In a client without a helper: no thread is stopped.
     pub alone: bool,
-    /// The thread that did not stop. `None` if it may be in vfork.
+    /// The thread that did not stop; `None` if it may be in vfork.
     stuck: Option<i32>,
 }
 
@@ -62,22 +55,21 @@ pub struct StopWorld {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Borrowed {
     ByNobody,
-    /// The kernel keeps no list of children, or one may not be traced.
+    /// The kernel lists no children, or one may not be traced.
     Perhaps,
 }
 
-/// Could every thread be seized?
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Seized {
     All,
-    /// One does not stop for now.
+    /// One thread does not stop for now.
     Slow,
-    /// One may not be traced at all.
+    /// One thread may not be traced.
     Refused,
 }
 
 impl StopWorld {
-    /// Begins anew, in a helper that holds nobody yet: what a killed helper has left in the list runs.
+    /// For a new helper, which holds no thread: the threads in a killed helper's list run.
     pub(crate) fn begin(&mut self) {
         (self.count, self.alone, self.stuck) = (0, false, None);
         SEIZING.store(false, SeqCst);
@@ -91,7 +83,7 @@ impl StopWorld {
         self.held().iter().position(|held| held.tid == tid)
     }
 
-    /// Seizes a thread and asks it to stop. False: it may not be.
+    /// Seizes a thread and asks it to stop. False: it may not be traced.
     fn seize(&mut self, process: i32, tid: i32) -> bool {
         let next = self.next;
         if self.held().get(next).is_some_and(|held| held.tid == tid) {
@@ -99,14 +91,14 @@ impl StopWorld {
             return true;
         }
         let at = self.count;
-        // (The kernel refuses one that is ours already. To look for each would take as long as there are threads, squared.)
+        // The kernel refuses a thread that is seized already. Searching the list first would be quadratic.
         if let Some(slot) = self.threads.get_mut(at)
             && task::trace_seize(tid).is_ok()
         {
             *slot = Held { tid, stopped: None, lends: false };
             self.count = at + 1;
             self.show_from(at);
-            // It may have died meanwhile; then the wait will tell.
+            // If the thread has died meanwhile, the wait tells.
             let _ = task::trace_interrupt(tid);
             return true;
         }
@@ -117,19 +109,18 @@ impl StopWorld {
         is_dead(process, tid)
     }
 
-    /// Shows [`on_timer`] the threads from this one on.
     fn show_from(&self, at: usize) {
         let shown = SEIZED.iter().zip(&self.threads).take(self.count).skip(at);
         shown.for_each(|(shown, held)| shown.store(held.tid, Relaxed));
         SEIZED_COUNT.store(self.count, Release);
     }
 
-    /// Seizes every thread of `program`, those included that are made meanwhile, and waits until they have stopped.
+    /// Seizes every thread of `program`, new ones included, and waits until they have stopped.
     fn seize_all(&mut self, program: i32) -> Seized {
         loop {
             let before = self.count;
-            // A thread in exec waits for its siblings to be reaped, by the helper if they are seized already, and the next seize would wait
-            // for the exec: a timer reaps them.
+            // A thread in exec waits for the helper to reap its seized siblings, and the next seize waits for that exec: a timer
+            // reaps them.
             self.show_from(0);
             SEIZING.store(true, SeqCst);
             task::ring_in_ms(REAP_MS);
@@ -149,7 +140,6 @@ impl StopWorld {
         }
     }
 
-    /// Waits until every seized thread has stopped, is gone, or lends its memory to a child that has stopped.
     fn wait_stopped(&mut self, program: i32) -> bool {
         let mut waited = 0;
         let patience = PATIENCE_US + PATIENCE_EACH_US * self.count as u64;
@@ -191,7 +181,6 @@ impl StopWorld {
         }
     }
 
-    /// Has the thread stopped, or ended, by now? If so, it stays as it is.
     fn stuck_has_stopped(&mut self, tid: i32) -> bool {
         let Some(at) = self.place_of(tid) else { return true };
         let outcome = task::trace_poll(tid);
@@ -199,7 +188,7 @@ impl StopWorld {
         outcome != Traced::Running
     }
 
-    /// Seizes the children of a thread that share this memory: what vfork makes.
+    /// Seizes the children of a thread that share this memory (vfork).
     fn hold_borrowers(&mut self, program: i32, tid: i32) -> Result<(), Borrowed> {
         let mut found = false;
         let ours = control::supervisor() as i32;
@@ -217,10 +206,10 @@ impl StopWorld {
         }
     }
 
-    /// Lets all of them go. Those that have not stopped yet, or have been killed since, are remembered for [`StopWorld::release_late`]. (A
-    /// dead thread is its tracer's to reap, and an exec waits for that.)
+    /// Releases all threads, and keeps those that have not stopped or were killed for [`StopWorld::release_late`]: an exec waits
+    /// for its tracer to reap dead threads.
     fn release_all(&mut self, program: i32) {
-        // Before any thread goes on that could look.
+        // Before any thread runs that could look.
         if self.count > 0 {
             HOT.pauses.fetch_add(1, Release);
         }
@@ -240,7 +229,7 @@ impl StopWorld {
         self.count = kept;
     }
 
-    /// Lets threads go that have stopped too late, and reaps those that were killed. True if there are others left.
+    /// Releases threads that stopped late, and reaps killed ones. True if some are left.
     pub(crate) fn release_late(&mut self, program: i32) -> bool {
         for at in 0..self.count {
             if let Some(&Held { tid, stopped: None, .. }) = self.threads.get(at)
@@ -252,12 +241,11 @@ impl StopWorld {
         self.release_all(program);
         self.count != 0
     }
-    /// Stops all of the program's threads, wherever they are. True: they are held, until [`StopWorld::resume`].
+    /// Stops all of the program's threads. True: they are held until [`StopWorld::resume`].
     pub(crate) fn stop(&mut self, program: i32) -> bool {
         self.stop_within(program, STUCK_MS)
     }
 
-    /// The same, with less patience for threads that cannot be stopped.
     pub(crate) fn stop_within(&mut self, program: i32, stuck_ms: u64) -> bool {
         if self.alone {
             return true;
@@ -276,7 +264,6 @@ impl StopWorld {
             task::nap_us(10_000);
             let stuck = self.stuck.take();
             while stuck.is_some_and(|tid| !self.stuck_has_stopped(tid)) && task::ms_since(begun) < stuck_ms {
-                // The others go on meanwhile.
                 self.release_late(program);
                 requests::step();
                 task::nap_us(10_000);
@@ -285,23 +272,22 @@ impl StopWorld {
         false
     }
 
-    /// Lets the program's threads go on.
     pub(crate) fn resume(&mut self, program: i32) {
         self.release_all(program);
     }
 }
 
-/// The threads that were seized, for [`on_timer`]: the code that it interrupts may be changing the list itself.
+/// The seized threads for [`on_timer`], which may interrupt a change of the list.
 static SEIZED: [AtomicI32; THREADS] = [const { AtomicI32::new(0) }; THREADS];
 static SEIZED_COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// Called by a timer: while threads are being seized, reaps those that have died. It touches nothing else, and leaves stops to be polled.
+/// Timer handler: reaps threads that die while others are being seized. It leaves stops to be polled.
 pub(crate) extern "C" fn on_timer(_: i32, _: &SignalInfo) {
     if SEIZING.load(SeqCst) {
         for tid in SEIZED.iter().take(SEIZED_COUNT.load(Acquire)) {
             task::reap_if_dead(tid.load(Relaxed));
         }
-        // Not every so often by itself: with very many threads this may take longer than that.
+        // Not periodic: with very many threads one pass may take longer than the period.
         task::ring_in_ms(REAP_MS);
     }
 }

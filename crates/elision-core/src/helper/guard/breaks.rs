@@ -1,37 +1,34 @@
-//! Which leases may be being broken: noted in signal handlers, asked in the helper's loop.
+//! Leases that may be being broken: signal handlers note them, the helper's loop asks.
 //!
-//! To ask each of thousands of leases takes milliseconds, in which everybody who wants a file waits. So the kernel is told (`F_SETSIG`) to
-//! send a real-time signal for leases on the helper's own descriptions, which names the descriptor. It sends SIGIO for leases on the program's
-//! descriptions, whose settings must not outlive a killed helper, and where it cannot queue a signal: then every lease is asked.
+//! Asking each of thousands of leases takes milliseconds. So the kernel names the descriptor in a real-time signal (`F_SETSIG`)
+//! for leases on the helper's own descriptions. For leases on the program's, whose settings must not outlive a killed helper, and
+//! if it cannot queue the signal, it sends SIGIO: then every lease is asked.
 //!
-//! Descriptors are noted as bits, so no number of signals is too many. A note says only that a lease is worth a look, so it does no harm
-//! that the descriptor may be another by then. A lease is looked at after its note was taken: what comes meanwhile is noted anew.
+//! Notes are bits, so no number of signals is too many. A note of a descriptor reused since does no harm. The helper asks about a
+//! lease after taking its note: a later break is noted anew.
 
 use crate::helper::files::DESCRIPTORS;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
-/// The signal of a break that names its descriptor. (Any real-time signal will do: nobody else's code runs in a helper.)
+/// The signal that names its descriptor. Any real-time signal would do: only the helper's code runs here.
 pub(crate) const NAMED_BREAK: i32 = 40;
 
 static ALL: AtomicBool = AtomicBool::new(false);
 static ANY: AtomicBool = AtomicBool::new(false);
 static NOTED: [AtomicU64; DESCRIPTORS / 64] = [const { AtomicU64::new(0) }; DESCRIPTORS / 64];
 
-/// What was noted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Broken {
-    /// The lease of this descriptor.
     One(i32),
-    /// Perhaps any.
     All,
 }
 
-/// Every lease is worth a look. (In a signal handler, too.)
+/// Every lease is worth a look. Async-signal-safe.
 pub fn note_all() {
     ALL.store(true, SeqCst);
 }
 
-/// The lease of this descriptor is. (In a signal handler, too.)
+/// The lease of this descriptor is worth a look. Async-signal-safe.
 pub fn note(fd: i32) {
     let Ok(fd) = usize::try_from(fd) else { return note_all() };
     let Some(word) = NOTED.get(fd / 64) else { return note_all() };
@@ -39,7 +36,7 @@ pub fn note(fd: i32) {
     ANY.store(true, SeqCst);
 }
 
-/// Takes the notes there are, and hands each over. After [`Broken::All`] none is left.
+/// Takes the notes and hands each over. After [`Broken::All`] none is left.
 pub fn take(mut each: impl FnMut(Broken)) {
     let all = ALL.swap(false, SeqCst);
     if !ANY.swap(false, SeqCst) && !all {
@@ -85,7 +82,7 @@ mod tests {
             assert_eq!(taken(), [Broken::All], "{fd}");
             assert_eq!(taken(), []);
         }
-        // What is noted while notes are taken comes at the next time, or still at this one.
+        // A note that arrives during `take` is handed over now or the next time.
         note(3);
         note(900);
         let mut seen = Vec::new();
@@ -100,7 +97,6 @@ mod tests {
         assert_eq!(seen, [3, 900, 1_000, 3].map(Broken::One));
     }
 
-    /// Signals come at any moment, each of a lease that is broken from then on.
     #[test]
     fn notes_of_another_thread_are_never_lost() {
         const ROUNDS: i32 = 200_000;

@@ -1,8 +1,8 @@
-//! Guards: what keeps a file's bytes fixed while extents depend on them.
+//! Guards keep a file's bytes fixed while extents depend on them.
 //!
-//! A kind of guard is one file with five functions, which this one chooses from: `acquire` takes it, `still_holds` asks the kernel for it,
-//! `on_break` says whether somebody who wants the file has to wait, `on_fork` takes another in a forked child, and `give_up` lets it go.
-//! The rule for all: extents that depend on the file are materialised first, then the guard goes. What outlives it is the [`stamp`].
+//! Each kind is one file with five functions: `acquire`, `still_holds` (asks the kernel), `on_break` (may the guard go?),
+//! `on_fork` (another guard for a forked child) and `give_up`. Dependent extents are materialised first, then the guard goes; the
+//! [`stamp`] outlives it.
 
 pub(crate) mod breaks;
 mod lease;
@@ -26,9 +26,9 @@ use crate::shared::requests::Request;
 use crate::stats::Reason;
 use elision_sys::file::{self, FileKey, Stat};
 
-/// Takes a guard of this kind on the file of a request, and enters the file. Its status under the guard is given, too.
+/// Takes a guard of this kind on a request's file, and enters the file. Returns its status under the guard, too.
 pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Result<(TargetId, Stat), Reason> {
-    // A write lease is on the program's description, and would outlive a helper that is killed before the file is entered.
+    // A write lease is on the program's description, and outlives a helper killed before the file is entered.
     if kind == Guard::Write {
         state.taking = request.key;
     }
@@ -49,13 +49,13 @@ pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Resu
     entered
 }
 
-/// Is the guard there, and does nobody wait for the file?
+/// The guard is there, and nobody waits for the file.
 pub(crate) fn is_whole(known: &File) -> bool {
     still_holds(known, false)
 }
 
-/// Is the guard there, though somebody may wait for the file? (The kernel takes it from a helper that was stopped for too long, and the file
-/// may have changed since.)
+/// The guard is there, whether or not somebody waits. The kernel takes it from a helper stopped for too long; then the file may
+/// have changed.
 pub(crate) fn is_held(known: &File) -> bool {
     still_holds(known, true)
 }
@@ -68,7 +68,7 @@ fn still_holds(known: &File, though_wanted: bool) -> bool {
     }
 }
 
-/// May the guard go, now that somebody wants the file?
+/// May the guard go, now that it is being broken?
 fn on_break(known: &File, program: i32) -> bool {
     match known.guard {
         Guard::None => true,
@@ -77,7 +77,7 @@ fn on_break(known: &File, program: i32) -> bool {
     }
 }
 
-/// In a forked child: a guard of its own beside that of its parent's helper. The descriptor.
+/// In a forked child: a guard beside that of the parent's helper. Returns its descriptor.
 pub(crate) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
     match known.guard {
         Guard::None => None,
@@ -86,7 +86,7 @@ pub(crate) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
     }
 }
 
-/// Lets the guard go, after all was materialised; `gone`: no mapping of the file is left. False: somebody depends on it still.
+/// Gives up the guard after everything was materialised; `gone`: no mapping is left. False: a child still depends on it.
 fn give_up(state: &State, known: &File, gone: bool) -> bool {
     match known.guard {
         Guard::None => true,
@@ -95,7 +95,7 @@ fn give_up(state: &State, known: &File, gone: bool) -> bool {
     }
 }
 
-/// Enters the file of a request, which is guarded now. Tracked extents of earlier hold on only if the file did not change unguarded.
+/// Enters a guarded file. Earlier tracked extents hold only if the file did not change unguarded.
 fn enter(state: &mut State, request: &Request, guard: Guard, fd: i32) -> Result<(TargetId, Stat), Reason> {
     let (stat, stamp) = file::stat_and_ctime(fd).map_err(lease::refused)?;
     let (key, fs) = (request.key, request.fs);
@@ -121,7 +121,7 @@ fn enter(state: &mut State, request: &Request, guard: Guard, fd: i32) -> Result<
     Ok((id, stat))
 }
 
-/// Answers the guards that are being broken, as far as is known. True if one has to be asked about again soon.
+/// Releases guards that are being broken. True: ask again soon.
 pub(crate) fn answer_breaks(state: &mut State) -> bool {
     let mut again = false;
     breaks::take(|broken| {
@@ -131,14 +131,14 @@ pub(crate) fn answer_breaks(state: &mut State) -> bool {
         };
         match named {
             Some(id) => again |= !answer_break(state, id),
-            // (Also if the descriptor that was named is no guard any more.)
+            // Also if the named descriptor is no longer a guard.
             None => state.files.ids().for_each(|id| again |= !answer_break(state, id)),
         }
     });
     again
 }
 
-/// Lets the guard of a file go, if it is being broken. False: it has to be asked about again.
+/// Releases a file's guard if it is being broken. False: ask again.
 fn answer_break(state: &mut State, id: TargetId) -> bool {
     let known = state.files.get(id);
     if !known.used || is_whole(&known) {
@@ -154,13 +154,13 @@ fn answer_break(state: &mut State, id: TargetId) -> bool {
     false
 }
 
-/// Gives what depends on a file memory of its own, then lets the guard go. False: somebody depends on it still, and it has to wait.
+/// Materialises what depends on a file, then gives up its guard. False: something still depends on it.
 pub(crate) fn release(state: &mut State, id: TargetId) -> bool {
     let known = state.files.get(id);
     if known.guard == Guard::None {
         return true;
     }
-    // Taken while the file is still guarded. Whether it is, is asked last: a guard that the kernel has taken away guarded nothing.
+    // Stamp first, ask for the guard last: a guard that the kernel has taken away guarded nothing.
     let stamp = if state.fine_ctime { stamp::take(&known) } else { None }.filter(|_| is_held(&known));
     live::count_change();
     let gone = materialise::file(state, id);
@@ -188,13 +188,12 @@ pub(crate) fn release(state: &mut State, id: TargetId) -> bool {
     true
 }
 
-/// Forgets a file, and all of its extents.
 pub(crate) fn drop_file(state: &mut State, id: TargetId) {
     state.map.view().retain_of(id, |_| false);
     state.files.remove(id);
 }
 
-/// Lets go of files that nothing depends on any more.
+/// Releases files that nothing depends on.
 pub(crate) fn sweep(state: &mut State) {
     state.map.dropped = false;
     for id in state.files.ids() {
@@ -209,7 +208,7 @@ pub(crate) fn sweep(state: &mut State) {
     }
 }
 
-/// Releases the guard of a file that is changed in another way than by saving it, and says how much had been deferred of it: in vain.
+/// Releases the guard of a file that changes other than by a save, and reports how much was deferred in vain.
 pub(crate) fn release_for_nothing(state: &mut State, id: TargetId, request: &mut Request) {
     if !state.files.get(id).saved {
         request.known = state.map.share(id).mapped;
@@ -217,7 +216,7 @@ pub(crate) fn release_for_nothing(state: &mut State, id: TargetId, request: &mut
     release(state, id);
 }
 
-/// Releases every guard on a description of the program's.
+/// Releases every guard on the program's descriptions.
 pub(crate) fn surrender(state: &mut State) {
     for id in state.files.ids() {
         if state.files.get(id).guard == Guard::Write {
@@ -226,13 +225,13 @@ pub(crate) fn surrender(state: &mut State) {
     }
 }
 
-/// The program is no more, and nothing depends on anything. But another may have taken its place, with descriptors of its.
+/// The program is gone, but another may have inherited its descriptions.
 pub(crate) fn give_back_descriptions(state: &State) {
     state.files.known().filter(|file| file.guard == Guard::Write).for_each(write_lease::unlock);
 }
 
-/// Gives up the write leases that a dead helper left on descriptions of the program's: whoever wants one of these files would wait until the
-/// program closes it. (A read lease goes with the last mapping.) What depended on them is materialised by now.
+/// Gives up write leases that a dead helper left on the program's descriptions, after materialising: else openers wait until the
+/// program closes them. (A read lease goes with its last mapping.)
 pub(crate) fn give_up_orphans(state: &State) {
     let guarded = || {
         let known = state.files.known().filter(|file| file.guard == Guard::Write);

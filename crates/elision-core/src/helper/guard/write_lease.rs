@@ -1,4 +1,4 @@
-//! A write lease on the program's own description, of which the helper has a descriptor: nobody else has the file open.
+//! A write lease on the program's own description, through the helper's descriptor: no other description of the file is open.
 
 use crate::helper::files::File;
 use crate::helper::guard::lease::{self, shows_lock};
@@ -8,10 +8,9 @@ use crate::stats::Reason;
 use elision_sys::file::{self, FileKey, ProcPath};
 use elision_sys::{pages, task};
 
-/// Takes it. The descriptor.
 pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
     let fd = file::take_descriptor(request.pid, request.fd).map_err(lease::refused)?;
-    // Checked before: the description of another file may have a lease of the program's, which this would replace.
+    // Another file's description may have the program's own lease, which this would replace.
     let taken = match file::stat(fd) {
         Ok(stat) if stat.id == request.key => lease::take(fd, libc::F_WRLCK),
         _ => Err(Reason::Raced),
@@ -22,26 +21,23 @@ pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
     taken.map(|()| fd)
 }
 
-/// Is it there?
 pub(super) fn still_holds(fd: i32, though_wanted: bool) -> bool {
     lease::still_holds(fd, libc::F_WRLCK, though_wanted)
 }
 
-/// Whoever wants the file waits for a write under way, as without Elision; unless the program is stopped in the middle of it, which it would
-/// not be.
+/// A break waits for a write under way, as without Elision; unless the program is stopped within it.
 pub(super) fn on_break(known: &File, program: i32) -> bool {
     known.writer == 0 || processes::is_stopped(program)
 }
 
-/// It was given up before the fork.
+/// Write leases are given up before a fork.
 pub(super) fn on_fork(_known: &File, _predecessor: i32) -> Option<i32> {
     None
 }
 
-/// Lets it go.
 pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) -> bool {
-    // Whoever waits goes on when the lease has ended. If that is to execute the file, nobody may have it open for writing by then: where
-    // nobody but the helper has (no mapping of any kind, no descriptor of the program's), closing ends both.
+    // A waiting exec fails if the file is still open for writing when the lease ends. If only the helper has it open (no mapping,
+    // no descriptor of the program's), closing ends both at once.
     let ends_with_us = gone
         && known.closed != 0
         && !program_holds(known, program)
@@ -53,17 +49,16 @@ pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) -> bool
     true
 }
 
-/// Gives up the lease, and the description back as it was.
 pub(super) fn unlock(known: &File) {
     let _ = file::set_lease(known.source.fd, libc::F_UNLCK);
     let _ = file::fcntl(known.source.fd, libc::F_SETOWN, 0);
 }
 
-/// Gives up a lease that a dead helper has left on this descriptor of the program's, if it is of such a file.
+/// Gives up a dead helper's lease on this descriptor of the program's, if its file was guarded.
 pub(super) fn give_up_orphan(program: i32, number: i32, guarded: impl FnOnce(FileKey) -> bool) {
     if let Ok(fd) = file::take_descriptor(program, number) {
         let ours = file::stat(fd).is_ok_and(|stat| guarded(stat.id));
-        // A lease that the program has taken itself has the program for its owner.
+        // The program owns a lease that it has taken itself.
         if ours && file::fcntl(fd, libc::F_GETOWN, 0) != Ok(program) {
             let _ = file::set_lease(fd, libc::F_UNLCK);
         }
@@ -71,8 +66,8 @@ pub(super) fn give_up_orphan(program: i32, number: i32, guarded: impl FnOnce(Fil
     }
 }
 
-/// Is descriptor `fd` of a process one of the description that has our write lease on the file `key`? The kernel shows a lease with the
-/// description that has it, and grants no other beside a write lease. `otherwise`: the answer where it does not say.
+/// Has `fd` of process `pid` the description with our write lease on `key`? The kernel shows a lease with its description, and
+/// grants no other beside it. `otherwise`: the answer if it does not say.
 pub(crate) fn has_our_lease(pid: i32, fd: i32, key: FileKey, otherwise: bool) -> bool {
     shows_lock(pid, fd, &[b"LEASE"], otherwise)
         && processes::open(&ProcPath::new(pid, "fd", Some(fd)), libc::O_PATH).is_ok_and(|fd| {
@@ -82,7 +77,7 @@ pub(crate) fn has_our_lease(pid: i32, fd: i32, key: FileKey, otherwise: bool) ->
         })
 }
 
-/// Has the program a descriptor of the description that has our lease? True where the kernel does not say, or the lease has been lost.
+/// Has the program a descriptor of the leased description? True if the kernel does not say, or the lease is lost.
 pub(crate) fn program_holds(known: &File, program: i32) -> bool {
     if !has_our_lease(task::pid(), known.source.fd, known.key, false) {
         return true;
@@ -95,7 +90,7 @@ pub(crate) fn program_holds(known: &File, program: i32) -> bool {
     holds
 }
 
-/// Does the description hold locks that end with it (flock, OFD)?
+/// Has the description locks that end with it (flock, OFD)?
 pub(crate) fn holds_locks(fd: i32) -> bool {
     shows_lock(task::pid(), fd, &[b"FLOCK", b"OFDLCK"], true)
 }
