@@ -1,4 +1,4 @@
-//! A deferred read: take or find a guard, check the memory, map.
+//! A deferred read: takes or finds a guard, checks the memory, maps.
 #![allow(unsafe_code)] // Maps over the program's buffer, at its request.
 
 use crate::extent::{BLANK, Extent, SourceId, TargetId};
@@ -15,15 +15,15 @@ use crate::transfer::PAGE;
 use elision_sys::file::Stat;
 use elision_sys::{file, memory, pages};
 
-/// Associates the whole pages `[addr, addr + len)` with the file from `offset`. With `exclusive`, the pages at
-/// either end that the buffer shares with other bytes are taken in as well, if all of their bytes equal the file.
+/// Associates the whole pages `[addr, addr + len)` with the file from `offset`. With `exclusive`, also the shared page at either
+/// end if all of its bytes equal the file.
 pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reason> {
     let (id, stat) = match guard_for_read(state, request) {
         Ok(guarded) => guarded,
         Err(reason) => return Some(reason),
     };
     let File { source: Source { fd, .. }, fs, .. } = state.files.get(id);
-    // Asked under the guard: the file was long enough before.
+    // Asked under the guard: the length seen before may be stale.
     let Some(now) = stat.or_else(|| file::stat(fd).ok()) else { return Some(Reason::Raced) };
     if now.size < request.offset + request.len as u64 {
         state.map.dropped = true;
@@ -35,7 +35,7 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
     }
     let (mut addr, mut len, mut offset) = (request.addr, request.len, request.offset);
     if request.exclusive {
-        // Only where the transfer has a fragment: the page beside one without may be another buffer's.
+        // The page beside an end without a fragment may be another buffer's.
         if request.head > 0
             && equals_file(
                 &state.tables,
@@ -70,13 +70,11 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
     learn::learn(&mut state.map, &mut state.tables, &state.files, addr, len);
     let extent = Extent::mapped(addr, len, id, offset);
     state.map.intend(extent);
-    // SAFETY: the program asked for these pages to be replaced by these bytes, and waits. Other threads that use
-    // the buffer meanwhile race with the read itself, as they would traditionally.
+    // SAFETY: the program asked for this replacement and waits. Other threads that use the buffer race with the read itself.
     let mut good = unsafe { memory::map_file_at(addr, len, fd, offset) }.is_ok();
     if good {
         mappings::learn(&state.tables, &mut state.files, SourceId::of(id), addr);
-        // Whatever these pages stood for has ended: not before, since a refusal leaves them what they are. There was
-        // room above for both rows that an insertion can need.
+        // Only now: a refusal leaves the pages' old records true. There is room for the two rows an insertion can need.
         good = state.map.view().insert(extent).is_ok();
     }
     state.map.intend(BLANK);
@@ -91,7 +89,7 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
     None
 }
 
-/// A file guarded well enough to map it, and its status if that was asked under the guard; or why not.
+/// A file guarded well enough to map it, and its status if asked under the guard.
 pub(crate) fn guard_for_read(
     state: &mut State,
     request: &Request,
@@ -100,14 +98,14 @@ pub(crate) fn guard_for_read(
     if let Some(id) = state.files.find(request.key) {
         let known = state.files.get(id);
         match known.guard {
-            // (The helper answers a break before requests, but it may have been stopped in between.)
+            // The helper answers breaks before requests, but may have been stopped in between.
             Guard::Read if access == libc::O_RDONLY && is_whole(&known) => return Ok((id, None)),
             Guard::Write
                 if is_whole(&known) && has_our_lease(request.pid, request.fd, request.key, false) =>
             {
                 return Ok((id, None));
             }
-            // Two ways into one file: whichever it is, one of them cannot be followed.
+            // Two descriptions of one file: only one can be followed.
             Guard::Read | Guard::Write => return Err(Reason::OwnWriter),
             Guard::None => {}
         }
@@ -133,16 +131,15 @@ fn equals_file(
         return false;
     }
     let ours = page.as_mut_ptr() as usize;
-    // SAFETY: reads into our own page; then compares with memory just seen to be mapped and readable, which only
-    // the waiting thread may change (`exclusive`).
+    // SAFETY: reads into the helper's page; the other was just seen readable, and only the waiting thread may change it
+    // (`exclusive`).
     unsafe {
         file::pread(fd, ours, PAGE, offset) == Ok(PAGE)
             && core::slice::from_raw_parts(addr as *const u8, PAGE) == page.as_slice()
     }
 }
 
-/// Why the range may not be mapped over, if so: it must be private memory, writable, of no file but
-/// those we mapped there ourselves.
+/// Why the range may not be mapped over: it must be private, writable, and of no file but our mappings.
 fn unfit_memory(map: &mut Map, tables: &PageTables, limit: usize, addr: usize, len: usize) -> Option<Reason> {
     if map.usage.mapped >= limit {
         return Some(Reason::Limit);

@@ -1,4 +1,4 @@
-//! What a helper does before it answers: it opens what it works with, tries what it needs, and takes over.
+//! What a new helper does first: opens what it works with, tries what it needs, and takes over.
 
 use crate::helper::page_tables::SOMEWHERE;
 use crate::helper::state::State;
@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::*;
 use elision_sys::file;
 use elision_sys::pages;
 
-/// Opens what the helper works with. False: it cannot work here.
+/// False: a helper cannot work here.
 pub(crate) fn open(state: &mut State) -> bool {
     requests::begin();
     state.program = PROGRAM.load(Acquire);
@@ -36,18 +36,18 @@ pub(crate) fn open(state: &mut State) -> bool {
     if !scans || !asks {
         return false;
     }
-    // Extents would be at the mercy of a truncation if the program could not be held still; try it now.
+    // If the program cannot be held, a truncation could take extents away: try it now.
     let held = state.world.stop_within(state.program, 0);
     if held {
         state.world.resume(state.program);
     }
     match PREDECESSOR.load(Acquire) {
         0 => {
-            // What is recorded is a parent's or a dead helper's: its descriptors are not ours.
+            // The records are a parent's or a dead helper's, whose descriptors are gone.
             takeover::begin_anew(state);
             held
         }
-        // Whether or not it can be held: these extents exist, and somebody has to look after them.
+        // These extents exist: somebody has to look after them, held or not.
         -1 => {
             takeover::take_over_from_nobody(state);
             held

@@ -1,7 +1,7 @@
 //! The program closes a descriptor of a file under a write lease.
 //!
-//! The helper's own descriptor keeps the description open, and with it what else ends with the last close: whoever watches the file is told
-//! only then that the writer is done.
+//! The helper's own descriptor keeps the description open, and delays what its last close tells watchers: that the writer is
+//! done.
 
 use crate::extent::TargetId;
 use crate::helper::files::{Files, Guard};
@@ -10,15 +10,15 @@ use crate::helper::state::State;
 use crate::shared::requests::Request;
 use elision_sys::task;
 
-/// When the helper looks for the first and for the last time whether a close was the last one.
+/// When the helper looks for the first and the last time whether a close was the last.
 const FIRST_LOOK_MS: u64 = 100;
 const LAST_LOOK_MS: u64 = 1600;
 
-/// It is closed, and there is no need to look.
+/// Closed, and there is no need to look.
 const NEVER: u64 = u64::MAX >> 1;
 
-/// Keeping the description is worth it only for what has not been loaded yet, and for a moment: most programs are done with the buffer by
-/// then. Not if somebody may be waiting for a lock that the description holds.
+/// Keeping the description pays only for unloaded pages, and for a moment: most programs then are done with the buffer. Not if it
+/// holds a lock.
 pub(crate) fn closing(state: &mut State, request: &Request) {
     let Some(id) = state.files.find(request.key) else { return };
     let known = state.files.get(id);
@@ -35,7 +35,7 @@ pub(crate) fn closing(state: &mut State, request: &Request) {
 }
 
 fn put_off(files: &mut Files, look_at_ms: &mut u64, id: TargetId, put_off: u64) {
-    // Many files that are closed one after the other are looked at together.
+    // So that files closed in a row are looked at together.
     let when = (task::now_ms() + put_off).next_multiple_of(FIRST_LOOK_MS / 2);
     if let Some(entry) = files.get_mut(id) {
         (entry.closed, entry.put_off) = (when, put_off);
@@ -47,7 +47,7 @@ fn look_when(look_at_ms: &mut u64, when: u64) {
     *look_at_ms = if *look_at_ms == 0 { when } else { (*look_at_ms).min(when) };
 }
 
-/// Gives up the guards of files that the program has closed, when it is time.
+/// Releases guards of closed files when it is time.
 pub(crate) fn look(state: &mut State) {
     let now = if state.look_at_ms == 0 { 0 } else { task::now_ms() };
     if now < state.look_at_ms || state.look_at_ms == 0 {
@@ -64,7 +64,7 @@ pub(crate) fn look(state: &mut State) {
         } else if !program_holds(&known, state.program) {
             guard::release(state, id);
         } else if known.put_off < LAST_LOOK_MS {
-            // A duplicate; or the thread has not come to its close yet.
+            // A duplicate, or a close still to come.
             put_off(&mut state.files, &mut state.look_at_ms, id, known.put_off * 4);
         } else if let Some(entry) = state.files.get_mut(id) {
             entry.closed = 0;

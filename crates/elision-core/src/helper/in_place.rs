@@ -1,4 +1,4 @@
-//! Materialising in the mapping itself, where there is no room for a second copy, no mapping to spare, or no page to be read.
+//! Materialises within the mapping: where memory or mappings are short, or a page cannot be read.
 #![allow(unsafe_code)] // Replaces the program's memory by equal memory.
 
 use crate::extent::Extent;
@@ -11,8 +11,8 @@ use crate::transfer::PAGE;
 use core::sync::atomic::{AtomicU8, Ordering::*, compiler_fence};
 use elision_sys::{memory, pages};
 
-/// Copies pages in their mapping and then, if the program is `held`, exchanges them one by one by way of the helper's page. The program stays
-/// held for all of that. Copies that stay in the mapping (a debugger is attached) outlive every change of the file but a truncation.
+/// Copies pages in their mapping; if the program is `held`, then exchanges them one by one. Copies that stay in the mapping (the
+/// program could not be held) outlive every change of the file but a truncation.
 pub(crate) fn copy(state: &mut State, extent: Extent, unreadable: bool, held: bool) {
     let mut at = extent.addr;
     while at < extent.end() {
@@ -28,8 +28,8 @@ pub(crate) fn copy(state: &mut State, extent: Extent, unreadable: bool, held: bo
     state.map.dropped = true;
 }
 
-/// The same page by page, where some cannot be read: if the program is held, these become untouchable. `unreadable`: the device is not
-/// asked once more, which might take long.
+/// Copies page by page, and makes unreadable pages untouchable if the program is held. `unreadable`: the device, which may be
+/// slow, is not asked again.
 fn copy_what_can_be_read(state: &mut State, from: usize, to: usize, held: bool, unreadable: bool) {
     let mut lost = from;
     for at in (from..to).step_by(PAGE) {
@@ -47,15 +47,15 @@ fn copy_what_can_be_read(state: &mut State, from: usize, to: usize, held: bool, 
     lose(lost, to, held);
 }
 
-/// Puts memory that cannot be touched in place of pages that cannot be read, with the program held still.
+/// With the program held: puts untouchable memory in place of unreadable pages.
 fn lose(from: usize, to: usize, held: bool) {
-    // SAFETY: no byte of these pages is known to anybody.
+    // SAFETY: nobody knows a byte of these pages.
     if held && from < to && unsafe { memory::untouchable_at(from, to - from) }.is_ok() {
         live::keep_marks();
     }
 }
 
-/// Pages of the range that were lost become fresh zero pages: the program discards them, or reads something else there.
+/// Lost pages of the range become zero pages: the program discards or overwrites them.
 pub(crate) fn find_again(tables: &PageTables, addr: usize, len: usize) {
     let (mut at, end) = (addr, addr + len);
     while live::marks_are_kept()
@@ -65,20 +65,20 @@ pub(crate) fn find_again(tables: &PageTables, addr: usize, len: usize) {
     {
         let (from, to) = (mapping.start.max(at), mapping.end.min(end));
         if !mapping.shared && mapping.ino != 0 && mapping.offset >= memory::UNTOUCHABLE {
-            // SAFETY: what was there cannot be read, and the program is about to discard it.
+            // SAFETY: the lost page cannot be read, and the program is about to discard it.
             let _ = unsafe { memory::allocate_at(from, to - from) };
         }
         at = mapping.end;
     }
 }
 
-/// Anonymous pages for those of `[from, to)`, a populated part of one mapping, with the program held. The mapping shrinks from its
-/// beginning, so for a moment one mapping more is needed, which may come out of the reserve. Ends early if it is refused, with nothing lost.
+/// With the program held: anonymous pages for `[from, to)`, a populated part of one mapping. It shrinks from its beginning, which
+/// takes one more mapping for a moment, perhaps the reserve's. Ends early without loss.
 fn exchange_pages(page: &mut [u8; PAGE], reserve: &mut Reserve, from: usize, to: usize) {
     let spare = page.as_mut_ptr();
     for at in (from..to).step_by(PAGE) {
-        // SAFETY: the page is there, private and readable, and nobody stores into it now; `spare` is a page of ours. The program gets its
-        // bytes back before it goes on.
+        // SAFETY: the page is present, private and readable, the program is held, and `spare` is the helper's. The bytes are back
+        // before the program goes on.
         unsafe {
             core::ptr::copy_nonoverlapping(at as *const u8, spare, PAGE);
             take_in_hand(at);
@@ -93,8 +93,7 @@ fn exchange_pages(page: &mut [u8; PAGE], reserve: &mut Reserve, from: usize, to:
     }
 }
 
-/// Puts the page that a helper had in hand when it was killed where it belongs. What the program has stored there since, other than zeroes,
-/// stays.
+/// Puts back the page that a killed helper had in hand. Nonzero bytes that the program has stored there since stay.
 pub(crate) fn put_back_page(state: &mut State) {
     let at = IN_HAND.load(Acquire);
     if at == 0 {
@@ -103,26 +102,26 @@ pub(crate) fn put_back_page(state: &mut State) {
     let held = state.tables.is_plain(at) && state.world.stop(state.program);
     if IN_HAND.load(Acquire) == at && state.tables.is_plain(at) {
         for (offset, kept) in state.page.into_iter().enumerate() {
-            // SAFETY: just seen to be memory that can be read and written; to the program this is a store by another of its threads.
+            // SAFETY: just seen to be readable and writable; to the program this is another thread's store.
             let byte = unsafe { AtomicU8::from_ptr((at + offset) as *mut u8) };
             let _ = byte.compare_exchange(0, kept, Relaxed, Relaxed);
         }
     }
-    // Not before: if this helper is killed as well, the next one puts it back.
+    // Only now: if this helper is killed as well, the next one puts the page back.
     let _ = IN_HAND.compare_exchange(at, 0, AcqRel, Relaxed);
     if held {
         state.world.resume(state.program);
     }
 }
 
-/// From here on (or with 0 no more) the helper's page has bytes that may be nowhere else, in whatever instruction it is killed.
+/// From here on (0: no more) the helper's page may have the only copy of these bytes, at whatever instruction it is killed.
 fn take_in_hand(at: usize) {
     compiler_fence(SeqCst);
     IN_HAND.store(at, Release);
     compiler_fence(SeqCst);
 }
 
-/// Copies into the mapping what it has no memory of its own for. False if that is not possible, or not for every page.
+/// Gives pages of the mapping memory of their own. False: not every one.
 fn populate(from: usize, to: usize) -> bool {
     // SAFETY: populating changes no contents.
     unsafe { memory::advise(from, to - from, libc::MADV_POPULATE_WRITE) }.is_ok()

@@ -1,4 +1,4 @@
-//! What became of what was deferred: for the statistics, and for [`history`].
+//! Whether deferring paid: for the statistics, and for [`history`].
 
 use crate::extent::{Extent, TargetId};
 use crate::helper::files::Files;
@@ -9,12 +9,12 @@ use crate::history;
 use crate::shared::write_guarded::number;
 use crate::stats::{COUNTERS, Counters};
 
-/// The program has done with what is deferred in the range: did deferring pay?
+/// The program has done with the range: did deferring pay?
 pub(crate) fn learn(map: &mut Map, tables: &mut PageTables, files: &Files, addr: usize, len: usize) {
     let mut at = addr;
     while let Some(row) = map.next_piece(at, addr + len) {
         at = row.end();
-        // (Perhaps it is gone already, and with it what there was to learn.)
+        // Unmapped already: nothing to learn.
         if row.is_mapped() && mappings::is_ours(tables, files, row) {
             let altered = ever_altered(tables, row);
             history::learn_large(number(files.get(row.target).key), row.len, altered);
@@ -22,7 +22,7 @@ pub(crate) fn learn(map: &mut Map, tables: &mut PageTables, files: &Files, addr:
     }
 }
 
-/// Somebody wants to change the file: did deferring pay until now? What is not altered is loaded now.
+/// The guard is being broken: did deferring pay so far? Unaltered pages are loaded now.
 pub(crate) fn learn_of_break(map: &mut Map, tables: &mut PageTables, files: &Files, id: TargetId) {
     let (mut known, mut altered, mut at) = (0, 0, 0);
     loop {
@@ -41,7 +41,7 @@ pub(crate) fn learn_of_break(map: &mut Map, tables: &mut PageTables, files: &Fil
     }
 }
 
-/// Bytes of a mapped extent that were stored into since it was read, whether they were saved or not.
+/// Bytes of a mapped extent stored into since it was read, saved or not.
 fn ever_altered(tables: &mut PageTables, row: Extent) -> usize {
     let mut altered = 0;
     tables.scan_each(row.addr, row.end(), SOMEWHERE, |run| {
@@ -53,7 +53,7 @@ fn ever_altered(tables: &mut PageTables, row: Extent) -> usize {
     altered
 }
 
-/// Counts the pages of mapped extents in the range that were loaded because somebody touched them.
+/// Counts deferred pages of the range that were loaded on touch.
 pub(crate) fn count_loaded(map: &mut Map, tables: &mut PageTables, addr: usize, len: usize) {
     let mut at = addr;
     while let Some(row) = map.next_piece(at, addr + len) {

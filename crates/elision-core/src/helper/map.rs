@@ -1,36 +1,31 @@
-//! The association map in the helper's memory, and what it is said to be by a helper that is killed in the middle of a change.
+//! The association map in the helper's memory, and what it claims if the helper is killed while changing it.
 
 use crate::extent::{Chunk, Extent, ExtentMap, Share, TargetId, Usage};
 use crate::helper::files::FILES;
 use crate::shared::live;
 use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
-/// Chunks of extents.
 const CHUNKS: usize = 1 << 14;
 
-/// The map's storage.
 pub(crate) struct Map {
-    /// How much of it is in use.
     pub usage: Usage,
-    /// How much it has of each file.
+    /// How much there is of each file.
     shares: [Share; FILES],
     chunks: [Chunk; CHUNKS],
     order: [u32; CHUNKS],
-    /// Extents were dropped since guards were last looked over.
+    /// Extents were dropped since the last sweep.
     pub dropped: bool,
-    /// What is mapped has still to be asked of the kernel: there may be more than there are extents.
+    /// The kernel has still to be asked what is mapped: perhaps more than the extents.
     pub unsurveyed: bool,
-    /// What is about to be mapped, or has been, before the map says so; of no length if nothing is.
+    /// What is being mapped while the map does not say so; no length: nothing.
     pub intent: Extent,
 }
 
 impl Map {
-    /// The association map.
     pub(crate) fn view(&mut self) -> ExtentMap<'_> {
         ExtentMap::new(&mut self.chunks, &mut self.order, &mut self.shares, &mut self.usage)
     }
 
-    /// How much there is of a file.
     pub(crate) fn share(&self, id: TargetId) -> Share {
         self.shares.get(id.0 as usize).copied().unwrap_or(Share::NONE)
     }
@@ -40,8 +35,8 @@ impl Map {
         self.view().overlapping(at, end.saturating_sub(at)).next()
     }
 
-    /// Says what is about to be mapped, or with `BLANK` that nothing is. (A helper may be killed between any two instructions: what
-    /// it says has a length only while all else of it is there.)
+    /// Says what is about to be mapped (`BLANK`: nothing). It has a length only while its other fields are complete: a helper may
+    /// be killed at any instruction.
     pub(crate) fn intend(&mut self, extent: Extent) {
         compiler_fence(SeqCst);
         self.intent.len = 0;
@@ -52,7 +47,7 @@ impl Map {
         compiler_fence(SeqCst);
     }
 
-    /// Tells the program's threads how much there is. To be called after extents changed.
+    /// Tells the program's threads how much there is. Call after extents changed.
     pub(crate) fn publish(&self) {
         live::publish(self.usage.extents + usize::from(self.unsurveyed));
     }

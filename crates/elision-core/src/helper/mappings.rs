@@ -1,4 +1,4 @@
-//! Is what the map says is mapped still so? The program may have unmapped or moved it, or a part of it, unseen.
+//! Checks the map against the kernel: the program may have unmapped or moved parts unseen.
 
 use crate::extent::{Extent, SourceId};
 use crate::helper::files::Files;
@@ -6,7 +6,7 @@ use crate::helper::map::Map;
 use crate::helper::page_tables::PageTables;
 use elision_sys::pages;
 
-/// Does the kernel agree that the extent is a private, readable and writable mapping of its source?
+/// Is the extent still a private, readable and writable mapping of its source?
 pub(crate) fn is_ours(tables: &PageTables, files: &Files, extent: Extent) -> bool {
     let mut at = extent.addr;
     while at < extent.end() {
@@ -19,7 +19,7 @@ pub(crate) fn is_ours(tables: &PageTables, files: &Files, extent: Extent) -> boo
     true
 }
 
-/// Cuts out of the map what of an extent is not ours any more. True if there was something, and room to do it.
+/// Cuts what is no longer ours out of the map. True if anything was cut.
 pub(crate) fn prune(map: &mut Map, tables: &PageTables, files: &Files, extent: Extent) -> bool {
     let mut cut = false;
     let mut at = extent.addr;
@@ -34,7 +34,7 @@ pub(crate) fn prune(map: &mut Map, tables: &PageTables, files: &Files, extent: E
     cut
 }
 
-/// The mapping at `addr` is known to be of the source: from here on, only what shows the same device and inode number is.
+/// Notes what the source's mappings show, by the one at `addr`, which is known to be of it.
 pub(crate) fn learn(tables: &PageTables, files: &mut Files, source: SourceId, addr: usize) {
     if !files.source(source).is_known()
         && tables.maps >= 0
@@ -45,13 +45,13 @@ pub(crate) fn learn(tables: &PageTables, files: &mut Files, source: SourceId, ad
     }
 }
 
-/// From `at` on, how far the extent is of one kind, and whether it is still our mapping there.
+/// How far the extent is of one kind from `at` on, and whether it is still our mapping.
 pub(crate) fn stretch(tables: &PageTables, files: &Files, extent: Extent, at: usize) -> (usize, bool) {
     let Some(source) = extent.source else { return (extent.end(), false) };
     if tables.maps < 0 {
         return (extent.end(), true);
     }
-    // (An error: nothing is mapped from here on.)
+    // Error: nothing is mapped from here on.
     let Ok(mapping) = pages::mapping(tables.maps, at) else { return (extent.end(), false) };
     if mapping.start > at {
         return (mapping.start.min(extent.end()), false);

@@ -1,10 +1,9 @@
-//! The helper process: it shares the program's memory, and nothing else of it.
+//! The helper process: shares the program's memory, and nothing else.
 //!
-//! The helper owns everything that must outlive a stopped program and stay out of the program's sight: leases, the association map, the
-//! page map, the write tracker. The program's threads send it requests ([`crate::shared::requests`]) and wait. It answers one request at
-//! a time, and lease breaks in between, so nothing needs a lock.
+//! It owns what must outlive a stopped program, out of the program's sight: leases, the association map, the page map, the write
+//! tracker. It answers one request ([`crate::shared::requests`]) at a time, and lease breaks in between, so nothing needs a lock.
 //!
-//! Rules for code that runs here: raw system calls only, no allocation, no panics, no thread-local storage, no libc.
+//! Code here: raw system calls only; no allocation, panics, thread-local storage, or libc.
 
 pub(crate) mod associate;
 pub(crate) mod before_write;

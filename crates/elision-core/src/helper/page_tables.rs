@@ -1,4 +1,3 @@
-//! What the kernel says of the program's pages.
 
 use crate::extent::PageFacts;
 use elision_sys::pages::{self, Run, Wanted, category};
@@ -6,14 +5,13 @@ use elision_sys::pages::{self, Run, Wanted, category};
 /// Page runs that one scan may return.
 const SCAN: usize = 512;
 
-/// Any page that is somewhere.
+/// Any page in memory or swap.
 pub(crate) const SOMEWHERE: Wanted =
     Wanted { all: 0, inverted: 0, any: category::PRESENT | category::SWAPPED, protect: false };
 
-/// The same, which is write-protected from then on.
+/// The same, write-protected by the scan.
 pub(crate) const PROTECT: Wanted = Wanted { protect: true, ..SOMEWHERE };
 
-/// The descriptors by which the kernel is asked.
 pub(crate) struct PageTables {
     /// The helper's /proc/self/pagemap, which is the program's.
     pub pagemap: i32,
@@ -21,13 +19,11 @@ pub(crate) struct PageTables {
     pub maps: i32,
     /// The write tracker, or −1.
     pub tracker: i32,
-    /// Room for scans.
     scan: [Run; SCAN],
 }
 
 impl PageTables {
-    /// Scans `[start, end)` and hands over each run; says how far it came (short only if the scan failed, and then nothing is known of the
-    /// rest).
+    /// Hands over each run of `[start, end)`; returns how far it came: short only if the scan failed.
     pub(crate) fn scan_each(
         &mut self,
         start: usize,
@@ -41,7 +37,7 @@ impl PageTables {
         })
     }
 
-    /// The same, until `each` says that it has enough.
+    /// The same, until `each` returns false.
     pub(crate) fn scan_while(
         &mut self,
         start: usize,
@@ -67,26 +63,25 @@ impl PageTables {
         end
     }
 
-    /// Bytes of the range in pages of these.
     pub(crate) fn count(&mut self, start: usize, end: usize, wanted: Wanted) -> usize {
         let mut bytes = 0;
         self.scan_each(start, end, wanted, |run| bytes += (run.end - run.start) as usize);
         bytes
     }
 
-    /// Is it the program's own memory, private, and of no file?
+    /// Is this private, readable and writable memory of no file?
     pub(crate) fn is_plain(&self, addr: usize) -> bool {
         self.maps >= 0
             && pages::mapping(self.maps, addr)
                 .is_ok_and(|m| m.start <= addr && m.readable && m.writable && !m.shared && m.ino == 0)
     }
 
-    /// Has stores into the range noticed from the next protection on. False: that cannot be.
+    /// Notices stores into the range from the next protection on. False: not possible.
     pub(crate) fn track(&self, addr: usize, len: usize) -> bool {
         self.tracker >= 0 && pages::track(self.tracker, addr, len).is_ok()
     }
 
-    /// The pages of the range count as stored into.
+    /// The range's pages count as stored into.
     pub(crate) fn unprotect(&self, addr: usize, len: usize) {
         if self.tracker >= 0 {
             let _ = pages::unprotect(self.tracker, addr, len);
@@ -94,7 +89,6 @@ impl PageTables {
     }
 }
 
-/// What a page run of a scan says.
 pub(crate) fn facts(categories: u64) -> PageFacts {
     PageFacts {
         present: categories & category::PRESENT != 0,

@@ -1,11 +1,10 @@
-//! The state of every page of a range.
 
 use crate::extent;
 use crate::helper::map::Map;
 use crate::helper::page_tables::{PageTables, SOMEWHERE, facts};
 use crate::shared::requests::{RUNS, Request};
 
-/// Answers a query: the state of every page of the range, as runs.
+/// Answers with the state of every page of the range, as runs.
 pub(crate) fn query(map: &mut Map, tables: &mut PageTables, request: &mut Request) {
     let (start, end) = (request.addr, request.addr + request.len);
     request.count = 0;

@@ -1,4 +1,4 @@
-//! What the program does to a range of memory, and has said.
+//! What the program has said that it does to a range of memory.
 #![allow(unsafe_code)] // Replaces memory that the program is about to discard.
 
 use crate::helper::state::State;
@@ -7,22 +7,22 @@ use crate::shared::unmap_queue;
 use elision_sys::memory;
 use elision_sys::pages::{Wanted, category};
 
-/// Pages of a private file mapping that are in memory, but not in memory of their own.
+/// Loaded pages without memory of their own in a private file mapping.
 const LOADED: Wanted =
     Wanted { all: category::FILE | category::PRESENT, inverted: 0, any: category::PRESENT, protect: false };
 
-/// Makes a range plain memory: nothing of it is mapped, tracked or associated any more.
+/// Makes a range plain memory: neither mapped nor tracked.
 pub(crate) fn dissolve(state: &mut State, addr: usize, len: usize) {
     materialise::range(state, addr, len);
     forget(state, addr, len);
 }
 
-/// Makes the deferred pages of a range fresh zero pages, and drops what was recorded of it.
+/// Replaces a range's deferred pages by zero pages, and forgets the range.
 pub(crate) fn zero(state: &mut State, addr: usize, len: usize) {
     let mut at = addr;
     while let Some(row) = state.map.next_piece(at, addr + len) {
         if row.is_mapped() && mappings::is_ours(&state.tables, &state.files, row) {
-            // SAFETY: the program is about to discard these very pages.
+            // SAFETY: the program is about to discard these pages.
             let _ = unsafe { memory::allocate_at(row.addr, row.len) };
         }
         at = row.end();
@@ -31,8 +31,8 @@ pub(crate) fn zero(state: &mut State, addr: usize, len: usize) {
     forget(state, addr, len);
 }
 
-/// Has the loaded pages of a range loaded again when they are touched. Says how many bytes. (Not in the thread that wants it: by the time it
-/// acts, they may have memory of their own, and would become zeroes.)
+/// Unloads a range's loaded pages, and returns their bytes. Not in the calling thread: a page that has got memory of its own by
+/// then would become zeroes.
 pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
     let mut given = 0;
     let mut at = addr;
@@ -43,7 +43,7 @@ pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
         }
         state.tables.scan_each(row.addr, row.end(), LOADED, |run| {
             let (from, len) = (run.start as usize, (run.end - run.start) as usize);
-            // SAFETY: these pages have no memory of their own, and whoever could alter them waits for the answer.
+            // SAFETY: the pages have no memory of their own, and whoever could alter them waits for the answer.
             if unsafe { memory::advise(from, len, libc::MADV_DONTNEED) }.is_ok() {
                 given += len;
             }
@@ -52,7 +52,6 @@ pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
     given
 }
 
-/// Drops what was recorded of a range.
 pub(crate) fn forget(state: &mut State, addr: usize, len: usize) {
     learn::count_loaded(&mut state.map, &mut state.tables, addr, len);
     if state.map.view().remove(addr, len).is_err() {
@@ -64,7 +63,6 @@ pub(crate) fn forget(state: &mut State, addr: usize, len: usize) {
     state.map.publish();
 }
 
-/// Forgets the ranges in the unmap queue.
 pub(crate) fn drain_unmapped(state: &mut State) {
     unmap_queue::take_all(|addr, len| forget(state, addr, len));
 }

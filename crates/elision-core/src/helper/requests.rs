@@ -1,4 +1,4 @@
-//! The helper's half of a request: it takes what is posted, and answers.
+//! The helper's half of a request: takes and answers what is posted.
 #![allow(unsafe_code)] // The slots are shared with another process: see [`crate::shared::requests`].
 
 use crate::shared::control;
@@ -10,20 +10,19 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering::*};
 use elision_sys::task;
 
-/// Requests that were taken, and have to wait for the end of somebody's write.
+/// Requests taken that wait for the end of another's write.
 static HELD: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 
-/// What has become of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Answer {
     Given,
-    /// It was given, and requests that had to wait may have to no longer.
+    /// Given, and held requests may go on.
     GivenToAll,
-    /// Not yet.
     Later,
 }
 
-/// Takes every waiting request, calls `taken`, then answers each, oldest first, and calls `answered` after each answer. True if there were any.
+/// Takes all waiting requests, calls `taken`, answers each, oldest first, and calls `answered` after each. True if there were
+/// any.
 pub(crate) fn answer_all<S>(
     state: &mut S,
     taken: fn(&mut S),
@@ -34,7 +33,7 @@ pub(crate) fn answer_all<S>(
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
     taken(state);
     let mut oldest: *mut Slot = ptr::null_mut();
-    // SAFETY: the pointers on the list are to slots of POOL, which is static.
+    // SAFETY: the list's pointers are to slots of POOL, which is static.
     while let Some(slot) = unsafe { list.as_ref() } {
         list = slot.next.swap(oldest, Relaxed);
         oldest = ptr::from_ref(slot).cast_mut();
@@ -45,7 +44,7 @@ pub(crate) fn answer_all<S>(
         oldest = slot.next.load(Relaxed);
         if take(slot) {
             step();
-            // SAFETY: taken.
+            // SAFETY: the slot is taken.
             match answer(state, unsafe { &mut *slot.request.get() }) {
                 Answer::Later => {
                     slot.next.store(HELD.load(Relaxed), Relaxed);
@@ -63,7 +62,7 @@ pub(crate) fn answer_all<S>(
     any
 }
 
-/// The slots that were given up, as bits. Those that are on the list are freed when they are taken from it.
+/// The given-up slots, as bits. Those on the list are freed when taken from it.
 fn find_lost() -> u32 {
     if !SOME_LOST.load(Relaxed) || !SOME_LOST.swap(false, Acquire) {
         return 0;
@@ -72,14 +71,13 @@ fn find_lost() -> u32 {
     POOL.iter().zip(0..).filter(|(slot, _)| lost(slot)).fold(0, |bits, (_, at)| bits | 1 << at)
 }
 
-/// After that: frees those that were not on the list, which a killed helper had taken.
+/// Then frees those not on the list: a killed helper had taken them.
 fn free_lost(lost: u32) {
     for slot in POOL.iter().zip(0..).filter(|(_, at)| lost & 1 << at != 0).map(|(slot, _)| slot) {
         let _ = slot.status.compare_exchange(LOST, FREE, AcqRel, Relaxed);
     }
 }
 
-/// Puts what was held on the list again.
 fn put_back_held() {
     let mut held = HELD.swap(ptr::null_mut(), Relaxed);
     // SAFETY: as in `answer_all`.
@@ -89,19 +87,18 @@ fn put_back_held() {
     }
 }
 
-/// Puts a request that was taken on the list again.
 fn put_back(slot: &Slot) {
     slot.status.fetch_sub(TAKEN - POSTED, AcqRel);
     post(slot);
 }
 
-/// In a helper that begins: it holds no request. (The threads of those that the last one held give up.)
+/// A new helper holds no request; threads whose requests the last one held give up.
 pub(crate) fn begin() {
     HELD.store(ptr::null_mut(), Relaxed);
 }
 
-/// While the helper has quiesced for a fork: answers what can be answered without changing anything. The thread that forks may be waiting for
-/// one that waits here: in stdio it takes locks. There are no write leases now, so there is nothing to do before a write, or to elide.
+/// During a fork: answers what changes nothing, since the forking thread may wait for one that waits here (stdio locks). No write
+/// lease exists now, so writes need nothing.
 pub(crate) fn answer_quiesced() {
     step();
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
@@ -111,7 +108,7 @@ pub(crate) fn answer_quiesced() {
         if !take(slot) {
             continue;
         }
-        // SAFETY: taken.
+        // SAFETY: the slot is taken.
         let request = unsafe { &mut *slot.request.get() };
         match request.op {
             Op::Ping | Op::BeforeWrite | Op::Closing | Op::Surrender => request.declined = None,
@@ -125,7 +122,7 @@ pub(crate) fn answer_quiesced() {
     }
 }
 
-/// Makes the request of a slot from the list the helper's. False: its client has given up.
+/// Takes the request of a listed slot. False: its client has given up.
 fn take(slot: &Slot) -> bool {
     loop {
         let status = slot.status.load(Acquire);
@@ -146,7 +143,6 @@ fn give_back(slot: &Slot) {
     }
 }
 
-/// Is a request waiting?
 pub(crate) fn waiting() -> bool {
     !HEAD.load(SeqCst).is_null()
 }

@@ -1,4 +1,4 @@
-//! The helper's loop: it answers lease breaks and requests, and goes when the program does.
+//! The helper's loop: it answers lease breaks and requests, and ends with the program.
 #![allow(unsafe_code)] // Entry point of a process, and a signal handler.
 
 use crate::helper::guard::breaks::{self, NAMED_BREAK};
@@ -16,17 +16,16 @@ use core::sync::atomic::{AtomicBool, Ordering::*};
 use elision_sys::task::SignalInfo;
 use elision_sys::{calls, file, limits, task};
 
-/// The kernel announces a lease break with this signal…
+/// The kernel's signal for a lease break that names no descriptor.
 const BREAK: i32 = libc::SIGIO;
 
-/// A thread of the program has ended that may have been the last. (Sent to the supervisor, and handed on by it.)
+/// A thread of the program has ended, perhaps the last. (Sent to the supervisor, which passes it on.)
 pub(crate) const PARENTS_END: i32 = 42;
 
-/// How long the helper looks for the next request before it sleeps, in rounds with a yield between them: to wake it costs more.
+/// Rounds in which the helper looks for a request before it sleeps: waking it costs more.
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
-/// Both of them.
 const BREAKS: [i32; 2] = [BREAK, NAMED_BREAK];
 
 extern "C" fn on_break(signal: i32, info: &SignalInfo) {
@@ -37,7 +36,7 @@ extern "C" fn on_break(signal: i32, info: &SignalInfo) {
     BELL.fetch_add(1, SeqCst);
 }
 
-/// A thread of the program has ended since this was last looked at.
+/// A thread of the program has ended since the last look.
 static ORPHANED: AtomicBool = AtomicBool::new(false);
 
 pub(crate) extern "C" fn on_parents_end(_: i32, _: &SignalInfo) {
@@ -45,12 +44,11 @@ pub(crate) extern "C" fn on_parents_end(_: i32, _: &SignalInfo) {
     ring();
 }
 
-/// Milliseconds after which the helper looks at everything though nobody has told it to.
+/// Milliseconds after which the helper looks at everything unasked.
 const LONG: u64 = 60_000;
 
-/// Where a helper begins.
 pub(crate) extern "C" fn main() -> ! {
-    // SAFETY: there is one helper, and the program's threads never touch the state while it lives.
+    // SAFETY: there is one helper, and the program's threads leave the state alone while it lives.
     let state = unsafe { state::state() };
     let (Some(state), Some(block)) = (state, control::block()) else { task::exit() };
     calls::make_every_call();
@@ -62,16 +60,16 @@ pub(crate) extern "C" fn main() -> ! {
     task::new_session();
     task::set_name(c"elision");
     guard::keep_spare_descriptors(limits::raise_descriptor_limit());
-    // Else nobody could tell whether the program is still there.
+    // Else the helper could not tell whether the program still runs.
     let sees = control::shares_memory(task::pid());
     while sees && block.go.load(Acquire) == 0 {
         task::futex_wait(&block.go, 0, 1000);
-        // (The client may be killed before it says so.)
+        // The client may be killed before it sets `go`.
         if block.go.load(Acquire) == 0 && !processes::program_lives(PROGRAM.load(Acquire)) {
             task::exit();
         }
     }
-    // SAFETY: the handlers note something in atomics and ring a bell, which is safe anywhere.
+    // SAFETY: the handlers only set atomics and ring a bell: async-signal-safe.
     let handled = unsafe {
         BREAKS.iter().all(|&signal| task::handle_signal(signal, on_break).is_ok())
             && task::handle_signal(PARENTS_END, on_parents_end).is_ok()
@@ -97,7 +95,7 @@ fn serve(state: &mut State) -> ! {
     loop {
         step();
         let rung = BELL.load(SeqCst);
-        // (A program may have another word, or end its main thread before the others.)
+        // The program may have another end word, or its main thread may end before the others.
         if (ORPHANED.swap(false, SeqCst) || end_word == 0) && !processes::program_lives(state.program) {
             finish(state);
         }
@@ -126,11 +124,11 @@ fn serve(state: &mut State) -> ! {
             timeout = timeout.min(state.look_at_ms.saturating_sub(task::now_ms()) + 1);
         }
         ASLEEP.store(1, SeqCst);
-        // The kernel looks at the word: with the thread that has ended, its memory may be gone.
+        // The kernel looks at the end word, whose memory may go with its thread.
         if !requests::waiting() && task::futex_wait_either(&BELL, rung, end_word, end_value, timeout) {
-            // The kernel woke one waiter, us: whoever else waits there (a join) is to be woken, too.
+            // The kernel woke one waiter, the helper: wake the others (a join), too.
             task::futex_wake_shared(end_word);
-            // If only the main thread has gone, the others have to be asked about now and then from here on.
+            // Perhaps only the main thread has gone: from now on the helper asks about the others.
             end_word = 0;
         }
         ASLEEP.store(0, SeqCst);
@@ -141,7 +139,7 @@ fn serve(state: &mut State) -> ! {
     }
 }
 
-/// After each answer: if it was to a fork, nothing is answered until that fork is over, since that would change what the child copies.
+/// After the answer to a fork, nothing is answered until that fork is over: it would change what the child copies.
 fn quiesce_for_fork(state: &mut State) {
     if state.retiring {
         report_once(state);
@@ -153,7 +151,7 @@ fn quiesce_for_fork(state: &mut State) {
     }
 }
 
-/// Looks for the next request for a little while. True if the bell rang.
+/// Looks for the next request for a while. True: the bell rang.
 fn poll(rung: u32) -> bool {
     for _ in 0..ROUNDS {
         for _ in 0..POLLS {
@@ -182,9 +180,9 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     };
     let takes = matches!(request.op, Op::Associate | Op::Plan);
     if takes {
-        // A helper that is killed on the way is to have a successor.
+        // So that a helper killed on the way gets a successor.
         live::LIVE.store(state.map.usage.extents + 1, Release);
-        // (No fork can come before the answer is given: it would wait for that.)
+        // A fork waits for the answer, so none comes in between.
         request.owned &= request.forks == forks::count();
     }
     request.declined = match request.op {
@@ -247,7 +245,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
             None
         }
         Op::Fork => {
-            // Here and not before, so that no other thread's write lease comes in between.
+            // Only here, so that no other thread takes a write lease in between.
             guard::surrender(state);
             state.fork = forks::under_way();
             if !forks::set_mark() {
@@ -265,13 +263,13 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
             None
         }
         Op::Leave => {
-            // Their descriptions may outlive the program. What else is deferred goes with its memory.
+            // The program's descriptions may outlive it; other deferred pages go with its memory.
             guard::surrender(state);
             state.retiring = true;
             None
         }
         Op::End => {
-            // (Leases end with the program's mappings and descriptors.)
+            // Leases end with the program's mappings and descriptors.
             state.retiring = true;
             None
         }
@@ -282,10 +280,9 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     if ends { Answer::GivenToAll } else { Answer::Given }
 }
 
-/// Materialises everything, and forgets it.
 fn let_go_of_all(state: &mut State) {
     for id in state.files.ids() {
-        // A forked child that is not covered yet has a minute at most.
+        // An uncovered forked child has a minute at most.
         while state.files.get(id).used && !guard::release(state, id) {
             step();
             task::nap_us(1_000);
@@ -295,14 +292,13 @@ fn let_go_of_all(state: &mut State) {
     state.map.publish();
 }
 
-/// Ends this process. Its descriptors go with it, and the leases with them.
+/// Ends the helper, and with its descriptors the leases.
 fn finish(state: &mut State) -> ! {
     guard::give_back_descriptions(state);
     report_once(state);
     task::exit()
 }
 
-/// Writes the statistics, once.
 fn report_once(state: &mut State) {
     if state.stats < 0 {
         return;
@@ -317,9 +313,9 @@ fn report_once(state: &mut State) {
     state.stats = -1;
 }
 
-/// After a fork was answered: touches nothing until that fork is over. (The next one is another, and still has to be answered.)
+/// Touches nothing until that fork is over. The next fork still has to be answered.
 fn quiesce(fork: u32) {
-    // (What is asked for after the fork need not be declined.)
+    // Requests that come after the fork need not be declined.
     while !forks::wait_for_end(fork) {
         requests::answer_quiesced();
         if !processes::program_lives(PROGRAM.load(Acquire)) {
@@ -335,7 +331,7 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::OpenOptionsExt;
 
-    /// The least that others see of a break: an open for writing that does not wait.
+    /// The least visible break: an open for writing that does not wait.
     fn is_leased(path: &std::path::Path) -> bool {
         let open = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path);
         open.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
@@ -350,7 +346,7 @@ mod tests {
             std::fs::File::open(&path).unwrap()
         });
         let [named, plain] = files.each_ref().map(AsRawFd::as_raw_fd);
-        // SAFETY: the handlers do only what they do in a helper.
+        // SAFETY: the handlers only set atomics.
         unsafe {
             BREAKS.iter().for_each(|&signal| task::handle_signal(signal, on_break).unwrap());
         }

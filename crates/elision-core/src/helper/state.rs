@@ -1,7 +1,7 @@
-//! What the helper knows, in parts.
+//! What the helper knows.
 //!
-//! One value, in memory that the program shares (so that a forked child finds a consistent copy), written by the helper alone. What the
-//! program's threads ask on every call is in [`crate::shared::live`].
+//! One value, in memory shared with the program, so that a forked child finds a consistent copy; only the helper writes it. What
+//! the program's threads ask on every call is in [`crate::shared::live`].
 #![allow(unsafe_code)] // One value, in memory that is shared.
 
 use crate::helper::files::Files;
@@ -15,51 +15,44 @@ use core::sync::atomic::{AtomicPtr, Ordering::*};
 use elision_sys::file::FileKey;
 use elision_sys::memory;
 
-/// Everything the helper knows. Functions take the parts that they need, or all of it where that is nearly all.
+/// Functions take the parts that they need, or all where that is nearly all.
 pub(crate) struct State {
-    /// The program.
     pub program: i32,
-    /// Fine-grained ctimes: a file that changed shows it (Linux 6.13).
+    /// A changed file shows it in its ctime (Linux 6.13).
     pub fine_ctime: bool,
-    /// Mapped extents that may exist before vm.max_map_count is in danger.
+    /// Most mapped extents before `vm.max_map_count` is in danger.
     pub map_limit: usize,
-    /// The association map.
     pub map: Map,
-    /// The files.
     pub files: Files,
-    /// By which the kernel is asked of pages.
     pub tables: PageTables,
-    /// The program's threads, while they are stopped.
     pub world: StopWorld,
-    /// Mappings in reserve.
     pub reserve: Reserve,
-    /// Room for a page: to compare it, or to have it while there is nothing in its place.
+    /// A page to compare with, or in hand while nothing is in its place.
     pub page: [u8; PAGE],
-    /// The file on a description of which a write lease is being taken: there may be one already that no entry tells of.
+    /// The file of a write lease being taken, which no entry tells of yet.
     pub taking: FileKey,
-    /// Where statistics go at the end, or −1.
+    /// The descriptor for the statistics, or −1.
     pub stats: i32,
     /// When to look which files are closed (see [`crate::helper::closing`]), or 0.
     pub look_at_ms: u64,
-    /// The fork that was just answered, and for which to quiesce; or 0.
+    /// The fork just answered, for which to quiesce; or 0.
     pub fork: u32,
-    /// Asked to go.
     pub retiring: bool,
 }
 
 static STATE: AtomicPtr<State> = AtomicPtr::new(ptr::null_mut());
 
-/// Allocates it. All zeroes is a valid one but for the descriptors, and the order of the map, which the helper sees to before it uses them.
+/// Allocates the state. All zeroes are valid but for the descriptors and the map's order, which the helper sets first.
 pub(crate) fn prepare() -> bool {
     let state = memory::allocate(size_of::<State>().next_multiple_of(PAGE), false);
     STATE.store(state.unwrap_or(0) as *mut State, Release);
     state.is_ok()
 }
 
-/// The state. For the helper, and for a client that has none.
+/// For the helper, and for a client that has none.
 ///
 /// # Safety
-/// The caller must be the only one who uses it.
+/// The caller must be the state's only user.
 pub(crate) unsafe fn state() -> Option<&'static mut State> {
     // SAFETY: null or set up by `prepare`; exclusive by the caller's promise.
     unsafe { STATE.load(Acquire).as_mut() }

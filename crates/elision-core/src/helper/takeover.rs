@@ -1,4 +1,4 @@
-//! What comes of the extents when their helper is gone: it was killed, or this is a forked child.
+//! What becomes of the extents without their helper: it was killed, or this is a forked child.
 #![allow(unsafe_code)] // The state, in a client that has no helper.
 
 use crate::extent::{BLANK, Extent};
@@ -11,7 +11,7 @@ use crate::shared::live;
 use elision_sys::file::{self, FileKey};
 use elision_sys::pages;
 
-/// In a forked child: guards of its own beside those of its parent's helper, which waits.
+/// In a forked child: takes guards of its own while the parent's helper waits.
 pub(crate) fn take_over(state: &mut State, predecessor: i32) {
     // The write tracker belongs to the parent's memory.
     state.map.view().retain(|row| row.is_mapped());
@@ -26,7 +26,7 @@ pub(crate) fn take_over(state: &mut State, predecessor: i32) {
         let taken = guard::on_fork(&known, predecessor);
         match (taken, state.files.get_mut(id)) {
             (Some(fd), Some(entry)) => {
-                // (No thread of this process is writing.)
+                // No thread of this process is writing.
                 (entry.source.fd, entry.writer) = (fd, 0);
                 state.files.watch(fd, id);
             }
@@ -42,7 +42,7 @@ pub(crate) fn take_over(state: &mut State, predecessor: i32) {
 
 /// After a helper was killed: its leases are gone, so nothing may stay mapped.
 pub(crate) fn take_over_from_nobody(state: &mut State) {
-    // Until all of it is done, something depends on this helper or its successor, whatever the map says meanwhile.
+    // Until the end, extents depend on this helper or its successor, whatever the map says.
     state.map.unsurveyed = true;
     state.map.publish();
     in_place::put_back_page(state);
@@ -55,7 +55,7 @@ pub(crate) fn take_over_from_nobody(state: &mut State) {
     begin_anew(state);
 }
 
-/// Forgets everything, and gives up what a killed helper has left of leases on the program's descriptions.
+/// Forgets everything, and gives up a killed helper's leases on the program's descriptions.
 pub(crate) fn begin_anew(state: &mut State) {
     guard::give_up_orphans(state);
     state.taking = FileKey::default();
@@ -70,11 +70,11 @@ pub(crate) fn begin_anew(state: &mut State) {
     state.map.publish();
 }
 
-/// Has recorded what is mapped by deferred reads, after a helper that was killed in the middle of anything, or was at work when this was
-/// copied. If that was a change of the map, the kernel is asked.
+/// Records what deferred reads have mapped, after a helper was killed or copied at any moment. If it was changing the map, the
+/// kernel is asked.
 fn recall(state: &mut State) {
     for id in state.files.ids() {
-        // By the number of the dead helper's descriptor the caller may have another file. The mappings still know theirs.
+        // The number may be another file's descriptor here; the mappings still know theirs.
         if let Some(entry) = state.files.get_mut(id) {
             entry.source.fd = -1;
         }
@@ -89,8 +89,8 @@ fn recall(state: &mut State) {
     }
 }
 
-/// Records what is mapped of guarded files, wherever it could be by a deferred read. A private mapping of the program's own of the same file
-/// is taken for one: it does not show what the file has later. (So the kernel is asked only where the map cannot be.)
+/// Records every mapping of a guarded file. A private mapping of the program's own is taken for a deferred read, since it does
+/// not show what the file has later; so the kernel is asked only where the map cannot be.
 fn survey(map: &mut Map, tables: &PageTables, files: &Files) {
     let mut at = 0;
     while let Ok(mapping) = pages::mapping_like_ours(tables.maps, at) {
@@ -102,7 +102,7 @@ fn survey(map: &mut Map, tables: &PageTables, files: &Files) {
     }
 }
 
-/// Records what there is of a mapping that should be ours.
+/// Records what is left of an intended mapping.
 fn enter_mapped(state: &mut State, whole: Extent) {
     let mut at = whole.addr;
     while at < whole.end() {
@@ -118,7 +118,7 @@ fn enter_mapped(state: &mut State, whole: Extent) {
     }
 }
 
-/// Does what a helper would do, in the calling thread of the program. What the work needs is open meanwhile.
+/// Does a helper's work in the program's calling thread.
 fn in_the_program(state: &mut State, work: impl FnOnce(&mut State)) {
     state.world.alone = true;
     state.tables.tracker = -1;
@@ -130,12 +130,11 @@ fn in_the_program(state: &mut State, work: impl FnOnce(&mut State)) {
     file::close(state.tables.maps);
 }
 
-/// In a forked child: what it has a copy of was not quiet.
+/// In a forked child whose copy was taken while the helper was at work.
 ///
 /// # Safety
 /// There must be no helper, and no other thread.
 pub(crate) unsafe fn distrust() {
-    // SAFETY: the caller's promise.
     if let Some(state) = unsafe { state::state() } {
         state.map.usage.whole = false;
     }
@@ -146,7 +145,6 @@ pub(crate) unsafe fn distrust() {
 /// # Safety
 /// As [`distrust`].
 pub(crate) unsafe fn materialise_alone() {
-    // SAFETY: the caller's promise.
     if let Some(state) = unsafe { state::state() } {
         in_the_program(state, |state| {
             recall(state);
@@ -159,13 +157,11 @@ pub(crate) unsafe fn materialise_alone() {
     }
 }
 
-/// In a program whose helper was killed and that cannot start another. Its other threads go on meanwhile: a store into a page that is just
-/// being exchanged is lost.
+/// In a program whose killed helper cannot be replaced. Other threads go on: a store into a page just being exchanged is lost.
 ///
 /// # Safety
 /// There must be no helper, and no other thread may come here.
 pub(crate) unsafe fn take_over_alone() {
-    // SAFETY: the caller's promise.
     if let Some(state) = unsafe { state::state() } {
         requests::begin();
         in_the_program(state, take_over_from_nobody);

@@ -1,10 +1,10 @@
-//! Does everything that the helper knows hold together? For tests.
+//! Checks that what the helper knows is consistent. For tests.
 
 use crate::helper::files::{Files, Guard, NO_STAMP};
 use crate::helper::map::Map;
 use elision_sys::file::lease;
 
-/// What everything here relies on, between requests.
+/// What the helper relies on between requests.
 ///
 /// # Errors
 /// A sentence on what does not hold.
@@ -34,7 +34,7 @@ pub fn validate(map: &mut Map, files: &Files) -> Result<(), &'static str> {
             Guard::Read => libc::F_RDLCK,
             Guard::Write => libc::F_WRLCK,
         };
-        // (Of one that is just being broken the kernel says what it has to become.)
+        // The kernel shows a lease being broken as what it has to become.
         if !matches!(lease(file.source.fd), Ok(now) if now == held || now == libc::F_UNLCK || now == libc::F_RDLCK)
         {
             return Err("a guard's lease is gone");

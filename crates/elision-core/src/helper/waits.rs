@@ -1,11 +1,11 @@
-//! The timeouts of calls that a stop of the threads has interrupted.
+//! Timeouts of calls interrupted by a stop of the threads.
 //!
-//! The kernel continues poll, select, nanosleep and futex waits with the time that is left. Other calls are made again with their full
-//! timeout, so a thread that is stopped often would wait for ever. So the first stop of a wait notes when the wait has to be over, and a
-//! later one ends it if that time has come: after three times its timeout at most.
+//! The kernel continues poll, select, nanosleep and futex waits with the time left. It repeats others with their full timeout,
+//! for ever if stops are frequent. So the first stop notes when the wait ends, and a later one ends it then: after three timeouts
+//! at most.
 //!
-//! The note is the upper half of the register of the call's number, where the kernel does not look (Linux 5.14) and which every system call
-//! changes: it stays only while the kernel repeats the call.
+//! The note is the upper half of the call number's register, which the kernel ignores (Linux 5.14) and every system call changes:
+//! it stays only while the kernel repeats the call.
 
 use elision_sys::arch::EPOLL_WAITS;
 use elision_sys::file;
@@ -17,11 +17,11 @@ enum Limit {
     Milliseconds,
     /// A `timespec` at this address.
     At(u64),
-    /// This option of the socket in the first argument.
+    /// An option of the socket in the first argument.
     Socket(i32),
 }
 
-/// The limit of a call that the kernel does not continue by itself, and the call's result when its time is over.
+/// The limit of a call that the kernel does not continue, and its result at timeout.
 fn limit_of(registers: &Registers) -> Option<(Limit, i64)> {
     let again = -i64::from(libc::EAGAIN);
     let [_, _, third, fourth, ..] = registers.arguments();
@@ -44,7 +44,7 @@ fn limit_of(registers: &Registers) -> Option<(Limit, i64)> {
 }
 
 impl Limit {
-    /// Milliseconds, rounded up; `None` where the call waits without a limit.
+    /// Milliseconds, rounded up; `None`: no limit.
     fn milliseconds(&self, program: i32, registers: &Registers) -> Option<u64> {
         let [first, _, _, fourth, ..] = registers.arguments();
         match *self {
@@ -59,30 +59,30 @@ impl Limit {
     }
 }
 
-/// A pause has made the call return EINTR: notes when its wait has to be over, or ends it.
+/// A stop has made the call return EINTR: notes when its wait ends, or ends it.
 pub(crate) fn interrupted(program: i32, registers: &mut Registers) -> Then {
     let Some((limit, over)) = limit_of(registers) else { return Then::Again };
     let Some(ms) = limit.milliseconds(program, registers) else { return Then::Again };
     if note_end(registers, ms, task::now_ms()) { Then::Over(over) } else { Then::Again }
 }
 
-/// Set in a note, so that no note is zero.
+/// Set in every note, so that none is zero.
 const NOTED: u64 = 1 << 30;
-/// Bits of a clock in milliseconds that a note has: they repeat after twelve days.
+/// Clock bits in a note, in milliseconds: they repeat after twelve days.
 const CLOCK_BITS: u32 = 30;
 const CLOCK: u64 = (1 << CLOCK_BITS) - 1;
-/// A note that is this much older than its wait can be is no note of ours.
+/// A value this much older than its wait is no note.
 const LATE_MS: i64 = 60_000;
 
-/// Is the wait over, by its note? Without one it gets a note. (A wait of more than six days, which the clock could not tell from one that
-/// is over, gets none.)
+/// Is the wait over, by its note? Without a note it gets one, unless it is longer than six days: the clock could not tell it from
+/// one that is over.
 fn note_end(registers: &mut Registers, limit_ms: u64, now_ms: u64) -> bool {
     let Some(limit) = i64::try_from(limit_ms).ok().filter(|&limit| limit < 1 << (CLOCK_BITS - 1)) else {
         return false;
     };
     let noted = u64::from(registers.note());
     let unused = i64::BITS - CLOCK_BITS;
-    // The difference of two clocks of so many bits, with its sign.
+    // The difference of two such clocks, with its sign.
     let left = ((noted & CLOCK).wrapping_sub(now_ms) << unused) as i64 >> unused;
     if noted & NOTED != 0 && (-limit - LATE_MS..=limit).contains(&left) {
         return left <= 0;
@@ -101,7 +101,6 @@ mod tests {
     }
 
     proptest! {
-        /// A wait that is interrupted at any times ends at the first one that is not before its end, whatever the clock says.
         #[test]
         fn a_wait_ends_when_its_time_has_come(
             begun in any::<u32>().prop_map(u64::from),
@@ -113,7 +112,7 @@ mod tests {
             prop_assert!(!note_end(&mut registers, limit, now));
             for step in steps {
                 now += step;
-                // The kernel would have ended the repetition by itself.
+                // The kernel would have ended the repetition.
                 if step > limit { break }
                 prop_assert_eq!(note_end(&mut registers, limit, now), now >= begun + limit);
                 prop_assert_eq!(registers.call(), libc::SYS_epoll_wait);

@@ -1,4 +1,4 @@
-//! A planned write was carried out.
+//! The end of a planned write.
 
 use crate::extent::Extent;
 use crate::helper::before_write::name_of;
@@ -10,8 +10,7 @@ use crate::helper::state::State;
 use crate::shared::live;
 use crate::shared::requests::Request;
 
-/// The write was carried out up to `len` of the `tried` bytes: what is now equal to the file is associated, what
-/// was not reached is not.
+/// `len` of `tried` bytes were written: associates what now equals the file.
 pub(crate) fn wrote(state: &mut State, request: &Request) {
     let Some(id) = state.files.find(request.key) else { return };
     if let Some(entry) =
@@ -25,7 +24,7 @@ pub(crate) fn wrote(state: &mut State, request: &Request) {
         state.tables.unprotect(start + done, tried - done);
     }
     if !request.track {
-        // Not armed, they would pass for altered for ever, and for a reason not to track.
+        // Unprotected, tracked extents would always pass for altered.
         let mut at = start;
         while let Some(row) = state.map.next_piece(at, start + done) {
             at = row.end();
@@ -55,7 +54,7 @@ pub(crate) fn wrote(state: &mut State, request: &Request) {
             Some(row) => (row.addr, false),
             None => (start + done, false),
         };
-        // A mapped extent of another file or place stays one: it is what the memory is.
+        // A mapped extent of another file or place stays: it is what the memory is.
         let elsewhere = state.map.view().overlapping(at, to - at).any(|row| row.is_mapped());
         if !mapped && !elsewhere {
             let offset = delta.wrapping_add(at as u64);
@@ -69,8 +68,7 @@ pub(crate) fn wrote(state: &mut State, request: &Request) {
     state.map.publish();
 }
 
-/// Somebody else wrote to the file while this range was being written to it: nobody can tell which of the two is
-/// there now, so what was just armed counts as altered.
+/// Another write to the file overlapped this one, and which bytes it has now is unknown: the range counts as altered.
 pub(crate) fn untrack(map: &mut Map, tables: &PageTables, addr: usize, len: usize) {
     let mut at = addr;
     while let Some(row) = map.next_piece(at, addr + len) {
