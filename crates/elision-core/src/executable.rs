@@ -1,7 +1,6 @@
-//! What kind of program a file holds, and so whether the drop-in can be loaded into it. For the drop-in and the command.
+//! What kind of program a file holds, and so whether the drop-in can be loaded into it (formats: elf(5), execve(2)).
 //!
-//! The drop-in calls it between fork and exec, and in signal handlers: nothing allocates, and little of the stack is used. The formats
-//! are those of elf(5) and execve(2).
+//! Runs between fork and exec and in signal handlers: no allocation, little stack.
 
 use object::elf::{
     DT_NEEDED, DT_NULL, DT_STRTAB, Dyn64, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, EM_AARCH64,
@@ -9,15 +8,15 @@ use object::elf::{
 };
 use object::{LittleEndian, Pod};
 
-/// As much of the beginning of a file as the kernel looks at.
+/// As much of a file's beginning as the kernel looks at.
 const BEGINNING: usize = 256;
 
-/// Buffers for looking at a file. (Passed in, because the drop-in's stack may be small.)
+/// Passed in, because the drop-in's stack may be small.
 #[derive(Clone, Copy)]
 pub struct Room {
-    /// A piece of the file, and one of its names.
+    /// A piece of the file, and a name.
     pieces: [[u8; 512]; 2],
-    /// The text that the result refers to.
+    /// What the result refers to.
     text: [u8; BEGINNING],
 }
 
@@ -33,32 +32,29 @@ fn kept<'a>(text: &'a mut [u8; BEGINNING], bytes: &[u8]) -> &'a [u8] {
     &text[..len]
 }
 
-/// The kind of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Program<'a> {
-    /// A script: its first line, without `#!`.
+    /// Its first line, without `#!`.
     Script(&'a [u8]),
     /// Of 32 bits.
     Narrow,
     /// For another processor.
     Foreign,
-    /// Without a loader: linked statically, or itself a loader.
+    /// Linked statically, or itself a loader.
     Bare,
     /// Dynamically linked.
     Loaded {
-        /// The path of the loader.
         loader: &'a [u8],
-        /// A library that it needs and that must be loaded before all others.
+        /// A needed library that must be loaded before all others.
         first: Option<&'static str>,
     },
-    /// None of these, or damaged.
     Unknown,
 }
 
-/// The libraries of gcc's and clang's address sanitizers. (clang links its own statically by default.)
+/// gcc's and clang's address sanitizers. (clang links its own statically by default.)
 const FIRST: [&str; 2] = ["libasan", "libclang_rt.asan"];
 
-/// Does this library (a path or a name) end the program unless it is loaded first?
+/// Does this library (path or name) end the program unless loaded first?
 pub fn must_be_first(library: &[u8]) -> Option<&'static str> {
     let name = name_of(library);
     FIRST.into_iter().find(|first| name.starts_with(first.as_bytes()))
@@ -68,12 +64,11 @@ fn name_of(path: &[u8]) -> &[u8] {
     path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
 }
 
-/// Is this the name of glibc's loader?
 pub fn is_glibc_loader(path: &[u8]) -> bool {
     name_of(path).starts_with(b"ld-linux")
 }
 
-/// Is this a name that loaders have, of any C library?
+/// Do loaders of any C library have such a name?
 pub fn is_named_like_a_loader(path: &[u8]) -> bool {
     [b"ld-".as_slice(), b"ld.so", b"libc."].iter().any(|start| name_of(path).starts_with(start))
 }
@@ -81,20 +76,20 @@ pub fn is_named_like_a_loader(path: &[u8]) -> bool {
 /// `e_machine` of this processor's programs.
 pub const MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
 
-/// Every processor that Elision knows is little-endian.
+/// Every supported processor is little-endian.
 const LE: LittleEndian = LittleEndian;
 type Segment = ProgramHeader64<LittleEndian>;
 
-/// The size of a program header, and the highest number of them: the kernel executes no file with others.
+/// The kernel executes no file with program headers of another size, or with more.
 const SEGMENT: u16 = size_of::<Segment>() as u16;
 const MOST_SEGMENTS: u16 = u16::MAX / SEGMENT;
 /// More entries of a dynamic section than any linker writes.
 const MOST_ENTRIES: u64 = 4096;
 
-/// Reads from a file: fills the buffer from this offset on as far as it can, and returns the number of bytes.
+/// Fills the buffer from an offset on as far as the file goes; returns the bytes read.
 pub type Read<'a> = &'a dyn Fn(&mut [u8], u64) -> usize;
 
-/// A piece of a file, read anew where others are wanted.
+/// A piece of a file, read anew as needed.
 struct Window<'a> {
     read: Read<'a>,
     at: u64,
@@ -107,7 +102,7 @@ impl<'a> Window<'a> {
         Window { read, at: 0, bytes, len: 0 }
     }
 
-    /// The bytes at `offset`: at least `wanted`, unless the file ends before.
+    /// At least `wanted` bytes, unless the file ends before.
     fn look(&mut self, offset: u64, wanted: usize) -> &[u8] {
         let start = offset.wrapping_sub(self.at);
         if start.checked_add(wanted as u64).is_some_and(|end| end <= self.len as u64) {
@@ -122,7 +117,7 @@ impl<'a> Window<'a> {
         Some(*object::from_bytes(self.look(offset, size_of::<T>())).ok()?.0)
     }
 
-    /// A program header. `None` behind the last.
+    /// `None` behind the last.
     fn segment(&mut self, (start, count): (u64, u16), number: u16) -> Option<Segment> {
         if number >= count {
             return None;
@@ -130,7 +125,7 @@ impl<'a> Window<'a> {
         self.get(start.checked_add(u64::from(number * SEGMENT))?)
     }
 
-    /// An entry of the dynamic section: its tag and its value. `None` behind the last.
+    /// An entry's tag and value. `None` behind the last.
     fn entry(&mut self, section: &Segment, number: u64) -> Option<(i64, u64)> {
         type Entry = Dyn64<LittleEndian>;
         const SIZE: u64 = size_of::<Entry>() as u64;
@@ -142,7 +137,6 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Tells what kind of program a file holds.
 pub fn examine<'a>(read: Read<'_>, room: &'a mut Room) -> Program<'a> {
     let Room { pieces: [piece, names], text } = room;
     let window = &mut Window::new(read, piece);
@@ -189,7 +183,6 @@ fn elf<'a>(
     Some(Program::Loaded { loader, first })
 }
 
-/// Among the libraries that the program names, one that must be loaded first.
 fn needed_first(
     window: &mut Window<'_>,
     names: &mut Window<'_>,
@@ -227,7 +220,7 @@ mod tests {
         examine(&read, Box::leak(Box::new(Room::default())))
     }
 
-    /// A program that asks for a loader and needs libraries, as small as can be.
+    /// A minimal program with a loader and libraries.
     fn elf(loader: &str, libraries: &[&str]) -> Vec<u8> {
         let mut strings = vec![0];
         let mut dynamic = Vec::new();

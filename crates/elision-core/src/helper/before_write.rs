@@ -1,4 +1,4 @@
-//! Bytes of a file are about to be written: what else stands for them?
+//! What else stands for file bytes that are about to be written.
 #![allow(unsafe_code)] // Faults pages in for other extents; changes no contents.
 
 use crate::extent::{Extent, TargetId};
@@ -9,13 +9,12 @@ use crate::helper::{guard, mappings};
 use crate::shared::requests::{Op, Request};
 use elision_sys::memory;
 
-/// Tells one write under way from another: they have their requests until they are done.
+/// Identifies a write under way: its request exists until it is done.
 pub(crate) fn name_of(request: &Request) -> usize {
     core::ptr::from_ref(request) as usize
 }
 
-/// Does the request have to wait for the end of a write? A planned write is several calls: no other may come in between, and no read may see
-/// a part of it.
+/// Must the request wait for another write? A planned write is several calls: no other may come between, no read see a part.
 pub(crate) fn held_up(files: &Files, request: &Request) -> bool {
     matches!(request.op, Op::Associate | Op::Plan | Op::BeforeWrite | Op::Release | Op::Closing)
         && files.find(request.key).is_some_and(|id| {
@@ -24,7 +23,7 @@ pub(crate) fn held_up(files: &Files, request: &Request) -> bool {
         })
 }
 
-/// A small write to a guarded file. As a request it costs several times what it would: after many of them the guard goes.
+/// A small write to a guarded file. A request costs several times such a write: after many the guard goes.
 pub(crate) fn small_write(state: &mut State, request: &mut Request) {
     const MANY: u32 = 256;
     let Some(id) = state.files.find(request.key) else { return };
@@ -37,11 +36,11 @@ pub(crate) fn small_write(state: &mut State, request: &mut Request) {
     }
 }
 
-/// Bytes `[start, end)` of a file are about to be written: pages that stand for them get memory of their own and stop being associated, but
-/// for those at the place that is written from, which `delta` (file offset less address) names.
+/// Bytes `[start, end)` of a file are about to be written: pages elsewhere that stand for them get memory of their own and are
+/// forgotten. `delta` (file offset less address) names the place written from.
 pub(crate) fn before_write(state: &mut State, id: TargetId, start: u64, end: u64, delta: Option<u64>) {
     let mut from = 0;
-    // One at a time, looked up anew, because the map cannot be borrowed across the work.
+    // Looked up anew each time: the map cannot stay borrowed.
     while let Some((row, clip)) = next_elsewhere(&mut state.map, id, from, start, end, delta) {
         if clip.is_mapped()
             && !mappings::is_ours(&state.tables, &state.files, clip)
@@ -59,14 +58,13 @@ pub(crate) fn before_write(state: &mut State, id: TargetId, start: u64, end: u64
         }
         state.tables.unprotect(clip.addr, clip.len);
         if !clip.is_mapped() {
-            // (Where there is no room to cut it out, it counts as altered, not being protected.)
+            // If there is no room to cut it out, it counts as altered, being unprotected.
             let _ = state.map.view().remove(clip.addr, clip.len);
         }
     }
 }
 
-/// The next extent after `from` that stands for bytes `[start, end)` of the file and is not where `delta` names; and
-/// the pages of it that do.
+/// The next extent after `from` that stands for bytes `[start, end)`, except at `delta`; and those of its pages.
 fn next_elsewhere(
     map: &mut Map,
     id: TargetId,

@@ -1,4 +1,3 @@
-
 use crate::extent::PageFacts;
 use elision_sys::pages::{self, Run, Wanted, category};
 

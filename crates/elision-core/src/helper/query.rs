@@ -1,4 +1,3 @@
-
 use crate::extent;
 use crate::helper::map::Map;
 use crate::helper::page_tables::{PageTables, SOMEWHERE, facts};

@@ -1,8 +1,8 @@
-//! The helper's parent, which does nothing but start another helper when one is killed.
+//! The helper's parent: starts another helper when one is killed.
 //!
-//! The program would find that out at its next big call, perhaps hours later; whoever wants to change a file meanwhile would wait for as long
-//! as the kernel lets him, and then change what buffers show. The supervisor keeps the helper's rules, and has no descriptors and no state but
-//! the control block. If it is killed itself, the program starts both anew at its next big call.
+//! Without it, whoever wants to change a file would wait until the program's next large call, or until the kernel breaks the
+//! lease and buffers change. It keeps the helper's rules, and has no descriptors and no state but the control block. If it is
+//! killed, the program starts both anew at its next large call.
 #![allow(unsafe_code)] // Starts a process that shares this memory, and sets a signal handler.
 
 use crate::helper::serve::{self, PARENTS_END};
@@ -13,10 +13,9 @@ use core::sync::atomic::Ordering::*;
 use elision_sys::file::{self, ProcPath};
 use elision_sys::{limits, task};
 
-/// A helper that is killed sooner is one of [`TRIES`].
+/// A helper killed sooner counts as one of [`TRIES`].
 const SHORT_MS: u64 = 1_000;
 
-/// Where a supervisor begins.
 pub(crate) extern "C" fn main() -> ! {
     let Some(block) = control::block() else { task::exit() };
     task::block_all_but(&[PARENTS_END]);
@@ -27,50 +26,49 @@ pub(crate) extern "C" fn main() -> ! {
     loop {
         let begun = task::now_ms();
         block.ready.store(0, Release);
-        // SAFETY: no other helper of this memory is running; `main` keeps the rules.
+        // SAFETY: no other helper of this memory runs; `main` keeps the rules.
         let started = unsafe { stack::HELPER.start(&block.helper, serve::main) };
         let Ok(pid) = started else { give_up(block) };
-        // The helper has begun in the program's directory, which the path of the statistics may be relative to.
+        // Only now: the helper starts in the program's directory for a relative statistics path.
         task::leave_directory();
-        // (Not before: a client waits for the helper.)
+        // Only now: a client waits for the helper.
         if !settled && !settle() {
             task::exit();
         }
         settled = true;
         let Some(signal) = task::wait_killed(pid) else { task::exit() };
-        // By a system call filter: the next one would be, too.
+        // A system call filter killed it, and would kill the next.
         if signal == libc::SIGSYS {
             give_up(block);
         }
         tries = if task::ms_since(begun) < SHORT_MS { tries + 1 } else { 0 };
-        // The descriptor of /proc was that one's.
+        // The /proc descriptor was the dead helper's.
         processes::begin();
         fault::helper_died(signal);
-        // From here on a fork waits for the next helper; or it has begun before, and the helper waits for it.
+        // From here on a fork waits for the next helper; one that began earlier, the supervisor waits for.
         control::begin_epoch(-1);
         forks::wait_for_quiesced();
         let program = PROGRAM.load(Acquire);
-        // (If a thread is about to start a helper, that thread waits until both are gone.)
+        // If a thread is about to start a helper, it waits until both are gone.
         let wanted = control::running() && any_or_leases();
         if tries > TRIES || !wanted || !processes::program_lives(program) {
             task::exit();
         }
-        // For the statistics, without which the next helper can do.
+        // For the statistics, which the next helper can do without.
         let _ = task::change_directory(ProcPath::new(program, "cwd", None).as_c_str());
     }
 }
 
-/// No helper can work here.
 fn give_up(block: &ControlBlock) -> ! {
     block.say(2);
     task::exit()
 }
 
-/// Leaves to the program what is the program's alone. False: that cannot be, and the helper has to do without a supervisor.
+/// Leaves what belongs to the program alone. False: not possible, so there is no supervisor.
 fn settle() -> bool {
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();
-    // SAFETY: the handler notes something in atomics and rings a bell, which is safe anywhere.
+    // SAFETY: the handler only sets atomics and rings a bell: async-signal-safe.
     let handled = unsafe { task::handle_signal(PARENTS_END, serve::on_parents_end).is_ok() };
     if handled {
         task::signal_at_parents_end(PARENTS_END);
