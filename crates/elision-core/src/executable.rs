@@ -1,4 +1,4 @@
-//! What kind of program a file holds, and so whether the drop-in can be loaded into it (formats: elf(5), execve(2)).
+//! Whether the drop-in can be loaded into a program (elf(5), execve(2)).
 //!
 //! Runs between fork and exec and in signal handlers: no allocation, little stack.
 
@@ -8,15 +8,13 @@ use object::elf::{
 };
 use object::{LittleEndian, Pod};
 
-/// As much of a file's beginning as the kernel looks at.
+/// What the kernel looks at.
 const BEGINNING: usize = 256;
 
-/// Passed in, because the drop-in's stack may be small.
+/// The drop-in's stack may be small.
 #[derive(Clone, Copy)]
 pub struct Room {
-    /// A piece of the file, and a name.
     pieces: [[u8; 512]; 2],
-    /// What the result refers to.
     text: [u8; BEGINNING],
 }
 
@@ -40,21 +38,20 @@ pub enum Program<'a> {
     Narrow,
     /// For another processor.
     Foreign,
-    /// Linked statically, or itself a loader.
+    /// Or itself a loader.
     Bare,
-    /// Dynamically linked.
     Loaded {
         loader: &'a [u8],
-        /// A needed library that must be loaded before all others.
+        /// Must be loaded before all others.
         first: Option<&'static str>,
     },
     Unknown,
 }
 
-/// gcc's and clang's address sanitizers. (clang links its own statically by default.)
+/// Address sanitizers. (clang links its own statically by default.)
 const FIRST: [&str; 2] = ["libasan", "libclang_rt.asan"];
 
-/// Does this library (path or name) end the program unless loaded first?
+/// Does this library end the program unless loaded first?
 pub fn must_be_first(library: &[u8]) -> Option<&'static str> {
     let name = name_of(library);
     FIRST.into_iter().find(|first| name.starts_with(first.as_bytes()))
@@ -68,28 +65,25 @@ pub fn is_glibc_loader(path: &[u8]) -> bool {
     name_of(path).starts_with(b"ld-linux")
 }
 
-/// Do loaders of any C library have such a name?
+/// Of any C library.
 pub fn is_named_like_a_loader(path: &[u8]) -> bool {
     [b"ld-".as_slice(), b"ld.so", b"libc."].iter().any(|start| name_of(path).starts_with(start))
 }
 
-/// `e_machine` of this processor's programs.
 pub const MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
 
-/// Every supported processor is little-endian.
 const LE: LittleEndian = LittleEndian;
 type Segment = ProgramHeader64<LittleEndian>;
 
-/// The kernel executes no file with program headers of another size, or with more.
+/// The kernel executes no others.
 const SEGMENT: u16 = size_of::<Segment>() as u16;
 const MOST_SEGMENTS: u16 = u16::MAX / SEGMENT;
-/// More entries of a dynamic section than any linker writes.
+/// More than any linker writes.
 const MOST_ENTRIES: u64 = 4096;
 
-/// Fills the buffer from an offset on as far as the file goes; returns the bytes read.
+/// Fills the buffer from an offset on; returns the bytes read.
 pub type Read<'a> = &'a dyn Fn(&mut [u8], u64) -> usize;
 
-/// A piece of a file, read anew as needed.
 struct Window<'a> {
     read: Read<'a>,
     at: u64,
@@ -102,7 +96,7 @@ impl<'a> Window<'a> {
         Window { read, at: 0, bytes, len: 0 }
     }
 
-    /// At least `wanted` bytes, unless the file ends before.
+    /// Fewer only at the file's end.
     fn look(&mut self, offset: u64, wanted: usize) -> &[u8] {
         let start = offset.wrapping_sub(self.at);
         if start.checked_add(wanted as u64).is_some_and(|end| end <= self.len as u64) {
@@ -117,7 +111,6 @@ impl<'a> Window<'a> {
         Some(*object::from_bytes(self.look(offset, size_of::<T>())).ok()?.0)
     }
 
-    /// `None` behind the last.
     fn segment(&mut self, (start, count): (u64, u16), number: u16) -> Option<Segment> {
         if number >= count {
             return None;
@@ -125,7 +118,7 @@ impl<'a> Window<'a> {
         self.get(start.checked_add(u64::from(number * SEGMENT))?)
     }
 
-    /// An entry's tag and value. `None` behind the last.
+    /// Tag and value.
     fn entry(&mut self, section: &Segment, number: u64) -> Option<(i64, u64)> {
         type Entry = Dyn64<LittleEndian>;
         const SIZE: u64 = size_of::<Entry>() as u64;
@@ -220,7 +213,6 @@ mod tests {
         examine(&read, Box::leak(Box::new(Room::default())))
     }
 
-    /// A minimal program with a loader and libraries.
     fn elf(loader: &str, libraries: &[&str]) -> Vec<u8> {
         let mut strings = vec![0];
         let mut dynamic = Vec::new();

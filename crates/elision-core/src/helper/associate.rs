@@ -1,4 +1,3 @@
-//! A deferred read: takes or finds a guard, checks the memory, maps.
 #![allow(unsafe_code)] // Maps over the program's buffer, at its request.
 
 use crate::extent::{BLANK, Extent, SourceId, TargetId};
@@ -15,15 +14,14 @@ use crate::transfer::PAGE;
 use elision_sys::file::Stat;
 use elision_sys::{file, memory, pages};
 
-/// Associates the whole pages `[addr, addr + len)` with the file from `offset`. With `exclusive`, also the shared page at either
-/// end if all of its bytes equal the file.
+/// With `exclusive`, also the shared pages at the ends, if all their bytes equal the file.
 pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reason> {
     let (id, stat) = match guard_for_read(state, request) {
         Ok(guarded) => guarded,
         Err(reason) => return Some(reason),
     };
     let File { source: Source { fd, .. }, fs, .. } = state.files.get(id);
-    // Asked under the guard: the length seen before may be stale.
+    // Asked under the guard: the client's length may be stale.
     let Some(now) = stat.or_else(|| file::stat(fd).ok()) else { return Some(Reason::Raced) };
     if now.size < request.offset + request.len as u64 {
         state.map.dropped = true;
@@ -35,7 +33,7 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
     }
     let (mut addr, mut len, mut offset) = (request.addr, request.len, request.offset);
     if request.exclusive {
-        // The page beside an end without a fragment may be another buffer's.
+        // Without a fragment, the next page may be another buffer's.
         if request.head > 0
             && equals_file(
                 &state.tables,
@@ -70,11 +68,11 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
     learn::learn(&mut state.map, &mut state.tables, &state.files, addr, len);
     let extent = Extent::mapped(addr, len, id, offset);
     state.map.intend(extent);
-    // SAFETY: the program asked for this replacement and waits. Other threads that use the buffer race with the read itself.
+    // SAFETY: the program asked for this and waits. Other users of the buffer race with the read itself.
     let mut good = unsafe { memory::map_file_at(addr, len, fd, offset) }.is_ok();
     if good {
         mappings::learn(&state.tables, &mut state.files, SourceId::of(id), addr);
-        // Only now: a refusal leaves the pages' old records true. There is room for the two rows an insertion can need.
+        // A refusal leaves the old records true. There is room for two rows.
         good = state.map.view().insert(extent).is_ok();
     }
     state.map.intend(BLANK);
@@ -89,7 +87,6 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
     None
 }
 
-/// A file guarded well enough to map it, and its status if asked under the guard.
 pub(crate) fn guard_for_read(
     state: &mut State,
     request: &Request,
@@ -98,14 +95,14 @@ pub(crate) fn guard_for_read(
     if let Some(id) = state.files.find(request.key) {
         let known = state.files.get(id);
         match known.guard {
-            // The helper answers breaks before requests, but may have been stopped in between.
+            // The helper may have been stopped since it answered breaks.
             Guard::Read if access == libc::O_RDONLY && is_whole(&known) => return Ok((id, None)),
             Guard::Write
                 if is_whole(&known) && has_our_lease(request.pid, request.fd, request.key, false) =>
             {
                 return Ok((id, None));
             }
-            // Two descriptions of one file: only one can be followed.
+            // Only one of two descriptions can be followed.
             Guard::Read | Guard::Write => return Err(Reason::OwnWriter),
             Guard::None => {}
         }
@@ -118,7 +115,6 @@ pub(crate) fn guard_for_read(
     guard::acquire(state, kind, request).map(|(id, stat)| (id, Some(stat)))
 }
 
-/// Do all bytes of the page at `addr` equal the file at `offset`?
 fn equals_file(
     tables: &PageTables,
     page: &mut [u8; PAGE],
@@ -131,15 +127,14 @@ fn equals_file(
         return false;
     }
     let ours = page.as_mut_ptr() as usize;
-    // SAFETY: reads into the helper's page; the other was just seen readable, and only the waiting thread may change it
-    // (`exclusive`).
+    // SAFETY: into the helper's page; the other is readable, and only the waiting thread may change it.
     unsafe {
         file::pread(fd, ours, PAGE, offset) == Ok(PAGE)
             && core::slice::from_raw_parts(addr as *const u8, PAGE) == page.as_slice()
     }
 }
 
-/// Why the range may not be mapped over: it must be private, writable, and of no file but our mappings.
+/// Only private, writable memory of no file but our mappings is fit.
 fn unfit_memory(map: &mut Map, tables: &PageTables, limit: usize, addr: usize, len: usize) -> Option<Reason> {
     if map.usage.mapped >= limit {
         return Some(Reason::Limit);

@@ -9,12 +9,12 @@ use crate::helper::{guard, mappings};
 use crate::shared::requests::{Op, Request};
 use elision_sys::memory;
 
-/// Identifies a write under way: its request exists until it is done.
+/// A request exists until its write is done.
 pub(crate) fn name_of(request: &Request) -> usize {
     core::ptr::from_ref(request) as usize
 }
 
-/// Must the request wait for another write? A planned write is several calls: no other may come between, no read see a part.
+/// A planned write is several calls: no other may come between, no read see a part.
 pub(crate) fn held_up(files: &Files, request: &Request) -> bool {
     matches!(request.op, Op::Associate | Op::Plan | Op::BeforeWrite | Op::Release | Op::Closing)
         && files.find(request.key).is_some_and(|id| {
@@ -23,7 +23,7 @@ pub(crate) fn held_up(files: &Files, request: &Request) -> bool {
         })
 }
 
-/// A small write to a guarded file. A request costs several times such a write: after many the guard goes.
+/// A request costs several times a small write: after many the guard goes.
 pub(crate) fn small_write(state: &mut State, request: &mut Request) {
     const MANY: u32 = 256;
     let Some(id) = state.files.find(request.key) else { return };
@@ -36,11 +36,10 @@ pub(crate) fn small_write(state: &mut State, request: &mut Request) {
     }
 }
 
-/// Bytes `[start, end)` of a file are about to be written: pages elsewhere that stand for them get memory of their own and are
-/// forgotten. `delta` (file offset less address) names the place written from.
+/// Pages elsewhere that stand for these bytes get memory of their own. `delta`: file offset less address of the writer's.
 pub(crate) fn before_write(state: &mut State, id: TargetId, start: u64, end: u64, delta: Option<u64>) {
     let mut from = 0;
-    // Looked up anew each time: the map cannot stay borrowed.
+    // Looked up anew: the map cannot stay borrowed.
     while let Some((row, clip)) = next_elsewhere(&mut state.map, id, from, start, end, delta) {
         if clip.is_mapped()
             && !mappings::is_ours(&state.tables, &state.files, clip)
@@ -50,7 +49,7 @@ pub(crate) fn before_write(state: &mut State, id: TargetId, start: u64, end: u64
         }
         from = row.end();
         if clip.is_mapped() {
-            // SAFETY: populating changes no contents.
+            // SAFETY: contents do not change.
             if unsafe { memory::advise(clip.addr, clip.len, libc::MADV_POPULATE_WRITE) }.is_err() {
                 guard::release(state, id);
                 return;
@@ -58,13 +57,13 @@ pub(crate) fn before_write(state: &mut State, id: TargetId, start: u64, end: u64
         }
         state.tables.unprotect(clip.addr, clip.len);
         if !clip.is_mapped() {
-            // If there is no room to cut it out, it counts as altered, being unprotected.
+            // Where there is no room: unprotected, it counts as altered.
             let _ = state.map.view().remove(clip.addr, clip.len);
         }
     }
 }
 
-/// The next extent after `from` that stands for bytes `[start, end)`, except at `delta`; and those of its pages.
+/// Extents at `delta` are skipped.
 fn next_elsewhere(
     map: &mut Map,
     id: TargetId,

@@ -1,5 +1,3 @@
-//! What a new helper does first: opens what it works with, tries what it needs, and takes over.
-
 use crate::helper::page_tables::SOMEWHERE;
 use crate::helper::state::State;
 use crate::helper::{ranges, requests, takeover};
@@ -36,18 +34,18 @@ pub(crate) fn open(state: &mut State) -> bool {
     if !scans || !asks {
         return false;
     }
-    // If the program cannot be held, a truncation could take extents away: try it now.
+    // Without holding the program, a truncation would take extents away: try it.
     let held = state.world.stop_within(state.program, 0);
     if held {
         state.world.resume(state.program);
     }
     match PREDECESSOR.load(Acquire) {
         0 => {
-            // The records are a parent's or a dead helper's, whose descriptors are gone.
+            // The recorded descriptors are a parent's or a dead helper's.
             takeover::begin_anew(state);
             held
         }
-        // These extents exist: somebody has to look after them, held or not.
+        // These extents need a helper, whether the program can be held or not.
         -1 => {
             takeover::take_over_from_nobody(state);
             held

@@ -1,7 +1,6 @@
 //! The program closes a descriptor of a file under a write lease.
 //!
-//! The helper's own descriptor keeps the description open, and delays what its last close tells watchers: that the writer is
-//! done.
+//! The helper's descriptor keeps the description, and delays what watchers learn from its last close.
 
 use crate::extent::TargetId;
 use crate::helper::files::{Files, Guard};
@@ -10,15 +9,14 @@ use crate::helper::state::State;
 use crate::shared::requests::Request;
 use elision_sys::task;
 
-/// When the helper looks for the first and the last time whether a close was the last.
+/// When to look whether a close was the last.
 const FIRST_LOOK_MS: u64 = 100;
 const LAST_LOOK_MS: u64 = 1600;
 
-/// Closed, and there is no need to look.
+/// No need to look.
 const NEVER: u64 = u64::MAX >> 1;
 
-/// Keeping the description pays only for unloaded pages, and for a moment: most programs then are done with the buffer. Not if it
-/// holds a lock.
+/// Keeping the description pays for unloaded pages, and for a moment. Not if it holds a lock.
 pub(crate) fn closing(state: &mut State, request: &Request) {
     let Some(id) = state.files.find(request.key) else { return };
     let known = state.files.get(id);
@@ -35,7 +33,7 @@ pub(crate) fn closing(state: &mut State, request: &Request) {
 }
 
 fn put_off(files: &mut Files, look_at_ms: &mut u64, id: TargetId, put_off: u64) {
-    // So that files closed in a row are looked at together.
+    // Files closed in a row are looked at together.
     let when = (task::now_ms() + put_off).next_multiple_of(FIRST_LOOK_MS / 2);
     if let Some(entry) = files.get_mut(id) {
         (entry.closed, entry.put_off) = (when, put_off);
@@ -47,7 +45,6 @@ fn look_when(look_at_ms: &mut u64, when: u64) {
     *look_at_ms = if *look_at_ms == 0 { when } else { (*look_at_ms).min(when) };
 }
 
-/// Releases guards of closed files when it is time.
 pub(crate) fn look(state: &mut State) {
     let now = if state.look_at_ms == 0 { 0 } else { task::now_ms() };
     if now < state.look_at_ms || state.look_at_ms == 0 {

@@ -5,66 +5,64 @@ use elision_sys::file::FileKey;
 
 pub const FILES: usize = 1 << 14;
 
-/// Descriptors noted by number: one for each guarded file, and a few.
+/// One for each guarded file, and others.
 pub const DESCRIPTORS: usize = 2 * FILES;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Guard {
-    /// Only tracked extents may refer to the file, while its ctime is `stamp`.
+    /// Tracked extents may refer to the file while its ctime is `stamp`.
     None = 0,
-    /// A read lease on the helper's own description.
+    /// On the helper's own description.
     Read,
-    /// A write lease on the program's description, by a descriptor of the helper's.
+    /// On the program's description.
     Write,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct File {
-    /// If not, the other fields mean nothing.
+    /// If not, the rest means nothing.
     pub used: bool,
     pub key: FileKey,
     pub fs: Option<&'static FsTraits>,
     pub guard: Guard,
     pub source: Source,
-    /// While unguarded: what the guard has left.
+    /// What the guard has left.
     pub stamp: Stamp,
-    /// The request of the write under way, during which nobody else may change or read the file; 0: none.
+    /// The write under way: nobody else may change or read the file. 0: none.
     pub writer: usize,
-    /// Small writes since the last plan, or since guarded.
+    /// Since the last plan.
     pub small: u32,
-    /// A save was planned since guarded.
     pub saved: bool,
-    /// The file has no holes up to here.
+    /// No holes up to here.
     pub solid: u64,
-    /// After a close: when to look whether it was the last (see `closing`), and the delay so far. 0: not.
+    /// When to look after a close (see `closing`), and the delay so far. 0: not.
     pub closed: u64,
     pub(crate) put_off: u64,
-    /// A link to the next file of the same hash, or the next free entry.
+    /// The next file of the hash, or free entry.
     pub(crate) next: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Source {
-    /// The helper's descriptor while guarded, or −1.
+    /// −1: not guarded.
     pub fd: i32,
-    /// Device and inode that mappings show, once known (some file systems' stat differs).
+    /// What mappings show, once known (it may differ from stat's).
     pub shown: (u64, u64),
 }
 
 impl Source {
     pub const NONE: Source = Source { fd: -1, shown: (0, 0) };
 
-    /// A killed helper may have noted one number of the two.
+    /// A killed helper may have noted one of the two.
     pub fn is_known(&self) -> bool {
         self.shown.0 != 0 && self.shown.1 != 0
     }
 }
 
-/// A ctime in seconds and nanoseconds.
 pub type Stamp = (i64, u32);
 
-/// No stamp has 0 nanoseconds.
+/// Real stamps have nanoseconds.
 pub const NO_STAMP: Stamp = (0, 0);
 
 pub const NO_FILE: File = File {
@@ -85,23 +83,23 @@ pub const NO_FILE: File = File {
 
 const HASHES: usize = 1 << 12;
 
-/// All zeroes are an empty table.
+/// Zeroes are an empty table.
 pub struct Files {
     entries: [File; FILES],
-    /// Entries from here on were never used.
+    /// The rest was never used.
     top: usize,
-    /// The first free entry below `top`, plus one; 0: none.
+    /// The first free entry, plus one.
     free: u32,
-    /// The first file of each hash, plus one.
+    /// By hash, plus one.
     first: [u32; HASHES],
-    /// Files under write leases, by bucket.
+    /// By bucket.
     guarded: [u32; BUCKETS],
-    /// The file that each descriptor last guarded.
+    /// The file each descriptor last guarded.
     watched: [TargetId; DESCRIPTORS],
 }
 
 impl Files {
-    /// Also clears what a killed helper left half changed.
+    /// A killed helper may have left any state.
     pub fn clear(&mut self) {
         for entry in self.entries.iter_mut().take(self.top) {
             *entry = NO_FILE;
@@ -112,7 +110,7 @@ impl Files {
         write_guarded::clear();
     }
 
-    /// All entries, used or not.
+    /// Used or not.
     pub fn ids(&self) -> impl Iterator<Item = TargetId> + use<> {
         (0..self.top as u32).map(TargetId)
     }
@@ -133,7 +131,7 @@ impl Files {
         None
     }
 
-    /// The guarded file whose mappings show, or may show, this device and inode number.
+    /// The guarded file whose mappings may show these numbers.
     pub fn shown_as(&self, dev: u64, ino: u64) -> Option<TargetId> {
         let shows = |id: &TargetId| {
             let file = self.get(*id);
@@ -141,7 +139,7 @@ impl Files {
                 if file.source.is_known() { file.source.shown == (dev, ino) } else { file.key.ino == ino };
             file.used && file.guard != Guard::None && same
         };
-        // On most file systems mappings show what stat says.
+        // Mostly they are what stat says.
         self.find(FileKey { dev, ino }).filter(shows).or_else(|| self.ids().find(shows))
     }
 
@@ -174,7 +172,6 @@ impl Files {
         (file.used && file.guard != Guard::None && file.source.fd == fd).then_some(id)
     }
 
-    /// `None`: no room.
     pub fn add(&mut self, file: File) -> Option<TargetId> {
         let id = match linked(self.free) {
             Some(id) => {
@@ -196,7 +193,7 @@ impl Files {
         Some(id)
     }
 
-    /// Replaces everything but the key.
+    /// The key stays.
     pub fn set(&mut self, id: TargetId, file: File) {
         let before = self.get(id);
         if file.guard == Guard::Write && before.guard != Guard::Write {
@@ -218,7 +215,6 @@ impl Files {
         if file.guard == Guard::Write {
             self.count_guard(file.key, false);
         }
-        // The link that leads to the file.
         let mut before = None;
         let mut link = self.first.get(hash(file.key)).copied().unwrap_or(0);
         while let Some(at) = linked(link).filter(|&at| at != id) {
@@ -246,7 +242,7 @@ impl Files {
     }
 }
 
-/// A link is a file's number plus one; 0: none.
+/// The number plus one; 0: none.
 fn link_to(id: TargetId) -> u32 {
     id.0 + 1
 }

@@ -1,4 +1,4 @@
-//! Materialises within the mapping: where memory or mappings are short, or a page cannot be read.
+//! Materialises within the mapping, where memory or mappings are short or a page cannot be read.
 #![allow(unsafe_code)] // Replaces the program's memory by equal memory.
 
 use crate::extent::Extent;
@@ -11,8 +11,7 @@ use crate::transfer::PAGE;
 use core::sync::atomic::{AtomicU8, Ordering::*, compiler_fence};
 use elision_sys::{memory, pages};
 
-/// Copies pages in their mapping; if the program is `held`, then exchanges them one by one. Copies that stay in the mapping (the
-/// program could not be held) outlive every change of the file but a truncation.
+/// Copies that stay in the mapping (the program is not `held`) outlive every change of the file but a truncation.
 pub(crate) fn copy(state: &mut State, extent: Extent, unreadable: bool, held: bool) {
     let mut at = extent.addr;
     while at < extent.end() {
@@ -28,8 +27,7 @@ pub(crate) fn copy(state: &mut State, extent: Extent, unreadable: bool, held: bo
     state.map.dropped = true;
 }
 
-/// Copies page by page, and makes unreadable pages untouchable if the program is held. `unreadable`: the device, which may be
-/// slow, is not asked again.
+/// `unreadable`: the device, which may be slow, is not asked again.
 fn copy_what_can_be_read(state: &mut State, from: usize, to: usize, held: bool, unreadable: bool) {
     let mut lost = from;
     for at in (from..to).step_by(PAGE) {
@@ -47,15 +45,15 @@ fn copy_what_can_be_read(state: &mut State, from: usize, to: usize, held: bool, 
     lose(lost, to, held);
 }
 
-/// With the program held: puts untouchable memory in place of unreadable pages.
+/// Puts untouchable memory in place of unreadable pages.
 fn lose(from: usize, to: usize, held: bool) {
-    // SAFETY: nobody knows a byte of these pages.
+    // SAFETY: these pages' bytes are unknown to all.
     if held && from < to && unsafe { memory::untouchable_at(from, to - from) }.is_ok() {
         live::keep_marks();
     }
 }
 
-/// Lost pages of the range become zero pages: the program discards or overwrites them.
+/// The program discards or overwrites these: lost pages become zeroes.
 pub(crate) fn find_again(tables: &PageTables, addr: usize, len: usize) {
     let (mut at, end) = (addr, addr + len);
     while live::marks_are_kept()
@@ -65,20 +63,19 @@ pub(crate) fn find_again(tables: &PageTables, addr: usize, len: usize) {
     {
         let (from, to) = (mapping.start.max(at), mapping.end.min(end));
         if !mapping.shared && mapping.ino != 0 && mapping.offset >= memory::UNTOUCHABLE {
-            // SAFETY: the lost page cannot be read, and the program is about to discard it.
+            // SAFETY: the lost page cannot be read, and is about to be discarded.
             let _ = unsafe { memory::allocate_at(from, to - from) };
         }
         at = mapping.end;
     }
 }
 
-/// With the program held: anonymous pages for `[from, to)`, a populated part of one mapping. It shrinks from its beginning, which
-/// takes one more mapping for a moment, perhaps the reserve's. Ends early without loss.
+/// Exchanges populated pages of a held program. The mapping shrinks from its beginning, which for a moment takes one more. Ends
+/// early without loss.
 fn exchange_pages(page: &mut [u8; PAGE], reserve: &mut Reserve, from: usize, to: usize) {
     let spare = page.as_mut_ptr();
     for at in (from..to).step_by(PAGE) {
-        // SAFETY: the page is present, private and readable, the program is held, and `spare` is the helper's. The bytes are back
-        // before the program goes on.
+        // SAFETY: the page is private and readable, the program is held until its bytes are back, and `spare` is the helper's.
         unsafe {
             core::ptr::copy_nonoverlapping(at as *const u8, spare, PAGE);
             take_in_hand(at);
@@ -93,7 +90,7 @@ fn exchange_pages(page: &mut [u8; PAGE], reserve: &mut Reserve, from: usize, to:
     }
 }
 
-/// Puts back the page that a killed helper had in hand. Nonzero bytes that the program has stored there since stay.
+/// Nonzero bytes that the program has stored since the helper was killed stay.
 pub(crate) fn put_back_page(state: &mut State) {
     let at = IN_HAND.load(Acquire);
     if at == 0 {
@@ -102,27 +99,26 @@ pub(crate) fn put_back_page(state: &mut State) {
     let held = state.tables.is_plain(at) && state.world.stop(state.program);
     if IN_HAND.load(Acquire) == at && state.tables.is_plain(at) {
         for (offset, kept) in state.page.into_iter().enumerate() {
-            // SAFETY: just seen to be readable and writable; to the program this is another thread's store.
+            // SAFETY: just seen writable; to the program this is another thread's store.
             let byte = unsafe { AtomicU8::from_ptr((at + offset) as *mut u8) };
             let _ = byte.compare_exchange(0, kept, Relaxed, Relaxed);
         }
     }
-    // Only now: if this helper is killed as well, the next one puts the page back.
+    // Only now: the helper may be killed as well.
     let _ = IN_HAND.compare_exchange(at, 0, AcqRel, Relaxed);
     if held {
         state.world.resume(state.program);
     }
 }
 
-/// From here on (0: no more) the helper's page may have the only copy of these bytes, at whatever instruction it is killed.
+/// The helper may be killed at any instruction, while its page has the only copy.
 fn take_in_hand(at: usize) {
     compiler_fence(SeqCst);
     IN_HAND.store(at, Release);
     compiler_fence(SeqCst);
 }
 
-/// Gives pages of the mapping memory of their own. False: not every one.
 fn populate(from: usize, to: usize) -> bool {
-    // SAFETY: populating changes no contents.
+    // SAFETY: contents do not change.
     unsafe { memory::advise(from, to - from, libc::MADV_POPULATE_WRITE) }.is_ok()
 }

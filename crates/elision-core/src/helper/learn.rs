@@ -9,12 +9,11 @@ use crate::history;
 use crate::shared::write_guarded::number;
 use crate::stats::{COUNTERS, Counters};
 
-/// The program has done with the range: did deferring pay?
+/// The program has done with the range.
 pub(crate) fn learn(map: &mut Map, tables: &mut PageTables, files: &Files, addr: usize, len: usize) {
     let mut at = addr;
     while let Some(row) = map.next_piece(at, addr + len) {
         at = row.end();
-        // Unmapped already: nothing to learn.
         if row.is_mapped() && mappings::is_ours(tables, files, row) {
             let altered = ever_altered(tables, row);
             history::learn_large(number(files.get(row.target).key), row.len, altered);
@@ -22,7 +21,7 @@ pub(crate) fn learn(map: &mut Map, tables: &mut PageTables, files: &Files, addr:
     }
 }
 
-/// The guard is being broken: did deferring pay so far? Unaltered pages are loaded now.
+/// The guard is being broken: unaltered pages are loaded now.
 pub(crate) fn learn_of_break(map: &mut Map, tables: &mut PageTables, files: &Files, id: TargetId) {
     let (mut known, mut altered, mut at) = (0, 0, 0);
     loop {
@@ -41,7 +40,7 @@ pub(crate) fn learn_of_break(map: &mut Map, tables: &mut PageTables, files: &Fil
     }
 }
 
-/// Bytes of a mapped extent stored into since it was read, saved or not.
+/// Bytes stored into since the read, saved or not.
 fn ever_altered(tables: &mut PageTables, row: Extent) -> usize {
     let mut altered = 0;
     tables.scan_each(row.addr, row.end(), SOMEWHERE, |run| {
@@ -53,7 +52,6 @@ fn ever_altered(tables: &mut PageTables, row: Extent) -> usize {
     altered
 }
 
-/// Counts deferred pages of the range that were loaded on touch.
 pub(crate) fn count_loaded(map: &mut Map, tables: &mut PageTables, addr: usize, len: usize) {
     let mut at = addr;
     while let Some(row) = map.next_piece(at, addr + len) {

@@ -1,5 +1,3 @@
-//! The association map in the helper's memory, and what it claims if the helper is killed while changing it.
-
 use crate::extent::{Chunk, Extent, ExtentMap, Share, TargetId, Usage};
 use crate::helper::files::FILES;
 use crate::shared::live;
@@ -9,15 +7,13 @@ const CHUNKS: usize = 1 << 14;
 
 pub(crate) struct Map {
     pub usage: Usage,
-    /// How much there is of each file.
     shares: [Share; FILES],
     chunks: [Chunk; CHUNKS],
     order: [u32; CHUNKS],
-    /// Extents were dropped since the last sweep.
     pub dropped: bool,
-    /// The kernel has still to be asked what is mapped: perhaps more than the extents.
+    /// The kernel has still to be asked what is mapped.
     pub unsurveyed: bool,
-    /// What is being mapped while the map does not say so; no length: nothing.
+    /// What is being mapped before the map says so.
     pub intent: Extent,
 }
 
@@ -30,13 +26,11 @@ impl Map {
         self.shares.get(id.0 as usize).copied().unwrap_or(Share::NONE)
     }
 
-    /// The first extent with a byte in `[at, end)`, clipped.
     pub(crate) fn next_piece(&mut self, at: usize, end: usize) -> Option<Extent> {
         self.view().overlapping(at, end.saturating_sub(at)).next()
     }
 
-    /// Says what is about to be mapped (`BLANK`: nothing). It has a length only while its other fields are complete: a helper may
-    /// be killed at any instruction.
+    /// The length is set only while the rest is complete: a helper may be killed at any instruction.
     pub(crate) fn intend(&mut self, extent: Extent) {
         compiler_fence(SeqCst);
         self.intent.len = 0;
@@ -47,7 +41,7 @@ impl Map {
         compiler_fence(SeqCst);
     }
 
-    /// Tells the program's threads how much there is. Call after extents changed.
+    /// Call after extents changed.
     pub(crate) fn publish(&self) {
         live::publish(self.usage.extents + usize::from(self.unsurveyed));
     }

@@ -6,7 +6,6 @@ use crate::helper::map::Map;
 use crate::helper::page_tables::PageTables;
 use elision_sys::pages;
 
-/// Is the extent still a private, readable and writable mapping of its source?
 pub(crate) fn is_ours(tables: &PageTables, files: &Files, extent: Extent) -> bool {
     let mut at = extent.addr;
     while at < extent.end() {
@@ -19,7 +18,7 @@ pub(crate) fn is_ours(tables: &PageTables, files: &Files, extent: Extent) -> boo
     true
 }
 
-/// Cuts what is no longer ours out of the map. True if anything was cut.
+/// True: something was cut.
 pub(crate) fn prune(map: &mut Map, tables: &PageTables, files: &Files, extent: Extent) -> bool {
     let mut cut = false;
     let mut at = extent.addr;
@@ -34,7 +33,7 @@ pub(crate) fn prune(map: &mut Map, tables: &PageTables, files: &Files, extent: E
     cut
 }
 
-/// Notes what the source's mappings show, by the one at `addr`, which is known to be of it.
+/// The mapping at `addr` is known to be of the source.
 pub(crate) fn learn(tables: &PageTables, files: &mut Files, source: SourceId, addr: usize) {
     if !files.source(source).is_known()
         && tables.maps >= 0
@@ -45,13 +44,12 @@ pub(crate) fn learn(tables: &PageTables, files: &mut Files, source: SourceId, ad
     }
 }
 
-/// How far the extent is of one kind from `at` on, and whether it is still our mapping.
+/// How far from `at` on the extent is, or is not, still our mapping.
 pub(crate) fn stretch(tables: &PageTables, files: &Files, extent: Extent, at: usize) -> (usize, bool) {
     let Some(source) = extent.source else { return (extent.end(), false) };
     if tables.maps < 0 {
         return (extent.end(), true);
     }
-    // Error: nothing is mapped from here on.
     let Ok(mapping) = pages::mapping(tables.maps, at) else { return (extent.end(), false) };
     if mapping.start > at {
         return (mapping.start.min(extent.end()), false);

@@ -1,14 +1,12 @@
 //! Gives pages memory of their own before their file changes.
 //!
-//! Truncating a file takes away even private copies in its mappings (`unmap_mapping_range` with `even_cows`), so the mapping
-//! itself must go. For each extent:
+//! A truncation takes away even a mapping's private copies (`unmap_mapping_range`, `even_cows`), so the mapping must go:
 //!
-//! 1. anonymous memory is filled with the file bytes of unaltered pages, which the guard keeps fixed;
-//! 2. the threads are stopped, and pages altered by now copied over: a store between copy and move would be lost;
-//! 3. the anonymous memory is moved over the mapping, and the threads go on.
+//! 1. anonymous memory is filled with the file bytes of unaltered pages, fixed by the guard;
+//! 2. the threads are stopped, and altered pages copied over: a store between copy and move would be lost;
+//! 3. the memory is moved over the mapping.
 //!
-//! A page that its device does not deliver must not show later file content: untouchable memory takes its place (SIGBUS, as
-//! before).
+//! Untouchable memory replaces a page that its device does not deliver: later file content must not show.
 #![allow(unsafe_code)] // Replaces the program's memory by equal memory.
 
 use crate::extent::{BLANK, Extent, TargetId};
@@ -23,10 +21,9 @@ use crate::transfer::PAGE;
 use elision_sys::pages::{Wanted, category};
 use elision_sys::{file, memory, task};
 
-/// Extents moved during one stop.
 const BATCH: usize = 128;
 
-/// An extent is exchanged in at most so many pieces: altered pages of a piece exist twice for a moment.
+/// Altered pages of a piece exist twice for a moment.
 const PIECES: usize = 16;
 const SMALLEST_PIECE: usize = 2 << 20;
 
@@ -43,14 +40,14 @@ struct Shadow {
     extent: Extent,
     /// 0: none.
     memory: usize,
-    /// No unaltered page of the extent could be read.
+    /// No unaltered page could be read.
     unreadable: bool,
 }
 
 impl Shadow {
     fn drop(self) {
         if self.memory != 0 {
-            // SAFETY: only this function's caller knows the shadow.
+            // SAFETY: nobody else knows the shadow.
             unsafe { memory::unmap(self.memory, self.extent.len) };
         }
     }
@@ -59,12 +56,11 @@ impl Shadow {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Exchange {
     Done,
-    /// The extent is no longer what it was.
     Stale,
     Failed,
 }
 
-/// Rounds in which the program may unmap parts of what is being copied, before it is copied in place.
+/// Rounds in which the program may unmap what is being copied.
 const PATIENCE: usize = 100;
 
 #[derive(Clone, Copy)]
@@ -73,14 +69,13 @@ enum Which {
     Range(usize, usize),
 }
 
-/// Materialises every mapped extent of a file; where tracking works, they stay as tracked extents. False: a mapping may be left.
+/// Tracked extents stay if possible. False: a mapping may be left.
 pub(crate) fn file(state: &mut State, id: TargetId) -> bool {
     let track = state.fine_ctime;
     materialise(state, Which::File(id), track)
 }
 
-/// Materialises a file whose descriptor is gone. The mappings still know it and keep its lease, so writers wait for the last
-/// exchange.
+/// The descriptor is gone, but the mappings keep the lease: writers wait for the last exchange.
 pub(crate) fn orphan(state: &mut State, id: TargetId) {
     if let Some(entry) = state.files.get_mut(id) {
         file::close(core::mem::replace(&mut entry.source.fd, -1));
@@ -88,7 +83,6 @@ pub(crate) fn orphan(state: &mut State, id: TargetId) {
     materialise(state, Which::File(id), false);
 }
 
-/// Materialises what is mapped in a range.
 pub(crate) fn range(state: &mut State, addr: usize, len: usize) {
     materialise(state, Which::Range(addr, len), false);
 }
@@ -101,25 +95,23 @@ fn materialise(state: &mut State, which: Which, track: bool) -> bool {
         let mut count = 0;
         let mut from = 0;
         while let Some(extent) = next_mapped(&mut state.map, which, from) {
-            // Unmapped parts are cut out of the map; the rest is found again.
             if !mappings::is_ours(&state.tables, &state.files, extent)
                 && mappings::prune(&mut state.map, &state.tables, &state.files, extent)
             {
                 continue;
             }
             let Some(slot) = batch.get_mut(count) else { break };
-            // Of an extent that was copied in part, the rest.
             let extent = extent.clip(from, extent.end()).unwrap_or(extent);
             *slot = precopy(state, extent);
             if slot.memory == 0 && !slot.unreadable && count > 0 {
-                // Perhaps there is no room: exchange first what has been copied, which makes some.
+                // There may be no room: the exchange makes some.
                 break;
             }
             from = extent.end();
             count += 1;
         }
         if count == 0 {
-            // If the reserve was spent, there may be room for it again.
+            // There may be room for a spent reserve.
             state.reserve.keep();
             break;
         }
@@ -132,7 +124,7 @@ fn materialise(state: &mut State, which: Which, track: bool) -> bool {
             };
             match outcome {
                 Exchange::Done => (),
-                // A part was unmapped meanwhile; the rest has its turn again.
+                // A part was unmapped: the rest has its turn again.
                 Exchange::Stale if round < PATIENCE => shadow.drop(),
                 Exchange::Stale | Exchange::Failed => {
                     shadow.drop();
@@ -149,7 +141,7 @@ fn materialise(state: &mut State, which: Which, track: bool) -> bool {
     gone
 }
 
-/// The next mapped extent that ends after `from`. Extents are taken whole: half of one would leave two mappings.
+/// Takes extents whole: half of one would leave two mappings.
 fn next_mapped(map: &mut Map, which: Which, from: usize) -> Option<Extent> {
     let map = map.view();
     match which {
@@ -161,8 +153,7 @@ fn next_mapped(map: &mut Map, which: Which, from: usize) -> Option<Extent> {
     }
 }
 
-/// Anonymous memory with the file bytes of an extent's unaltered pages, or of its first pages where address space is short or a
-/// page cannot be read; 0: none.
+/// Copies an extent, or its beginning where address space is short or a page unreadable.
 fn precopy(state: &mut State, mut extent: Extent) -> Shadow {
     let none = Shadow { extent, memory: 0, unreadable: false };
     if !mappings::is_ours(&state.tables, &state.files, extent) {
@@ -199,7 +190,7 @@ fn precopy(state: &mut State, mut extent: Extent) -> Shadow {
             Some(_) => unreadable_from(extent, shadow, fd, by_mapping),
             None => whole.len,
         };
-        // SAFETY: only this function knows the shadow.
+        // SAFETY: nobody else knows the shadow.
         unsafe { memory::unmap(shadow, extent.len) };
         return Shadow { extent: Extent { len, ..whole }, memory: 0, unreadable: unread.is_some() };
     }
@@ -210,7 +201,7 @@ fn precopy(state: &mut State, mut extent: Extent) -> Shadow {
     Shadow { extent, memory: shadow, unreadable: false }
 }
 
-/// With the program held: copies altered pages, and moves the shadow into place.
+/// The program is held.
 fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
     let Shadow { extent, memory: fresh, .. } = shadow;
     if !mappings::is_ours(&state.tables, &state.files, extent) {
@@ -234,28 +225,28 @@ fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
             let (from, len) = (run.start as usize, (run.end - run.start) as usize);
             for at in (from..from + len).step_by(STEP) {
                 let len = STEP.min(from + len - at);
-                // SAFETY: the pages are present and readable, the program is held, and the shadow is the helper's.
+                // SAFETY: the pages are readable, the program held, the shadow the helper's.
                 unsafe {
                     core::ptr::copy_nonoverlapping(at as *const u8, (place + (at - start)) as *mut u8, len)
                 };
                 requests::step();
             }
         });
-        // SAFETY: the shadow holds the same bytes, and the program is held.
+        // SAFETY: the bytes are the same, and the program is held.
         if reached < end || unsafe { memory::move_over(place, start, end - start) }.is_err() {
             return Exchange::Failed;
         }
     }
     let _ = state.map.view().remove(extent.addr, extent.len);
     state.map.dropped = true;
-    // An extent this fragmented is not worth tracking.
+    // Too fragmented to be worth tracking.
     if track && count <= altered.len() {
         keep_tracked(&mut state.map, &mut state.tables, extent, altered.get(..count).unwrap_or(&[]));
     }
     Exchange::Done
 }
 
-/// Unaltered pages still equal the file: they stay associated, in memory of their own.
+/// Unaltered pages still equal the file.
 fn keep_tracked(map: &mut Map, tables: &mut PageTables, extent: Extent, altered: &[(usize, usize)]) {
     if !tables.track(extent.addr, extent.len) {
         return;
@@ -269,14 +260,13 @@ fn keep_tracked(map: &mut Map, tables: &mut PageTables, extent: Extent, altered:
     let _ = map.view().insert(Extent { source: None, ..extent });
 }
 
-/// Bytes copied between two signs of life: seconds on the slowest device.
+/// Seconds on the slowest device.
 const STEP: usize = 8 << 20;
 
-/// At most what the kernel reads ahead on advice.
+/// At most the kernel's read-ahead.
 const AHEAD: usize = 1 << 20;
 
-/// Fills `[from, to)` of an extent's shadow with file bytes, and returns how far it came: by reading, which is faster, or from
-/// the mapping where a read would show as an access.
+/// Returns how far it came. From the mapping where a read would show as an access.
 fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mapping: bool) -> usize {
     let target = shadow + (from - extent.addr);
     let mut done = 0;
@@ -285,12 +275,12 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
         while done < to - from {
             let (at, len) = (from + done, step.min(to - from - done));
             requests::step();
-            // SAFETY: advice and populating change no contents; the shadow is the helper's.
+            // SAFETY: these calls change no contents; the shadow is the helper's.
             unsafe {
                 let _ = memory::advise(at, len, libc::MADV_WILLNEED);
                 match memory::advise(at, len, libc::MADV_POPULATE_READ) {
                     Ok(()) => {
-                        // The kernel copies: the running program may have unmapped the pages.
+                        // By the kernel: the running program may have unmapped the pages.
                         let copied = task::copy_own(at, target + done, len).unwrap_or_else(|_| {
                             core::ptr::copy_nonoverlapping(at as *const u8, (target + done) as *mut u8, len);
                             len
@@ -300,7 +290,7 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
                             return done;
                         }
                     }
-                    // Find the very page that cannot be read.
+                    // Find the unreadable page.
                     Err(_) if step > PAGE => step = PAGE,
                     Err(_) => return done,
                 }
@@ -311,7 +301,7 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
     while done < to - from {
         let offset = extent.offset + (from - extent.addr + done) as u64;
         requests::step();
-        // SAFETY: only the helper uses the shadow.
+        // SAFETY: the shadow is the helper's.
         match unsafe { file::pread(fd, target + done, STEP.min(to - from - done), offset) } {
             Ok(0) | Err(_) => return done,
             Ok(n) => done += n,
@@ -320,7 +310,7 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
     done
 }
 
-/// The first page of an extent cannot be read: bytes to the next one that can. The shadow serves to try.
+/// Bytes from an unreadable first page to a readable one. The shadow serves to try.
 fn unreadable_from(extent: Extent, shadow: usize, fd: i32, by_mapping: bool) -> usize {
     let rest = (extent.addr + PAGE..extent.end()).step_by(PAGE);
     let readable = |&at: &usize| {

@@ -1,9 +1,9 @@
 //! The helper process: shares the program's memory, and nothing else.
 //!
-//! It owns what must outlive a stopped program, out of the program's sight: leases, the association map, the page map, the write
-//! tracker. It answers one request ([`crate::shared::requests`]) at a time, and lease breaks in between, so nothing needs a lock.
+//! It owns, out of a stopped program's reach and sight, leases, association map, page map and write tracker. It answers requests
+//! ([`crate::shared::requests`]) one at a time, lease breaks in between: no locks.
 //!
-//! Code here: raw system calls only; no allocation, panics, thread-local storage, or libc.
+//! Code here: raw system calls only; no allocation, panics, thread-local storage, libc.
 
 pub(crate) mod associate;
 pub(crate) mod before_write;

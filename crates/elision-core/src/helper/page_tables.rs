@@ -1,28 +1,25 @@
 use crate::extent::PageFacts;
 use elision_sys::pages::{self, Run, Wanted, category};
 
-/// Page runs that one scan may return.
 const SCAN: usize = 512;
 
-/// Any page in memory or swap.
+/// In memory or swap.
 pub(crate) const SOMEWHERE: Wanted =
     Wanted { all: 0, inverted: 0, any: category::PRESENT | category::SWAPPED, protect: false };
 
-/// The same, write-protected by the scan.
+/// The scan protects these.
 pub(crate) const PROTECT: Wanted = Wanted { protect: true, ..SOMEWHERE };
 
 pub(crate) struct PageTables {
-    /// The helper's /proc/self/pagemap, which is the program's.
     pub pagemap: i32,
-    /// The helper's /proc/self/maps, if it can be queried.
     pub maps: i32,
-    /// The write tracker, or −1.
+    /// −1: none.
     pub tracker: i32,
     scan: [Run; SCAN],
 }
 
 impl PageTables {
-    /// Hands over each run of `[start, end)`; returns how far it came: short only if the scan failed.
+    /// Returns how far it came: short only if the scan failed.
     pub(crate) fn scan_each(
         &mut self,
         start: usize,
@@ -36,7 +33,6 @@ impl PageTables {
         })
     }
 
-    /// The same, until `each` returns false.
     pub(crate) fn scan_while(
         &mut self,
         start: usize,
@@ -68,19 +64,19 @@ impl PageTables {
         bytes
     }
 
-    /// Is this private, readable and writable memory of no file?
+    /// Private, readable, writable, of no file.
     pub(crate) fn is_plain(&self, addr: usize) -> bool {
         self.maps >= 0
             && pages::mapping(self.maps, addr)
                 .is_ok_and(|m| m.start <= addr && m.readable && m.writable && !m.shared && m.ino == 0)
     }
 
-    /// Notices stores into the range from the next protection on. False: not possible.
+    /// Stores are noticed from the next protection on.
     pub(crate) fn track(&self, addr: usize, len: usize) -> bool {
         self.tracker >= 0 && pages::track(self.tracker, addr, len).is_ok()
     }
 
-    /// The range's pages count as stored into.
+    /// The pages count as stored into.
     pub(crate) fn unprotect(&self, addr: usize, len: usize) {
         if self.tracker >= 0 {
             let _ = pages::unprotect(self.tracker, addr, len);

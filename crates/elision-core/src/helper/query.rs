@@ -3,7 +3,6 @@ use crate::helper::map::Map;
 use crate::helper::page_tables::{PageTables, SOMEWHERE, facts};
 use crate::shared::requests::{RUNS, Request};
 
-/// Answers with the state of every page of the range, as runs.
 pub(crate) fn query(map: &mut Map, tables: &mut PageTables, request: &mut Request) {
     let (start, end) = (request.addr, request.addr + request.len);
     request.count = 0;

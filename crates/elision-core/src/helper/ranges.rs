@@ -1,4 +1,3 @@
-//! What the program has said that it does to a range of memory.
 #![allow(unsafe_code)] // Replaces memory that the program is about to discard.
 
 use crate::helper::state::State;
@@ -7,22 +6,20 @@ use crate::shared::unmap_queue;
 use elision_sys::memory;
 use elision_sys::pages::{Wanted, category};
 
-/// Loaded pages without memory of their own in a private file mapping.
+/// Loaded pages without memory of their own.
 const LOADED: Wanted =
     Wanted { all: category::FILE | category::PRESENT, inverted: 0, any: category::PRESENT, protect: false };
 
-/// Makes a range plain memory: neither mapped nor tracked.
 pub(crate) fn dissolve(state: &mut State, addr: usize, len: usize) {
     materialise::range(state, addr, len);
     forget(state, addr, len);
 }
 
-/// Replaces a range's deferred pages by zero pages, and forgets the range.
 pub(crate) fn zero(state: &mut State, addr: usize, len: usize) {
     let mut at = addr;
     while let Some(row) = state.map.next_piece(at, addr + len) {
         if row.is_mapped() && mappings::is_ours(&state.tables, &state.files, row) {
-            // SAFETY: the program is about to discard these pages.
+            // SAFETY: the program discards these pages.
             let _ = unsafe { memory::allocate_at(row.addr, row.len) };
         }
         at = row.end();
@@ -31,8 +28,7 @@ pub(crate) fn zero(state: &mut State, addr: usize, len: usize) {
     forget(state, addr, len);
 }
 
-/// Unloads a range's loaded pages, and returns their bytes. Not in the calling thread: a page that has got memory of its own by
-/// then would become zeroes.
+/// Not in the calling thread: a page with memory of its own by then would become zeroes.
 pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
     let mut given = 0;
     let mut at = addr;
@@ -43,7 +39,7 @@ pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
         }
         state.tables.scan_each(row.addr, row.end(), LOADED, |run| {
             let (from, len) = (run.start as usize, (run.end - run.start) as usize);
-            // SAFETY: the pages have no memory of their own, and whoever could alter them waits for the answer.
+            // SAFETY: these pages have no memory of their own, and whoever could alter them waits.
             if unsafe { memory::advise(from, len, libc::MADV_DONTNEED) }.is_ok() {
                 given += len;
             }
@@ -55,7 +51,7 @@ pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
 pub(crate) fn forget(state: &mut State, addr: usize, len: usize) {
     learn::count_loaded(&mut state.map, &mut state.tables, addr, len);
     if state.map.view().remove(addr, len).is_err() {
-        // No room to split an extent: its outer parts need their guard, so they are materialised.
+        // No room to split an extent, whose outer parts need their guard.
         materialise::range(state, addr.saturating_sub(1), len + 2);
         state.map.view().retain(|row| row.clip(addr, addr + len).is_none());
     }

@@ -9,8 +9,7 @@ use crate::shared::requests::Request;
 use crate::stats::Reason;
 use elision_sys::{memory, pages};
 
-/// Moves `[addr, addr + len)` mapping by mapping, and answers how much of its beginning was moved. The request always says how
-/// much has moved and is about to, since the helper may be killed. Only mapped extents stay associated: the kernel does not move
+/// The request says how much has moved and is about to: the helper may be killed. Tracked extents end: the kernel does not move
 /// protection.
 pub(crate) fn relocate(state: &mut State, request: &mut Request) -> Option<Reason> {
     let (from, end, to) = (request.addr, request.addr + request.len, request.offset as usize);
@@ -18,12 +17,11 @@ pub(crate) fn relocate(state: &mut State, request: &mut Request) -> Option<Reaso
     if !state.map.view().has_room(rows + 4) {
         return Some(Reason::Limit);
     }
-    // Before anything moves: recorded in both places, a successor finds it in either.
+    // Recorded in both places first, for a successor.
     let mut next = from;
     while let Some(row) = state.map.next_piece(next, end) {
         next = row.end();
         if row.is_mapped() {
-            // There is room, as checked above.
             let _ = state.map.view().insert(Extent { addr: to + (row.addr - from), ..row });
             live::mark(to + (row.addr - from), row.len);
         }
@@ -34,18 +32,17 @@ pub(crate) fn relocate(state: &mut State, request: &mut Request) -> Option<Reaso
         let piece_end = mapping.end.min(end);
         let len = piece_end - at;
         request.tried = len;
-        // SAFETY: the waiting caller owns both ranges and keeps nothing of the target. The kernel refuses before it touches
-        // either.
+        // SAFETY: the waiting caller owns both ranges. The kernel refuses before it touches either.
         if mapping.start > at || unsafe { memory::move_from(at, to + (at - from), len) }.is_err() {
             break;
         }
-        // SAFETY: the pages have moved. The addresses stay reserved, but the file must not stay mapped there.
+        // SAFETY: the pages have moved. The addresses stay reserved, without the file.
         let _ = unsafe { memory::unreserve(at, len) };
         at = piece_end;
         request.handled = at - from;
     }
     request.tried = 0;
-    // What has not moved. There is room: at most one row is cut in two.
+    // There is room: at most one row is cut in two.
     let _ = state.map.view().remove(to + request.handled, request.len - request.handled);
     ranges::forget(state, from, request.handled);
     None

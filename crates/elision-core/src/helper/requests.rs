@@ -1,4 +1,3 @@
-//! The helper's half of a request: takes and answers what is posted.
 #![allow(unsafe_code)] // The slots are shared with another process: see [`crate::shared::requests`].
 
 use crate::shared::control;
@@ -10,19 +9,18 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering::*};
 use elision_sys::task;
 
-/// Requests taken that wait for the end of another's write.
+/// Taken requests that wait for the end of another's write.
 static HELD: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Answer {
     Given,
-    /// Given, and held requests may go on.
+    /// Held requests may go on.
     GivenToAll,
     Later,
 }
 
-/// Takes all waiting requests, calls `taken`, answers each, oldest first, and calls `answered` after each. True if there were
-/// any.
+/// Answers all waiting requests, oldest first. True: there were some.
 pub(crate) fn answer_all<S>(
     state: &mut S,
     taken: fn(&mut S),
@@ -33,7 +31,7 @@ pub(crate) fn answer_all<S>(
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
     taken(state);
     let mut oldest: *mut Slot = ptr::null_mut();
-    // SAFETY: the list's pointers are to slots of POOL, which is static.
+    // SAFETY: the pointers are to slots of POOL, which is static.
     while let Some(slot) = unsafe { list.as_ref() } {
         list = slot.next.swap(oldest, Relaxed);
         oldest = ptr::from_ref(slot).cast_mut();
@@ -62,7 +60,7 @@ pub(crate) fn answer_all<S>(
     any
 }
 
-/// The given-up slots, as bits. Those on the list are freed when taken from it.
+/// Given-up slots, as bits. Those on the list are freed when taken.
 fn find_lost() -> u32 {
     if !SOME_LOST.load(Relaxed) || !SOME_LOST.swap(false, Acquire) {
         return 0;
@@ -71,7 +69,7 @@ fn find_lost() -> u32 {
     POOL.iter().zip(0..).filter(|(slot, _)| lost(slot)).fold(0, |bits, (_, at)| bits | 1 << at)
 }
 
-/// Then frees those not on the list: a killed helper had taken them.
+/// Frees the others, which a killed helper had taken.
 fn free_lost(lost: u32) {
     for slot in POOL.iter().zip(0..).filter(|(_, at)| lost & 1 << at != 0).map(|(slot, _)| slot) {
         let _ = slot.status.compare_exchange(LOST, FREE, AcqRel, Relaxed);
@@ -92,13 +90,12 @@ fn put_back(slot: &Slot) {
     post(slot);
 }
 
-/// A new helper holds no request; threads whose requests the last one held give up.
 pub(crate) fn begin() {
     HELD.store(ptr::null_mut(), Relaxed);
 }
 
-/// During a fork: answers what changes nothing, since the forking thread may wait for one that waits here (stdio locks). No write
-/// lease exists now, so writes need nothing.
+/// Answers what changes nothing: the forking thread may wait for one that waits here (stdio locks). There are no write leases
+/// now.
 pub(crate) fn answer_quiesced() {
     step();
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
@@ -122,7 +119,7 @@ pub(crate) fn answer_quiesced() {
     }
 }
 
-/// Takes the request of a listed slot. False: its client has given up.
+/// False: the client has given up.
 fn take(slot: &Slot) -> bool {
     loop {
         let status = slot.status.load(Acquire);

@@ -1,22 +1,19 @@
-//! Mappings in reserve, for a program that has used up `vm.max_map_count`: exchanging a mapping's pages takes one more for a
-//! moment. Without it, pages stay in the file's mapping, where a truncation takes them away.
+//! Mappings in reserve: exchanging pages takes one more for a moment, which a program at `vm.max_map_count` cannot get.
 #![allow(unsafe_code)] // Protects pages of its own.
 
 use crate::transfer::PAGE;
 use elision_sys::memory;
 
-/// Every second page has another protection than its neighbours, and so is a mapping of its own.
+/// Every second page has another protection, and so is a mapping of its own.
 const PAGES: usize = 5;
 
-/// All zeroes are no reserve.
 pub struct Reserve {
     addr: usize,
-    /// Pages with a protection of their own.
     kept: usize,
 }
 
 impl Reserve {
-    /// Keeps as many as can be had. A forked child has its parent's.
+    /// A forked child has its parent's reserve.
     pub fn keep(&mut self) {
         if self.addr == 0 {
             self.addr = memory::reserve(PAGES * PAGE).unwrap_or(0);
@@ -33,9 +30,9 @@ impl Reserve {
         }
     }
 
-    /// Gives the mappings up. False: there were none.
+    /// False: none were kept.
     pub fn spend(&mut self) -> bool {
-        // SAFETY: as above. The pages become one mapping, which needs no other.
+        // SAFETY: as above. They become one mapping.
         core::mem::take(&mut self.kept) != 0
             && unsafe { memory::protect(self.addr, PAGES * PAGE, libc::PROT_NONE) }.is_ok()
     }

@@ -1,4 +1,3 @@
-//! The helper's loop: it answers lease breaks and requests, and ends with the program.
 #![allow(unsafe_code)] // Entry point of a process, and a signal handler.
 
 use crate::helper::guard::breaks::{self, NAMED_BREAK};
@@ -16,13 +15,13 @@ use core::sync::atomic::{AtomicBool, Ordering::*};
 use elision_sys::task::SignalInfo;
 use elision_sys::{calls, file, limits, task};
 
-/// The kernel's signal for a lease break that names no descriptor.
+/// A lease break that names no descriptor.
 const BREAK: i32 = libc::SIGIO;
 
-/// A thread of the program has ended, perhaps the last. (Sent to the supervisor, which passes it on.)
+/// A thread of the program has ended. (Sent to the supervisor, which passes it on.)
 pub(crate) const PARENTS_END: i32 = 42;
 
-/// Rounds in which the helper looks for a request before it sleeps: waking it costs more.
+/// Looking for a request for a while is cheaper than waking.
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
@@ -36,7 +35,6 @@ extern "C" fn on_break(signal: i32, info: &SignalInfo) {
     BELL.fetch_add(1, SeqCst);
 }
 
-/// A thread of the program has ended since the last look.
 static ORPHANED: AtomicBool = AtomicBool::new(false);
 
 pub(crate) extern "C" fn on_parents_end(_: i32, _: &SignalInfo) {
@@ -44,11 +42,11 @@ pub(crate) extern "C" fn on_parents_end(_: i32, _: &SignalInfo) {
     ring();
 }
 
-/// Milliseconds after which the helper looks at everything unasked.
+/// Milliseconds between unasked looks at everything.
 const LONG: u64 = 60_000;
 
 pub(crate) extern "C" fn main() -> ! {
-    // SAFETY: there is one helper, and the program's threads leave the state alone while it lives.
+    // SAFETY: one helper runs, and the program's threads leave the state alone.
     let state = unsafe { state::state() };
     let (Some(state), Some(block)) = (state, control::block()) else { task::exit() };
     calls::make_every_call();
@@ -60,7 +58,7 @@ pub(crate) extern "C" fn main() -> ! {
     task::new_session();
     task::set_name(c"elision");
     guard::keep_spare_descriptors(limits::raise_descriptor_limit());
-    // Else the helper could not tell whether the program still runs.
+    // Else the end of the program could not be seen.
     let sees = control::shares_memory(task::pid());
     while sees && block.go.load(Acquire) == 0 {
         task::futex_wait(&block.go, 0, 1000);
@@ -69,7 +67,7 @@ pub(crate) extern "C" fn main() -> ! {
             task::exit();
         }
     }
-    // SAFETY: the handlers only set atomics and ring a bell: async-signal-safe.
+    // SAFETY: the handlers are async-signal-safe.
     let handled = unsafe {
         BREAKS.iter().all(|&signal| task::handle_signal(signal, on_break).is_ok())
             && task::handle_signal(PARENTS_END, on_parents_end).is_ok()
@@ -95,7 +93,7 @@ fn serve(state: &mut State) -> ! {
     loop {
         step();
         let rung = BELL.load(SeqCst);
-        // The program may have another end word, or its main thread may end before the others.
+        // The program's end word may be another's, or its main thread end first.
         if (ORPHANED.swap(false, SeqCst) || end_word == 0) && !processes::program_lives(state.program) {
             finish(state);
         }
@@ -124,11 +122,11 @@ fn serve(state: &mut State) -> ! {
             timeout = timeout.min(state.look_at_ms.saturating_sub(task::now_ms()) + 1);
         }
         ASLEEP.store(1, SeqCst);
-        // The kernel looks at the end word, whose memory may go with its thread.
+        // The word's memory may go with its thread.
         if !requests::waiting() && task::futex_wait_either(&BELL, rung, end_word, end_value, timeout) {
-            // The kernel woke one waiter, the helper: wake the others (a join), too.
+            // The kernel woke one waiter only: wake a join, too.
             task::futex_wake_shared(end_word);
-            // Perhaps only the main thread has gone: from now on the helper asks about the others.
+            // Perhaps only the main thread has gone.
             end_word = 0;
         }
         ASLEEP.store(0, SeqCst);
@@ -139,7 +137,7 @@ fn serve(state: &mut State) -> ! {
     }
 }
 
-/// After the answer to a fork, nothing is answered until that fork is over: it would change what the child copies.
+/// An answer would change what the forked child copies.
 fn quiesce_for_fork(state: &mut State) {
     if state.retiring {
         report_once(state);
@@ -151,7 +149,7 @@ fn quiesce_for_fork(state: &mut State) {
     }
 }
 
-/// Looks for the next request for a while. True: the bell rang.
+/// True: the bell rang.
 fn poll(rung: u32) -> bool {
     for _ in 0..ROUNDS {
         for _ in 0..POLLS {
@@ -172,7 +170,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     if matches!(request.op, Op::Plan | Op::BeforeWrite) {
         live::count_change();
     }
-    // Other requests may wait for the end of a write.
+    // Other requests may wait for the write's end.
     let ends = match request.op {
         Op::Wrote => !request.more,
         Op::Plan | Op::BeforeWrite | Op::Release | Op::Surrender | Op::Fork | Op::Retire | Op::Leave => true,
@@ -180,9 +178,9 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     };
     let takes = matches!(request.op, Op::Associate | Op::Plan);
     if takes {
-        // So that a helper killed on the way gets a successor.
+        // A helper killed on the way needs a successor.
         live::LIVE.store(state.map.usage.extents + 1, Release);
-        // A fork waits for the answer, so none comes in between.
+        // A fork waits for the answer.
         request.owned &= request.forks == forks::count();
     }
     request.declined = match request.op {
@@ -245,7 +243,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
             None
         }
         Op::Fork => {
-            // Only here, so that no other thread takes a write lease in between.
+            // Here no other thread's write lease comes in between.
             guard::surrender(state);
             state.fork = forks::under_way();
             if !forks::set_mark() {
@@ -263,13 +261,12 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
             None
         }
         Op::Leave => {
-            // The program's descriptions may outlive it; other deferred pages go with its memory.
+            // The descriptions may outlive the program.
             guard::surrender(state);
             state.retiring = true;
             None
         }
         Op::End => {
-            // Leases end with the program's mappings and descriptors.
             state.retiring = true;
             None
         }
@@ -282,7 +279,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
 
 fn let_go_of_all(state: &mut State) {
     for id in state.files.ids() {
-        // An uncovered forked child has a minute at most.
+        // A forked child has a minute.
         while state.files.get(id).used && !guard::release(state, id) {
             step();
             task::nap_us(1_000);
@@ -292,7 +289,7 @@ fn let_go_of_all(state: &mut State) {
     state.map.publish();
 }
 
-/// Ends the helper, and with its descriptors the leases.
+/// The leases go with the helper.
 fn finish(state: &mut State) -> ! {
     guard::give_back_descriptions(state);
     report_once(state);
@@ -313,9 +310,8 @@ fn report_once(state: &mut State) {
     state.stats = -1;
 }
 
-/// Touches nothing until that fork is over. The next fork still has to be answered.
+/// The next fork still has to be answered.
 fn quiesce(fork: u32) {
-    // Requests that come after the fork need not be declined.
     while !forks::wait_for_end(fork) {
         requests::answer_quiesced();
         if !processes::program_lives(PROGRAM.load(Acquire)) {
@@ -331,7 +327,6 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::OpenOptionsExt;
 
-    /// The least visible break: an open for writing that does not wait.
     fn is_leased(path: &std::path::Path) -> bool {
         let open = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path);
         open.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)

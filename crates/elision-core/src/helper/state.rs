@@ -1,7 +1,6 @@
 //! What the helper knows.
 //!
-//! One value, in memory shared with the program, so that a forked child finds a consistent copy; only the helper writes it. What
-//! the program's threads ask on every call is in [`crate::shared::live`].
+//! It is in memory shared with the program, so that a forked child finds a consistent copy. Only the helper writes it.
 #![allow(unsafe_code)] // One value, in memory that is shared.
 
 use crate::helper::files::Files;
@@ -15,34 +14,32 @@ use core::sync::atomic::{AtomicPtr, Ordering::*};
 use elision_sys::file::FileKey;
 use elision_sys::memory;
 
-/// Functions take the parts that they need, or all where that is nearly all.
 pub(crate) struct State {
     pub program: i32,
-    /// A changed file shows it in its ctime (Linux 6.13).
+    /// A change shows in the ctime (Linux 6.13).
     pub fine_ctime: bool,
-    /// Most mapped extents before `vm.max_map_count` is in danger.
+    /// Mapped extents, so that `vm.max_map_count` is out of danger.
     pub map_limit: usize,
     pub map: Map,
     pub files: Files,
     pub tables: PageTables,
     pub world: StopWorld,
     pub reserve: Reserve,
-    /// A page to compare with, or in hand while nothing is in its place.
+    /// A page to compare with, or in hand.
     pub page: [u8; PAGE],
-    /// The file of a write lease being taken, which no entry tells of yet.
+    /// The file of a write lease being taken: no entry tells of it.
     pub taking: FileKey,
-    /// The descriptor for the statistics, or −1.
     pub stats: i32,
-    /// When to look which files are closed (see [`crate::helper::closing`]), or 0.
+    /// See [`crate::helper::closing`]; 0: never.
     pub look_at_ms: u64,
-    /// The fork just answered, for which to quiesce; or 0.
+    /// The fork for which to quiesce, or 0.
     pub fork: u32,
     pub retiring: bool,
 }
 
 static STATE: AtomicPtr<State> = AtomicPtr::new(ptr::null_mut());
 
-/// Allocates the state. All zeroes are valid but for the descriptors and the map's order, which the helper sets first.
+/// Zeroes are valid but for descriptors and the map's order, which the helper sets.
 pub(crate) fn prepare() -> bool {
     let state = memory::allocate(size_of::<State>().next_multiple_of(PAGE), false);
     STATE.store(state.unwrap_or(0) as *mut State, Release);
@@ -54,6 +51,6 @@ pub(crate) fn prepare() -> bool {
 /// # Safety
 /// The caller must be the state's only user.
 pub(crate) unsafe fn state() -> Option<&'static mut State> {
-    // SAFETY: null or set up by `prepare`; exclusive by the caller's promise.
+    // SAFETY: null or by `prepare`; exclusive by the caller's promise.
     unsafe { STATE.load(Acquire).as_mut() }
 }

@@ -1,8 +1,8 @@
 //! Stops the program's threads while memory changes hands.
 //!
-//! Only ptrace does so without a signal, error or trap that the program could see. An interrupted system call is handed back to
-//! the kernel ([`task::trace_release`], [`crate::helper::waits`]); one that had done a part returns that. A thread inside vfork
-//! cannot stop: its child, which shares the memory, is held in its place.
+//! Only ptrace does so unseen. An interrupted call is handed back to the kernel ([`task::trace_release`],
+//! [`crate::helper::waits`]); one that had done a part returns that. A thread inside vfork cannot stop: its child, which shares
+//! the memory, is held instead.
 
 use crate::helper::waits;
 use crate::shared::control;
@@ -12,21 +12,20 @@ use crate::shared::requests;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::*};
 use elision_sys::task::{self, SignalInfo, Stop, Traced};
 
-/// Threads that can be held at a time: more (with guard pages) exceed the usual `vm.max_map_count`.
+/// More, with guard pages, exceed the usual `vm.max_map_count`.
 const THREADS: usize = 1 << 16;
 
-/// How long the others are held while one does not stop, and how much longer for each thread.
+/// How long the others are held while one does not stop, and how much longer for each.
 const PATIENCE_US: u64 = 20_000;
 const PATIENCE_EACH_US: u64 = 50;
 
-/// Tries before giving up: about a second.
+/// About a second.
 const TRIES: u32 = 30;
 
-/// How long to wait for a thread that waits for a device or a processor. No other request is answered meanwhile; afterwards pages
-/// are copied in place, where a truncation takes them away.
+/// How long to wait for a thread that waits for a device or a processor; then pages are copied in place.
 const STUCK_MS: u64 = 10_000;
 
-/// How often dead threads are reaped while threads are being seized (see [`on_timer`]).
+/// See [`on_timer`].
 const REAP_MS: u64 = 20;
 
 static SEIZING: AtomicBool = AtomicBool::new(false);
@@ -43,33 +42,29 @@ struct Held {
 pub struct StopWorld {
     threads: [Held; THREADS],
     count: usize,
-    /// The thread that /proc is expected to list next.
+    /// Expected next from /proc.
     next: usize,
-    /// In a client without a helper: no thread is stopped.
     pub alone: bool,
-    /// The thread that did not stop; `None` if it may be in vfork.
+    /// `None`: it may be in vfork.
     stuck: Option<i32>,
 }
 
-/// Why no child was held in a thread's place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Borrowed {
     ByNobody,
-    /// The kernel lists no children, or one may not be traced.
+    /// The kernel does not list children, or one may not be traced.
     Perhaps,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Seized {
     All,
-    /// One thread does not stop for now.
     Slow,
-    /// One thread may not be traced.
     Refused,
 }
 
 impl StopWorld {
-    /// For a new helper, which holds no thread: the threads in a killed helper's list run.
+    /// A killed helper's threads run.
     pub(crate) fn begin(&mut self) {
         (self.count, self.alone, self.stuck) = (0, false, None);
         SEIZING.store(false, SeqCst);
@@ -83,7 +78,7 @@ impl StopWorld {
         self.held().iter().position(|held| held.tid == tid)
     }
 
-    /// Seizes a thread and asks it to stop. False: it may not be traced.
+    /// False: it may not be traced.
     fn seize(&mut self, process: i32, tid: i32) -> bool {
         let next = self.next;
         if self.held().get(next).is_some_and(|held| held.tid == tid) {
@@ -91,14 +86,13 @@ impl StopWorld {
             return true;
         }
         let at = self.count;
-        // The kernel refuses a thread that is seized already. Searching the list first would be quadratic.
+        // The kernel refuses a seized thread. Searching the list first would be quadratic.
         if let Some(slot) = self.threads.get_mut(at)
             && task::trace_seize(tid).is_ok()
         {
             *slot = Held { tid, stopped: None, lends: false };
             self.count = at + 1;
             self.show_from(at);
-            // If the thread has died meanwhile, the wait tells.
             let _ = task::trace_interrupt(tid);
             return true;
         }
@@ -115,12 +109,10 @@ impl StopWorld {
         SEIZED_COUNT.store(self.count, Release);
     }
 
-    /// Seizes every thread of `program`, new ones included, and waits until they have stopped.
     fn seize_all(&mut self, program: i32) -> Seized {
         loop {
             let before = self.count;
-            // A thread in exec waits for the helper to reap its seized siblings, and the next seize waits for that exec: a timer
-            // reaps them.
+            // A thread in exec waits for the helper to reap its seized siblings, and the next seize for that exec: a timer reaps.
             self.show_from(0);
             SEIZING.store(true, SeqCst);
             task::ring_in_ms(REAP_MS);
@@ -188,7 +180,7 @@ impl StopWorld {
         outcome != Traced::Running
     }
 
-    /// Seizes the children of a thread that share this memory (vfork).
+    /// vfork's children share this memory.
     fn hold_borrowers(&mut self, program: i32, tid: i32) -> Result<(), Borrowed> {
         let mut found = false;
         let ours = control::supervisor() as i32;
@@ -206,8 +198,7 @@ impl StopWorld {
         }
     }
 
-    /// Releases all threads, and keeps those that have not stopped or were killed for [`StopWorld::release_late`]: an exec waits
-    /// for its tracer to reap dead threads.
+    /// Keeps those that have not stopped or were killed for [`StopWorld::release_late`]: an exec waits for their reaping.
     fn release_all(&mut self, program: i32) {
         // Before any thread runs that could look.
         if self.count > 0 {
@@ -229,7 +220,7 @@ impl StopWorld {
         self.count = kept;
     }
 
-    /// Releases threads that stopped late, and reaps killed ones. True if some are left.
+    /// True: some are left.
     pub(crate) fn release_late(&mut self, program: i32) -> bool {
         for at in 0..self.count {
             if let Some(&Held { tid, stopped: None, .. }) = self.threads.get(at)
@@ -241,7 +232,7 @@ impl StopWorld {
         self.release_all(program);
         self.count != 0
     }
-    /// Stops all of the program's threads. True: they are held until [`StopWorld::resume`].
+    /// True: all threads are held until [`StopWorld::resume`].
     pub(crate) fn stop(&mut self, program: i32) -> bool {
         self.stop_within(program, STUCK_MS)
     }
@@ -277,17 +268,17 @@ impl StopWorld {
     }
 }
 
-/// The seized threads for [`on_timer`], which may interrupt a change of the list.
+/// For [`on_timer`], which may interrupt a change of the list.
 static SEIZED: [AtomicI32; THREADS] = [const { AtomicI32::new(0) }; THREADS];
 static SEIZED_COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// Timer handler: reaps threads that die while others are being seized. It leaves stops to be polled.
+/// Reaps threads that die while others are being seized.
 pub(crate) extern "C" fn on_timer(_: i32, _: &SignalInfo) {
     if SEIZING.load(SeqCst) {
         for tid in SEIZED.iter().take(SEIZED_COUNT.load(Acquire)) {
             task::reap_if_dead(tid.load(Relaxed));
         }
-        // Not periodic: with very many threads one pass may take longer than the period.
+        // Not periodic: one pass over very many threads takes longer.
         task::ring_in_ms(REAP_MS);
     }
 }

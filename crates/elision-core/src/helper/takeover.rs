@@ -1,4 +1,4 @@
-//! What becomes of the extents without their helper: it was killed, or this is a forked child.
+//! What becomes of the extents when their helper was killed, or in a forked child.
 #![allow(unsafe_code)] // The state, in a client that has no helper.
 
 use crate::extent::{BLANK, Extent};
@@ -11,11 +11,10 @@ use crate::shared::live;
 use elision_sys::file::{self, FileKey};
 use elision_sys::pages;
 
-/// In a forked child: takes guards of its own while the parent's helper waits.
+/// In a forked child, while the parent's helper waits.
 pub(crate) fn take_over(state: &mut State, predecessor: i32) {
     // The write tracker belongs to the parent's memory.
     state.map.view().retain(|row| row.is_mapped());
-    // The child's only thread waits for this.
     state.world.alone = true;
     for id in state.files.ids() {
         let known = state.files.get(id);
@@ -26,7 +25,6 @@ pub(crate) fn take_over(state: &mut State, predecessor: i32) {
         let taken = guard::on_fork(&known, predecessor);
         match (taken, state.files.get_mut(id)) {
             (Some(fd), Some(entry)) => {
-                // No thread of this process is writing.
                 (entry.source.fd, entry.writer) = (fd, 0);
                 state.files.watch(fd, id);
             }
@@ -40,9 +38,9 @@ pub(crate) fn take_over(state: &mut State, predecessor: i32) {
     state.map.publish();
 }
 
-/// After a helper was killed: its leases are gone, so nothing may stay mapped.
+/// The killed helper's leases are gone, so nothing may stay mapped.
 pub(crate) fn take_over_from_nobody(state: &mut State) {
-    // Until the end, extents depend on this helper or its successor, whatever the map says.
+    // Until the end, extents depend on a helper, whatever the map says.
     state.map.unsurveyed = true;
     state.map.publish();
     in_place::put_back_page(state);
@@ -55,7 +53,6 @@ pub(crate) fn take_over_from_nobody(state: &mut State) {
     begin_anew(state);
 }
 
-/// Forgets everything, and gives up a killed helper's leases on the program's descriptions.
 pub(crate) fn begin_anew(state: &mut State) {
     guard::give_up_orphans(state);
     state.taking = FileKey::default();
@@ -70,11 +67,10 @@ pub(crate) fn begin_anew(state: &mut State) {
     state.map.publish();
 }
 
-/// Records what deferred reads have mapped, after a helper was killed or copied at any moment. If it was changing the map, the
-/// kernel is asked.
+/// Records what deferred reads have mapped. If the dead helper was changing the map, the kernel is asked.
 fn recall(state: &mut State) {
     for id in state.files.ids() {
-        // The number may be another file's descriptor here; the mappings still know theirs.
+        // In this process the number may be another file's.
         if let Some(entry) = state.files.get_mut(id) {
             entry.source.fd = -1;
         }
@@ -89,8 +85,8 @@ fn recall(state: &mut State) {
     }
 }
 
-/// Records every mapping of a guarded file. A private mapping of the program's own is taken for a deferred read, since it does
-/// not show what the file has later; so the kernel is asked only where the map cannot be.
+/// A private mapping of the program's own of a guarded file is taken for a deferred read, so the kernel is asked only where the
+/// map cannot be.
 fn survey(map: &mut Map, tables: &PageTables, files: &Files) {
     let mut at = 0;
     while let Ok(mapping) = pages::mapping_like_ours(tables.maps, at) {
@@ -102,7 +98,6 @@ fn survey(map: &mut Map, tables: &PageTables, files: &Files) {
     }
 }
 
-/// Records what is left of an intended mapping.
 fn enter_mapped(state: &mut State, whole: Extent) {
     let mut at = whole.addr;
     while at < whole.end() {
@@ -118,7 +113,6 @@ fn enter_mapped(state: &mut State, whole: Extent) {
     }
 }
 
-/// Does a helper's work in the program's calling thread.
 fn in_the_program(state: &mut State, work: impl FnOnce(&mut State)) {
     state.world.alone = true;
     state.tables.tracker = -1;
@@ -130,21 +124,23 @@ fn in_the_program(state: &mut State, work: impl FnOnce(&mut State)) {
     file::close(state.tables.maps);
 }
 
-/// In a forked child whose copy was taken while the helper was at work.
+/// In a forked child whose copy was taken while the helper worked.
 ///
 /// # Safety
 /// There must be no helper, and no other thread.
 pub(crate) unsafe fn distrust() {
+    // SAFETY: the caller's promise.
     if let Some(state) = unsafe { state::state() } {
         state.map.usage.whole = false;
     }
 }
 
-/// In a forked child that could not start a helper, by its only thread.
+/// By the only thread of a forked child without a helper.
 ///
 /// # Safety
 /// As [`distrust`].
 pub(crate) unsafe fn materialise_alone() {
+    // SAFETY: the caller's promise.
     if let Some(state) = unsafe { state::state() } {
         in_the_program(state, |state| {
             recall(state);
@@ -157,11 +153,12 @@ pub(crate) unsafe fn materialise_alone() {
     }
 }
 
-/// In a program whose killed helper cannot be replaced. Other threads go on: a store into a page just being exchanged is lost.
+/// Without a helper. Other threads go on: a store into a page just being exchanged is lost.
 ///
 /// # Safety
 /// There must be no helper, and no other thread may come here.
 pub(crate) unsafe fn take_over_alone() {
+    // SAFETY: the caller's promise.
     if let Some(state) = unsafe { state::state() } {
         requests::begin();
         in_the_program(state, take_over_from_nobody);

@@ -1,10 +1,8 @@
-//! Checks that what the helper knows is consistent. For tests.
-
 use crate::helper::files::{Files, Guard, NO_STAMP};
 use crate::helper::map::Map;
 use elision_sys::file::lease;
 
-/// What the helper relies on between requests.
+/// For tests: what holds between requests.
 ///
 /// # Errors
 /// A sentence on what does not hold.
@@ -34,7 +32,7 @@ pub fn validate(map: &mut Map, files: &Files) -> Result<(), &'static str> {
             Guard::Read => libc::F_RDLCK,
             Guard::Write => libc::F_WRLCK,
         };
-        // The kernel shows a lease being broken as what it has to become.
+        // A lease being broken shows what it has to become.
         if !matches!(lease(file.source.fd), Ok(now) if now == held || now == libc::F_UNLCK || now == libc::F_RDLCK)
         {
             return Err("a guard's lease is gone");

@@ -1,27 +1,25 @@
 //! Timeouts of calls interrupted by a stop of the threads.
 //!
-//! The kernel continues poll, select, nanosleep and futex waits with the time left. It repeats others with their full timeout,
-//! for ever if stops are frequent. So the first stop notes when the wait ends, and a later one ends it then: after three timeouts
-//! at most.
+//! The kernel continues poll, select, nanosleep and futex waits with the time left, and repeats others in full, for ever if stops
+//! are frequent. So the first stop notes when the wait ends: it lasts three timeouts at most.
 //!
-//! The note is the upper half of the call number's register, which the kernel ignores (Linux 5.14) and every system call changes:
-//! it stays only while the kernel repeats the call.
+//! The note is the upper half of the call number's register: the kernel ignores it (Linux 5.14), and every system call changes
+//! it.
 
 use elision_sys::arch::EPOLL_WAITS;
 use elision_sys::file;
 use elision_sys::task::{self, Registers, Then};
 
-/// Where a call says how long it waits.
 enum Limit {
-    /// Milliseconds, in the fourth argument.
+    /// In the fourth argument.
     Milliseconds,
     /// A `timespec` at this address.
     At(u64),
-    /// An option of the socket in the first argument.
+    /// Of the first argument.
     Socket(i32),
 }
 
-/// The limit of a call that the kernel does not continue, and its result at timeout.
+/// The limit of a call that the kernel repeats, and its result at timeout.
 fn limit_of(registers: &Registers) -> Option<(Limit, i64)> {
     let again = -i64::from(libc::EAGAIN);
     let [_, _, third, fourth, ..] = registers.arguments();
@@ -44,7 +42,7 @@ fn limit_of(registers: &Registers) -> Option<(Limit, i64)> {
 }
 
 impl Limit {
-    /// Milliseconds, rounded up; `None`: no limit.
+    /// Rounded up; `None`: no limit.
     fn milliseconds(&self, program: i32, registers: &Registers) -> Option<u64> {
         let [first, _, _, fourth, ..] = registers.arguments();
         match *self {
@@ -59,30 +57,29 @@ impl Limit {
     }
 }
 
-/// A stop has made the call return EINTR: notes when its wait ends, or ends it.
+/// A stop has made the call return EINTR.
 pub(crate) fn interrupted(program: i32, registers: &mut Registers) -> Then {
     let Some((limit, over)) = limit_of(registers) else { return Then::Again };
     let Some(ms) = limit.milliseconds(program, registers) else { return Then::Again };
     if note_end(registers, ms, task::now_ms()) { Then::Over(over) } else { Then::Again }
 }
 
-/// Set in every note, so that none is zero.
+/// No note is zero.
 const NOTED: u64 = 1 << 30;
-/// Clock bits in a note, in milliseconds: they repeat after twelve days.
+/// In milliseconds: repeats after twelve days.
 const CLOCK_BITS: u32 = 30;
 const CLOCK: u64 = (1 << CLOCK_BITS) - 1;
-/// A value this much older than its wait is no note.
+/// Older values are no notes.
 const LATE_MS: i64 = 60_000;
 
-/// Is the wait over, by its note? Without a note it gets one, unless it is longer than six days: the clock could not tell it from
-/// one that is over.
+/// A wait without a note gets one, unless the clock could not tell it (six days) from one that is over.
 fn note_end(registers: &mut Registers, limit_ms: u64, now_ms: u64) -> bool {
     let Some(limit) = i64::try_from(limit_ms).ok().filter(|&limit| limit < 1 << (CLOCK_BITS - 1)) else {
         return false;
     };
     let noted = u64::from(registers.note());
     let unused = i64::BITS - CLOCK_BITS;
-    // The difference of two such clocks, with its sign.
+    // Sign-extended.
     let left = ((noted & CLOCK).wrapping_sub(now_ms) << unused) as i64 >> unused;
     if noted & NOTED != 0 && (-limit - LATE_MS..=limit).contains(&left) {
         return left <= 0;

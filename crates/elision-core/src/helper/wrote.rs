@@ -10,7 +10,6 @@ use crate::helper::state::State;
 use crate::shared::live;
 use crate::shared::requests::Request;
 
-/// `len` of `tried` bytes were written: associates what now equals the file.
 pub(crate) fn wrote(state: &mut State, request: &Request) {
     let Some(id) = state.files.find(request.key) else { return };
     if let Some(entry) =
@@ -24,7 +23,7 @@ pub(crate) fn wrote(state: &mut State, request: &Request) {
         state.tables.unprotect(start + done, tried - done);
     }
     if !request.track {
-        // Unprotected, tracked extents would always pass for altered.
+        // Unprotected, they would always pass for altered.
         let mut at = start;
         while let Some(row) = state.map.next_piece(at, start + done) {
             at = row.end();
@@ -54,7 +53,7 @@ pub(crate) fn wrote(state: &mut State, request: &Request) {
             Some(row) => (row.addr, false),
             None => (start + done, false),
         };
-        // A mapped extent of another file or place stays: it is what the memory is.
+        // A mapped extent of another place stays: it is what the memory is.
         let elsewhere = state.map.view().overlapping(at, to - at).any(|row| row.is_mapped());
         if !mapped && !elsewhere {
             let offset = delta.wrapping_add(at as u64);
@@ -68,7 +67,7 @@ pub(crate) fn wrote(state: &mut State, request: &Request) {
     state.map.publish();
 }
 
-/// Another write to the file overlapped this one, and which bytes it has now is unknown: the range counts as altered.
+/// Two writes overlapped, and the file may have either's bytes: the range counts as altered.
 pub(crate) fn untrack(map: &mut Map, tables: &PageTables, addr: usize, len: usize) {
     let mut at = addr;
     while let Some(row) = map.next_piece(at, addr + len) {

@@ -1,8 +1,7 @@
 //! The helper's parent: starts another helper when one is killed.
 //!
-//! Without it, whoever wants to change a file would wait until the program's next large call, or until the kernel breaks the
-//! lease and buffers change. It keeps the helper's rules, and has no descriptors and no state but the control block. If it is
-//! killed, the program starts both anew at its next large call.
+//! Without it, whoever wants to change a file would wait for the program's next large call, or for the kernel to break the lease.
+//! The supervisor keeps the helper's rules, without descriptors or state. If it is killed, the program starts both anew.
 #![allow(unsafe_code)] // Starts a process that shares this memory, and sets a signal handler.
 
 use crate::helper::serve::{self, PARENTS_END};
@@ -13,7 +12,7 @@ use core::sync::atomic::Ordering::*;
 use elision_sys::file::{self, ProcPath};
 use elision_sys::{limits, task};
 
-/// A helper killed sooner counts as one of [`TRIES`].
+/// Sooner killed counts as one of [`TRIES`].
 const SHORT_MS: u64 = 1_000;
 
 pub(crate) extern "C" fn main() -> ! {
@@ -26,10 +25,10 @@ pub(crate) extern "C" fn main() -> ! {
     loop {
         let begun = task::now_ms();
         block.ready.store(0, Release);
-        // SAFETY: no other helper of this memory runs; `main` keeps the rules.
+        // SAFETY: no other helper runs; `main` keeps the rules.
         let started = unsafe { stack::HELPER.start(&block.helper, serve::main) };
         let Ok(pid) = started else { give_up(block) };
-        // Only now: the helper starts in the program's directory for a relative statistics path.
+        // Only now: a helper starts in the program's directory (relative statistics path).
         task::leave_directory();
         // Only now: a client waits for the helper.
         if !settled && !settle() {
@@ -37,24 +36,23 @@ pub(crate) extern "C" fn main() -> ! {
         }
         settled = true;
         let Some(signal) = task::wait_killed(pid) else { task::exit() };
-        // A system call filter killed it, and would kill the next.
+        // A system call filter would kill the next, too.
         if signal == libc::SIGSYS {
             give_up(block);
         }
         tries = if task::ms_since(begun) < SHORT_MS { tries + 1 } else { 0 };
-        // The /proc descriptor was the dead helper's.
         processes::begin();
         fault::helper_died(signal);
-        // From here on a fork waits for the next helper; one that began earlier, the supervisor waits for.
+        // From here on forks wait for the next helper; the supervisor waits for earlier ones.
         control::begin_epoch(-1);
         forks::wait_for_quiesced();
         let program = PROGRAM.load(Acquire);
-        // If a thread is about to start a helper, it waits until both are gone.
+        // A thread about to start a helper waits until both are gone.
         let wanted = control::running() && any_or_leases();
         if tries > TRIES || !wanted || !processes::program_lives(program) {
             task::exit();
         }
-        // For the statistics, which the next helper can do without.
+        // For the statistics.
         let _ = task::change_directory(ProcPath::new(program, "cwd", None).as_c_str());
     }
 }
@@ -64,11 +62,11 @@ fn give_up(block: &ControlBlock) -> ! {
     task::exit()
 }
 
-/// Leaves what belongs to the program alone. False: not possible, so there is no supervisor.
+/// False: there can be no supervisor.
 fn settle() -> bool {
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();
-    // SAFETY: the handler only sets atomics and rings a bell: async-signal-safe.
+    // SAFETY: the handler is async-signal-safe.
     let handled = unsafe { task::handle_signal(PARENTS_END, serve::on_parents_end).is_ok() };
     if handled {
         task::signal_at_parents_end(PARENTS_END);

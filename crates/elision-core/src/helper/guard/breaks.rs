@@ -1,16 +1,15 @@
-//! Leases that may be being broken: signal handlers note them, the helper's loop asks.
+//! Notes of leases being broken, from signal handlers.
 //!
-//! Asking each of thousands of leases takes milliseconds. So the kernel names the descriptor in a real-time signal (`F_SETSIG`)
-//! for leases on the helper's own descriptions. For leases on the program's, whose settings must not outlive a killed helper, and
-//! if it cannot queue the signal, it sends SIGIO: then every lease is asked.
+//! Asking thousands of leases takes milliseconds, so the kernel names the descriptor in a signal (`F_SETSIG`). For the program's
+//! descriptions, whose settings must not outlive a killed helper, and if the queue is full, it sends SIGIO: then all are asked.
 //!
-//! Notes are bits, so no number of signals is too many. A note of a descriptor reused since does no harm. The helper asks about a
-//! lease after taking its note: a later break is noted anew.
+//! Notes are bits, so none is lost. A stale one does no harm. A lease is asked after its note is taken: a later break is noted
+//! anew.
 
 use crate::helper::files::DESCRIPTORS;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
-/// The signal that names its descriptor. Any real-time signal would do: only the helper's code runs here.
+/// Any real-time signal would do.
 pub(crate) const NAMED_BREAK: i32 = 40;
 
 static ALL: AtomicBool = AtomicBool::new(false);
@@ -23,12 +22,12 @@ pub enum Broken {
     All,
 }
 
-/// Every lease is worth a look. Async-signal-safe.
+/// Async-signal-safe.
 pub fn note_all() {
     ALL.store(true, SeqCst);
 }
 
-/// The lease of this descriptor is worth a look. Async-signal-safe.
+/// Async-signal-safe.
 pub fn note(fd: i32) {
     let Ok(fd) = usize::try_from(fd) else { return note_all() };
     let Some(word) = NOTED.get(fd / 64) else { return note_all() };
@@ -36,7 +35,7 @@ pub fn note(fd: i32) {
     ANY.store(true, SeqCst);
 }
 
-/// Takes the notes and hands each over. After [`Broken::All`] none is left.
+/// After [`Broken::All`] none is left.
 pub fn take(mut each: impl FnMut(Broken)) {
     let all = ALL.swap(false, SeqCst);
     if !ANY.swap(false, SeqCst) && !all {
@@ -82,7 +81,6 @@ mod tests {
             assert_eq!(taken(), [Broken::All], "{fd}");
             assert_eq!(taken(), []);
         }
-        // A note that arrives during `take` is handed over now or the next time.
         note(3);
         note(900);
         let mut seen = Vec::new();

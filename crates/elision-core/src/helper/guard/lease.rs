@@ -1,5 +1,4 @@
-//! What both kinds of lease share. The kernel grants a lease only while no conflicting open exists. Then whoever opens for
-//! writing or truncates (under a write lease: opens at all) waits until it goes.
+//! A lease is granted only while no conflicting open exists; from then on such opens wait until it goes.
 
 use crate::helper::guard::breaks;
 use crate::shared::processes;
@@ -9,10 +8,9 @@ use elision_sys::file::{self, ProcPath};
 use elision_sys::raw::{Errno, Result};
 use elision_sys::task;
 
-/// Descriptors that no guard may take: stopping the program takes some to list its threads.
+/// Stopping the program takes descriptors.
 const SPARE: u64 = 32;
 
-/// Guards have descriptors below this one.
 static ROOM: AtomicI32 = AtomicI32::new(i32::MAX);
 
 pub(crate) fn keep_spare_descriptors(limit: u64) {
@@ -39,24 +37,23 @@ pub(crate) fn take_read_lease(fd: i32) -> Result<()> {
     set(fd, libc::F_RDLCK)
 }
 
-/// Sets a lease, if a descriptor remains to spare.
 fn set(fd: i32, lease: i32) -> Result<()> {
     if fd >= ROOM.load(Relaxed) {
         return Err(Errno(libc::EMFILE));
     }
     if lease == libc::F_RDLCK {
-        // Before the lease, so that no break goes unnamed. If the signal cannot be set, it is SIGIO.
+        // Before the lease: no break goes unnamed. Without the signal, it is SIGIO.
         let _ = file::set_lease_signal(fd, breaks::NAMED_BREAK);
     }
     file::set_lease_of_named(fd, lease)
 }
 
-/// Is this lease on the description? `though_wanted`: also while it is being broken.
+/// `though_wanted`: also while it is being broken.
 pub(super) fn still_holds(fd: i32, lease: i32, though_wanted: bool) -> bool {
     file::lease(fd) == Ok(lease) || though_wanted && shows_lock(task::pid(), fd, &[b"LEASE"], false)
 }
 
-/// Does /proc show locks of these kinds for a process's descriptor? `otherwise`: the answer if it cannot be read.
+/// `otherwise`: the answer if /proc cannot be read.
 pub(super) fn shows_lock(pid: i32, fd: i32, kinds: &[&[u8]], otherwise: bool) -> bool {
     let mut text = [0u8; 4096];
     let Ok(info) = processes::open(&ProcPath::new(pid, "fdinfo", Some(fd)), 0) else { return otherwise };

@@ -1,8 +1,7 @@
 //! Guards keep a file's bytes fixed while extents depend on them.
 //!
-//! Each kind is one file with five functions: `acquire`, `still_holds` (asks the kernel), `on_break` (may the guard go?),
-//! `on_fork` (another guard for a forked child) and `give_up`. Dependent extents are materialised first, then the guard goes; the
-//! [`stamp`] outlives it.
+//! Each kind is one file with `acquire`, `still_holds`, `on_break` (may it go?), `on_fork` (a child's guard) and `give_up`.
+//! Extents are materialised before the guard goes; the [`stamp`] outlives it.
 
 pub(crate) mod breaks;
 mod lease;
@@ -26,9 +25,8 @@ use crate::shared::requests::Request;
 use crate::stats::Reason;
 use elision_sys::file::{self, FileKey, Stat};
 
-/// Takes a guard of this kind on a request's file, and enters the file. Returns its status under the guard, too.
 pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Result<(TargetId, Stat), Reason> {
-    // A write lease is on the program's description, and outlives a helper killed before the file is entered.
+    // This lease outlives a helper killed before the file is entered.
     if kind == Guard::Write {
         state.taking = request.key;
     }
@@ -49,13 +47,12 @@ pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Resu
     entered
 }
 
-/// The guard is there, and nobody waits for the file.
+/// Nobody waits for the file.
 pub(crate) fn is_whole(known: &File) -> bool {
     still_holds(known, false)
 }
 
-/// The guard is there, whether or not somebody waits. The kernel takes it from a helper stopped for too long; then the file may
-/// have changed.
+/// Somebody may wait. The kernel takes the guard from a helper stopped too long, and the file may have changed.
 pub(crate) fn is_held(known: &File) -> bool {
     still_holds(known, true)
 }
@@ -68,7 +65,6 @@ fn still_holds(known: &File, though_wanted: bool) -> bool {
     }
 }
 
-/// May the guard go, now that it is being broken?
 fn on_break(known: &File, program: i32) -> bool {
     match known.guard {
         Guard::None => true,
@@ -77,7 +73,7 @@ fn on_break(known: &File, program: i32) -> bool {
     }
 }
 
-/// In a forked child: a guard beside that of the parent's helper. Returns its descriptor.
+/// The child's descriptor.
 pub(crate) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
     match known.guard {
         Guard::None => None,
@@ -86,7 +82,7 @@ pub(crate) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
     }
 }
 
-/// Gives up the guard after everything was materialised; `gone`: no mapping is left. False: a child still depends on it.
+/// `gone`: no mapping is left. False: a child depends on it.
 fn give_up(state: &State, known: &File, gone: bool) -> bool {
     match known.guard {
         Guard::None => true,
@@ -95,7 +91,7 @@ fn give_up(state: &State, known: &File, gone: bool) -> bool {
     }
 }
 
-/// Enters a guarded file. Earlier tracked extents hold only if the file did not change unguarded.
+/// Old tracked extents hold only if the file did not change unguarded.
 fn enter(state: &mut State, request: &Request, guard: Guard, fd: i32) -> Result<(TargetId, Stat), Reason> {
     let (stat, stamp) = file::stat_and_ctime(fd).map_err(lease::refused)?;
     let (key, fs) = (request.key, request.fs);
@@ -121,7 +117,7 @@ fn enter(state: &mut State, request: &Request, guard: Guard, fd: i32) -> Result<
     Ok((id, stat))
 }
 
-/// Releases guards that are being broken. True: ask again soon.
+/// True: ask again soon.
 pub(crate) fn answer_breaks(state: &mut State) -> bool {
     let mut again = false;
     breaks::take(|broken| {
@@ -131,14 +127,14 @@ pub(crate) fn answer_breaks(state: &mut State) -> bool {
         };
         match named {
             Some(id) => again |= !answer_break(state, id),
-            // Also if the named descriptor is no longer a guard.
+            // Also if the named descriptor is no guard any more.
             None => state.files.ids().for_each(|id| again |= !answer_break(state, id)),
         }
     });
     again
 }
 
-/// Releases a file's guard if it is being broken. False: ask again.
+/// False: ask again.
 fn answer_break(state: &mut State, id: TargetId) -> bool {
     let known = state.files.get(id);
     if !known.used || is_whole(&known) {
@@ -154,13 +150,13 @@ fn answer_break(state: &mut State, id: TargetId) -> bool {
     false
 }
 
-/// Materialises what depends on a file, then gives up its guard. False: something still depends on it.
+/// Materialises first. False: something still depends on the guard.
 pub(crate) fn release(state: &mut State, id: TargetId) -> bool {
     let known = state.files.get(id);
     if known.guard == Guard::None {
         return true;
     }
-    // Stamp first, ask for the guard last: a guard that the kernel has taken away guarded nothing.
+    // The guard is asked for last: one taken away by the kernel guarded nothing.
     let stamp = if state.fine_ctime { stamp::take(&known) } else { None }.filter(|_| is_held(&known));
     live::count_change();
     let gone = materialise::file(state, id);
@@ -193,7 +189,6 @@ pub(crate) fn drop_file(state: &mut State, id: TargetId) {
     state.files.remove(id);
 }
 
-/// Releases files that nothing depends on.
 pub(crate) fn sweep(state: &mut State) {
     state.map.dropped = false;
     for id in state.files.ids() {
@@ -208,7 +203,7 @@ pub(crate) fn sweep(state: &mut State) {
     }
 }
 
-/// Releases the guard of a file that changes other than by a save, and reports how much was deferred in vain.
+/// The file changes other than by a save: what was deferred was in vain.
 pub(crate) fn release_for_nothing(state: &mut State, id: TargetId, request: &mut Request) {
     if !state.files.get(id).saved {
         request.known = state.map.share(id).mapped;
@@ -216,7 +211,6 @@ pub(crate) fn release_for_nothing(state: &mut State, id: TargetId, request: &mut
     release(state, id);
 }
 
-/// Releases every guard on the program's descriptions.
 pub(crate) fn surrender(state: &mut State) {
     for id in state.files.ids() {
         if state.files.get(id).guard == Guard::Write {
@@ -225,13 +219,12 @@ pub(crate) fn surrender(state: &mut State) {
     }
 }
 
-/// The program is gone, but another may have inherited its descriptions.
+/// Another program may have inherited the descriptions.
 pub(crate) fn give_back_descriptions(state: &State) {
     state.files.known().filter(|file| file.guard == Guard::Write).for_each(write_lease::unlock);
 }
 
-/// Gives up write leases that a dead helper left on the program's descriptions, after materialising: else openers wait until the
-/// program closes them. (A read lease goes with its last mapping.)
+/// After materialising: else openers would wait until the program closes. (A read lease goes with its mappings.)
 pub(crate) fn give_up_orphans(state: &State) {
     let guarded = || {
         let known = state.files.known().filter(|file| file.guard == Guard::Write);

@@ -1,4 +1,4 @@
-//! A read lease on the helper's own description: no process has the file open for writing.
+//! A read lease on the helper's own description: nobody has the file open for writing.
 
 use crate::helper::files::File;
 use crate::helper::guard::lease;
@@ -8,9 +8,9 @@ use crate::shared::requests::Request;
 use crate::stats::Reason;
 use elision_sys::file::{self, ProcPath};
 
-/// Not on the program's description, which may be closed.
+/// The program may close its own description.
 pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
-    // O_NOATIME is passed on: mapping counts as access.
+    // Mapping counts as access: keep O_NOATIME.
     open(request.pid, request.fd, request.flags & libc::O_NOATIME)
 }
 
@@ -30,12 +30,11 @@ pub(super) fn still_holds(fd: i32, though_wanted: bool) -> bool {
     lease::still_holds(fd, libc::F_RDLCK, though_wanted)
 }
 
-/// A break waits only for the copying.
 pub(super) fn on_break(_known: &File, _program: i32) -> bool {
     true
 }
 
-/// The child's helper opens the file through its parent's helper's descriptor.
+/// By way of the parent's helper's descriptor.
 pub(super) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
     let fd = open(predecessor, known.source.fd, 0).ok()?;
     if file::stat(fd).is_ok_and(|stat| stat.id == known.key) {
@@ -45,12 +44,12 @@ pub(super) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
     None
 }
 
-/// Declines while a forked child without guards of its own depends on the lease.
+/// A forked child without guards yet depends on the lease.
 pub(super) fn give_up(known: &File) -> bool {
     if forks::children_uncovered() {
         return false;
     }
-    // Closing is not enough: a mapping keeps the description, and with it the lease.
+    // A mapping keeps the description, and so the lease.
     let _ = file::set_lease(known.source.fd, libc::F_UNLCK);
     true
 }

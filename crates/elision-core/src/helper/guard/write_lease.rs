@@ -1,4 +1,4 @@
-//! A write lease on the program's own description, through the helper's descriptor: no other description of the file is open.
+//! A write lease on the program's own description: no other exists.
 
 use crate::helper::files::File;
 use crate::helper::guard::lease::{self, shows_lock};
@@ -10,7 +10,7 @@ use elision_sys::{pages, task};
 
 pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
     let fd = file::take_descriptor(request.pid, request.fd).map_err(lease::refused)?;
-    // Another file's description may have the program's own lease, which this would replace.
+    // Another file's description may have a lease of the program's, which this would replace.
     let taken = match file::stat(fd) {
         Ok(stat) if stat.id == request.key => lease::take(fd, libc::F_WRLCK),
         _ => Err(Reason::Raced),
@@ -25,19 +25,17 @@ pub(super) fn still_holds(fd: i32, though_wanted: bool) -> bool {
     lease::still_holds(fd, libc::F_WRLCK, though_wanted)
 }
 
-/// A break waits for a write under way, as without Elision; unless the program is stopped within it.
+/// Breakers wait for a write under way, unless the program is stopped within it.
 pub(super) fn on_break(known: &File, program: i32) -> bool {
     known.writer == 0 || processes::is_stopped(program)
 }
 
-/// Write leases are given up before a fork.
 pub(super) fn on_fork(_known: &File, _predecessor: i32) -> Option<i32> {
     None
 }
 
 pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) -> bool {
-    // A waiting exec fails if the file is still open for writing when the lease ends. If only the helper has it open (no mapping,
-    // no descriptor of the program's), closing ends both at once.
+    // An exec that waits fails if the file is open for writing when the lease ends. If only the helper has it, closing ends both.
     let ends_with_us = gone
         && known.closed != 0
         && !program_holds(known, program)
@@ -54,11 +52,10 @@ pub(super) fn unlock(known: &File) {
     let _ = file::fcntl(known.source.fd, libc::F_SETOWN, 0);
 }
 
-/// Gives up a dead helper's lease on this descriptor of the program's, if its file was guarded.
 pub(super) fn give_up_orphan(program: i32, number: i32, guarded: impl FnOnce(FileKey) -> bool) {
     if let Ok(fd) = file::take_descriptor(program, number) {
         let ours = file::stat(fd).is_ok_and(|stat| guarded(stat.id));
-        // The program owns a lease that it has taken itself.
+        // The program owns its own leases.
         if ours && file::fcntl(fd, libc::F_GETOWN, 0) != Ok(program) {
             let _ = file::set_lease(fd, libc::F_UNLCK);
         }
@@ -66,8 +63,7 @@ pub(super) fn give_up_orphan(program: i32, number: i32, guarded: impl FnOnce(Fil
     }
 }
 
-/// Has `fd` of process `pid` the description with our write lease on `key`? The kernel shows a lease with its description, and
-/// grants no other beside it. `otherwise`: the answer if it does not say.
+/// The kernel shows a lease with its description. `otherwise`: the answer if it does not say.
 pub(crate) fn has_our_lease(pid: i32, fd: i32, key: FileKey, otherwise: bool) -> bool {
     shows_lock(pid, fd, &[b"LEASE"], otherwise)
         && processes::open(&ProcPath::new(pid, "fd", Some(fd)), libc::O_PATH).is_ok_and(|fd| {
@@ -77,7 +73,7 @@ pub(crate) fn has_our_lease(pid: i32, fd: i32, key: FileKey, otherwise: bool) ->
         })
 }
 
-/// Has the program a descriptor of the leased description? True if the kernel does not say, or the lease is lost.
+/// True if the kernel does not say, or the lease is lost.
 pub(crate) fn program_holds(known: &File, program: i32) -> bool {
     if !has_our_lease(task::pid(), known.source.fd, known.key, false) {
         return true;
@@ -90,7 +86,7 @@ pub(crate) fn program_holds(known: &File, program: i32) -> bool {
     holds
 }
 
-/// Has the description locks that end with it (flock, OFD)?
+/// Locks that end with the description.
 pub(crate) fn holds_locks(fd: i32) -> bool {
     shows_lock(task::pid(), fd, &[b"FLOCK", b"OFDLCK"], true)
 }
