@@ -1,4 +1,4 @@
-//! Whether the drop-in can be loaded into a program (elf(5), execve(2)).
+//! What kind of program a file holds: can the drop-in be loaded into it? (elf(5), execve(2))
 //!
 //! Runs between fork and exec and in signal handlers: no allocation, little stack.
 
@@ -8,10 +8,10 @@ use object::elf::{
 };
 use object::{LittleEndian, Pod};
 
-/// What the kernel looks at.
+/// As much of a file as the kernel looks at.
 const BEGINNING: usize = 256;
 
-/// The drop-in's stack may be small.
+/// Passed in: the drop-in's stack may be small.
 #[derive(Clone, Copy)]
 pub struct Room {
     pieces: [[u8; 512]; 2],
@@ -34,21 +34,19 @@ fn kept<'a>(text: &'a mut [u8; BEGINNING], bytes: &[u8]) -> &'a [u8] {
 pub enum Program<'a> {
     /// Its first line, without `#!`.
     Script(&'a [u8]),
-    /// Of 32 bits.
     Narrow,
-    /// For another processor.
     Foreign,
-    /// Or itself a loader.
+    /// Linked statically, or itself a loader.
     Bare,
     Loaded {
         loader: &'a [u8],
-        /// Must be loaded before all others.
+        /// A needed library that must be loaded before all others.
         first: Option<&'static str>,
     },
     Unknown,
 }
 
-/// Address sanitizers. (clang links its own statically by default.)
+/// gcc's and clang's address sanitizers. (clang links its own statically by default.)
 const FIRST: [&str; 2] = ["libasan", "libclang_rt.asan"];
 
 /// Does this library end the program unless loaded first?
@@ -65,7 +63,6 @@ pub fn is_glibc_loader(path: &[u8]) -> bool {
     name_of(path).starts_with(b"ld-linux")
 }
 
-/// Of any C library.
 pub fn is_named_like_a_loader(path: &[u8]) -> bool {
     [b"ld-".as_slice(), b"ld.so", b"libc."].iter().any(|start| name_of(path).starts_with(start))
 }
@@ -75,10 +72,10 @@ pub const MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { 
 const LE: LittleEndian = LittleEndian;
 type Segment = ProgramHeader64<LittleEndian>;
 
-/// The kernel executes no others.
+/// The kernel executes no file with other program headers.
 const SEGMENT: u16 = size_of::<Segment>() as u16;
 const MOST_SEGMENTS: u16 = u16::MAX / SEGMENT;
-/// More than any linker writes.
+/// More entries than any linker writes.
 const MOST_ENTRIES: u64 = 4096;
 
 /// Fills the buffer from an offset on; returns the bytes read.
@@ -96,7 +93,7 @@ impl<'a> Window<'a> {
         Window { read, at: 0, bytes, len: 0 }
     }
 
-    /// Fewer only at the file's end.
+    /// At least `wanted` bytes, unless the file ends before.
     fn look(&mut self, offset: u64, wanted: usize) -> &[u8] {
         let start = offset.wrapping_sub(self.at);
         if start.checked_add(wanted as u64).is_some_and(|end| end <= self.len as u64) {
@@ -118,7 +115,6 @@ impl<'a> Window<'a> {
         self.get(start.checked_add(u64::from(number * SEGMENT))?)
     }
 
-    /// Tag and value.
     fn entry(&mut self, section: &Segment, number: u64) -> Option<(i64, u64)> {
         type Entry = Dyn64<LittleEndian>;
         const SIZE: u64 = size_of::<Entry>() as u64;

@@ -14,7 +14,7 @@ use crate::transfer::PAGE;
 use elision_sys::file::Stat;
 use elision_sys::{file, memory, pages};
 
-/// With `exclusive`, also the shared pages at the ends, if all their bytes equal the file.
+/// With `exclusive`, the shared pages at both ends are associated, too, if all their bytes equal the file.
 pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reason> {
     let (id, stat) = match guard_for_read(state, request) {
         Ok(guarded) => guarded,
@@ -33,7 +33,7 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
     }
     let (mut addr, mut len, mut offset) = (request.addr, request.len, request.offset);
     if request.exclusive {
-        // Without a fragment, the next page may be another buffer's.
+        // The page beside an end without a fragment may be another buffer's.
         if request.head > 0
             && equals_file(
                 &state.tables,
@@ -68,11 +68,11 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
     learn::learn(&mut state.map, &mut state.tables, &state.files, addr, len);
     let extent = Extent::mapped(addr, len, id, offset);
     state.map.intend(extent);
-    // SAFETY: the program asked for this and waits. Other users of the buffer race with the read itself.
+    // SAFETY: the program asked for this, and waits. Other threads that use the buffer race with the read itself.
     let mut good = unsafe { memory::map_file_at(addr, len, fd, offset) }.is_ok();
     if good {
         mappings::learn(&state.tables, &mut state.files, SourceId::of(id), addr);
-        // A refusal leaves the old records true. There is room for two rows.
+        // Only now: after a refusal the old records stay true. There is room for the two rows an insertion can need.
         good = state.map.view().insert(extent).is_ok();
     }
     state.map.intend(BLANK);
@@ -102,7 +102,7 @@ pub(crate) fn guard_for_read(
             {
                 return Ok((id, None));
             }
-            // Only one of two descriptions can be followed.
+            // Two descriptions of one file: only one can be followed.
             Guard::Read | Guard::Write => return Err(Reason::OwnWriter),
             Guard::None => {}
         }
@@ -127,7 +127,7 @@ fn equals_file(
         return false;
     }
     let ours = page.as_mut_ptr() as usize;
-    // SAFETY: into the helper's page; the other is readable, and only the waiting thread may change it.
+    // SAFETY: reads into the helper's page. The other page was seen readable, and only the waiting thread may change it.
     unsafe {
         file::pread(fd, ours, PAGE, offset) == Ok(PAGE)
             && core::slice::from_raw_parts(addr as *const u8, PAGE) == page.as_slice()

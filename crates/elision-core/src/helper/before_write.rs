@@ -9,12 +9,11 @@ use crate::helper::{guard, mappings};
 use crate::shared::requests::{Op, Request};
 use elision_sys::memory;
 
-/// A request exists until its write is done.
 pub(crate) fn name_of(request: &Request) -> usize {
     core::ptr::from_ref(request) as usize
 }
 
-/// A planned write is several calls: no other may come between, no read see a part.
+/// A planned write is several calls: no other write may come in between, and no read see a part.
 pub(crate) fn held_up(files: &Files, request: &Request) -> bool {
     matches!(request.op, Op::Associate | Op::Plan | Op::BeforeWrite | Op::Release | Op::Closing)
         && files.find(request.key).is_some_and(|id| {
@@ -36,10 +35,10 @@ pub(crate) fn small_write(state: &mut State, request: &mut Request) {
     }
 }
 
-/// Pages elsewhere that stand for these bytes get memory of their own. `delta`: file offset less address of the writer's.
+/// Pages elsewhere that stand for these bytes get memory of their own. `delta` is the writer's file offset less address.
 pub(crate) fn before_write(state: &mut State, id: TargetId, start: u64, end: u64, delta: Option<u64>) {
     let mut from = 0;
-    // Looked up anew: the map cannot stay borrowed.
+    // Looked up anew each time: the map cannot stay borrowed.
     while let Some((row, clip)) = next_elsewhere(&mut state.map, id, from, start, end, delta) {
         if clip.is_mapped()
             && !mappings::is_ours(&state.tables, &state.files, clip)
@@ -49,7 +48,7 @@ pub(crate) fn before_write(state: &mut State, id: TargetId, start: u64, end: u64
         }
         from = row.end();
         if clip.is_mapped() {
-            // SAFETY: contents do not change.
+            // SAFETY: populating changes no contents.
             if unsafe { memory::advise(clip.addr, clip.len, libc::MADV_POPULATE_WRITE) }.is_err() {
                 guard::release(state, id);
                 return;
@@ -57,13 +56,13 @@ pub(crate) fn before_write(state: &mut State, id: TargetId, start: u64, end: u64
         }
         state.tables.unprotect(clip.addr, clip.len);
         if !clip.is_mapped() {
-            // Where there is no room: unprotected, it counts as altered.
+            // If there is no room to cut the pages out, they count as altered, being unprotected.
             let _ = state.map.view().remove(clip.addr, clip.len);
         }
     }
 }
 
-/// Extents at `delta` are skipped.
+/// The next extent after `from` that stands for the bytes, but for those at `delta`; and the pages that do.
 fn next_elsewhere(
     map: &mut Map,
     id: TargetId,

@@ -7,7 +7,6 @@ use core::sync::atomic::Ordering::*;
 use elision_sys::file;
 use elision_sys::pages;
 
-/// False: a helper cannot work here.
 pub(crate) fn open(state: &mut State) -> bool {
     requests::begin();
     state.program = PROGRAM.load(Acquire);
@@ -34,7 +33,7 @@ pub(crate) fn open(state: &mut State) -> bool {
     if !scans || !asks {
         return false;
     }
-    // Without holding the program, a truncation would take extents away: try it.
+    // If the program cannot be held, a truncation could take extents away: try it now.
     let held = state.world.stop_within(state.program, 0);
     if held {
         state.world.resume(state.program);

@@ -1,6 +1,6 @@
 //! The program closes a descriptor of a file under a write lease.
 //!
-//! The helper's descriptor keeps the description, and delays what watchers learn from its last close.
+//! The helper's own descriptor keeps the description open: whoever watches the file would not be told that the writer is done.
 
 use crate::extent::TargetId;
 use crate::helper::files::{Files, Guard};
@@ -9,14 +9,14 @@ use crate::helper::state::State;
 use crate::shared::requests::Request;
 use elision_sys::task;
 
-/// When to look whether a close was the last.
+/// When the helper looks whether a close was the last one: first and last time.
 const FIRST_LOOK_MS: u64 = 100;
 const LAST_LOOK_MS: u64 = 1600;
 
-/// No need to look.
+/// Closed, and there is no need to look.
 const NEVER: u64 = u64::MAX >> 1;
 
-/// Keeping the description pays for unloaded pages, and for a moment. Not if it holds a lock.
+/// Keeping the description pays only for unloaded pages and for a moment, and never if it holds a lock.
 pub(crate) fn closing(state: &mut State, request: &Request) {
     let Some(id) = state.files.find(request.key) else { return };
     let known = state.files.get(id);
@@ -61,7 +61,7 @@ pub(crate) fn look(state: &mut State) {
         } else if !program_holds(&known, state.program) {
             guard::release(state, id);
         } else if known.put_off < LAST_LOOK_MS {
-            // A duplicate, or a close still to come.
+            // There is a duplicate, or the close is still to come.
             put_off(&mut state.files, &mut state.look_at_ms, id, known.put_off * 4);
         } else if let Some(entry) = state.files.get_mut(id) {
             entry.closed = 0;

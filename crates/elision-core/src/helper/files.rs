@@ -5,7 +5,7 @@ use elision_sys::file::FileKey;
 
 pub const FILES: usize = 1 << 14;
 
-/// One for each guarded file, and others.
+/// Descriptors noted by number: one for each guarded file, and others.
 pub const DESCRIPTORS: usize = 2 * FILES;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,48 +13,45 @@ pub const DESCRIPTORS: usize = 2 * FILES;
 pub enum Guard {
     /// Tracked extents may refer to the file while its ctime is `stamp`.
     None = 0,
-    /// On the helper's own description.
+    /// A read lease on the helper's own description.
     Read,
-    /// On the program's description.
+    /// A write lease on the program's description.
     Write,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct File {
-    /// If not, the rest means nothing.
     pub used: bool,
     pub key: FileKey,
     pub fs: Option<&'static FsTraits>,
     pub guard: Guard,
     pub source: Source,
-    /// What the guard has left.
     pub stamp: Stamp,
-    /// The write under way: nobody else may change or read the file. 0: none.
+    /// The request of the write under way: nobody else may change or read the file. 0: none.
     pub writer: usize,
-    /// Since the last plan.
+    /// Small writes since the last plan.
     pub small: u32,
     pub saved: bool,
     /// No holes up to here.
     pub solid: u64,
-    /// When to look after a close (see `closing`), and the delay so far. 0: not.
+    /// When to look after a close (see `closing`), and how long that was put off. 0: not.
     pub closed: u64,
     pub(crate) put_off: u64,
-    /// The next file of the hash, or free entry.
     pub(crate) next: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Source {
-    /// −1: not guarded.
+    /// The helper's descriptor while guarded, or −1.
     pub fd: i32,
-    /// What mappings show, once known (it may differ from stat's).
+    /// Device and inode that mappings show, once known (stat's may differ).
     pub shown: (u64, u64),
 }
 
 impl Source {
     pub const NONE: Source = Source { fd: -1, shown: (0, 0) };
 
-    /// A killed helper may have noted one of the two.
+    /// A killed helper may have noted one of the two numbers.
     pub fn is_known(&self) -> bool {
         self.shown.0 != 0 && self.shown.1 != 0
     }
@@ -62,7 +59,7 @@ impl Source {
 
 pub type Stamp = (i64, u32);
 
-/// Real stamps have nanoseconds.
+/// No stamp has 0 nanoseconds.
 pub const NO_STAMP: Stamp = (0, 0);
 
 pub const NO_FILE: File = File {
@@ -86,20 +83,17 @@ const HASHES: usize = 1 << 12;
 /// Zeroes are an empty table.
 pub struct Files {
     entries: [File; FILES],
-    /// The rest was never used.
+    /// Entries from here on were never used.
     top: usize,
-    /// The first free entry, plus one.
+    /// The first free entry, plus one; 0: none.
     free: u32,
-    /// By hash, plus one.
+    /// The first file of each hash, plus one.
     first: [u32; HASHES],
-    /// By bucket.
     guarded: [u32; BUCKETS],
-    /// The file each descriptor last guarded.
     watched: [TargetId; DESCRIPTORS],
 }
 
 impl Files {
-    /// A killed helper may have left any state.
     pub fn clear(&mut self) {
         for entry in self.entries.iter_mut().take(self.top) {
             *entry = NO_FILE;
@@ -110,7 +104,6 @@ impl Files {
         write_guarded::clear();
     }
 
-    /// Used or not.
     pub fn ids(&self) -> impl Iterator<Item = TargetId> + use<> {
         (0..self.top as u32).map(TargetId)
     }
@@ -139,7 +132,7 @@ impl Files {
                 if file.source.is_known() { file.source.shown == (dev, ino) } else { file.key.ino == ino };
             file.used && file.guard != Guard::None && same
         };
-        // Mostly they are what stat says.
+        // Mostly mappings show what stat says.
         self.find(FileKey { dev, ino }).filter(shows).or_else(|| self.ids().find(shows))
     }
 
@@ -155,7 +148,6 @@ impl Files {
         self.get_mut(TargetId(id.number())).map(|entry| &mut entry.source)
     }
 
-    /// To change neither key nor guard.
     pub fn get_mut(&mut self, id: TargetId) -> Option<&mut File> {
         self.entries.get_mut(..self.top)?.get_mut(id.0 as usize).filter(|file| file.used)
     }
@@ -193,7 +185,6 @@ impl Files {
         Some(id)
     }
 
-    /// The key stays.
     pub fn set(&mut self, id: TargetId, file: File) {
         let before = self.get(id);
         if file.guard == Guard::Write && before.guard != Guard::Write {
@@ -242,7 +233,7 @@ impl Files {
     }
 }
 
-/// The number plus one; 0: none.
+/// A link is a number plus one; 0: none.
 fn link_to(id: TargetId) -> u32 {
     id.0 + 1
 }

@@ -11,7 +11,7 @@ use crate::transfer::PAGE;
 use core::sync::atomic::{AtomicU8, Ordering::*, compiler_fence};
 use elision_sys::{memory, pages};
 
-/// Copies that stay in the mapping (the program is not `held`) outlive every change of the file but a truncation.
+/// Copies pages in their mapping, and exchanges them if the program is `held`: else a truncation takes them away.
 pub(crate) fn copy(state: &mut State, extent: Extent, unreadable: bool, held: bool) {
     let mut at = extent.addr;
     while at < extent.end() {
@@ -27,7 +27,7 @@ pub(crate) fn copy(state: &mut State, extent: Extent, unreadable: bool, held: bo
     state.map.dropped = true;
 }
 
-/// `unreadable`: the device, which may be slow, is not asked again.
+/// `unreadable`: asking the device again might take long.
 fn copy_what_can_be_read(state: &mut State, from: usize, to: usize, held: bool, unreadable: bool) {
     let mut lost = from;
     for at in (from..to).step_by(PAGE) {
@@ -45,15 +45,14 @@ fn copy_what_can_be_read(state: &mut State, from: usize, to: usize, held: bool, 
     lose(lost, to, held);
 }
 
-/// Puts untouchable memory in place of unreadable pages.
 fn lose(from: usize, to: usize, held: bool) {
-    // SAFETY: these pages' bytes are unknown to all.
+    // SAFETY: nobody knows a byte of these pages.
     if held && from < to && unsafe { memory::untouchable_at(from, to - from) }.is_ok() {
         live::keep_marks();
     }
 }
 
-/// The program discards or overwrites these: lost pages become zeroes.
+/// Lost pages become zero pages: the program discards or overwrites them.
 pub(crate) fn find_again(tables: &PageTables, addr: usize, len: usize) {
     let (mut at, end) = (addr, addr + len);
     while live::marks_are_kept()
@@ -90,7 +89,7 @@ fn exchange_pages(page: &mut [u8; PAGE], reserve: &mut Reserve, from: usize, to:
     }
 }
 
-/// Nonzero bytes that the program has stored since the helper was killed stay.
+/// Puts back the page of a killed helper. Nonzero bytes that the program has stored since stay.
 pub(crate) fn put_back_page(state: &mut State) {
     let at = IN_HAND.load(Acquire);
     if at == 0 {
@@ -99,19 +98,19 @@ pub(crate) fn put_back_page(state: &mut State) {
     let held = state.tables.is_plain(at) && state.world.stop(state.program);
     if IN_HAND.load(Acquire) == at && state.tables.is_plain(at) {
         for (offset, kept) in state.page.into_iter().enumerate() {
-            // SAFETY: just seen writable; to the program this is another thread's store.
+            // SAFETY: just seen readable and writable; to the program this is another thread's store.
             let byte = unsafe { AtomicU8::from_ptr((at + offset) as *mut u8) };
             let _ = byte.compare_exchange(0, kept, Relaxed, Relaxed);
         }
     }
-    // Only now: the helper may be killed as well.
+    // Only now: if this helper is killed as well, the next one puts the page back.
     let _ = IN_HAND.compare_exchange(at, 0, AcqRel, Relaxed);
     if held {
         state.world.resume(state.program);
     }
 }
 
-/// The helper may be killed at any instruction, while its page has the only copy.
+/// From here on (0: no more) the helper's page may have the only copy, at whatever instruction the helper is killed.
 fn take_in_hand(at: usize) {
     compiler_fence(SeqCst);
     IN_HAND.store(at, Release);
@@ -119,6 +118,6 @@ fn take_in_hand(at: usize) {
 }
 
 fn populate(from: usize, to: usize) -> bool {
-    // SAFETY: contents do not change.
+    // SAFETY: populating changes no contents.
     unsafe { memory::advise(from, to - from, libc::MADV_POPULATE_WRITE) }.is_ok()
 }

@@ -9,7 +9,6 @@ use crate::history;
 use crate::shared::write_guarded::number;
 use crate::stats::{COUNTERS, Counters};
 
-/// The program has done with the range.
 pub(crate) fn learn(map: &mut Map, tables: &mut PageTables, files: &Files, addr: usize, len: usize) {
     let mut at = addr;
     while let Some(row) = map.next_piece(at, addr + len) {
@@ -21,7 +20,7 @@ pub(crate) fn learn(map: &mut Map, tables: &mut PageTables, files: &Files, addr:
     }
 }
 
-/// The guard is being broken: unaltered pages are loaded now.
+/// The guard is being broken: did deferring pay so far? Unaltered pages are loaded now.
 pub(crate) fn learn_of_break(map: &mut Map, tables: &mut PageTables, files: &Files, id: TargetId) {
     let (mut known, mut altered, mut at) = (0, 0, 0);
     loop {
@@ -40,7 +39,7 @@ pub(crate) fn learn_of_break(map: &mut Map, tables: &mut PageTables, files: &Fil
     }
 }
 
-/// Bytes stored into since the read, saved or not.
+/// Bytes of an extent stored into since its read, saved or not.
 fn ever_altered(tables: &mut PageTables, row: Extent) -> usize {
     let mut altered = 0;
     tables.scan_each(row.addr, row.end(), SOMEWHERE, |run| {

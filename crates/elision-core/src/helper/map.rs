@@ -13,7 +13,7 @@ pub(crate) struct Map {
     pub dropped: bool,
     /// The kernel has still to be asked what is mapped.
     pub unsurveyed: bool,
-    /// What is being mapped before the map says so.
+    /// What is being mapped while the map does not say so yet.
     pub intent: Extent,
 }
 
@@ -30,7 +30,7 @@ impl Map {
         self.view().overlapping(at, end.saturating_sub(at)).next()
     }
 
-    /// The length is set only while the rest is complete: a helper may be killed at any instruction.
+    /// A length is set only while the other fields are complete: the helper may be killed at any instruction.
     pub(crate) fn intend(&mut self, extent: Extent) {
         compiler_fence(SeqCst);
         self.intent.len = 0;
@@ -41,7 +41,6 @@ impl Map {
         compiler_fence(SeqCst);
     }
 
-    /// Call after extents changed.
     pub(crate) fn publish(&self) {
         live::publish(self.usage.extents + usize::from(self.unsurveyed));
     }

@@ -18,7 +18,6 @@ pub(crate) fn is_ours(tables: &PageTables, files: &Files, extent: Extent) -> boo
     true
 }
 
-/// True: something was cut.
 pub(crate) fn prune(map: &mut Map, tables: &PageTables, files: &Files, extent: Extent) -> bool {
     let mut cut = false;
     let mut at = extent.addr;
@@ -33,7 +32,6 @@ pub(crate) fn prune(map: &mut Map, tables: &PageTables, files: &Files, extent: E
     cut
 }
 
-/// The mapping at `addr` is known to be of the source.
 pub(crate) fn learn(tables: &PageTables, files: &mut Files, source: SourceId, addr: usize) {
     if !files.source(source).is_known()
         && tables.maps >= 0
@@ -44,7 +42,7 @@ pub(crate) fn learn(tables: &PageTables, files: &mut Files, source: SourceId, ad
     }
 }
 
-/// How far from `at` on the extent is, or is not, still our mapping.
+/// From `at` on, how far the extent is of one kind, and whether it is still our mapping.
 pub(crate) fn stretch(tables: &PageTables, files: &Files, extent: Extent, at: usize) -> (usize, bool) {
     let Some(source) = extent.source else { return (extent.end(), false) };
     if tables.maps < 0 {

@@ -23,11 +23,11 @@ use elision_sys::{file, memory, task};
 
 const BATCH: usize = 128;
 
-/// Altered pages of a piece exist twice for a moment.
+/// Pieces of an extent: a piece's altered pages exist twice for a moment.
 const PIECES: usize = 16;
 const SMALLEST_PIECE: usize = 2 << 20;
 
-/// Altered pages of a private file mapping.
+/// Altered pages.
 const OWN_MEMORY: Wanted = Wanted {
     all: category::FILE,
     inverted: category::FILE,
@@ -38,7 +38,6 @@ const OWN_MEMORY: Wanted = Wanted {
 #[derive(Clone, Copy)]
 struct Shadow {
     extent: Extent,
-    /// 0: none.
     memory: usize,
     /// No unaltered page could be read.
     unreadable: bool,
@@ -69,13 +68,13 @@ enum Which {
     Range(usize, usize),
 }
 
-/// Tracked extents stay if possible. False: a mapping may be left.
+/// Materialises a file's extents; with tracking they stay as tracked ones. False: a mapping may be left.
 pub(crate) fn file(state: &mut State, id: TargetId) -> bool {
     let track = state.fine_ctime;
     materialise(state, Which::File(id), track)
 }
 
-/// The descriptor is gone, but the mappings keep the lease: writers wait for the last exchange.
+/// The file's descriptor is gone, but mappings keep the lease: writers wait for the last exchange.
 pub(crate) fn orphan(state: &mut State, id: TargetId) {
     if let Some(entry) = state.files.get_mut(id) {
         file::close(core::mem::replace(&mut entry.source.fd, -1));
@@ -87,7 +86,6 @@ pub(crate) fn range(state: &mut State, addr: usize, len: usize) {
     materialise(state, Which::Range(addr, len), false);
 }
 
-/// True if every mapping is gone.
 fn materialise(state: &mut State, which: Which, track: bool) -> bool {
     let mut gone = true;
     for round in 0usize.. {
@@ -104,14 +102,14 @@ fn materialise(state: &mut State, which: Which, track: bool) -> bool {
             let extent = extent.clip(from, extent.end()).unwrap_or(extent);
             *slot = precopy(state, extent);
             if slot.memory == 0 && !slot.unreadable && count > 0 {
-                // There may be no room: the exchange makes some.
+                // Perhaps there is no room: exchanging what has been copied makes some.
                 break;
             }
             from = extent.end();
             count += 1;
         }
         if count == 0 {
-            // There may be room for a spent reserve.
+            // If the reserve was spent, there may be room for it again.
             state.reserve.keep();
             break;
         }
@@ -141,7 +139,7 @@ fn materialise(state: &mut State, which: Which, track: bool) -> bool {
     gone
 }
 
-/// Takes extents whole: half of one would leave two mappings.
+/// Extents of a range are taken whole: half of one would leave two mappings.
 fn next_mapped(map: &mut Map, which: Which, from: usize) -> Option<Extent> {
     let map = map.view();
     match which {
@@ -201,7 +199,7 @@ fn precopy(state: &mut State, mut extent: Extent) -> Shadow {
     Shadow { extent, memory: shadow, unreadable: false }
 }
 
-/// The program is held.
+/// With the program held: copies altered pages, and moves the shadow into place.
 fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
     let Shadow { extent, memory: fresh, .. } = shadow;
     if !mappings::is_ours(&state.tables, &state.files, extent) {
@@ -225,7 +223,7 @@ fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
             let (from, len) = (run.start as usize, (run.end - run.start) as usize);
             for at in (from..from + len).step_by(STEP) {
                 let len = STEP.min(from + len - at);
-                // SAFETY: the pages are readable, the program held, the shadow the helper's.
+                // SAFETY: the pages are readable, the program is held, and the shadow is the helper's.
                 unsafe {
                     core::ptr::copy_nonoverlapping(at as *const u8, (place + (at - start)) as *mut u8, len)
                 };
@@ -246,7 +244,7 @@ fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
     Exchange::Done
 }
 
-/// Unaltered pages still equal the file.
+/// Unaltered pages still equal the file: they stay associated.
 fn keep_tracked(map: &mut Map, tables: &mut PageTables, extent: Extent, altered: &[(usize, usize)]) {
     if !tables.track(extent.addr, extent.len) {
         return;
@@ -260,13 +258,13 @@ fn keep_tracked(map: &mut Map, tables: &mut PageTables, extent: Extent, altered:
     let _ = map.view().insert(Extent { source: None, ..extent });
 }
 
-/// Seconds on the slowest device.
+/// Bytes read at once: seconds on the slowest device.
 const STEP: usize = 8 << 20;
 
-/// At most the kernel's read-ahead.
+/// At most what the kernel reads ahead on advice.
 const AHEAD: usize = 1 << 20;
 
-/// Returns how far it came. From the mapping where a read would show as an access.
+/// Returns how far it came. Reading is faster than the mapping, but may show as an access.
 fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mapping: bool) -> usize {
     let target = shadow + (from - extent.addr);
     let mut done = 0;
@@ -290,7 +288,6 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
                             return done;
                         }
                     }
-                    // Find the unreadable page.
                     Err(_) if step > PAGE => step = PAGE,
                     Err(_) => return done,
                 }

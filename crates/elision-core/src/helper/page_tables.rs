@@ -3,23 +3,20 @@ use elision_sys::pages::{self, Run, Wanted, category};
 
 const SCAN: usize = 512;
 
-/// In memory or swap.
 pub(crate) const SOMEWHERE: Wanted =
     Wanted { all: 0, inverted: 0, any: category::PRESENT | category::SWAPPED, protect: false };
 
-/// The scan protects these.
 pub(crate) const PROTECT: Wanted = Wanted { protect: true, ..SOMEWHERE };
 
 pub(crate) struct PageTables {
     pub pagemap: i32,
     pub maps: i32,
-    /// −1: none.
     pub tracker: i32,
     scan: [Run; SCAN],
 }
 
 impl PageTables {
-    /// Returns how far it came: short only if the scan failed.
+    /// Returns how far it came: less than `end` only if the scan failed.
     pub(crate) fn scan_each(
         &mut self,
         start: usize,
@@ -64,19 +61,16 @@ impl PageTables {
         bytes
     }
 
-    /// Private, readable, writable, of no file.
     pub(crate) fn is_plain(&self, addr: usize) -> bool {
         self.maps >= 0
             && pages::mapping(self.maps, addr)
                 .is_ok_and(|m| m.start <= addr && m.readable && m.writable && !m.shared && m.ino == 0)
     }
 
-    /// Stores are noticed from the next protection on.
     pub(crate) fn track(&self, addr: usize, len: usize) -> bool {
         self.tracker >= 0 && pages::track(self.tracker, addr, len).is_ok()
     }
 
-    /// The pages count as stored into.
     pub(crate) fn unprotect(&self, addr: usize, len: usize) {
         if self.tracker >= 0 {
             let _ = pages::unprotect(self.tracker, addr, len);

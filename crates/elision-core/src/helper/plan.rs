@@ -11,7 +11,7 @@ use crate::stats::Reason;
 use crate::transfer::PAGE;
 use elision_sys::file;
 
-/// A synchronous call costs about 3 ms, a MiB 2.2 ms (ext4, virtual disk). Other runs (5 µs) stay apart.
+/// Synchronous runs with a smaller gap are joined: a call costs about 3 ms, a MiB 2.2 ms (ext4). Other runs cost 5 µs.
 const SYNCHRONOUS_GAP: usize = 1 << 20;
 
 /// Finds the pages that must be written; the others equal the file. Protects them first: a store during the write counts for the
@@ -30,7 +30,7 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
     let delta = request.offset.wrapping_sub(start as u64);
     let gap = least_gap(request);
     if gap > 0 && !request.more {
-        // It, or the head before it, is written anyway.
+        // The first page, or the head before it, is written anyway.
         request.push_run(start, start + PAGE, 0, gap);
     }
     let mut at = start;
@@ -74,13 +74,13 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
         let from = request.offset + (run.addr - start) as u64;
         before_write::before_write(state, id, from, from + run.len as u64, Some(delta));
     }
-    // The fragments are always written, or the first page.
+    // The fragments are always written, and the first page if there is no head.
     let delta = Some(delta);
     let first = request.offset - request.head as u64;
     let first_end = if request.head > 0 { request.offset } else { request.offset + PAGE as u64 };
     before_write::before_write(state, id, first, first_end, delta);
     before_write::before_write(state, id, end_offset, end_offset + request.tail as u64, delta);
-    // If the guard was released, the plan was still true.
+    // If the guard was released here, the plan still was true when it was made.
     if let Some(entry) = state.files.get_mut(id).filter(|entry| entry.guard != Guard::None) {
         (entry.writer, entry.small, entry.saved) = (name_of(request), 0, true);
     }
@@ -95,21 +95,21 @@ fn guard_for_write(state: &mut State, request: &Request) -> Result<TargetId, Rea
         let same = known.guard == Guard::Write
             && request.owned
             && has_our_lease(request.pid, request.fd, request.key, false);
-        // Others wait until one write is done.
+        // Others wait until one write is done, not until none is under way.
         return match same {
             true if request.more && known.writer == name_of(request) && is_held(&known) => Ok(id),
             true if !request.more && is_whole(&known) => Ok(id),
             _ => Err(Reason::OwnWriter),
         };
     }
-    // The client's view may be stale.
+    // What was true of the description when the write began may have changed.
     if !request.owned || request.more {
         return Err(Reason::OwnWriter);
     }
     guard::acquire(state, Guard::Write, request).map(|(id, _)| id)
 }
 
-/// Eliding would not fill holes.
+/// A plain write would fill holes; an elided one would not.
 fn has_holes(files: &mut Files, id: TargetId, start: u64, end: u64) -> bool {
     let known = files.get(id);
     if start.max(end) <= known.solid {
@@ -118,17 +118,17 @@ fn has_holes(files: &mut Files, id: TargetId, start: u64, end: u64) -> bool {
     let Ok(stat) = file::stat(known.source.fd) else { return true };
     let holes = match file::has_hole(known.source.fd, known.solid, end.max(start)) {
         Some(hole) => hole,
-        // On tmpfs (no FIEMAP) blocks are the present pages.
+        // Without FIEMAP (tmpfs) blocks are exactly the present pages.
         None => !stat.is_solid(),
     };
-    // While guarded, up to the file's end.
+    // Holds while guarded, up to the file's end.
     if !holes && let Some(entry) = files.get_mut(id) {
         entry.solid = end.max(start).min(stat.size);
     }
     holes
 }
 
-/// Returns how far it came.
+/// Appends the altered pages of `[at, to)`, and returns how far it came.
 fn altered_runs(tables: &mut PageTables, kind: Kind, at: usize, to: usize, request: &mut Request) -> usize {
     let mut cursor = at;
     let mut full = None;
@@ -156,7 +156,7 @@ fn altered_runs(tables: &mut PageTables, kind: Kind, at: usize, to: usize, reque
     reached
 }
 
-/// Other places are untracked. Their mapped extents stay unprotected: altered pages would pass for unaltered.
+/// Untracks other places. Their mapped extents stay unprotected: altered pages would pass for unaltered.
 fn follow(map: &mut Map, tables: &mut PageTables, id: TargetId, delta: u64, from: usize, to: usize) {
     let mut at = from;
     while at < to {
@@ -176,7 +176,6 @@ fn follow(map: &mut Map, tables: &mut PageTables, id: TargetId, delta: u64, from
     }
 }
 
-/// False: no room.
 fn push(request: &mut Request, from: usize, to: usize) -> bool {
     let good = request.push_run(from, to, 0, least_gap(request));
     request.altered += if good { to.saturating_sub(from) } else { 0 };

@@ -28,7 +28,7 @@ pub(crate) fn zero(state: &mut State, addr: usize, len: usize) {
     forget(state, addr, len);
 }
 
-/// Not in the calling thread: a page with memory of its own by then would become zeroes.
+/// Unloads pages. The calling thread cannot: a page that has memory of its own by then would become zeroes.
 pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
     let mut given = 0;
     let mut at = addr;
@@ -51,7 +51,7 @@ pub(crate) fn unload(state: &mut State, addr: usize, len: usize) -> usize {
 pub(crate) fn forget(state: &mut State, addr: usize, len: usize) {
     learn::count_loaded(&mut state.map, &mut state.tables, addr, len);
     if state.map.view().remove(addr, len).is_err() {
-        // No room to split an extent, whose outer parts need their guard.
+        // No room to split an extent: its outer parts would lose their guard.
         materialise::range(state, addr.saturating_sub(1), len + 2);
         state.map.view().retain(|row| row.clip(addr, addr + len).is_none());
     }

@@ -17,7 +17,7 @@ pub(crate) fn relocate(state: &mut State, request: &mut Request) -> Option<Reaso
     if !state.map.view().has_room(rows + 4) {
         return Some(Reason::Limit);
     }
-    // Recorded in both places first, for a successor.
+    // Recorded in both places before anything moves: a successor finds it in either.
     let mut next = from;
     while let Some(row) = state.map.next_piece(next, end) {
         next = row.end();
@@ -32,7 +32,8 @@ pub(crate) fn relocate(state: &mut State, request: &mut Request) -> Option<Reaso
         let piece_end = mapping.end.min(end);
         let len = piece_end - at;
         request.tried = len;
-        // SAFETY: the waiting caller owns both ranges. The kernel refuses before it touches either.
+        // SAFETY: the waiting caller owns both ranges and keeps nothing of the target. The kernel refuses before it touches
+        // either.
         if mapping.start > at || unsafe { memory::move_from(at, to + (at - from), len) }.is_err() {
             break;
         }

@@ -15,12 +15,11 @@ static HELD: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Answer {
     Given,
-    /// Held requests may go on.
+    /// Given, and held requests may go on.
     GivenToAll,
     Later,
 }
 
-/// Answers all waiting requests, oldest first. True: there were some.
 pub(crate) fn answer_all<S>(
     state: &mut S,
     taken: fn(&mut S),
@@ -60,7 +59,7 @@ pub(crate) fn answer_all<S>(
     any
 }
 
-/// Given-up slots, as bits. Those on the list are freed when taken.
+/// Slots given up, as bits. Those on the list are freed when taken from it.
 fn find_lost() -> u32 {
     if !SOME_LOST.load(Relaxed) || !SOME_LOST.swap(false, Acquire) {
         return 0;
@@ -69,7 +68,7 @@ fn find_lost() -> u32 {
     POOL.iter().zip(0..).filter(|(slot, _)| lost(slot)).fold(0, |bits, (_, at)| bits | 1 << at)
 }
 
-/// Frees the others, which a killed helper had taken.
+/// Frees the slots not on the list, which a killed helper had taken.
 fn free_lost(lost: u32) {
     for slot in POOL.iter().zip(0..).filter(|(_, at)| lost & 1 << at != 0).map(|(slot, _)| slot) {
         let _ = slot.status.compare_exchange(LOST, FREE, AcqRel, Relaxed);
@@ -119,7 +118,6 @@ pub(crate) fn answer_quiesced() {
     }
 }
 
-/// False: the client has given up.
 fn take(slot: &Slot) -> bool {
     loop {
         let status = slot.status.load(Acquire);

@@ -4,7 +4,7 @@
 use crate::transfer::PAGE;
 use elision_sys::memory;
 
-/// Every second page has another protection, and so is a mapping of its own.
+/// Every second page has another protection than its neighbours, and so is a mapping of its own.
 const PAGES: usize = 5;
 
 pub struct Reserve {
@@ -13,7 +13,6 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// A forked child has its parent's reserve.
     pub fn keep(&mut self) {
         if self.addr == 0 {
             self.addr = memory::reserve(PAGES * PAGE).unwrap_or(0);
@@ -30,7 +29,6 @@ impl Reserve {
         }
     }
 
-    /// False: none were kept.
     pub fn spend(&mut self) -> bool {
         // SAFETY: as above. They become one mapping.
         core::mem::take(&mut self.kept) != 0

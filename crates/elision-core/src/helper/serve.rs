@@ -15,13 +15,13 @@ use core::sync::atomic::{AtomicBool, Ordering::*};
 use elision_sys::task::SignalInfo;
 use elision_sys::{calls, file, limits, task};
 
-/// A lease break that names no descriptor.
+/// The signal of a lease break that names no descriptor.
 const BREAK: i32 = libc::SIGIO;
 
-/// A thread of the program has ended. (Sent to the supervisor, which passes it on.)
+/// A thread of the program has ended, perhaps the last. (The supervisor passes it on.)
 pub(crate) const PARENTS_END: i32 = 42;
 
-/// Looking for a request for a while is cheaper than waking.
+/// The helper looks for a request for a while before it sleeps: waking costs more.
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
@@ -42,7 +42,7 @@ pub(crate) extern "C" fn on_parents_end(_: i32, _: &SignalInfo) {
     ring();
 }
 
-/// Milliseconds between unasked looks at everything.
+/// Milliseconds after which the helper looks at everything unasked.
 const LONG: u64 = 60_000;
 
 pub(crate) extern "C" fn main() -> ! {
@@ -58,7 +58,7 @@ pub(crate) extern "C" fn main() -> ! {
     task::new_session();
     task::set_name(c"elision");
     guard::keep_spare_descriptors(limits::raise_descriptor_limit());
-    // Else the end of the program could not be seen.
+    // Else the helper could not see the program's end.
     let sees = control::shares_memory(task::pid());
     while sees && block.go.load(Acquire) == 0 {
         task::futex_wait(&block.go, 0, 1000);
@@ -93,7 +93,7 @@ fn serve(state: &mut State) -> ! {
     loop {
         step();
         let rung = BELL.load(SeqCst);
-        // The program's end word may be another's, or its main thread end first.
+        // The program may have another end word, or its main thread may end first.
         if (ORPHANED.swap(false, SeqCst) || end_word == 0) && !processes::program_lives(state.program) {
             finish(state);
         }
@@ -124,9 +124,9 @@ fn serve(state: &mut State) -> ! {
         ASLEEP.store(1, SeqCst);
         // The word's memory may go with its thread.
         if !requests::waiting() && task::futex_wait_either(&BELL, rung, end_word, end_value, timeout) {
-            // The kernel woke one waiter only: wake a join, too.
+            // The kernel woke one waiter, the helper: wake the others (a join), too.
             task::futex_wake_shared(end_word);
-            // Perhaps only the main thread has gone.
+            // Perhaps only the main thread has gone: from now on the helper asks about the others.
             end_word = 0;
         }
         ASLEEP.store(0, SeqCst);
@@ -137,7 +137,7 @@ fn serve(state: &mut State) -> ! {
     }
 }
 
-/// An answer would change what the forked child copies.
+/// After a fork, an answer would change what the child copies.
 fn quiesce_for_fork(state: &mut State) {
     if state.retiring {
         report_once(state);
@@ -149,7 +149,6 @@ fn quiesce_for_fork(state: &mut State) {
     }
 }
 
-/// True: the bell rang.
 fn poll(rung: u32) -> bool {
     for _ in 0..ROUNDS {
         for _ in 0..POLLS {
@@ -170,7 +169,6 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     if matches!(request.op, Op::Plan | Op::BeforeWrite) {
         live::count_change();
     }
-    // Other requests may wait for the write's end.
     let ends = match request.op {
         Op::Wrote => !request.more,
         Op::Plan | Op::BeforeWrite | Op::Release | Op::Surrender | Op::Fork | Op::Retire | Op::Leave => true,
@@ -180,7 +178,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     if takes {
         // A helper killed on the way needs a successor.
         live::LIVE.store(state.map.usage.extents + 1, Release);
-        // A fork waits for the answer.
+        // A fork waits for the answer, so none comes in between.
         request.owned &= request.forks == forks::count();
     }
     request.declined = match request.op {
@@ -243,7 +241,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
             None
         }
         Op::Fork => {
-            // Here no other thread's write lease comes in between.
+            // Only here no other thread takes a write lease in between.
             guard::surrender(state);
             state.fork = forks::under_way();
             if !forks::set_mark() {
@@ -261,7 +259,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
             None
         }
         Op::Leave => {
-            // The descriptions may outlive the program.
+            // The descriptions may outlive the program; other deferred pages go with its memory.
             guard::surrender(state);
             state.retiring = true;
             None
@@ -279,7 +277,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
 
 fn let_go_of_all(state: &mut State) {
     for id in state.files.ids() {
-        // A forked child has a minute.
+        // A forked child that is not covered yet has a minute at most.
         while state.files.get(id).used && !guard::release(state, id) {
             step();
             task::nap_us(1_000);
@@ -289,7 +287,6 @@ fn let_go_of_all(state: &mut State) {
     state.map.publish();
 }
 
-/// The leases go with the helper.
 fn finish(state: &mut State) -> ! {
     guard::give_back_descriptions(state);
     report_once(state);

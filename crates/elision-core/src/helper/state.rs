@@ -16,41 +16,40 @@ use elision_sys::memory;
 
 pub(crate) struct State {
     pub program: i32,
-    /// A change shows in the ctime (Linux 6.13).
+    /// Every change of a file shows in its ctime (Linux 6.13).
     pub fine_ctime: bool,
-    /// Mapped extents, so that `vm.max_map_count` is out of danger.
+    /// The most mapped extents that leave `vm.max_map_count` alone.
     pub map_limit: usize,
     pub map: Map,
     pub files: Files,
     pub tables: PageTables,
     pub world: StopWorld,
     pub reserve: Reserve,
-    /// A page to compare with, or in hand.
+    /// A page to compare with, or in hand while nothing is in its place.
     pub page: [u8; PAGE],
-    /// The file of a write lease being taken: no entry tells of it.
+    /// The file of a write lease that is being taken, before there is an entry.
     pub taking: FileKey,
     pub stats: i32,
-    /// See [`crate::helper::closing`]; 0: never.
+    /// When to look which files are closed (see [`crate::helper::closing`]), or 0.
     pub look_at_ms: u64,
-    /// The fork for which to quiesce, or 0.
+    /// The fork that was just answered, or 0.
     pub fork: u32,
     pub retiring: bool,
 }
 
 static STATE: AtomicPtr<State> = AtomicPtr::new(ptr::null_mut());
 
-/// Zeroes are valid but for descriptors and the map's order, which the helper sets.
+/// Zeroes are valid but for descriptors and the map's order, which the helper sets first.
 pub(crate) fn prepare() -> bool {
     let state = memory::allocate(size_of::<State>().next_multiple_of(PAGE), false);
     STATE.store(state.unwrap_or(0) as *mut State, Release);
     state.is_ok()
 }
 
-/// For the helper, and for a client that has none.
 ///
 /// # Safety
 /// The caller must be the state's only user.
 pub(crate) unsafe fn state() -> Option<&'static mut State> {
-    // SAFETY: null or by `prepare`; exclusive by the caller's promise.
+    // SAFETY: null or set up by `prepare`; exclusive by the caller's promise.
     unsafe { STATE.load(Acquire).as_mut() }
 }

@@ -12,47 +12,44 @@ use crate::shared::requests;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::*};
 use elision_sys::task::{self, SignalInfo, Stop, Traced};
 
-/// More, with guard pages, exceed the usual `vm.max_map_count`.
+/// Threads that can be held: more, with guard pages, exceed the usual `vm.max_map_count`.
 const THREADS: usize = 1 << 16;
 
 /// How long the others are held while one does not stop, and how much longer for each.
 const PATIENCE_US: u64 = 20_000;
 const PATIENCE_EACH_US: u64 = 50;
 
-/// About a second.
 const TRIES: u32 = 30;
 
-/// How long to wait for a thread that waits for a device or a processor; then pages are copied in place.
+/// How long to wait for a thread that does not stop (device, processor), before pages are copied in place.
 const STUCK_MS: u64 = 10_000;
 
-/// See [`on_timer`].
 const REAP_MS: u64 = 20;
 
 static SEIZING: AtomicBool = AtomicBool::new(false);
 
 #[derive(Clone, Copy)]
 struct Held {
-    /// 0: gone.
     tid: i32,
     stopped: Option<Stop>,
-    /// Inside vfork: it will not run before its child, which is held.
+    /// Inside vfork: the thread will not run before its child, which is held.
     lends: bool,
 }
 
 pub struct StopWorld {
     threads: [Held; THREADS],
     count: usize,
-    /// Expected next from /proc.
+    /// The thread that /proc is expected to list next.
     next: usize,
     pub alone: bool,
-    /// `None`: it may be in vfork.
+    /// The thread that did not stop; `None` if it may be in vfork.
     stuck: Option<i32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Borrowed {
     ByNobody,
-    /// The kernel does not list children, or one may not be traced.
+    /// The kernel lists no children, or one may not be traced.
     Perhaps,
 }
 
@@ -64,7 +61,6 @@ enum Seized {
 }
 
 impl StopWorld {
-    /// A killed helper's threads run.
     pub(crate) fn begin(&mut self) {
         (self.count, self.alone, self.stuck) = (0, false, None);
         SEIZING.store(false, SeqCst);
@@ -78,7 +74,6 @@ impl StopWorld {
         self.held().iter().position(|held| held.tid == tid)
     }
 
-    /// False: it may not be traced.
     fn seize(&mut self, process: i32, tid: i32) -> bool {
         let next = self.next;
         if self.held().get(next).is_some_and(|held| held.tid == tid) {
@@ -180,7 +175,7 @@ impl StopWorld {
         outcome != Traced::Running
     }
 
-    /// vfork's children share this memory.
+    /// Seizes children that share this memory (vfork).
     fn hold_borrowers(&mut self, program: i32, tid: i32) -> Result<(), Borrowed> {
         let mut found = false;
         let ours = control::supervisor() as i32;
@@ -198,7 +193,7 @@ impl StopWorld {
         }
     }
 
-    /// Keeps those that have not stopped or were killed for [`StopWorld::release_late`]: an exec waits for their reaping.
+    /// Keeps threads that did not stop or were killed for [`StopWorld::release_late`]: an exec waits until they are reaped.
     fn release_all(&mut self, program: i32) {
         // Before any thread runs that could look.
         if self.count > 0 {
@@ -220,7 +215,6 @@ impl StopWorld {
         self.count = kept;
     }
 
-    /// True: some are left.
     pub(crate) fn release_late(&mut self, program: i32) -> bool {
         for at in 0..self.count {
             if let Some(&Held { tid, stopped: None, .. }) = self.threads.get(at)
@@ -232,7 +226,6 @@ impl StopWorld {
         self.release_all(program);
         self.count != 0
     }
-    /// True: all threads are held until [`StopWorld::resume`].
     pub(crate) fn stop(&mut self, program: i32) -> bool {
         self.stop_within(program, STUCK_MS)
     }

@@ -11,7 +11,7 @@ use crate::shared::live;
 use elision_sys::file::{self, FileKey};
 use elision_sys::pages;
 
-/// In a forked child, while the parent's helper waits.
+/// In a forked child: takes guards of its own while the parent's helper waits.
 pub(crate) fn take_over(state: &mut State, predecessor: i32) {
     // The write tracker belongs to the parent's memory.
     state.map.view().retain(|row| row.is_mapped());
@@ -40,7 +40,7 @@ pub(crate) fn take_over(state: &mut State, predecessor: i32) {
 
 /// The killed helper's leases are gone, so nothing may stay mapped.
 pub(crate) fn take_over_from_nobody(state: &mut State) {
-    // Until the end, extents depend on a helper, whatever the map says.
+    // Until all is done, extents depend on this helper or its successor, whatever the map says.
     state.map.unsurveyed = true;
     state.map.publish();
     in_place::put_back_page(state);
@@ -70,7 +70,7 @@ pub(crate) fn begin_anew(state: &mut State) {
 /// Records what deferred reads have mapped. If the dead helper was changing the map, the kernel is asked.
 fn recall(state: &mut State) {
     for id in state.files.ids() {
-        // In this process the number may be another file's.
+        // In this process the descriptor's number may be another file's.
         if let Some(entry) = state.files.get_mut(id) {
             entry.source.fd = -1;
         }
@@ -135,7 +135,7 @@ pub(crate) unsafe fn distrust() {
     }
 }
 
-/// By the only thread of a forked child without a helper.
+/// In a forked child that could not start a helper.
 ///
 /// # Safety
 /// As [`distrust`].
@@ -153,7 +153,7 @@ pub(crate) unsafe fn materialise_alone() {
     }
 }
 
-/// Without a helper. Other threads go on: a store into a page just being exchanged is lost.
+/// In a program whose killed helper cannot be replaced. Other threads run: a store into a page being exchanged is lost.
 ///
 /// # Safety
 /// There must be no helper, and no other thread may come here.

@@ -15,7 +15,7 @@ enum Limit {
     Milliseconds,
     /// A `timespec` at this address.
     At(u64),
-    /// Of the first argument.
+    /// An option of the socket in the first argument.
     Socket(i32),
 }
 
@@ -57,19 +57,18 @@ impl Limit {
     }
 }
 
-/// A stop has made the call return EINTR.
 pub(crate) fn interrupted(program: i32, registers: &mut Registers) -> Then {
     let Some((limit, over)) = limit_of(registers) else { return Then::Again };
     let Some(ms) = limit.milliseconds(program, registers) else { return Then::Again };
     if note_end(registers, ms, task::now_ms()) { Then::Over(over) } else { Then::Again }
 }
 
-/// No note is zero.
+/// Set in every note, so that none is zero.
 const NOTED: u64 = 1 << 30;
-/// In milliseconds: repeats after twelve days.
+/// Bits of a clock in milliseconds: they repeat after twelve days.
 const CLOCK_BITS: u32 = 30;
 const CLOCK: u64 = (1 << CLOCK_BITS) - 1;
-/// Older values are no notes.
+/// A value this much older than its wait is no note.
 const LATE_MS: i64 = 60_000;
 
 /// A wait without a note gets one, unless the clock could not tell it (six days) from one that is over.
@@ -79,7 +78,6 @@ fn note_end(registers: &mut Registers, limit_ms: u64, now_ms: u64) -> bool {
     };
     let noted = u64::from(registers.note());
     let unused = i64::BITS - CLOCK_BITS;
-    // Sign-extended.
     let left = ((noted & CLOCK).wrapping_sub(now_ms) << unused) as i64 >> unused;
     if noted & NOTED != 0 && (-limit - LATE_MS..=limit).contains(&left) {
         return left <= 0;

@@ -1,5 +1,3 @@
-//! The end of a planned write.
-
 use crate::extent::Extent;
 use crate::helper::before_write::name_of;
 use crate::helper::files::Guard;
@@ -23,7 +21,7 @@ pub(crate) fn wrote(state: &mut State, request: &Request) {
         state.tables.unprotect(start + done, tried - done);
     }
     if !request.track {
-        // Unprotected, they would always pass for altered.
+        // Unprotected, tracked extents would always pass for altered.
         let mut at = start;
         while let Some(row) = state.map.next_piece(at, start + done) {
             at = row.end();

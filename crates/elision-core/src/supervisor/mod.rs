@@ -1,7 +1,8 @@
 //! The helper's parent: starts another helper when one is killed.
 //!
 //! Without it, whoever wants to change a file would wait for the program's next large call, or for the kernel to break the lease.
-//! The supervisor keeps the helper's rules, without descriptors or state. If it is killed, the program starts both anew.
+//! The supervisor keeps the helper's rules, without descriptors or state. If it is killed, the program's next large call starts
+//! both.
 #![allow(unsafe_code)] // Starts a process that shares this memory, and sets a signal handler.
 
 use crate::helper::serve::{self, PARENTS_END};
@@ -12,7 +13,7 @@ use core::sync::atomic::Ordering::*;
 use elision_sys::file::{self, ProcPath};
 use elision_sys::{limits, task};
 
-/// Sooner killed counts as one of [`TRIES`].
+/// A helper killed sooner counts as one of [`TRIES`].
 const SHORT_MS: u64 = 1_000;
 
 pub(crate) extern "C" fn main() -> ! {
@@ -36,7 +37,7 @@ pub(crate) extern "C" fn main() -> ! {
         }
         settled = true;
         let Some(signal) = task::wait_killed(pid) else { task::exit() };
-        // A system call filter would kill the next, too.
+        // A system call filter killed it, and would kill the next.
         if signal == libc::SIGSYS {
             give_up(block);
         }
@@ -52,7 +53,7 @@ pub(crate) extern "C" fn main() -> ! {
         if tries > TRIES || !wanted || !processes::program_lives(program) {
             task::exit();
         }
-        // For the statistics.
+        // For the statistics' path, which the next helper can do without.
         let _ = task::change_directory(ProcPath::new(program, "cwd", None).as_c_str());
     }
 }
@@ -62,7 +63,7 @@ fn give_up(block: &ControlBlock) -> ! {
     task::exit()
 }
 
-/// False: there can be no supervisor.
+/// Leaves the program's own things to it. False: there can be no supervisor.
 fn settle() -> bool {
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();

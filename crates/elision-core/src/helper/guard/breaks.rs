@@ -9,7 +9,7 @@
 use crate::helper::files::DESCRIPTORS;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
-/// Any real-time signal would do.
+/// Any real-time signal would do: only the helper's code runs here.
 pub(crate) const NAMED_BREAK: i32 = 40;
 
 static ALL: AtomicBool = AtomicBool::new(false);
@@ -35,7 +35,6 @@ pub fn note(fd: i32) {
     ANY.store(true, SeqCst);
 }
 
-/// After [`Broken::All`] none is left.
 pub fn take(mut each: impl FnMut(Broken)) {
     let all = ALL.swap(false, SeqCst);
     if !ANY.swap(false, SeqCst) && !all {

@@ -8,7 +8,7 @@ use elision_sys::file::{self, ProcPath};
 use elision_sys::raw::{Errno, Result};
 use elision_sys::task;
 
-/// Stopping the program takes descriptors.
+/// Descriptors that no guard may take: stopping the program takes some.
 const SPARE: u64 = 32;
 
 static ROOM: AtomicI32 = AtomicI32::new(i32::MAX);
@@ -42,7 +42,7 @@ fn set(fd: i32, lease: i32) -> Result<()> {
         return Err(Errno(libc::EMFILE));
     }
     if lease == libc::F_RDLCK {
-        // Before the lease: no break goes unnamed. Without the signal, it is SIGIO.
+        // Set before the lease, so that no break goes unnamed. If that fails, the signal is SIGIO.
         let _ = file::set_lease_signal(fd, breaks::NAMED_BREAK);
     }
     file::set_lease_of_named(fd, lease)

@@ -26,7 +26,7 @@ use crate::stats::Reason;
 use elision_sys::file::{self, FileKey, Stat};
 
 pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Result<(TargetId, Stat), Reason> {
-    // This lease outlives a helper killed before the file is entered.
+    // The lease outlives a helper that is killed before the file is entered.
     if kind == Guard::Write {
         state.taking = request.key;
     }
@@ -47,12 +47,12 @@ pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Resu
     entered
 }
 
-/// Nobody waits for the file.
+/// The guard is there, and nobody waits for the file.
 pub(crate) fn is_whole(known: &File) -> bool {
     still_holds(known, false)
 }
 
-/// Somebody may wait. The kernel takes the guard from a helper stopped too long, and the file may have changed.
+/// The guard is there, even if somebody waits. The kernel takes it from a helper that was stopped too long.
 pub(crate) fn is_held(known: &File) -> bool {
     still_holds(known, true)
 }
@@ -73,7 +73,7 @@ fn on_break(known: &File, program: i32) -> bool {
     }
 }
 
-/// The child's descriptor.
+/// Takes a forked child's guard beside its parent's.
 pub(crate) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
     match known.guard {
         Guard::None => None,
@@ -82,7 +82,7 @@ pub(crate) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
     }
 }
 
-/// `gone`: no mapping is left. False: a child depends on it.
+/// `gone`: no mapping is left. False: a forked child depends on the guard.
 fn give_up(state: &State, known: &File, gone: bool) -> bool {
     match known.guard {
         Guard::None => true,
@@ -91,7 +91,7 @@ fn give_up(state: &State, known: &File, gone: bool) -> bool {
     }
 }
 
-/// Old tracked extents hold only if the file did not change unguarded.
+/// Earlier tracked extents hold only if the file did not change unguarded.
 fn enter(state: &mut State, request: &Request, guard: Guard, fd: i32) -> Result<(TargetId, Stat), Reason> {
     let (stat, stamp) = file::stat_and_ctime(fd).map_err(lease::refused)?;
     let (key, fs) = (request.key, request.fs);
@@ -117,7 +117,7 @@ fn enter(state: &mut State, request: &Request, guard: Guard, fd: i32) -> Result<
     Ok((id, stat))
 }
 
-/// True: ask again soon.
+/// True: some guard has to be asked about again soon.
 pub(crate) fn answer_breaks(state: &mut State) -> bool {
     let mut again = false;
     breaks::take(|broken| {
@@ -134,7 +134,6 @@ pub(crate) fn answer_breaks(state: &mut State) -> bool {
     again
 }
 
-/// False: ask again.
 fn answer_break(state: &mut State, id: TargetId) -> bool {
     let known = state.files.get(id);
     if !known.used || is_whole(&known) {
@@ -150,13 +149,13 @@ fn answer_break(state: &mut State, id: TargetId) -> bool {
     false
 }
 
-/// Materialises first. False: something still depends on the guard.
+/// Materialises what depends on the file, then gives up the guard. False: somebody still depends on it.
 pub(crate) fn release(state: &mut State, id: TargetId) -> bool {
     let known = state.files.get(id);
     if known.guard == Guard::None {
         return true;
     }
-    // The guard is asked for last: one taken away by the kernel guarded nothing.
+    // The guard is asked for after the stamp: a guard that the kernel has taken away guarded nothing.
     let stamp = if state.fine_ctime { stamp::take(&known) } else { None }.filter(|_| is_held(&known));
     live::count_change();
     let gone = materialise::file(state, id);
@@ -203,7 +202,7 @@ pub(crate) fn sweep(state: &mut State) {
     }
 }
 
-/// The file changes other than by a save: what was deferred was in vain.
+/// For a change other than a save; tells how much was deferred in vain.
 pub(crate) fn release_for_nothing(state: &mut State, id: TargetId, request: &mut Request) {
     if !state.files.get(id).saved {
         request.known = state.map.share(id).mapped;
@@ -219,12 +218,12 @@ pub(crate) fn surrender(state: &mut State) {
     }
 }
 
-/// Another program may have inherited the descriptions.
+/// The program is gone, but another process may have inherited its descriptions.
 pub(crate) fn give_back_descriptions(state: &State) {
     state.files.known().filter(|file| file.guard == Guard::Write).for_each(write_lease::unlock);
 }
 
-/// After materialising: else openers would wait until the program closes. (A read lease goes with its mappings.)
+/// Releases what a dead helper has left: else openers wait until the program closes. (Read leases go with mappings.)
 pub(crate) fn give_up_orphans(state: &State) {
     let guarded = || {
         let known = state.files.known().filter(|file| file.guard == Guard::Write);

@@ -8,9 +8,9 @@ use crate::shared::requests::Request;
 use crate::stats::Reason;
 use elision_sys::file::{self, ProcPath};
 
-/// The program may close its own description.
+/// The program may close its own description, so the helper opens another.
 pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
-    // Mapping counts as access: keep O_NOATIME.
+    // Mapping counts as access, so O_NOATIME is passed on.
     open(request.pid, request.fd, request.flags & libc::O_NOATIME)
 }
 
@@ -34,7 +34,7 @@ pub(super) fn on_break(_known: &File, _program: i32) -> bool {
     true
 }
 
-/// By way of the parent's helper's descriptor.
+/// Opens the file through the parent's helper's descriptor.
 pub(super) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
     let fd = open(predecessor, known.source.fd, 0).ok()?;
     if file::stat(fd).is_ok_and(|stat| stat.id == known.key) {
@@ -44,12 +44,12 @@ pub(super) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
     None
 }
 
-/// A forked child without guards yet depends on the lease.
+/// Not while a forked child without guards of its own depends on the lease.
 pub(super) fn give_up(known: &File) -> bool {
     if forks::children_uncovered() {
         return false;
     }
-    // A mapping keeps the description, and so the lease.
+    // Closing is not enough: a mapping keeps the description, and so the lease.
     let _ = file::set_lease(known.source.fd, libc::F_UNLCK);
     true
 }

@@ -3,7 +3,7 @@
 use crate::helper::files::{File, Stamp};
 use elision_sys::file;
 
-/// Asking makes the next change get a new ctime (Linux 6.13).
+/// Asking for the ctime makes the next change get a new one (Linux 6.13).
 pub(crate) fn take(known: &File) -> Option<Stamp> {
     file::ctime(known.source.fd).ok().filter(|&(_, nanoseconds)| {
         // Some ext file systems keep whole seconds only.

@@ -1,4 +1,4 @@
-//! A write lease on the program's own description: no other exists.
+//! A write lease on the program's own description: nobody else has the file open.
 
 use crate::helper::files::File;
 use crate::helper::guard::lease::{self, shows_lock};
@@ -25,7 +25,7 @@ pub(super) fn still_holds(fd: i32, though_wanted: bool) -> bool {
     lease::still_holds(fd, libc::F_WRLCK, though_wanted)
 }
 
-/// Breakers wait for a write under way, unless the program is stopped within it.
+/// A break waits for a write under way, unless the program is stopped within it.
 pub(super) fn on_break(known: &File, program: i32) -> bool {
     known.writer == 0 || processes::is_stopped(program)
 }
@@ -35,7 +35,8 @@ pub(super) fn on_fork(_known: &File, _predecessor: i32) -> Option<i32> {
 }
 
 pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) -> bool {
-    // An exec that waits fails if the file is open for writing when the lease ends. If only the helper has it, closing ends both.
+    // A waiting exec fails if the file is open for writing when the lease ends. If only the helper has it open, closing ends
+    // both.
     let ends_with_us = gone
         && known.closed != 0
         && !program_holds(known, program)
@@ -55,7 +56,7 @@ pub(super) fn unlock(known: &File) {
 pub(super) fn give_up_orphan(program: i32, number: i32, guarded: impl FnOnce(FileKey) -> bool) {
     if let Ok(fd) = file::take_descriptor(program, number) {
         let ours = file::stat(fd).is_ok_and(|stat| guarded(stat.id));
-        // The program owns its own leases.
+        // The program is the owner of leases that it takes itself.
         if ours && file::fcntl(fd, libc::F_GETOWN, 0) != Ok(program) {
             let _ = file::set_lease(fd, libc::F_UNLCK);
         }
@@ -63,7 +64,7 @@ pub(super) fn give_up_orphan(program: i32, number: i32, guarded: impl FnOnce(Fil
     }
 }
 
-/// The kernel shows a lease with its description. `otherwise`: the answer if it does not say.
+/// The kernel shows a lease with its description, and grants no other. `otherwise`: the answer if it does not say.
 pub(crate) fn has_our_lease(pid: i32, fd: i32, key: FileKey, otherwise: bool) -> bool {
     shows_lock(pid, fd, &[b"LEASE"], otherwise)
         && processes::open(&ProcPath::new(pid, "fd", Some(fd)), libc::O_PATH).is_ok_and(|fd| {
@@ -73,7 +74,7 @@ pub(crate) fn has_our_lease(pid: i32, fd: i32, key: FileKey, otherwise: bool) ->
         })
 }
 
-/// True if the kernel does not say, or the lease is lost.
+/// Has the program such a descriptor? True if the kernel does not say, or the lease is lost.
 pub(crate) fn program_holds(known: &File, program: i32) -> bool {
     if !has_our_lease(task::pid(), known.source.fd, known.key, false) {
         return true;
@@ -86,7 +87,7 @@ pub(crate) fn program_holds(known: &File, program: i32) -> bool {
     holds
 }
 
-/// Locks that end with the description.
+/// Locks that end with the description (flock, OFD).
 pub(crate) fn holds_locks(fd: i32) -> bool {
     shows_lock(task::pid(), fd, &[b"FLOCK", b"OFDLCK"], true)
 }
