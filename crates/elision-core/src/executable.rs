@@ -34,7 +34,9 @@ fn kept<'a>(text: &'a mut [u8; BEGINNING], bytes: &[u8]) -> &'a [u8] {
 pub enum Program<'a> {
     /// Its first line, without `#!`.
     Script(&'a [u8]),
+    /// Of 32 bits.
     Narrow,
+    /// For another processor.
     Foreign,
     /// Linked statically, or itself a loader.
     Bare,
@@ -75,7 +77,6 @@ type Segment = ProgramHeader64<LittleEndian>;
 /// The kernel executes no file with other program headers.
 const SEGMENT: u16 = size_of::<Segment>() as u16;
 const MOST_SEGMENTS: u16 = u16::MAX / SEGMENT;
-/// More entries than any linker writes.
 const MOST_ENTRIES: u64 = 4096;
 
 /// Fills the buffer from an offset on; returns the bytes read.
@@ -216,7 +217,6 @@ mod tests {
             dynamic.extend([DT_NEEDED as u64, strings.len() as u64]);
             strings.extend([library.as_bytes(), &[0]].concat());
         }
-        // In memory everything is a mebibyte further up.
         let (above, segments) = (1 << 20, 3);
         let name_at = 64 + segments * 56;
         let strings_at = name_at + loader.len() as u64 + 1;

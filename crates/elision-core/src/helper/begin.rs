@@ -40,7 +40,6 @@ pub(crate) fn open(state: &mut State) -> bool {
     }
     match PREDECESSOR.load(Acquire) {
         0 => {
-            // The recorded descriptors are a parent's or a dead helper's.
             takeover::begin_anew(state);
             held
         }

@@ -29,7 +29,6 @@ pub struct File {
     pub stamp: Stamp,
     /// The request of the write under way: nobody else may change or read the file. 0: none.
     pub writer: usize,
-    /// Small writes since the last plan.
     pub small: u32,
     pub saved: bool,
     /// No holes up to here.
@@ -132,7 +131,6 @@ impl Files {
                 if file.source.is_known() { file.source.shown == (dev, ino) } else { file.key.ino == ino };
             file.used && file.guard != Guard::None && same
         };
-        // Mostly mappings show what stat says.
         self.find(FileKey { dev, ino }).filter(shows).or_else(|| self.ids().find(shows))
     }
 
@@ -275,7 +273,6 @@ mod tests {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            // So few that entries are reused and hashes collide.
             let ino = random % 900 * 4096;
             let guard = match random >> 39 & 1 {
                 0 => Guard::Read,

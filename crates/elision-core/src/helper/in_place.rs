@@ -69,8 +69,7 @@ pub(crate) fn find_again(tables: &PageTables, addr: usize, len: usize) {
     }
 }
 
-/// Exchanges populated pages of a held program. The mapping shrinks from its beginning, which for a moment takes one more. Ends
-/// early without loss.
+/// With the program held. The mapping shrinks from its beginning, which takes one more for a moment. Ends early without loss.
 fn exchange_pages(page: &mut [u8; PAGE], reserve: &mut Reserve, from: usize, to: usize) {
     let spare = page.as_mut_ptr();
     for at in (from..to).step_by(PAGE) {

@@ -1,5 +1,3 @@
-//! Whether deferring paid: for the statistics, and for [`history`].
-
 use crate::extent::{Extent, TargetId};
 use crate::helper::files::Files;
 use crate::helper::map::Map;

@@ -27,7 +27,6 @@ const BATCH: usize = 128;
 const PIECES: usize = 16;
 const SMALLEST_PIECE: usize = 2 << 20;
 
-/// Altered pages.
 const OWN_MEMORY: Wanted = Wanted {
     all: category::FILE,
     inverted: category::FILE,
@@ -237,7 +236,6 @@ fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
     }
     let _ = state.map.view().remove(extent.addr, extent.len);
     state.map.dropped = true;
-    // Too fragmented to be worth tracking.
     if track && count <= altered.len() {
         keep_tracked(&mut state.map, &mut state.tables, extent, altered.get(..count).unwrap_or(&[]));
     }

@@ -14,8 +14,7 @@ use elision_sys::file;
 /// Synchronous runs with a smaller gap are joined: a call costs about 3 ms, a MiB 2.2 ms (ext4). Other runs cost 5 µs.
 const SYNCHRONOUS_GAP: usize = 1 << 20;
 
-/// Finds the pages that must be written; the others equal the file. Protects them first: a store during the write counts for the
-/// next one.
+/// Finds pages to write; the others equal the file. Protects them first: a store during the write counts for the next one.
 pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
     let id = match guard_for_write(state, request) {
         Ok(id) => id,
@@ -30,7 +29,6 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
     let delta = request.offset.wrapping_sub(start as u64);
     let gap = least_gap(request);
     if gap > 0 && !request.more {
-        // The first page, or the head before it, is written anyway.
         request.push_run(start, start + PAGE, 0, gap);
     }
     let mut at = start;
@@ -121,7 +119,6 @@ fn has_holes(files: &mut Files, id: TargetId, start: u64, end: u64) -> bool {
         // Without FIEMAP (tmpfs) blocks are exactly the present pages.
         None => !stat.is_solid(),
     };
-    // Holds while guarded, up to the file's end.
     if !holes && let Some(entry) = files.get_mut(id) {
         entry.solid = end.max(start).min(stat.size);
     }

@@ -9,8 +9,7 @@ use crate::shared::requests::Request;
 use crate::stats::Reason;
 use elision_sys::{memory, pages};
 
-/// The request says how much has moved and is about to: the helper may be killed. Tracked extents end: the kernel does not move
-/// protection.
+/// The request says what has moved and is about to: the helper may be killed. The kernel does not move tracking protection.
 pub(crate) fn relocate(state: &mut State, request: &mut Request) -> Option<Reason> {
     let (from, end, to) = (request.addr, request.addr + request.len, request.offset as usize);
     let rows = state.map.view().overlapping(from, request.len).count();
@@ -32,8 +31,7 @@ pub(crate) fn relocate(state: &mut State, request: &mut Request) -> Option<Reaso
         let piece_end = mapping.end.min(end);
         let len = piece_end - at;
         request.tried = len;
-        // SAFETY: the waiting caller owns both ranges and keeps nothing of the target. The kernel refuses before it touches
-        // either.
+        // SAFETY: the waiting caller owns both ranges and keeps nothing of the target. The kernel refuses before it acts.
         if mapping.start > at || unsafe { memory::move_from(at, to + (at - from), len) }.is_err() {
             break;
         }

@@ -93,8 +93,7 @@ pub(crate) fn begin() {
     HELD.store(ptr::null_mut(), Relaxed);
 }
 
-/// Answers what changes nothing: the forking thread may wait for one that waits here (stdio locks). There are no write leases
-/// now.
+/// Answers what changes nothing: the forking thread may wait for one that waits here (stdio locks). No write lease exists.
 pub(crate) fn answer_quiesced() {
     step();
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);

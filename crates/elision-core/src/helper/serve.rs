@@ -338,7 +338,7 @@ mod tests {
             std::fs::File::open(&path).unwrap()
         });
         let [named, plain] = files.each_ref().map(AsRawFd::as_raw_fd);
-        // SAFETY: the handlers only set atomics.
+        // SAFETY: as above.
         unsafe {
             BREAKS.iter().for_each(|&signal| task::handle_signal(signal, on_break).unwrap());
         }

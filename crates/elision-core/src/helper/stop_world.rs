@@ -49,7 +49,6 @@ pub struct StopWorld {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Borrowed {
     ByNobody,
-    /// The kernel lists no children, or one may not be traced.
     Perhaps,
 }
 
@@ -265,7 +264,6 @@ impl StopWorld {
 static SEIZED: [AtomicI32; THREADS] = [const { AtomicI32::new(0) }; THREADS];
 static SEIZED_COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// Reaps threads that die while others are being seized.
 pub(crate) extern "C" fn on_timer(_: i32, _: &SignalInfo) {
     if SEIZING.load(SeqCst) {
         for tid in SEIZED.iter().take(SEIZED_COUNT.load(Acquire)) {

@@ -13,7 +13,6 @@ use elision_sys::pages;
 
 /// In a forked child: takes guards of its own while the parent's helper waits.
 pub(crate) fn take_over(state: &mut State, predecessor: i32) {
-    // The write tracker belongs to the parent's memory.
     state.map.view().retain(|row| row.is_mapped());
     state.world.alone = true;
     for id in state.files.ids() {
@@ -85,8 +84,7 @@ fn recall(state: &mut State) {
     }
 }
 
-/// A private mapping of the program's own of a guarded file is taken for a deferred read, so the kernel is asked only where the
-/// map cannot be.
+/// Takes the program's own private mappings of guarded files for deferred reads; so the kernel is asked only if it must be.
 fn survey(map: &mut Map, tables: &PageTables, files: &Files) {
     let mut at = 0;
     while let Ok(mapping) = pages::mapping_like_ours(tables.maps, at) {

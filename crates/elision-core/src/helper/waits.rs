@@ -3,17 +3,14 @@
 //! The kernel continues poll, select, nanosleep and futex waits with the time left, and repeats others in full, for ever if stops
 //! are frequent. So the first stop notes when the wait ends: it lasts three timeouts at most.
 //!
-//! The note is the upper half of the call number's register: the kernel ignores it (Linux 5.14), and every system call changes
-//! it.
+//! The note is the upper half of the call number's register: the kernel ignores it (Linux 5.14), and each call changes it.
 
 use elision_sys::arch::EPOLL_WAITS;
 use elision_sys::file;
 use elision_sys::task::{self, Registers, Then};
 
 enum Limit {
-    /// In the fourth argument.
     Milliseconds,
-    /// A `timespec` at this address.
     At(u64),
     /// An option of the socket in the first argument.
     Socket(i32),

@@ -1,8 +1,7 @@
 //! The helper's parent: starts another helper when one is killed.
 //!
 //! Without it, whoever wants to change a file would wait for the program's next large call, or for the kernel to break the lease.
-//! The supervisor keeps the helper's rules, without descriptors or state. If it is killed, the program's next large call starts
-//! both.
+//! The supervisor keeps the helper's rules, without descriptors or state. The program's next large call replaces a killed one.
 #![allow(unsafe_code)] // Starts a process that shares this memory, and sets a signal handler.
 
 use crate::helper::serve::{self, PARENTS_END};

@@ -3,8 +3,7 @@
 //! Asking thousands of leases takes milliseconds, so the kernel names the descriptor in a signal (`F_SETSIG`). For the program's
 //! descriptions, whose settings must not outlive a killed helper, and if the queue is full, it sends SIGIO: then all are asked.
 //!
-//! Notes are bits, so none is lost. A stale one does no harm. A lease is asked after its note is taken: a later break is noted
-//! anew.
+//! Notes are bits, so none is lost; a stale one does no harm. Taking a note precedes asking: a later break is noted anew.
 
 use crate::helper::files::DESCRIPTORS;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};

@@ -73,7 +73,6 @@ fn on_break(known: &File, program: i32) -> bool {
     }
 }
 
-/// Takes a forked child's guard beside its parent's.
 pub(crate) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
     match known.guard {
         Guard::None => None,

@@ -35,8 +35,7 @@ pub(super) fn on_fork(_known: &File, _predecessor: i32) -> Option<i32> {
 }
 
 pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) -> bool {
-    // A waiting exec fails if the file is open for writing when the lease ends. If only the helper has it open, closing ends
-    // both.
+    // A waiting exec fails if the file is open for writing when the lease ends: closing the only description ends both.
     let ends_with_us = gone
         && known.closed != 0
         && !program_holds(known, program)
@@ -87,7 +86,6 @@ pub(crate) fn program_holds(known: &File, program: i32) -> bool {
     holds
 }
 
-/// Locks that end with the description (flock, OFD).
 pub(crate) fn holds_locks(fd: i32) -> bool {
     shows_lock(task::pid(), fd, &[b"FLOCK", b"OFDLCK"], true)
 }
