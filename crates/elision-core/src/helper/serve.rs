@@ -122,7 +122,7 @@ fn serve(state: &mut State) -> ! {
             timeout = timeout.min(state.look_at_ms.saturating_sub(task::now_ms()) + 1);
         }
         ASLEEP.store(1, SeqCst);
-        // The word's memory may go with its thread.
+        // The kernel reads the word, whose memory may go with its thread.
         if !requests::waiting() && task::futex_wait_either(&BELL, rung, end_word, end_value, timeout) {
             // The kernel woke one waiter, the helper: wake the others (a join), too.
             task::futex_wake_shared(end_word);

@@ -264,6 +264,7 @@ impl StopWorld {
 static SEIZED: [AtomicI32; THREADS] = [const { AtomicI32::new(0) }; THREADS];
 static SEIZED_COUNT: AtomicUsize = AtomicUsize::new(0);
 
+/// Only reaps dead threads: the code that it interrupts polls the stops.
 pub(crate) extern "C" fn on_timer(_: i32, _: &SignalInfo) {
     if SEIZING.load(SeqCst) {
         for tid in SEIZED.iter().take(SEIZED_COUNT.load(Acquire)) {

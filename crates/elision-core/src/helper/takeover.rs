@@ -13,6 +13,7 @@ use elision_sys::pages;
 
 /// In a forked child: takes guards of its own while the parent's helper waits.
 pub(crate) fn take_over(state: &mut State, predecessor: i32) {
+    // The write tracker belongs to the parent's memory; the child's only thread waits.
     state.map.view().retain(|row| row.is_mapped());
     state.world.alone = true;
     for id in state.files.ids() {
@@ -84,7 +85,8 @@ fn recall(state: &mut State) {
     }
 }
 
-/// Takes the program's own private mappings of guarded files for deferred reads; so the kernel is asked only if it must be.
+/// Takes the program's own private mappings of guarded files for deferred reads: afterwards they do not show later file content,
+/// so the kernel is asked only if it must be.
 fn survey(map: &mut Map, tables: &PageTables, files: &Files) {
     let mut at = 0;
     while let Ok(mapping) = pages::mapping_like_ours(tables.maps, at) {

@@ -1,9 +1,10 @@
 //! Timeouts of calls interrupted by a stop of the threads.
 //!
 //! The kernel continues poll, select, nanosleep and futex waits with the time left, and repeats others in full, for ever if stops
-//! are frequent. So the first stop notes when the wait ends: it lasts three timeouts at most.
+//! are frequent. So the first stop notes the wait's end, and a later one ends it (after three timeouts at most).
 //!
-//! The note is the upper half of the call number's register: the kernel ignores it (Linux 5.14), and each call changes it.
+//! The note is the upper half of the call number's register: the kernel ignores it (Linux 5.14), and every system
+//! call changes it, so it stays only while the kernel repeats the call.
 
 use elision_sys::arch::EPOLL_WAITS;
 use elision_sys::file;

@@ -35,7 +35,7 @@ pub(super) fn on_fork(_known: &File, _predecessor: i32) -> Option<i32> {
 }
 
 pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) -> bool {
-    // A waiting exec fails if the file is open for writing when the lease ends: closing the only description ends both.
+    // A waiting exec fails if the file is open for writing when the lease ends: closing the last descriptor ends both.
     let ends_with_us = gone
         && known.closed != 0
         && !program_holds(known, program)
