@@ -7,6 +7,7 @@ use libc::{c_int, iovec};
 
 use crate::abi::arch::NAMEABLE_LIMIT;
 use crate::abi::raw::raw_call;
+use elision_core::fs_traits::FsTraits;
 use elision_sys::PAGE;
 use elision_sys::file::{self, ProcPath};
 use elision_sys::raw::syscall;
@@ -38,8 +39,7 @@ pub(crate) fn is_endless(fd: i32) -> bool {
 
 /// Are reads and writes of a file exclusive?
 pub(crate) fn reads_are_atomic(fd: i32) -> bool {
-    use elision_sys::file::{XFS, filesystem};
-    filesystem(fd) == Ok(XFS)
+    file::filesystem(fd).is_ok_and(|magic| FsTraits::of(magic).is_some_and(|fs| fs.reads_atomic))
 }
 
 pub(crate) fn status_flags(fd: i32) -> Option<i32> {

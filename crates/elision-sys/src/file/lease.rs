@@ -1,25 +1,10 @@
 //! Leases.
 
 use super::descriptor::fcntl;
-use super::status::{Stat, TMPFS, filesystem, stat};
-use crate::raw::{Errno, Result};
+use crate::raw::Result;
 
-/// Sets a lease, but on no [`nameless`] file.
+/// Sets a lease.
 pub fn set_lease(fd: i32, lease: i32) -> Result<()> {
-    if lease != libc::F_UNLCK && nameless(filesystem(fd)?, &stat(fd)?) {
-        return Err(Errno(libc::EAGAIN));
-    }
-    set_lease_of_named(fd, lease)
-}
-
-/// Is it a nameless file of tmpfs? The kernel does not count memfd_create's description as a writer: it would grant a lease that
-/// writes do not break.
-pub fn nameless(filesystem: i64, stat: &Stat) -> bool {
-    filesystem == TMPFS && stat.links == 0
-}
-
-/// The same for a file that is not nameless.
-pub fn set_lease_of_named(fd: i32, lease: i32) -> Result<()> {
     fcntl(fd, libc::F_SETLEASE, lease as usize).map(drop)
 }
 

@@ -121,11 +121,6 @@ pub fn filesystem(fd: i32) -> Result<i64> {
     statfs(fd).map(|answer| answer.f_type)
 }
 
-pub const TMPFS: i64 = 0x0102_1994;
-
-/// Reads and writes of a file never mix on XFS.
-pub const XFS: i64 = 0x5846_5342;
-
 /// Are all writes synchronous (`mount -o sync`, `chattr +S`)?
 pub fn writes_synchronously(fd: i32) -> bool {
     let mut attributes = 0u32;

@@ -45,7 +45,7 @@ fn set(fd: i32, lease: i32) -> Result<()> {
         // Set before the lease, so that no break goes unnamed. If that fails, the signal is SIGIO.
         let _ = file::set_lease_signal(fd, breaks::NAMED_BREAK);
     }
-    file::set_lease_of_named(fd, lease)
+    file::set_lease(fd, lease)
 }
 
 /// `though_wanted`: also while it is being broken.
