@@ -85,8 +85,8 @@ fn recall(state: &mut State) {
     }
 }
 
-/// Takes the program's own private mappings of guarded files for deferred reads: afterwards they do not show later file content,
-/// so the kernel is asked only if it must be.
+/// Records every private mapping of a guarded file. One of the program's own is materialised with them, and then does not show later
+/// changes of the file: so the kernel is asked only if the map cannot be believed.
 fn survey(map: &mut Map, tables: &PageTables, files: &Files) {
     let mut at = 0;
     while let Ok(mapping) = pages::mapping_like_ours(tables.maps, at) {
