@@ -72,7 +72,7 @@ fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
         return false;
     };
     // Small: it may be on a signal handler's stack.
-    let mut buffer = [0u8; 512];
+    let mut buffer = [0u8; 256];
     let mut good = true;
     while good {
         let Ok(filled) = file::directory_entries(directory, &mut buffer) else {
