@@ -387,7 +387,7 @@ impl Crate {
         found
     }
 
-    /// What is against the rules of code that the helper runs.
+    /// Violations of the rules for code that runs in the helper.
     fn faults_of_helper(&self) -> Vec<String> {
         let files =
             self.files.iter().filter(|(file, _)| HELPERS.iter().any(|folder| file.starts_with(folder)));

@@ -109,7 +109,7 @@ pub fn present() -> bool {
     alive()
 }
 
-/// [`present`] before a call in which the kernel waits for the helper; also continues a stopped one.
+/// Before a call that the kernel delays until the helper releases a guard: as [`present`], and a stopped helper is continued.
 pub fn look_after() {
     if !any_or_leases() {
         return;

@@ -103,7 +103,7 @@ pub(crate) fn supervisor() -> u32 {
     block().map_or(0, |block| block.supervisor.load(SeqCst))
 }
 
-/// Is there a helper, or a supervisor that may start one? The order matters: what is gone starts none.
+/// Is there a helper, or a supervisor that may start one? The supervisor is looked for first: once it is gone, it starts no helper.
 pub(crate) fn anybody() -> bool {
     supervisor() != 0 || helper() != 0
 }
