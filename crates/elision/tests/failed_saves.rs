@@ -8,10 +8,12 @@ mod image;
 
 use common::{PAGE, bytes, difference, directory};
 use elision::Buffer;
+use std::ffi::CStr;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
 
@@ -175,6 +177,28 @@ fn in_each_way(path: &Path, content: &[u8], begin: impl Fn() -> Buffer) -> [Outc
     })
 }
 
+/// The helper lets go of a removed file some milliseconds after its last buffer is dropped.
+fn await_empty(root: &CStr) {
+    let begun = Instant::now();
+    loop {
+        // SAFETY: all zeroes is a value of this struct of integers; a C string, and a struct of ours.
+        let space = unsafe {
+            let mut space: libc::statvfs = std::mem::zeroed();
+            assert_eq!(libc::statvfs(root.as_ptr(), &mut space), 0);
+            space
+        };
+        if space.f_bfree == space.f_blocks {
+            return;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "{} blocks are still taken",
+            space.f_blocks - space.f_bfree
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn on_a_full_file_system() {
     const UNIT: usize = 16 * PAGE;
@@ -208,6 +232,7 @@ fn on_a_full_file_system() {
             let way = Way::any(&mut dice, long > 0);
             let left = in_each_way(&path, &content, || {
                 let _ = (fs::remove_file(&path), fs::remove_file(&rest));
+                await_empty(&target);
                 let file = fs::File::create(&path).unwrap();
                 file.set_len(old.len() as u64).unwrap();
                 file.write_all_at(&old[(long - solid) * UNIT..], ((long - solid) * UNIT) as u64).unwrap();
