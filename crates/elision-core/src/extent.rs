@@ -66,6 +66,11 @@ impl Extent {
         self.addr + self.len
     }
 
+    /// `delta`: file position less address.
+    pub fn stands_at(&self, target: TargetId, delta: u64) -> bool {
+        self.target == target && self.offset.wrapping_sub(self.addr as u64) == delta
+    }
+
     fn continues(&self, before: &Extent) -> bool {
         before.end() == self.addr
             && before.target == self.target

@@ -183,6 +183,13 @@ fn a_pipe_ends_with_its_last_writer() {
     assert_eq!(case("pipe"), "end of file: 0\n");
 }
 
+/// Tracking a buffer that is another file's could elide nothing, and took a fault for each page.
+#[test]
+fn a_copy_takes_few_faults() {
+    let said = case("copies");
+    assert_eq!(said.matches("few faults\nthe same\n").count(), 4, "{said}");
+}
+
 #[test]
 fn what_was_just_closed_can_be_executed() {
     let made = directory();

@@ -12,7 +12,7 @@ macro_rules! calls {
 }
 
 /// Of the library, and of the drop-in on its own account; not those that end or make a process.
-pub const CALLS: [(&str, i64); 51] = calls![
+pub const CALLS: [(&str, i64); 52] = calls![
     SYS_cachestat,
     SYS_chdir,
     SYS_clock_gettime,
@@ -37,6 +37,7 @@ pub const CALLS: [(&str, i64); 51] = calls![
     SYS_madvise,
     SYS_membarrier,
     SYS_memfd_create,
+    SYS_mincore,
     SYS_mmap,
     SYS_mprotect,
     SYS_mremap,

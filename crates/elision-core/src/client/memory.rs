@@ -10,7 +10,7 @@ use crate::shared::requests::{self, Op, PageRun, RUNS, Request};
 use crate::shared::unmap_queue;
 use crate::stats;
 use crate::transfer::PAGE;
-use elision_sys::pages;
+use elision_sys::{memory, pages};
 
 /// May any page have an extent? `false` is certain. One atomic load while nothing is deferred.
 pub fn touched(addr: usize, len: usize) -> bool {
@@ -36,6 +36,23 @@ fn ask_known(op: Op, addr: usize, len: usize) -> usize {
     let Some(mut call) = Call::new(op, false) else { return 0 };
     (call.request().addr, call.request().len) = (addr, len);
     if call.send().is_none() { call.request().handled } else { 0 }
+}
+
+/// Maps a range that the kernel is about to copy. (At each fault within a copy ext4 goes on in smaller folios.) Ends before a page
+/// that has to be read: the copy reads in order, and memory may not have room for all.
+pub(crate) fn map_cached(addr: usize, len: usize) {
+    const STEP: usize = 512;
+    let (start, len) = pages_around(addr, len);
+    for at in (start..start + len).step_by(STEP * PAGE) {
+        let mut there = [0; STEP];
+        let count = STEP.min((start + len - at) / PAGE);
+        let Some(there) = there.get_mut(..count) else { return };
+        // SAFETY: populating changes no contents. What cannot be mapped is the copy's to report.
+        let map = || unsafe { memory::advise(at, count * PAGE, libc::MADV_POPULATE_READ) };
+        if !memory::all_cached(at, there) || map().is_err() {
+            return;
+        }
+    }
 }
 
 /// Drops the records of a range before it is unmapped or mapped over.
@@ -143,5 +160,40 @@ pub fn validate() -> Result<usize, &'static str> {
     match call.request().broken {
         Some(broken) => Err(broken),
         None => Ok(call.request().handled),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use elision_sys::file;
+    use elision_sys::pages::{Run, Wanted, category};
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn cached_pages_are_mapped_up_to_one_that_is_not_there() {
+        let (count, step) = (2000, 512);
+        let cached = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut &cached, &vec![1; count * PAGE]).unwrap();
+        let pagemap = file::open(c"/proc/self/pagemap", libc::O_RDONLY | libc::O_CLOEXEC, 0).unwrap();
+        let wanted = Wanted { any: category::PRESENT, ..Wanted::default() };
+        for missing in [count, 3 * step - 1] {
+            let at = memory::reserve(count * PAGE).unwrap();
+            // SAFETY: of this test alone.
+            unsafe {
+                memory::map_file_at(at, count * PAGE, cached.as_raw_fd(), 0).unwrap();
+                memory::unmap(at + missing * PAGE, (count - missing) * PAGE);
+            }
+            map_cached(at + 1, count * PAGE - 2);
+            let mut runs = [Run::default(); 8];
+            let (found, _) = pages::scan(pagemap, at, at + count * PAGE, wanted, &mut runs).unwrap();
+            let mapped: u64 = runs[..found].iter().map(|run| run.end - run.start).sum();
+            // One fault maps up to 16 pages.
+            let least = if missing == count { count } else { 2 * step };
+            assert!((least..least + 16).contains(&(mapped as usize / PAGE)), "{mapped}");
+            // SAFETY: as above.
+            unsafe { memory::unmap(at, count * PAGE) };
+        }
+        file::close(pagemap);
     }
 }

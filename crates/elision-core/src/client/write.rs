@@ -9,6 +9,7 @@
 
 use crate::client::call::Call;
 use crate::client::changes::{learn_of_release, release};
+use crate::client::memory;
 use crate::client::offer::{self, TransferOptions, check_lease};
 use crate::history;
 use crate::shared::requests::{Op, RUNS};
@@ -188,7 +189,11 @@ impl ElidedWrite {
         let fs = check_lease(offer::fs(self.fd), stat, true).map_err(|reason| (reason, None))?;
         let mut call = Call::new(Op::Plan, true).ok_or_else(|| (crate::unavailable(), None))?;
         call.request().fs = Some(fs);
-        match self.plan_pages(&mut call, 0) {
+        let declined = self.plan_pages(&mut call, 0);
+        if call.is_good() && call.request().deferred {
+            memory::map_cached(self.whole.addr, self.whole.len);
+        }
+        match declined {
             Some(reason) => Err((reason, Some(call))),
             None => Ok(call),
         }

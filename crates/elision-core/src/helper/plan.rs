@@ -1,4 +1,4 @@
-use crate::extent::{self, Kind, PageFacts, TargetId};
+use crate::extent::{self, Extent, Kind, PageFacts, TargetId};
 use crate::helper::before_write::{self, name_of};
 use crate::helper::files::{Files, Guard};
 use crate::helper::guard::{self, has_our_lease, is_held, is_whole};
@@ -16,17 +16,20 @@ const SYNCHRONOUS_GAP: usize = 1 << 20;
 
 /// Finds pages to write; the others equal the file. Protects them first: a store during the write counts for the next one.
 pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
+    if !request.more {
+        request.deferred = mostly_deferred(state, request);
+    }
     let id = match guard_for_write(state, request) {
         Ok(id) => id,
         Err(reason) => return Some(reason),
     };
     let end_offset = request.offset + request.len as u64;
     let holes = has_holes(&mut state.files, id, request.offset, end_offset);
-    let protect = request.track && state.tables.track(request.addr, request.len);
     (request.count, request.handled, request.altered) = (0, 0, 0);
     let mut unknown = 0;
     let (start, end) = (request.addr, request.addr + request.len);
     let delta = request.offset.wrapping_sub(start as u64);
+    let protect = request.track && track(&mut state.map, &state.tables, id, delta, start, end);
     let gap = least_gap(request);
     if gap > 0 && !request.more {
         request.push_run(start, start + PAGE, 0, gap);
@@ -42,8 +45,7 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
         let here = known.filter(|row| {
             (!row.is_mapped() || mappings::is_ours(&state.tables, &state.files, *row))
                 && !holes
-                && row.target == id
-                && row.offset.wrapping_sub(row.addr as u64) == delta
+                && row.stands_at(id, delta)
         });
         let reached = match here {
             Some(row) => altered_runs(&mut state.tables, row.kind(), at, to, request),
@@ -83,6 +85,25 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
         (entry.writer, entry.small, entry.saved) = (name_of(request), 0, true);
     }
     None
+}
+
+/// Are most pages deferred from elsewhere, and not mapped in the page tables?
+fn mostly_deferred(state: &mut State, request: &Request) -> bool {
+    let (mut at, end) = (request.addr, request.addr + request.len);
+    let delta = request.offset.wrapping_sub(at as u64);
+    let target = state.files.find(request.key);
+    let mut bytes = 0;
+    while let Some(row) = state.map.next_piece(at, end) {
+        at = row.end();
+        if is_elsewhere(row, target, delta) {
+            bytes += row.len.saturating_sub(state.tables.count(row.addr, at, SOMEWHERE));
+        }
+    }
+    bytes > request.len / 2
+}
+
+fn is_elsewhere(row: Extent, id: Option<TargetId>, delta: u64) -> bool {
+    row.is_mapped() && !id.is_some_and(|id| row.stands_at(id, delta))
 }
 
 fn guard_for_write(state: &mut State, request: &Request) -> Result<TargetId, Reason> {
@@ -153,15 +174,33 @@ fn altered_runs(tables: &mut PageTables, kind: Kind, at: usize, to: usize, reque
     reached
 }
 
+/// Registers the pages that [`follow`] may protect. In a registered mapping each page takes a fault of its own, so deferred pages of
+/// another place stay out: they could not be elided here anyway.
+fn track(map: &mut Map, tables: &PageTables, id: TargetId, delta: u64, start: usize, end: usize) -> bool {
+    let mut at = start;
+    while at < end {
+        let (to, elsewhere) = match map.next_piece(at, end) {
+            Some(row) if row.addr <= at => (row.end(), is_elsewhere(row, Some(id), delta)),
+            Some(row) => (row.addr, false),
+            None => (end, false),
+        };
+        if !elsewhere && !tables.track(at, to - at) {
+            return false;
+        }
+        at = to;
+    }
+    true
+}
+
 /// Untracks other places. Their mapped extents stay unprotected: altered pages would pass for unaltered.
 fn follow(map: &mut Map, tables: &mut PageTables, id: TargetId, delta: u64, from: usize, to: usize) {
     let mut at = from;
     while at < to {
         let (end, free) = match map.next_piece(at, to) {
             Some(row) if row.addr <= at => {
-                let same = row.target == id && row.offset.wrapping_sub(row.addr as u64) == delta;
-                let tracked = !row.is_mapped();
-                (row.end(), same || (tracked && map.view().remove(at, row.end() - at).is_ok()))
+                let free = row.stands_at(id, delta)
+                    || !row.is_mapped() && map.view().remove(at, row.end() - at).is_ok();
+                (row.end(), free)
             }
             Some(row) => (row.addr, true),
             None => (to, true),

@@ -44,10 +44,7 @@ pub(crate) fn wrote(state: &mut State, request: &Request) {
     let mut at = start;
     while at < start + done {
         let (to, mapped) = match state.map.next_piece(at, start + done) {
-            Some(row) if row.addr <= at => {
-                let same = row.target == id && row.offset.wrapping_sub(row.addr as u64) == delta;
-                (row.end(), row.is_mapped() && same)
-            }
+            Some(row) if row.addr <= at => (row.end(), row.is_mapped() && row.stands_at(id, delta)),
             Some(row) => (row.addr, false),
             None => (start + done, false),
         };

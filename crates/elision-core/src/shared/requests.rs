@@ -90,6 +90,8 @@ pub struct Request {
     /// Answer of [`Op::Plan`]: bytes already associated; of [`Op::Release`] and [`Op::BeforeWrite`]: deferred in vain.
     pub known: usize,
     pub altered: usize,
+    /// Answer of [`Op::Plan`]: most pages are deferred from elsewhere, and not mapped in the page tables. All will be written.
+    pub deferred: bool,
     /// Answer of [`Op::Associate`]: [`changes`](crate::shared::live::changes) then.
     pub changes: u64,
     pub count: usize,
@@ -119,6 +121,7 @@ const BLANK: Request = Request {
     handled: 0,
     known: 0,
     altered: 0,
+    deferred: false,
     changes: 0,
     count: 0,
     runs: [PageRun { addr: 0, len: 0, state: 0 }; RUNS],

@@ -13,7 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -69,6 +71,22 @@ static void lock_elsewhere(const char *path, int whole_file) {
     int status;
     waitpid(pid, &status, 0);
     printf("another process %s lock it\n", WEXITSTATUS(status) ? "cannot" : "can");
+}
+
+/* Writes all to another file, and says whether the kernel took a fault for each page of it. */
+static void copy(const char *path, int flags, size_t want) {
+    struct rusage before, after;
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | flags, 0600);
+    getrusage(RUSAGE_SELF, &before);
+    errno = 0;
+    ssize_t done = write(fd, bytes, size);
+    printf("%zd of %zu: %s\n", done, size, strerror(errno));
+    getrusage(RUSAGE_SELF, &after);
+    printf("%s faults\n", (size_t)(after.ru_minflt - before.ru_minflt) < size / 4096 / 8 ? "few" : "many");
+    unsigned char *other = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    printf("%s\n", lseek(fd, 0, SEEK_END) == (off_t)want && !memcmp(bytes, other, want) ? "the same" : "another");
+    munmap(other, size);
+    close(fd);
 }
 
 int main(int count, char **arguments) {
@@ -157,6 +175,21 @@ int main(int count, char **arguments) {
         alarm(30);
         close(ends[1]);
         printf("end of file: %zd\n", read(ends[0], &byte, 1));
+        return 0;
+    }
+    if (!strcmp(what, "copies")) { /* what was read goes to other files; at last a page of it is no memory any more */
+        static const int ways[] = {0, O_DSYNC, O_APPEND};
+        char to[4096];
+        snprintf(to, sizeof to, "%s of another name", path);
+        for (int i = 0; i < 3; i++, free(bytes)) {
+            whole(open(path, O_RDONLY));
+            copy(to, ways[i], size);
+        }
+        bytes = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (pread(open(path, O_RDONLY), bytes, size, 0) != (ssize_t)size)
+            return 1;
+        munmap(bytes + size / 2, 4096);
+        copy(to, 0, size / 2);
         return 0;
     }
     if (!strcmp(what, "execute")) { /* patches a program in place, and runs it at once */
