@@ -135,3 +135,11 @@ fn a_mapping_of_the_programs_own_keeps_no_lease() {
 fn a_thread_that_ends_deferral_waits_until_another_has_done_so() {
     assert!(row("ended by two").starts_with("mapped: 0\n"));
 }
+
+/// The helper, which rests during a fork, is asked by one that holds what the fork waits for.
+#[test]
+fn a_fork_waits_for_one_that_waits_for_the_helper() {
+    for how in ["read", "write", "truncate", "open", "mremap"] {
+        assert_eq!(row(&format!("forked: {how}")), format!("{how} 0\ndone\n"));
+    }
+}

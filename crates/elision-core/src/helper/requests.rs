@@ -7,6 +7,7 @@ use crate::shared::requests::{
 use crate::stats::Reason;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering::*};
+use elision_sys::file::FileKey;
 use elision_sys::task;
 
 /// Taken requests that wait for the end of another's write.
@@ -93,8 +94,9 @@ pub(crate) fn begin() {
     HELD.store(ptr::null_mut(), Relaxed);
 }
 
-/// Answers what changes nothing: the forking thread may wait for one that waits here (stdio locks). No write lease exists.
-pub(crate) fn answer_quiesced() {
+/// Answers what changes nothing: the forking thread may wait for one that waits here (locks of stdio, of malloc, of a fork handler). No
+/// write lease exists.
+pub(crate) fn answer_quiesced(guarded: impl Fn(FileKey) -> bool) {
     step();
     let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
     // SAFETY: as in `answer_all`.
@@ -107,6 +109,7 @@ pub(crate) fn answer_quiesced() {
         let request = unsafe { &mut *slot.request.get() };
         match request.op {
             Op::Ping | Op::BeforeWrite | Op::Closing | Op::Surrender => request.declined = None,
+            Op::Release if !guarded(request.key) => request.declined = None,
             Op::Associate | Op::Plan => request.declined = Some(Reason::Helper),
             _ => {
                 put_back(slot);

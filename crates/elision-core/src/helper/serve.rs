@@ -1,5 +1,6 @@
 #![allow(unsafe_code)] // Entry point of a process, and a signal handler.
 
+use crate::helper::files::Guard;
 use crate::helper::guard::breaks::{self, NAMED_BREAK};
 use crate::helper::requests::{self, Answer};
 use crate::helper::state::{self, State};
@@ -44,6 +45,9 @@ pub(crate) extern "C" fn on_parents_end(_: i32, _: &SignalInfo) {
 
 /// Milliseconds after which the helper looks at everything unasked.
 const LONG: u64 = 60_000;
+
+/// Milliseconds that a fork may keep a request or a break waiting.
+const FORK_MS: u64 = 2_000;
 
 pub(crate) extern "C" fn main() -> ! {
     // SAFETY: one helper runs, and the program's threads leave the state alone.
@@ -145,7 +149,7 @@ fn quiesce_for_fork(state: &mut State) {
     }
     let fork = core::mem::take(&mut state.fork);
     if fork != 0 {
-        quiesce(fork);
+        quiesce(state, fork);
     }
 }
 
@@ -308,11 +312,18 @@ fn report_once(state: &mut State) {
 }
 
 /// The next fork still has to be answered.
-fn quiesce(fork: u32) {
+fn quiesce(state: &State, fork: u32) {
+    let begun = task::now_ms();
+    let guarded = |key| state.files.find(key).is_some_and(|id| state.files.get(id).guard != Guard::None);
     while !forks::wait_for_end(fork) {
-        requests::answer_quiesced();
+        requests::answer_quiesced(guarded);
         if !processes::program_lives(PROGRAM.load(Acquire)) {
             return;
+        }
+        // The fork may wait for a lock whose holder waits for an answer or a lease. The next helper gives both, and the child sees by
+        // the epoch that its copy may be inconsistent.
+        if (requests::waiting() || breaks::any()) && task::ms_since(begun) >= FORK_MS {
+            let _ = task::send_signal(task::pid(), libc::SIGKILL);
         }
     }
 }

@@ -176,7 +176,7 @@ pub(crate) fn quiesced() -> u32 {
 }
 
 /// In the supervisor, after the helper was killed: waits for the fork, with a time-out, since the forking thread may wait for a
-/// stdio lock whose holder waits for the next helper. The child sees by the epoch that its copy may be inconsistent.
+/// lock whose holder waits for the next helper. The child sees by the epoch that its copy may be inconsistent.
 pub(crate) fn wait_for_quiesced() {
     let begun = task::now_ms();
     loop {

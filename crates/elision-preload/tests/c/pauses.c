@@ -512,6 +512,59 @@ static void ended_by_two(void) {
     printf("mapped: %d\n", were_mapped);
 }
 
+// A fork waits for the lock of the list of streams, whose holder reads, writes, or has a file changed.
+static atomic_int held, preparing;
+static unsigned char *saved, *read_only;
+static int saved_to, read_from;
+static void prepare(void) { preparing = 1; }
+static ssize_t flushed(void *how, const char *unused, size_t len) {
+    (void)unused;
+    held = 1;
+    while (!preparing)
+        usleep(100);
+    // No event tells that the helper rests, and that the fork waits.
+    usleep(50000);
+    if (!strcmp(how, "read"))
+        need(pread(read_from, memory(LEN), LEN, 0) == LEN, how);
+    else if (!strcmp(how, "write"))
+        need(pwrite(saved_to, saved, LEN, 0) == LEN && pwrite(saved_to, saved, LEN, LEN) == LEN, how);
+    else if (!strcmp(how, "truncate"))
+        need(ftruncate(saved_to, 0) == 0, how);
+    else if (!strcmp(how, "open"))
+        need(close(open("read", O_RDWR | O_TRUNC)) == 0, how);
+    else
+        read_only = mremap(read_only, LEN, LEN, MREMAP_MAYMOVE | MREMAP_FIXED, memory(LEN));
+    return len;
+}
+static void *flushes(void *how) {
+    FILE *stream = fopencookie(how, "w", (cookie_io_functions_t){.write = flushed});
+    fputc('x', stream);
+    need(fflush(NULL) == 0, "fflush");
+    return NULL;
+}
+static void forked(char *how) {
+    pthread_t holder;
+    pthread_atfork(prepare, NULL, NULL);
+    make("saved", LEN, 5), make("read", LEN, 6);
+    saved = memory(LEN), read_only = memory(LEN);
+    saved_to = open("saved", O_RDWR), read_from = open("read", O_RDONLY);
+    need(pread(saved_to, saved, LEN, 0) == LEN && pread(read_from, read_only, LEN, 0) == LEN, "pread");
+    saved[9] = 7;
+    pthread_create(&holder, NULL, flushes, how);
+    while (!held)
+        usleep(100);
+    int status = -1;
+    pid_t pid = fork();
+    if (!pid || waitpid(pid, &status, 0) == pid) {
+        for (int at = 0; at < LEN; at++)
+            need(saved[at] == (at == 9 ? 7 : 5) && read_only[at] == 6, "a byte");
+        if (!pid)
+            _exit(0);
+    }
+    pthread_join(holder, NULL);
+    printf("%s %d\n", how, status);
+}
+
 int main(int count, char **words) {
     // Whoever waits for a lease waits for 45 s.
     alarm(30);
@@ -544,6 +597,8 @@ int main(int count, char **words) {
         reads_on();
     else if (!strncmp(row, "alone: ", 7))
         as_ordinary_user(words), wanted(row + 7, 1);
+    else if (!strncmp(row, "forked: ", 8))
+        forked(words[1] + 8);
     else if (!strcmp(row, "ended by two"))
         ended_by_two();
     else
