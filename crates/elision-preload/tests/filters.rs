@@ -40,15 +40,6 @@ fn same(program: &Path, action: &str, calls: &str) -> String {
     std::fs::read_to_string(&stats).unwrap_or_default()
 }
 
-/// For what has nothing to do with the file system.
-fn elsewhere() -> bool {
-    let named = std::env::var_os("ELISION_TEST_DIR").is_some();
-    if named {
-        println!("skipped: the same everywhere, and done where ELISION_TEST_DIR is not set");
-    }
-    named
-}
-
 fn compiled(made: &tempfile::TempDir) -> PathBuf {
     common::compile(made.path(), "filters", &["-O1", "-Wextra", "-Werror"])
 }
@@ -107,9 +98,6 @@ const UNTRIED: [(&str, i64); 16] = [
 /// made before others can be tried by somebody else.
 #[test]
 fn any_one_call_that_kills() {
-    if elsewhere() {
-        return;
-    }
     let made = directory();
     let program = compiled(&made);
     let numbers = std::sync::atomic::AtomicU32::new(0);

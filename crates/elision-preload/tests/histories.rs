@@ -22,7 +22,7 @@ fn compiled(directory: &Path) -> PathBuf {
 }
 
 /// What the histories of one test may take before the rest of them is left out. The runner ends a test after five minutes.
-const AMPLE: Duration = Duration::from_secs(60);
+const AMPLE: Duration = Duration::from_secs(30);
 
 /// The histories of some seeds, two at a time, and how many: no more than a fifth on a machine where that many take [`AMPLE`]. With
 /// `stats`, under the drop-in, which adds its statistics there.

@@ -48,11 +48,18 @@ pub fn leased(path: &Path) -> bool {
     }
 }
 
+/// Compiles `tests/c/<name>.c`, with `flags`, into `directory`. Where `TEST_PROGRAMS` names a directory, each program is compiled once
+/// for all tests, and copied from there.
 #[allow(dead_code)] // Not every test has a C program.
-/// Compiles `tests/c/<name>.c`, with `flags`, into `directory`.
 pub fn compile(directory: &Path, name: &str, flags: &[&str]) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(format!("{name}.c"));
     let program = directory.join(name);
+    // A path among the flags is one test's own.
+    let shared = std::env::var_os("TEST_PROGRAMS").filter(|_| flags.iter().all(|flag| !flag.contains('/')));
+    let kept = shared.map(|shared| Path::new(&shared).join(name.to_owned() + &flags.concat()));
+    if kept.as_ref().is_some_and(|kept| std::fs::copy(kept, &program).is_ok()) {
+        return program;
+    }
+    let source = format!("tests/c/{name}.c");
     let output = Command::new("cc")
         .args(["-std=gnu11", "-Wall", "-Wno-unused-result", "-o"])
         .arg(&program)
@@ -63,6 +70,11 @@ pub fn compile(directory: &Path, name: &str, flags: &[&str]) -> PathBuf {
         .output()
         .expect("a C compiler");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    if let Some(kept) = kept {
+        // Renamed, so that no other test copies a part.
+        let part = kept.with_added_extension(std::process::id().to_string());
+        let _ = std::fs::copy(&program, &part).and_then(|_| std::fs::rename(&part, kept));
+    }
     program
 }
 

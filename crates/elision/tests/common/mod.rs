@@ -58,7 +58,7 @@ pub fn in_ample_time(usual: u32, mut play: impl FnMut(u32)) -> u32 {
 }
 
 /// What one test of random cases may take. The runner ends a test after five minutes.
-const AMPLE: Duration = Duration::from_secs(60);
+const AMPLE: Duration = Duration::from_secs(30);
 
 /// A new directory in the place that the tests are run for.
 pub fn directory() -> tempfile::TempDir {
