@@ -5,7 +5,7 @@
 //!
 //! ```json
 //! {"pid":1,"stopped":"why"}
-//! {"pid":1,"deferred_bytes":0,"loaded_bytes":0,"materialised_bytes":0,"elided_bytes":0,"written_bytes":0,"declined":{"reason":1}}
+//! {"pid":1,"deferred_bytes":0,"loaded_bytes":0,"materialised_bytes":0,"prefetched_bytes":0,"elided_bytes":0,"written_bytes":0,"declined":{"reason":1}}
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,7 @@ pub struct Amounts {
     pub deferred_bytes: u64,
     pub loaded_bytes: u64,
     pub materialised_bytes: u64,
+    pub prefetched_bytes: u64,
     pub elided_bytes: u64,
     pub written_bytes: u64,
 }
@@ -73,6 +74,7 @@ impl Totals {
         add(&mut self.amounts.deferred_bytes, line.amounts.deferred_bytes);
         add(&mut self.amounts.loaded_bytes, line.amounts.loaded_bytes);
         add(&mut self.amounts.materialised_bytes, line.amounts.materialised_bytes);
+        add(&mut self.amounts.prefetched_bytes, line.amounts.prefetched_bytes);
         add(&mut self.amounts.elided_bytes, line.amounts.elided_bytes);
         add(&mut self.amounts.written_bytes, line.amounts.written_bytes);
         for (reason, count) in line.declined {
@@ -92,6 +94,7 @@ impl Totals {
             "deferred_bytes": self.amounts.deferred_bytes,
             "loaded_bytes": self.amounts.loaded_bytes,
             "materialised_bytes": self.amounts.materialised_bytes,
+            "prefetched_bytes": self.amounts.prefetched_bytes,
             "elided_bytes": self.amounts.elided_bytes,
             "written_bytes": self.amounts.written_bytes,
             "declined": self.declined,
@@ -116,6 +119,7 @@ impl Totals {
             ("deferred: read without loading", self.amounts.deferred_bytes),
             ("loaded after all, when touched", self.amounts.loaded_bytes),
             ("materialised, because the file changed", self.amounts.materialised_bytes),
+            ("loaded ahead, because the program waited", self.amounts.prefetched_bytes),
             ("elided: written without storing", self.amounts.elided_bytes),
             ("written", self.amounts.written_bytes),
         ] {
@@ -159,7 +163,7 @@ mod tests {
     fn lines_add_up() {
         let totals = Totals::of(TWO);
         let expected = json!({
-            "processes": 2, "deferred_bytes": 111, "loaded_bytes": 1, "materialised_bytes": 2,
+            "processes": 2, "deferred_bytes": 111, "loaded_bytes": 1, "materialised_bytes": 2, "prefetched_bytes": 0,
             "elided_bytes": 95, "written_bytes": 10, "declined": {"too small": 2, "writer": 5}, "stopped": {},
         });
         assert_eq!(totals.to_json(), expected);

@@ -3,6 +3,8 @@
 
 #[cfg(target_os = "linux")]
 pub mod client;
+#[cfg(target_os = "linux")]
+pub mod cold;
 pub mod executable;
 #[cfg(target_os = "linux")]
 pub mod extent;

@@ -73,6 +73,7 @@ pub struct Counters {
     pub deferred: AtomicU64,
     pub loaded: AtomicU64,
     pub materialised: AtomicU64,
+    pub prefetched: AtomicU64,
     pub elided: AtomicU64,
     pub written: AtomicU64,
     pub declined: [AtomicU64; REASONS],
@@ -82,6 +83,7 @@ pub static COUNTERS: Counters = Counters {
     deferred: AtomicU64::new(0),
     loaded: AtomicU64::new(0),
     materialised: AtomicU64::new(0),
+    prefetched: AtomicU64::new(0),
     elided: AtomicU64::new(0),
     written: AtomicU64::new(0),
     declined: [const { AtomicU64::new(0) }; REASONS],
@@ -101,7 +103,7 @@ impl Counters {
 
     #[cfg(target_os = "linux")]
     fn all(&self) -> impl Iterator<Item = &AtomicU64> {
-        [&self.deferred, &self.loaded, &self.materialised, &self.elided, &self.written]
+        [&self.deferred, &self.loaded, &self.materialised, &self.prefetched, &self.elided, &self.written]
             .into_iter()
             .chain(&self.declined)
     }
@@ -126,6 +128,8 @@ pub struct Stats {
     pub loaded_bytes: u64,
     /// Of these, copied because the file was about to change.
     pub materialised_bytes: u64,
+    /// Bytes that were brought into the page cache unasked, because the program had waited for many.
+    pub prefetched_bytes: u64,
     /// Bytes that writes left out.
     pub elided_bytes: u64,
     /// Bytes that the same writes wrote.
@@ -141,6 +145,7 @@ pub fn snapshot() -> Stats {
         deferred_bytes: read(&COUNTERS.deferred),
         loaded_bytes: read(&COUNTERS.loaded),
         materialised_bytes: read(&COUNTERS.materialised),
+        prefetched_bytes: read(&COUNTERS.prefetched),
         elided_bytes: read(&COUNTERS.elided),
         written_bytes: read(&COUNTERS.written),
         declined: Reason::ALL
@@ -193,6 +198,7 @@ pub fn take_line(pid: i32, line: &mut [u8; LINE]) -> usize {
         ("deferred_bytes", &COUNTERS.deferred),
         ("loaded_bytes", &COUNTERS.loaded),
         ("materialised_bytes", &COUNTERS.materialised),
+        ("prefetched_bytes", &COUNTERS.prefetched),
         ("elided_bytes", &COUNTERS.elided),
         ("written_bytes", &COUNTERS.written),
     ] {

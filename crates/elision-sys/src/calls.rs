@@ -12,7 +12,7 @@ macro_rules! calls {
 }
 
 /// Of the library, and of the drop-in on its own account; not those that end or make a process.
-pub const CALLS: [(&str, i64); 52] = calls![
+pub const CALLS: [(&str, i64); 54] = calls![
     SYS_cachestat,
     SYS_chdir,
     SYS_clock_gettime,
@@ -49,11 +49,13 @@ pub const CALLS: [(&str, i64); 52] = calls![
     SYS_pidfd_open,
     SYS_prctl,
     SYS_pread64,
+    SYS_preadv2,
     SYS_prlimit64,
     SYS_process_vm_readv,
     SYS_ptrace,
     SYS_pwrite64,
     SYS_read,
+    SYS_readahead,
     SYS_readlinkat,
     SYS_rt_sigaction,
     SYS_rt_sigprocmask,

@@ -117,12 +117,12 @@ pub unsafe fn advise(addr: usize, len: usize, advice: i32) -> Result<()> {
     unsafe { syscall(libc::SYS_madvise, [addr, len, advice as usize, 0, 0, 0]).map(drop) }
 }
 
-/// Could each page be touched without a device? There is a byte for each; false if unknown.
-pub fn all_cached(addr: usize, there: &mut [u8]) -> bool {
+/// Could each page be touched without a device? There is a byte for each; `None` if unknown.
+pub fn all_cached(addr: usize, there: &mut [u8]) -> Option<bool> {
     let len = there.len() * crate::PAGE;
     // SAFETY: a byte for each page.
     let asked = unsafe { syscall(libc::SYS_mincore, [addr, len, there.as_mut_ptr() as usize, 0, 0, 0]) };
-    asked.is_ok() && there.iter().all(|page| page & 1 != 0)
+    asked.ok().map(|_| there.iter().all(|page| page & 1 != 0))
 }
 
 /// # Safety

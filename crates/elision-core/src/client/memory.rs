@@ -49,7 +49,7 @@ pub(crate) fn map_cached(addr: usize, len: usize) {
         let Some(there) = there.get_mut(..count) else { return };
         // SAFETY: populating changes no contents. What cannot be mapped is the copy's to report.
         let map = || unsafe { memory::advise(at, count * PAGE, libc::MADV_POPULATE_READ) };
-        if !memory::all_cached(at, there) || map().is_err() {
+        if memory::all_cached(at, there) != Some(true) || map().is_err() {
             return;
         }
     }

@@ -82,6 +82,7 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
     }
     live::mark(addr, len);
     state.map.publish();
+    state.prefetch.note(extent);
     Counters::add(&COUNTERS.deferred, len);
     (request.addr, request.handled, request.changes) = (addr, len, live::changes());
     None

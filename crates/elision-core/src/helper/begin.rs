@@ -13,6 +13,7 @@ pub(crate) fn open(state: &mut State) -> bool {
     state.retiring = false;
     state.look_at_ms = 0;
     state.world.begin();
+    state.prefetch.begin(PREDECESSOR.load(Acquire) > 0);
     if !processes::open_root() {
         return false;
     }

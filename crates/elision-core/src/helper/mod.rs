@@ -18,6 +18,7 @@ pub(crate) mod mappings;
 pub(crate) mod materialise;
 pub(crate) mod page_tables;
 pub(crate) mod plan;
+pub(crate) mod prefetch;
 pub(crate) mod query;
 pub(crate) mod ranges;
 pub(crate) mod relocate;

@@ -44,5 +44,6 @@ pub(crate) fn relocate(state: &mut State, request: &mut Request) -> Option<Reaso
     // There is room: at most one row is cut in two.
     let _ = state.map.view().remove(to + request.handled, request.len - request.handled);
     ranges::forget(state, from, request.handled);
+    state.prefetch.moved(from, request.handled, to);
     None
 }

@@ -5,7 +5,8 @@ use crate::helper::guard::breaks::{self, NAMED_BREAK};
 use crate::helper::requests::{self, Answer};
 use crate::helper::state::{self, State};
 use crate::helper::{
-    associate, before_write, begin, closing, guard, learn, plan, query, ranges, relocate, validate, wrote,
+    associate, before_write, begin, closing, guard, learn, plan, prefetch, query, ranges, relocate, validate,
+    wrote,
 };
 use crate::shared::control::{self, END_VALUE, END_WORD, HARMLESS, LAST_HELPER, PROGRAM};
 use crate::shared::processes;
@@ -113,11 +114,15 @@ fn serve(state: &mut State) -> ! {
         }
         closing::look(state);
         let late = state.world.release_late(state.program);
-        timed_out = false;
-        if poll(rung) {
+        prefetch::look(&mut state.prefetch, &mut state.map, &state.files, state.program, false);
+        if !core::mem::take(&mut timed_out) && poll(rung) {
             continue;
         }
+        prefetch::look(&mut state.prefetch, &mut state.map, &state.files, state.program, true);
         let mut timeout = if again || late { 1 } else { LONG };
+        if let Some(due) = state.prefetch.due_ms() {
+            timeout = timeout.min(due);
+        }
         if state.map.dropped && timeout > 5 {
             // Between calls, not within one: a program that frees and reads again keeps its guard.
             timeout = 5;

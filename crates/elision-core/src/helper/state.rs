@@ -6,6 +6,7 @@
 use crate::helper::files::Files;
 use crate::helper::map::Map;
 use crate::helper::page_tables::PageTables;
+use crate::helper::prefetch::Prefetch;
 use crate::helper::reserve::Reserve;
 use crate::helper::stop_world::StopWorld;
 use crate::transfer::PAGE;
@@ -25,6 +26,7 @@ pub(crate) struct State {
     pub tables: PageTables,
     pub world: StopWorld,
     pub reserve: Reserve,
+    pub prefetch: Prefetch,
     /// A page to compare with, or in hand while nothing is in its place.
     pub page: [u8; PAGE],
     /// The file of a write lease that is being taken, before there is an entry.

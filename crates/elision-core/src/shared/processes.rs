@@ -167,3 +167,19 @@ fn state_of(pid: i32, tid: i32) -> Option<u8> {
     let text = text.get(..filled).unwrap_or(&[]);
     text.iter().rposition(|&b| b == b')').and_then(|i| text.get(i + 2)).copied()
 }
+
+/// Page faults so far, and threads, from an open /proc/PID/stat.
+pub(crate) fn faults_and_threads(stat: i32) -> (u64, u64) {
+    let mut text = [0u8; 512];
+    let filled = file::read_at(stat, &mut text, 0).unwrap_or(0);
+    let text = text.get(..filled).unwrap_or(&[]);
+    let after = text.iter().rposition(|&byte| byte == b')').and_then(|at| text.get(at + 2..)).unwrap_or(&[]);
+    let number = |word: &[u8]| {
+        word.iter().fold(0u64, |n, &digit| n.wrapping_mul(10).wrapping_add(u64::from(digit & 15)))
+    };
+    let mut words = after.split(|&byte| byte == b' ').map(number);
+    // Counted from 3: minflt is word 10, majflt 12, num_threads 20.
+    let minor = words.nth(7).unwrap_or(0);
+    let major = words.nth(1).unwrap_or(0);
+    (minor + major, words.nth(7).unwrap_or(1))
+}

@@ -1,8 +1,8 @@
-//! Which bytes of a file are on its file system, and which are in the page cache.
+//! Which bytes of a file are on its file system.
 #![allow(unsafe_code)] // Pointers to locals.
 
+use super::page_cache::cached;
 use crate::raw::syscall;
-use linux_raw_sys::general::{cachestat, cachestat_range};
 use linux_raw_sys::ioctl::{FIEMAP_EXTENT_LAST, FIEMAP_EXTENT_UNWRITTEN, FS_IOC_FIEMAP};
 
 /// Is there a hole, or unwritten room, in `[start, end)`? `None` if unknown. (Seeking would move the program's position.)
@@ -65,18 +65,9 @@ pub fn has_hole(fd: i32, start: u64, end: u64) -> Option<bool> {
     Some(false)
 }
 
-#[allow(non_upper_case_globals)]
-pub(crate) const SYS_cachestat: i64 = linux_raw_sys::general::__NR_cachestat as i64;
-
 /// Are all pages of `[start, end)` dirty, or all under writeback?
 fn being_written(fd: i32, start: u64, end: u64) -> bool {
-    let range = cachestat_range { off: start, len: end - start };
-    let mut counts =
-        cachestat { nr_cache: 0, nr_dirty: 0, nr_writeback: 0, nr_evicted: 0, nr_recently_evicted: 0 };
-    let arguments = [fd as usize, (&raw const range) as usize, (&raw mut counts) as usize, 0, 0, 0];
-    // SAFETY: two local structs.
-    let asked = unsafe { syscall(SYS_cachestat, arguments) };
     let page = crate::PAGE as u64;
     let pages = end.div_ceil(page) - start / page;
-    asked.is_ok() && (counts.nr_dirty == pages || counts.nr_writeback == pages)
+    cached(fd, start, end).is_ok_and(|counts| counts.dirty == pages || counts.being_written == pages)
 }

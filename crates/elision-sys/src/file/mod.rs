@@ -3,12 +3,14 @@
 mod descriptor;
 mod extents;
 mod lease;
+mod page_cache;
 mod proc_path;
 mod status;
 
 pub use descriptor::*;
-pub(crate) use extents::SYS_cachestat;
 pub use extents::has_hole;
 pub use lease::*;
+pub(crate) use page_cache::SYS_cachestat;
+pub use page_cache::{Cached, begin_to_read, cached, read_ahead};
 pub use proc_path::{ProcPath, decimal};
 pub use status::*;

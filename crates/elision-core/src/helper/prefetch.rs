@@ -1,0 +1,468 @@
+//! Loads deferred files that are not in the page cache, once the program's faults have taken too long (see [`crate::cold`]).
+//!
+//! After an answer the helper looks whether the new pages are in the page cache. If not, it looks every millisecond how long the
+//! program has waited for its faults, less often while it has none. Files in the page cache wake nobody.
+
+use crate::cold::{self, FASTEST, PARTS, Reading, Route, Waiting};
+use crate::extent::{BLANK, Extent};
+use crate::helper::files::{File, Files};
+use crate::helper::map::Map;
+use crate::shared::processes;
+use crate::stats::{COUNTERS, Counters};
+use crate::transfer::PAGE;
+use elision_sys::file::{self, Cached, FileKey, ProcPath};
+use elision_sys::{memory, task};
+
+/// Deferred reads watched at once.
+const WATCHES: usize = 128;
+
+/// Pages that tell whether a read's are in the page cache.
+const SAMPLES: usize = 32;
+
+/// What one request loads: as much as the kernel asks the device for at once.
+const SMALLEST_STEP: usize = 128 << 10;
+const LARGEST_STEP: usize = 2 << 20;
+
+/// What the helper asks for: more than a request loads, as in reads that are certainly large.
+const MOST_READ: usize = 2 * LARGEST_STEP;
+
+/// Bytes asked for at a time, at first and when the load is certain: the program's own faults wait behind them, and so make fewer holes
+/// in what is to be loaded, each of which costs a request.
+const SHALLOW: usize = 16 << 20;
+const DEEP: usize = 64 << 20;
+
+const MS: u64 = 1_000_000;
+
+/// How long a busy device is measured, and over how many bytes: the kernel's throttle of a control group opens every tenth of a second.
+const MEASURE_NS: u64 = 200 * MS;
+const MEASURED: usize = 24 << 20;
+
+/// A device that delivers nothing for as long is left alone.
+const GIVE_UP_NS: u64 = 2_000 * MS;
+
+/// The longest pause between two looks at a program that does not wait.
+const LONGEST_PAUSE_NS: u64 = 1_000 * MS;
+
+const DEVICES: usize = 8;
+
+#[derive(Clone, Copy)]
+struct Watch {
+    extent: Extent,
+    /// Not looked at yet.
+    new: bool,
+    /// Loaded without waiting.
+    eager: bool,
+    /// Bytes missing at first, and at the last survey.
+    whole: u64,
+    rest: u64,
+    waited_ns: u64,
+    /// Looked at again when it has waited as long.
+    look_ns: u64,
+    /// Pages that the kernel had given back at first.
+    evicted: u64,
+}
+
+const NOTHING: Watch = Watch {
+    extent: BLANK,
+    new: false,
+    eager: false,
+    whole: 0,
+    rest: 0,
+    waited_ns: 0,
+    look_ns: 0,
+    evicted: 0,
+};
+
+/// One at a time. `extent.len` 0: none.
+#[derive(Clone, Copy)]
+struct Load {
+    extent: Extent,
+    untouchable: usize,
+    step: usize,
+    route: Route,
+    /// Steps loaded, and asked for.
+    done: usize,
+    asked: usize,
+    /// Bytes asked for at a time.
+    depth: usize,
+    progress_ns: u64,
+    /// What the program had waited before.
+    waited_ns: u64,
+    /// Since when the device is busy, and the steps loaded then.
+    busy_ns: u64,
+    busy: usize,
+    /// The device was measured, and the load is still worth while: it goes on to the end.
+    sure: bool,
+}
+
+const NO_LOAD: Load = Load {
+    extent: BLANK,
+    untouchable: 0,
+    step: 0,
+    route: Route::NONE,
+    done: 0,
+    asked: 0,
+    depth: 0,
+    progress_ns: 0,
+    waited_ns: 0,
+    busy_ns: 0,
+    busy: 0,
+    sure: false,
+};
+
+#[derive(Clone, Copy)]
+struct Speed {
+    device: u64,
+    /// Bytes a second. 0: not measured.
+    bytes: u64,
+}
+
+/// Zeroes are an empty table, but for the descriptor.
+pub(crate) struct Prefetch {
+    watches: [Watch; WATCHES],
+    used: usize,
+    load: Load,
+    /// Address space to read to. 0: none.
+    untouchable: usize,
+    looked_ns: u64,
+    due_ns: u64,
+    waiting: Waiting,
+    /// The program's /proc/PID/stat, or −1.
+    stat: i32,
+    speeds: [Speed; DEVICES],
+    next_speed: usize,
+    /// The file that was loaded last: what is read of it next is loaded at once.
+    loaded: FileKey,
+}
+
+impl Prefetch {
+    /// In a forked child the extents are its parent's.
+    pub(crate) fn begin(&mut self, forked: bool) {
+        self.stat = -1;
+        self.load = NO_LOAD;
+        if !forked {
+            self.used = 0;
+        }
+    }
+
+    pub(crate) fn note(&mut self, extent: Extent) {
+        let fresh = Watch { extent, new: true, ..NOTHING };
+        let used = self.used;
+        if let Some(watch) = self.watches.iter_mut().take(used).find(|watch| watch.extent == extent) {
+            *watch = fresh;
+        } else if let Some(slot) = self.watches.get_mut(used) {
+            *slot = fresh;
+            self.used += 1;
+        }
+        self.due_ns = 0;
+    }
+
+    pub(crate) fn moved(&mut self, from: usize, len: usize, to: usize) {
+        let used = self.used;
+        for watch in self.watches.iter_mut().take(used) {
+            if from <= watch.extent.addr && watch.extent.end() <= from + len {
+                watch.extent.addr = watch.extent.addr - from + to;
+            }
+        }
+        self.load = NO_LOAD;
+    }
+
+    /// Milliseconds to the next look; `None`: nothing is watched.
+    pub(crate) fn due_ms(&self) -> Option<u64> {
+        (self.used > 0).then(|| self.due_ns.saturating_sub(task::now_ns()).div_ceil(MS))
+    }
+
+    fn remove(&mut self, at: usize) {
+        self.used = self.used.saturating_sub(1);
+        let last = self.watches.get(self.used).copied();
+        if let (Some(slot), Some(last)) = (self.watches.get_mut(at), last) {
+            *slot = last;
+        }
+    }
+
+    fn speed(&self, device: u64) -> Option<u64> {
+        let known = self.speeds.iter().find(|speed| speed.bytes > 0 && speed.device == device);
+        known.map(|speed| speed.bytes)
+    }
+
+    fn learn_speed(&mut self, device: u64, bytes: u64) -> u64 {
+        let bytes = bytes.max(1);
+        let known = self.speeds.iter_mut().find(|speed| speed.bytes > 0 && speed.device == device);
+        if let Some(speed) = known {
+            speed.bytes = (speed.bytes + bytes) / 2;
+            return speed.bytes;
+        }
+        if let Some(speed) = self.speeds.get_mut(self.next_speed) {
+            *speed = Speed { device, bytes };
+            self.next_speed = (self.next_speed + 1) % DEVICES;
+        }
+        bytes
+    }
+
+    fn read(&mut self, program: i32, now_ns: u64) -> Reading {
+        if self.stat < 0 {
+            self.stat = processes::open(&ProcPath::new(program, "stat", None), 0).unwrap_or(-1);
+        }
+        let (faults, threads) = processes::faults_and_threads(self.stat);
+        Reading { now_ns, processor_ns: task::processor_ns(program), faults, threads }
+    }
+}
+
+/// (Memory that is gone is not waited for.)
+fn is_loaded(page: usize) -> bool {
+    memory::all_cached(page, &mut [0]).unwrap_or(true)
+}
+
+/// Looks at what is watched, if it is time. `idle`: no request is waiting.
+pub(crate) fn look(prefetch: &mut Prefetch, map: &mut Map, files: &Files, program: i32, idle: bool) {
+    if prefetch.used == 0 {
+        return;
+    }
+    let now = task::now_ns();
+    if now < if idle { prefetch.due_ns } else { prefetch.looked_ns + MS } {
+        return;
+    }
+    prefetch.looked_ns = now;
+    let mut waited = None;
+    let mut at = 0;
+    while let Some(mut watch) = prefetch.watches.get(at).copied().filter(|_| at < prefetch.used) {
+        let file = files.get(watch.extent.target);
+        let stays = is_deferred(map, watch.extent)
+            && if watch.new {
+                watch.begin(prefetch, &file)
+            } else {
+                let waited = waited.get_or_insert_with(|| {
+                    let reading = prefetch.read(program, now);
+                    prefetch.waiting.since(reading)
+                });
+                watch.waited_ns += *waited;
+                watch.go_on(prefetch, &file, now)
+            };
+        if !stays {
+            prefetch.remove(at);
+        } else if let Some(slot) = prefetch.watches.get_mut(at) {
+            *slot = watch;
+            at += 1;
+        }
+    }
+    if prefetch.used == 0 {
+        file::close(core::mem::replace(&mut prefetch.stat, -1));
+        return;
+    }
+    if waited.is_none() {
+        prefetch.waiting = Waiting::begin(prefetch.read(program, now));
+    }
+    let quiet = if prefetch.load.extent.len > 0 { 0 } else { prefetch.waiting.quiet_ns(now) };
+    prefetch.due_ns = now + (quiet / 16).clamp(MS, LONGEST_PAUSE_NS);
+}
+
+/// Is some of it still what was watched?
+fn is_deferred(map: &mut Map, watched: Extent) -> bool {
+    let phase = |extent: Extent| extent.offset.wrapping_sub(extent.addr as u64);
+    map.view()
+        .overlapping(watched.addr, watched.len)
+        .any(|row| row.is_mapped() && row.target == watched.target && phase(row) == phase(watched))
+}
+
+impl Watch {
+    /// False: what was looked at is in the page cache.
+    fn begin(&mut self, prefetch: &Prefetch, file: &File) -> bool {
+        let Extent { addr, len, .. } = self.extent;
+        let pages = len / PAGE;
+        let samples = SAMPLES.min(pages);
+        if (0..samples).all(|sample| is_loaded(addr + sample * pages / samples * PAGE)) {
+            return false;
+        }
+        let Survey { missing, evicted, .. } = Survey::of(self.extent, file.source.fd);
+        let eager = prefetch.loaded == file.key;
+        *self = Watch { new: false, eager, whole: missing, rest: missing, evicted, ..*self };
+        missing > 0
+    }
+
+    /// False: there is nothing left to do.
+    fn go_on(&mut self, prefetch: &mut Prefetch, file: &File, now: u64) -> bool {
+        if prefetch.load.extent.len > 0 {
+            return prefetch.load.extent != self.extent || self.load(prefetch, file, now);
+        }
+        let known = prefetch.speed(file.key.dev);
+        let speed = known.unwrap_or(FASTEST);
+        let mut some = 0;
+        if !self.eager {
+            if self.waited_ns < cold::patience_ns(self.whole, speed).max(self.look_ns) {
+                return true;
+            }
+            match self.is_due(speed, file) {
+                Some(parts) => some = parts,
+                None => return self.rest > 0,
+            }
+        }
+        if prefetch.untouchable == 0 {
+            prefetch.untouchable = memory::reserve(MOST_READ).unwrap_or(0);
+        }
+        prefetch.load = Load::new(self.extent, prefetch.untouchable, some, file.source.fd, now);
+        prefetch.load.waited_ns = self.waited_ns;
+        if self.eager || known.is_some() {
+            (prefetch.load.sure, prefetch.load.depth) = (true, DEEP);
+        }
+        self.load(prefetch, file, now)
+    }
+
+    /// Has the program waited too long? If so, the parts of which something is loaded.
+    fn is_due(&mut self, speed: u64, file: &File) -> Option<u32> {
+        let Survey { missing: rest, evicted, some } = Survey::of(self.extent, file.source.fd);
+        self.rest = rest;
+        self.waited_ns =
+            self.waited_ns.min(cold::waited_for((self.whole - rest.min(self.whole)) / PAGE as u64));
+        self.look_ns = self.waited_ns + cold::patience_ns(self.whole, speed) / 4;
+        if evicted.saturating_sub(self.evicted) * PAGE as u64 > self.whole / 16 {
+            // Memory is short: what is loaded unasked would push out what is used.
+            self.rest = 0;
+        } else if cold::should_load(self.waited_ns, self.whole, rest, speed) {
+            return Some(some);
+        }
+        None
+    }
+
+    fn load(&mut self, prefetch: &mut Prefetch, file: &File, now: u64) -> bool {
+        let mut load = core::mem::replace(&mut prefetch.load, NO_LOAD);
+        load.go_on(file.source.fd, now);
+        let took = now - load.busy_ns;
+        let ended = load.done == load.route.steps;
+        let bytes = (load.done - load.busy) * load.step;
+        if took >= MEASURE_NS && bytes >= MEASURED {
+            let speed = prefetch.learn_speed(file.key.dev, bytes as u64 * 1_000 / (took / MS));
+            (load.busy_ns, load.busy) = (now, load.done);
+            if !load.sure && cold::loads_well(load.waited_ns, self.whole - self.rest, speed) {
+                return true;
+            }
+            (load.sure, load.depth) = (true, DEEP);
+        }
+        if ended {
+            prefetch.loaded = file.key;
+        }
+        if ended || now - load.progress_ns > GIVE_UP_NS {
+            return false;
+        }
+        prefetch.load = load;
+        true
+    }
+}
+
+impl Load {
+    fn new(extent: Extent, untouchable: usize, some: u32, fd: i32, now: u64) -> Load {
+        let whole = Load { extent, untouchable, step: LARGEST_STEP, ..NO_LOAD };
+        let steps = |step| extent.len.div_ceil(step);
+        let route = Route::new(steps(LARGEST_STEP), some);
+        // The kernel cuts what is too much for the device.
+        let cold =
+            (0..steps(LARGEST_STEP)).map(|turn| route.step(turn)).find(|&step| whole.cached(step, fd) == 0);
+        let asked = cold.map_or(0, |step| {
+            whole.begin(step, 0, fd);
+            whole.cached(step, fd) as usize * PAGE
+        });
+        let step = match asked.next_multiple_of(SMALLEST_STEP) {
+            0 => LARGEST_STEP / 2,
+            asked => asked.min(LARGEST_STEP),
+        };
+        let route = Route::new(steps(step), some);
+        Load { step, route, depth: SHALLOW, progress_ns: now, busy_ns: now, ..whole }
+    }
+
+    fn go_on(&mut self, fd: i32, now: u64) {
+        let before = self.done;
+        while self.done < self.asked && self.is_loaded(self.route.step(self.done)) {
+            self.done += 1;
+        }
+        if self.done > before {
+            self.progress_ns = now;
+        }
+        if self.done == self.asked && self.asked > 0 {
+            // The device was idle for a while, and is not measured by that.
+            (self.busy_ns, self.busy) = (now, self.done);
+            self.depth = (self.depth * 2).min(DEEP);
+        }
+        while self.asked < self.route.steps && (self.asked - self.done) * self.step < self.depth {
+            self.ask(self.route.step(self.asked), fd);
+            self.asked += 1;
+        }
+    }
+
+    fn range(&self, step: usize) -> (usize, usize) {
+        let end = self.extent.len;
+        ((step * self.step).min(end), ((step + 1) * self.step).min(end))
+    }
+
+    fn is_loaded(&self, step: usize) -> bool {
+        let (from, to) = self.range(step);
+        from == to || is_loaded(self.extent.addr + to - PAGE)
+    }
+
+    fn cached(&self, step: usize, fd: i32) -> u64 {
+        let (from, to) = self.range(step);
+        let (from, to) = (self.extent.offset + from as u64, self.extent.offset + to as u64);
+        file::cached(fd, from, to).map_or(0, |cached| cached.pages)
+    }
+
+    fn begin(&self, step: usize, within: usize, fd: i32) {
+        if self.untouchable == 0 {
+            return;
+        }
+        let (from, _) = self.range(step);
+        file::begin_to_read(fd, self.extent.offset + (from + within) as u64, self.untouchable, MOST_READ);
+    }
+
+    fn ask(&self, step: usize, fd: i32) {
+        let (from, to) = self.range(step);
+        let pages = ((to - from) / PAGE) as u64;
+        let before = self.cached(step, fd);
+        let mut cached = before;
+        // A page of the last request is marked, the first or one in the middle: the kernel goes on from there, in larger folios.
+        let last = step.saturating_sub(1);
+        for (of, within) in [(last, 0), (last, self.step / 2), (step, 0)] {
+            if cached < pages {
+                self.begin(of, within, fd);
+                cached = self.cached(step, fd);
+            }
+        }
+        if cached < pages {
+            let _ = file::read_ahead(fd, self.extent.offset + from as u64, to - from);
+            cached = self.cached(step, fd);
+        }
+        Counters::add(&COUNTERS.prefetched, cached.saturating_sub(before) as usize * PAGE);
+    }
+}
+
+/// What is in the page cache.
+struct Survey {
+    /// Bytes.
+    missing: u64,
+    /// Pages that the kernel has given back.
+    evicted: u64,
+    /// Parts of which something is loaded.
+    some: u32,
+}
+
+impl Survey {
+    fn of(extent: Extent, fd: i32) -> Survey {
+        let mut survey = Survey { missing: 0, evicted: 0, some: 0 };
+        let at = |part: usize| part * (extent.len / PAGE) / PARTS * PAGE;
+        for (part, from, to) in (0..PARTS).map(|part| (part, at(part), at(part + 1))) {
+            if from < to {
+                let (start, end) = (extent.offset + from as u64, extent.offset + to as u64);
+                let Cached { pages, evicted, .. } = file::cached(fd, start, end)
+                    .unwrap_or_else(|_| sample(extent.addr + from, extent.addr + to));
+                survey.missing += (to - from) as u64 - (pages * PAGE as u64).min((to - from) as u64);
+                survey.evicted += evicted;
+                survey.some |= u32::from(pages > 0) << part;
+            }
+        }
+        survey
+    }
+}
+
+/// Where `cachestat` is missing.
+fn sample(from: usize, to: usize) -> Cached {
+    let step = ((to - from) / PAGE).div_ceil(SAMPLES).max(1);
+    let loaded = (from..to).step_by(step * PAGE).filter(|&page| is_loaded(page)).count();
+    Cached { pages: (loaded * step) as u64, ..Cached::default() }
+}
