@@ -50,8 +50,7 @@ struct Watch {
     extent: Extent,
     /// Not looked at yet.
     new: bool,
-    /// Loaded without waiting.
-    eager: bool,
+    file: FileKey,
     /// Bytes missing at first, and at the last survey.
     whole: u64,
     rest: u64,
@@ -65,7 +64,7 @@ struct Watch {
 const NOTHING: Watch = Watch {
     extent: BLANK,
     new: false,
-    eager: false,
+    file: FileKey { dev: 0, ino: 0 },
     whole: 0,
     rest: 0,
     waited_ns: 0,
@@ -131,8 +130,20 @@ pub(crate) struct Prefetch {
     stat: i32,
     speeds: [Speed; DEVICES],
     next_speed: usize,
-    /// The file that was loaded last: what is read of it next is loaded at once.
+    /// The file that was loaded last: what else is read of it is loaded at once.
     loaded: FileKey,
+    /// A load's last page, and the bytes that were under way with it.
+    last_page: usize,
+    under_way: usize,
+    ended: Account,
+}
+
+/// What a watch leaves to the next one of the same file: a program may read it in pieces.
+#[derive(Clone, Copy)]
+struct Account {
+    file: FileKey,
+    whole: u64,
+    waited_ns: u64,
 }
 
 impl Prefetch {
@@ -172,7 +183,14 @@ impl Prefetch {
         (self.used > 0).then(|| self.due_ns.saturating_sub(task::now_ns()).div_ceil(MS))
     }
 
-    fn remove(&mut self, at: usize) {
+    fn remove(&mut self, at: usize, watch: Watch) {
+        if self.load.extent == watch.extent {
+            self.load = NO_LOAD;
+        }
+        if !watch.new {
+            let Watch { file, whole, waited_ns, .. } = watch;
+            self.ended = Account { file, whole, waited_ns };
+        }
         self.used = self.used.saturating_sub(1);
         let last = self.watches.get(self.used).copied();
         if let (Some(slot), Some(last)) = (self.watches.get_mut(at), last) {
@@ -239,7 +257,7 @@ pub(crate) fn look(prefetch: &mut Prefetch, map: &mut Map, files: &Files, progra
                 watch.go_on(prefetch, &file, now)
             };
         if !stays {
-            prefetch.remove(at);
+            prefetch.remove(at, watch);
         } else if let Some(slot) = prefetch.watches.get_mut(at) {
             *slot = watch;
             at += 1;
@@ -274,8 +292,11 @@ impl Watch {
             return false;
         }
         let Survey { missing, evicted, .. } = Survey::of(self.extent, file.source.fd);
-        let eager = prefetch.loaded == file.key;
-        *self = Watch { new: false, eager, whole: missing, rest: missing, evicted, ..*self };
+        let before = prefetch.ended;
+        *self = Watch { new: false, file: file.key, whole: missing, rest: missing, evicted, ..*self };
+        if before.file == file.key {
+            (self.whole, self.waited_ns) = (self.whole + before.whole, before.waited_ns);
+        }
         missing > 0
     }
 
@@ -286,8 +307,9 @@ impl Watch {
         }
         let known = prefetch.speed(file.key.dev);
         let speed = known.unwrap_or(FASTEST);
+        let eager = prefetch.loaded == file.key;
         let mut some = 0;
-        if !self.eager {
+        if !eager {
             if self.waited_ns < cold::patience_ns(self.whole, speed).max(self.look_ns) {
                 return true;
             }
@@ -296,12 +318,15 @@ impl Watch {
                 None => return self.rest > 0,
             }
         }
+        if prefetch.under_way >= DEEP && !memory::is_loaded(prefetch.last_page) {
+            return true;
+        }
         if prefetch.untouchable == 0 {
             prefetch.untouchable = memory::reserve(MOST_READ).unwrap_or(0);
         }
         prefetch.load = Load::new(self.extent, prefetch.untouchable, some, file.source.fd, now);
         prefetch.load.waited_ns = self.waited_ns;
-        if self.eager || known.is_some() {
+        if eager || known.is_some() {
             (prefetch.load.sure, prefetch.load.depth) = (true, DEEP);
         }
         self.load(prefetch, file, now)
@@ -327,7 +352,6 @@ impl Watch {
         let mut load = core::mem::replace(&mut prefetch.load, NO_LOAD);
         load.go_on(file.source.fd, now);
         let took = now - load.busy_ns;
-        let ended = load.done == load.route.steps;
         let bytes = (load.done - load.busy) * load.step;
         if took >= MEASURE_NS && bytes >= MEASURED {
             let speed = prefetch.learn_speed(file.key.dev, bytes as u64 * 1_000 / (took / MS));
@@ -337,10 +361,14 @@ impl Watch {
             }
             (load.sure, load.depth) = (true, DEEP);
         }
-        if ended {
+        if load.asked == load.route.steps {
+            let before = if memory::is_loaded(prefetch.last_page) { 0 } else { prefetch.under_way };
+            prefetch.under_way = before + (load.asked - load.done) * load.step;
+            prefetch.last_page = self.extent.end() - PAGE;
             prefetch.loaded = file.key;
+            return false;
         }
-        if ended || now - load.progress_ns > GIVE_UP_NS {
+        if now - load.progress_ns > GIVE_UP_NS {
             return false;
         }
         prefetch.load = load;
