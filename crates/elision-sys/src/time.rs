@@ -9,17 +9,7 @@ pub fn now_ms() -> u64 {
 }
 
 pub fn now_ns() -> u64 {
-    nanoseconds(libc::CLOCK_MONOTONIC)
-}
-
-/// Processor time of a process. 0: there is none.
-pub fn processor_ns(pid: i32) -> u64 {
-    // The kernel's number for CPUCLOCK_SCHED of a process.
-    nanoseconds((!pid << 3) | 2)
-}
-
-fn nanoseconds(which: i32) -> u64 {
-    let now = clock(which);
+    let now = clock(libc::CLOCK_MONOTONIC);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 

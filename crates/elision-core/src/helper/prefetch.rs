@@ -126,8 +126,9 @@ pub(crate) struct Prefetch {
     looked_ns: u64,
     due_ns: u64,
     waiting: Waiting,
-    /// The program's /proc/PID/stat, or −1.
+    /// The program's /proc/PID/stat and schedstat, or −1.
     stat: i32,
+    schedstat: i32,
     speeds: [Speed; DEVICES],
     next_speed: usize,
     /// The file that was loaded last: what else is read of it is loaded at once.
@@ -149,7 +150,7 @@ struct Account {
 impl Prefetch {
     /// In a forked child the extents are its parent's.
     pub(crate) fn begin(&mut self, forked: bool) {
-        self.stat = -1;
+        (self.stat, self.schedstat) = (-1, -1);
         self.load = NO_LOAD;
         if !forked {
             self.used = 0;
@@ -219,10 +220,11 @@ impl Prefetch {
 
     fn read(&mut self, program: i32, now_ns: u64) -> Reading {
         if self.stat < 0 {
-            self.stat = processes::open(&ProcPath::new(program, "stat", None), 0).unwrap_or(-1);
+            let open = |name| processes::open(&ProcPath::new(program, name, None), 0).unwrap_or(-1);
+            (self.stat, self.schedstat) = (open("stat"), open("schedstat"));
         }
         let (faults, threads) = processes::faults_and_threads(self.stat);
-        Reading { now_ns, processor_ns: task::processor_ns(program), faults, threads }
+        Reading { now_ns, busy_ns: processes::busy_ns(self.schedstat), faults, threads }
     }
 }
 
@@ -265,6 +267,7 @@ pub(crate) fn look(prefetch: &mut Prefetch, map: &mut Map, files: &Files, progra
     }
     if prefetch.used == 0 {
         file::close(core::mem::replace(&mut prefetch.stat, -1));
+        file::close(core::mem::replace(&mut prefetch.schedstat, -1));
         return;
     }
     if waited.is_none() {

@@ -171,15 +171,28 @@ fn state_of(pid: i32, tid: i32) -> Option<u8> {
 /// Page faults so far, and threads, from an open /proc/PID/stat.
 pub(crate) fn faults_and_threads(stat: i32) -> (u64, u64) {
     let mut text = [0u8; 512];
-    let filled = file::read_at(stat, &mut text, 0).unwrap_or(0);
-    let text = text.get(..filled).unwrap_or(&[]);
+    let text = first_of(stat, &mut text);
+    // Numbers from the third on follow the last ')' of the name: minflt is number 10, majflt 12, num_threads 20.
     let after = text.iter().rposition(|&byte| byte == b')').and_then(|at| text.get(at + 2..)).unwrap_or(&[]);
-    let number = |word: &[u8]| {
-        word.iter().fold(0u64, |n, &digit| n.wrapping_mul(10).wrapping_add(u64::from(digit & 15)))
-    };
-    let mut words = after.split(|&byte| byte == b' ').map(number);
-    // Counted from 3: minflt is word 10, majflt 12, num_threads 20.
+    let mut words = numbers(after);
     let minor = words.nth(7).unwrap_or(0);
     let major = words.nth(1).unwrap_or(0);
     (minor + major, words.nth(7).unwrap_or(1))
+}
+
+/// Nanoseconds that a thread has run or waited for a processor, from an open /proc/PID/schedstat.
+pub(crate) fn busy_ns(schedstat: i32) -> u64 {
+    numbers(first_of(schedstat, &mut [0u8; 128])).take(2).sum()
+}
+
+fn first_of(fd: i32, text: &mut [u8]) -> &[u8] {
+    let filled = file::read_at(fd, text, 0).unwrap_or(0);
+    text.get(..filled).unwrap_or(&[])
+}
+
+fn numbers(text: &[u8]) -> impl Iterator<Item = u64> {
+    let number = |word: &[u8]| {
+        word.iter().fold(0u64, |n, &digit| n.wrapping_mul(10).wrapping_add(u64::from(digit & 15)))
+    };
+    text.split(|&byte| byte == b' ').map(number)
 }

@@ -1,5 +1,6 @@
 //! A device of so many requests and bytes a second: a file system on a loop device, throttled for the processes that join its control
 //! group. Only for root, where control groups can throttle.
+#![allow(unsafe_code)] // One call without memory.
 
 use std::error::Error;
 use std::fs;
@@ -34,7 +35,8 @@ enum Version {
 }
 
 fn run(program: &str, arguments: &[&Path]) -> Result<String> {
-    let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+    let output =
+        Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
     if !output.status.success() {
         return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()).into());
     }
@@ -49,7 +51,8 @@ fn groups() -> Result<(PathBuf, Version)> {
         if kind == "cgroup" && options.split(',').any(|option| option == "blkio") {
             return Ok((at.into(), Version::One));
         }
-        let controllers = || fs::read_to_string(Path::new(at).join("cgroup.subtree_control")).unwrap_or_default();
+        let controllers =
+            || fs::read_to_string(Path::new(at).join("cgroup.subtree_control")).unwrap_or_default();
         if kind == "cgroup2" && controllers().split_whitespace().any(|name| name == "io") {
             return Ok((at.into(), Version::Two));
         }
@@ -65,7 +68,10 @@ impl Device {
         let (image, mounted) = (scratch.path().join("image"), scratch.path().join("mounted"));
         fs::File::create(&image)?.set_len(bytes + bytes / 8 + (32 << 20))?;
         fs::create_dir(&mounted)?;
-        run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), "-E".as_ref(), "lazy_itable_init=0".as_ref(), &image])?;
+        run(
+            "mkfs.ext4",
+            &["-q".as_ref(), "-F".as_ref(), "-E".as_ref(), "lazy_itable_init=0".as_ref(), &image],
+        )?;
         let device = PathBuf::from(run("losetup", &["-f".as_ref(), "--show".as_ref(), &image])?);
         let number = fs::metadata(&device)?.st_rdev();
         let number = format!("{}:{}", libc::major(number), libc::minor(number));
@@ -89,7 +95,9 @@ impl Device {
                 fs::write(group.join("blkio.throttle.read_iops_device"), format!("{number} {requests}"))?;
                 fs::write(group.join("blkio.throttle.read_bps_device"), format!("{number} {bytes}"))?;
             }
-            Version::Two => fs::write(group.join("io.max"), format!("{number} riops={requests} rbps={bytes}"))?,
+            Version::Two => {
+                fs::write(group.join("io.max"), format!("{number} riops={requests} rbps={bytes}"))?
+            }
         }
         let queue = format!("/sys/dev/block/{number}/queue/read_ahead_kb");
         Ok(fs::write(queue, read_ahead_kib.to_string())?)
