@@ -10,6 +10,7 @@ mod device;
 
 use common::{Part, bytes, difference, hear, say};
 use device::{Device, Speed};
+use elision_core::cold;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -82,12 +83,12 @@ fn play(role: &str, arguments: &[String]) {
     assert_eq!(elision::stats::snapshot().deferred_bytes, buffer.len() as u64, "not deferred");
     let pages = LEN / PAGE;
     if role == "sparse" {
-        let begun = Instant::now();
-        for page in (0..pages).step_by(pages / 4) {
+        let patience = Duration::from_nanos(cold::patience_ns(LEN as u64, cold::FASTEST));
+        let (begun, mut page) = (Instant::now(), 0);
+        while begun.elapsed() < patience / 2 {
+            page = (page + 1009) % pages;
             std::hint::black_box(buffer[page * PAGE]);
         }
-        let patience =
-            Duration::from_nanos(elision_core::cold::patience_ns(LEN as u64, elision_core::cold::FASTEST));
         let impatient = prefetched() > 0 && begun.elapsed() < patience;
         return say(if impatient { "impatient" } else { "patient" });
     }
