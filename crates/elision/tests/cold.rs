@@ -84,10 +84,13 @@ fn play(role: &str, arguments: &[String]) {
     let pages = LEN / PAGE;
     if role == "sparse" {
         let patience = Duration::from_nanos(cold::patience_ns(LEN as u64, cold::FASTEST));
-        let (begun, mut page) = (Instant::now(), 0);
-        while begun.elapsed() < patience / 2 {
-            page = (page + 1009) % pages;
+        let begun = Instant::now();
+        // Not so many that the device makes the program wait.
+        for page in (0..pages).step_by(pages / 8) {
             std::hint::black_box(buffer[page * PAGE]);
+        }
+        while begun.elapsed() < patience / 2 {
+            std::thread::yield_now();
         }
         let impatient = prefetched() > 0 && begun.elapsed() < patience;
         return say(if impatient { "impatient" } else { "patient" });

@@ -321,7 +321,7 @@ impl Watch {
                 None => return self.rest > 0,
             }
         }
-        if prefetch.under_way >= DEEP && !memory::is_loaded(prefetch.last_page) {
+        if prefetch.under_way >= DEEP && !is_loaded(prefetch.last_page) {
             return true;
         }
         if prefetch.untouchable == 0 {
@@ -365,7 +365,7 @@ impl Watch {
             (load.sure, load.depth) = (true, DEEP);
         }
         if load.asked == load.route.steps {
-            let before = if memory::is_loaded(prefetch.last_page) { 0 } else { prefetch.under_way };
+            let before = if is_loaded(prefetch.last_page) { 0 } else { prefetch.under_way };
             prefetch.under_way = before + (load.asked - load.done) * load.step;
             prefetch.last_page = self.extent.end() - PAGE;
             prefetch.loaded = file.key;
