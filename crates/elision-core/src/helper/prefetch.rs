@@ -26,8 +26,8 @@ const LARGEST_STEP: usize = 2 << 20;
 /// What the helper asks for: more than a request loads, as in reads that are certainly large.
 const MOST_READ: usize = 2 * LARGEST_STEP;
 
-/// Bytes asked for at a time, at first and when the load is certain: the program's own faults wait behind them, and so make fewer holes
-/// in what is to be loaded, each of which costs a request.
+/// Bytes asked for at a time, at first and when the load is certain. The program's own faults wait behind them, and so make fewer holes
+/// in what is to be loaded: each hole costs a request.
 const SHALLOW: usize = 16 << 20;
 const DEEP: usize = 64 << 20;
 
@@ -41,7 +41,7 @@ const MEASURED: usize = 24 << 20;
 const GIVE_UP_NS: u64 = 2_000 * MS;
 
 /// The longest pause between two looks at a program that does not wait.
-const LONGEST_PAUSE_NS: u64 = 1_000 * MS;
+const LONGEST_PAUSE_NS: u64 = 10_000 * MS;
 
 const DEVICES: usize = 8;
 
@@ -339,8 +339,7 @@ impl Watch {
     fn is_due(&mut self, speed: u64, file: &File) -> Option<u32> {
         let Survey { missing: rest, evicted, some } = Survey::of(self.extent, file.source.fd);
         self.rest = rest;
-        self.waited_ns =
-            self.waited_ns.min(cold::waited_for((self.whole - rest.min(self.whole)) / PAGE as u64));
+        self.waited_ns = self.waited_ns.min(cold::waited_for(self.whole.saturating_sub(rest) / PAGE as u64));
         self.look_ns = self.waited_ns + cold::patience_ns(self.whole, speed) / 4;
         if evicted.saturating_sub(self.evicted) * PAGE as u64 > self.whole / 16 {
             // Memory is short: what is loaded unasked would push out what is used.
@@ -359,7 +358,7 @@ impl Watch {
         if took >= MEASURE_NS && bytes >= MEASURED {
             let speed = prefetch.learn_speed(file.key.dev, bytes as u64 * 1_000 / (took / MS));
             (load.busy_ns, load.busy) = (now, load.done);
-            if !load.sure && cold::loads_well(load.waited_ns, self.whole - self.rest, speed) {
+            if !load.sure && cold::loads_well(load.waited_ns, self.whole.saturating_sub(self.rest), speed) {
                 return true;
             }
             (load.sure, load.depth) = (true, DEEP);
