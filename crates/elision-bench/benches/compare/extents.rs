@@ -10,7 +10,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::ops::DerefMut;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 /// Bytes of a piece, and of a file of many. Two pages, since of every write the first page is written always.
 const PIECE: usize = 2 * PAGE;
@@ -238,15 +238,15 @@ fn drop_shuffled<M>(mut all: Vec<M>) {
 }
 
 /// A process that opens files for writing when it is told to.
-struct Other {
+pub struct Other {
     child: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
 }
 
 impl Other {
-    fn start(paths: &[PathBuf]) -> Result<Other> {
-        let mut command = Command::new(std::env::current_exe()?);
+    pub fn start(paths: &[PathBuf]) -> Result<Other> {
+        let mut command = ordinary(&std::env::current_exe()?);
         command.args(["--child", "open"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let mut to = child.stdin.take().ok_or("no input")?;
@@ -258,7 +258,7 @@ impl Other {
     }
 
     /// Has it open all of them, one by one. Says how long that took.
-    fn open(&mut self) -> Result<f64> {
+    pub fn open(&mut self) -> Result<f64> {
         self.to.write_all(b"\n")?;
         let mut answer = String::new();
         self.from.read_line(&mut answer)?;

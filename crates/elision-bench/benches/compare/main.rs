@@ -5,6 +5,7 @@
 mod blocks;
 mod calls;
 mod checkpoint;
+mod cold;
 mod edit;
 mod extents;
 mod peers;
@@ -18,7 +19,7 @@ use elision_bench::{Bench, Result};
 
 type Case = (&'static str, fn(&Bench) -> Result);
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     ("read", read::run),
     ("sum", sum::run),
     ("edit", edit::run),
@@ -29,7 +30,11 @@ const CASES: [Case; 10] = [
     ("program", program::run),
     ("extents", extents::run),
     ("threads", threads::run),
+    (SLOW, cold::run),
 ];
+
+/// Runs only if it is named, or in the short form.
+const SLOW: &str = "cold";
 
 fn main() -> Result {
     // cargo adds `--bench`.
@@ -42,6 +47,7 @@ fn main() -> Result {
             [name, way, blocks] if name == "blocks" => blocks::child(way.parse()?, blocks.parse()?),
             [name, rest @ ..] if name == "extents" => extents::child(rest),
             [name, rest @ ..] if name == "threads" => threads::child(rest),
+            [name, rest @ ..] if name == "cold" => cold::child(rest),
             [name] if name == "open" => extents::other(),
             _ => Err("no such child".into()),
         };
@@ -59,7 +65,8 @@ fn main() -> Result {
     println!("{}", bench.conditions()?);
     println!("\"Speed\" is how many times as fast as the peer named in the head: above 1 is faster.");
     for (name, run) in CASES {
-        if arguments.is_empty() || arguments.iter().any(|wanted| wanted == name) {
+        let by_default = arguments.is_empty() && (smoke || name != SLOW);
+        if by_default || arguments.iter().any(|wanted| wanted == name) {
             run(&bench).map_err(|error| format!("case {name}: {error}"))?;
         }
     }
