@@ -113,12 +113,14 @@ impl Route {
         if loaded == 0 || loaded == u32::MAX || steps == 0 {
             return Route { steps, ..Route::NONE };
         }
-        let (lowest, above) = (loaded.trailing_zeros() as usize, PARTS - loaded.leading_zeros() as usize);
-        let first = lowest * steps / PARTS;
-        if lowest > 0 && above == PARTS {
-            return Route { steps: steps.next_multiple_of(BLOCK), first, backwards: true };
+        let (lowest, highest) =
+            (loaded.trailing_zeros() as usize, PARTS - 1 - loaded.leading_zeros() as usize);
+        let at = |part| part * steps / PARTS;
+        if lowest > 0 && highest == PARTS - 1 {
+            return Route { steps: steps.next_multiple_of(BLOCK), first: at(lowest), backwards: true };
         }
-        Route { steps, first, backwards: false }
+        // What lies behind the program may be full of holes, each of which costs a request.
+        Route { steps, first: at(highest), backwards: false }
     }
 
     /// The step that is loaded as number `turn`. (Backwards the last block may have steps beyond the end.)
@@ -158,10 +160,10 @@ mod tests {
     #[test]
     fn a_route_begins_where_the_program_goes() {
         let parts = [
-            (0x0000_000f, [0, 1, 16]),
+            (0x0000_000f, [30, 31, 46]),
             (0xf000_0000, [272, 273, 256]),
             (0xffff_ffff, [0, 1, 16]),
-            (0x00ff_0000, [160, 161, 176]),
+            (0x00ff_0000, [230, 231, 246]),
         ];
         for (loaded, steps) in parts {
             let route = Route::new(320, loaded);
