@@ -3,33 +3,19 @@
 //! After an answer the helper looks whether the new pages are in the page cache. If not, it looks every millisecond how long the
 //! program has waited for its faults, less often while it has none. Files in the page cache wake nobody.
 
-use crate::cold::{self, FASTEST, PARTS, Reading, Route, Waiting};
+use crate::cold::{self, FASTEST, Reading, Waiting};
 use crate::extent::{BLANK, Extent};
 use crate::helper::files::{File, Files};
+use crate::helper::load::{DEEP, Load, MOST_READ, NO_LOAD};
 use crate::helper::map::Map;
+use crate::helper::residency::{self, Survey, is_loaded};
 use crate::shared::processes;
-use crate::stats::{COUNTERS, Counters};
 use crate::transfer::PAGE;
-use elision_sys::file::{self, Cached, FileKey, ProcPath};
+use elision_sys::file::{self, FileKey, ProcPath};
 use elision_sys::{memory, task};
 
 /// Deferred reads watched at once.
 const WATCHES: usize = 128;
-
-/// Pages that tell whether a read's are in the page cache.
-const SAMPLES: usize = 32;
-
-/// What one request loads: as much as the kernel asks the device for at once.
-const SMALLEST_STEP: usize = 128 << 10;
-const LARGEST_STEP: usize = 2 << 20;
-
-/// What the helper asks for: more than a request loads, as in reads that are certainly large.
-const MOST_READ: usize = 2 * LARGEST_STEP;
-
-/// Bytes asked for at a time, at first and when the load is certain. The program's own faults wait behind them, and so make fewer holes
-/// in what is to be loaded: each hole costs a request.
-const SHALLOW: usize = 16 << 20;
-const DEEP: usize = 64 << 20;
 
 const MS: u64 = 1_000_000;
 
@@ -70,43 +56,6 @@ const NOTHING: Watch = Watch {
     waited_ns: 0,
     look_ns: 0,
     evicted: 0,
-};
-
-/// One at a time. `extent.len` 0: none.
-#[derive(Clone, Copy)]
-struct Load {
-    extent: Extent,
-    untouchable: usize,
-    step: usize,
-    route: Route,
-    /// Steps loaded, and asked for.
-    done: usize,
-    asked: usize,
-    /// Bytes asked for at a time.
-    depth: usize,
-    progress_ns: u64,
-    /// What the program had waited before.
-    waited_ns: u64,
-    /// Since when the device is busy, and the steps loaded then.
-    busy_ns: u64,
-    busy: usize,
-    /// The device was measured, and the load is still worth while: it goes on to the end.
-    sure: bool,
-}
-
-const NO_LOAD: Load = Load {
-    extent: BLANK,
-    untouchable: 0,
-    step: 0,
-    route: Route::NONE,
-    done: 0,
-    asked: 0,
-    depth: 0,
-    progress_ns: 0,
-    waited_ns: 0,
-    busy_ns: 0,
-    busy: 0,
-    sure: false,
 };
 
 #[derive(Clone, Copy)]
@@ -228,11 +177,6 @@ impl Prefetch {
     }
 }
 
-/// (Memory that is gone is not waited for.)
-fn is_loaded(page: usize) -> bool {
-    memory::all_cached(page, &mut [0]).unwrap_or(true)
-}
-
 /// Looks at what is watched, if it is time. `idle`: no request is waiting.
 pub(crate) fn look(prefetch: &mut Prefetch, map: &mut Map, files: &Files, program: i32, idle: bool) {
     if prefetch.used == 0 {
@@ -288,10 +232,7 @@ fn is_deferred(map: &mut Map, watched: Extent) -> bool {
 impl Watch {
     /// False: what was looked at is in the page cache.
     fn begin(&mut self, prefetch: &Prefetch, file: &File) -> bool {
-        let Extent { addr, len, .. } = self.extent;
-        let pages = len / PAGE;
-        let samples = SAMPLES.min(pages);
-        if (0..samples).all(|sample| is_loaded(addr + sample * pages / samples * PAGE)) {
+        if residency::is_all_loaded(self.extent) {
             return false;
         }
         let Survey { missing, evicted, .. } = Survey::of(self.extent, file.source.fd);
@@ -376,123 +317,4 @@ impl Watch {
         prefetch.load = load;
         true
     }
-}
-
-impl Load {
-    fn new(extent: Extent, untouchable: usize, some: u32, fd: i32, now: u64) -> Load {
-        let whole = Load { extent, untouchable, step: LARGEST_STEP, ..NO_LOAD };
-        let steps = |step| extent.len.div_ceil(step);
-        let route = Route::new(steps(LARGEST_STEP), some);
-        // The kernel cuts what is too much for the device.
-        let cold =
-            (0..steps(LARGEST_STEP)).map(|turn| route.step(turn)).find(|&step| whole.cached(step, fd) == 0);
-        let asked = cold.map_or(0, |step| {
-            whole.begin(step, 0, fd);
-            whole.cached(step, fd) as usize * PAGE
-        });
-        let step = match asked.next_multiple_of(SMALLEST_STEP) {
-            0 => LARGEST_STEP / 2,
-            asked => asked.min(LARGEST_STEP),
-        };
-        let route = Route::new(steps(step), some);
-        Load { step, route, depth: SHALLOW, progress_ns: now, busy_ns: now, ..whole }
-    }
-
-    fn go_on(&mut self, fd: i32, now: u64) {
-        let before = self.done;
-        while self.done < self.asked && self.is_loaded(self.route.step(self.done)) {
-            self.done += 1;
-        }
-        if self.done > before {
-            self.progress_ns = now;
-        }
-        if self.done == self.asked && self.asked > 0 {
-            // The device was idle for a while, and is not measured by that.
-            (self.busy_ns, self.busy) = (now, self.done);
-            self.depth = (self.depth * 2).min(DEEP);
-        }
-        while self.asked < self.route.steps && (self.asked - self.done) * self.step < self.depth {
-            self.ask(self.route.step(self.asked), fd);
-            self.asked += 1;
-        }
-    }
-
-    fn range(&self, step: usize) -> (usize, usize) {
-        let end = self.extent.len;
-        ((step * self.step).min(end), ((step + 1) * self.step).min(end))
-    }
-
-    fn is_loaded(&self, step: usize) -> bool {
-        let (from, to) = self.range(step);
-        from == to || is_loaded(self.extent.addr + to - PAGE)
-    }
-
-    fn cached(&self, step: usize, fd: i32) -> u64 {
-        let (from, to) = self.range(step);
-        let (from, to) = (self.extent.offset + from as u64, self.extent.offset + to as u64);
-        file::cached(fd, from, to).map_or(0, |cached| cached.pages)
-    }
-
-    fn begin(&self, step: usize, within: usize, fd: i32) {
-        if self.untouchable == 0 {
-            return;
-        }
-        let (from, _) = self.range(step);
-        file::begin_to_read(fd, self.extent.offset + (from + within) as u64, self.untouchable, MOST_READ);
-    }
-
-    fn ask(&self, step: usize, fd: i32) {
-        let (from, to) = self.range(step);
-        let pages = ((to - from) / PAGE) as u64;
-        let before = self.cached(step, fd);
-        let mut cached = before;
-        // A page of the last request is marked, the first or one in the middle: the kernel goes on from there, in larger folios.
-        let last = step.saturating_sub(1);
-        for (of, within) in [(last, 0), (last, self.step / 2), (step, 0)] {
-            if cached < pages {
-                self.begin(of, within, fd);
-                cached = self.cached(step, fd);
-            }
-        }
-        if cached < pages {
-            let _ = file::read_ahead(fd, self.extent.offset + from as u64, to - from);
-            cached = self.cached(step, fd);
-        }
-        Counters::add(&COUNTERS.prefetched, cached.saturating_sub(before) as usize * PAGE);
-    }
-}
-
-/// What is in the page cache.
-struct Survey {
-    /// Bytes.
-    missing: u64,
-    /// Pages that the kernel has given back.
-    evicted: u64,
-    /// Parts of which something is loaded.
-    some: u32,
-}
-
-impl Survey {
-    fn of(extent: Extent, fd: i32) -> Survey {
-        let mut survey = Survey { missing: 0, evicted: 0, some: 0 };
-        let at = |part: usize| part * (extent.len / PAGE) / PARTS * PAGE;
-        for (part, from, to) in (0..PARTS).map(|part| (part, at(part), at(part + 1))) {
-            if from < to {
-                let (start, end) = (extent.offset + from as u64, extent.offset + to as u64);
-                let Cached { pages, evicted, .. } = file::cached(fd, start, end)
-                    .unwrap_or_else(|_| sample(extent.addr + from, extent.addr + to));
-                survey.missing += (to - from) as u64 - (pages * PAGE as u64).min((to - from) as u64);
-                survey.evicted += evicted;
-                survey.some |= u32::from(pages > 0) << part;
-            }
-        }
-        survey
-    }
-}
-
-/// Where `cachestat` is missing.
-fn sample(from: usize, to: usize) -> Cached {
-    let step = ((to - from) / PAGE).div_ceil(SAMPLES).max(1);
-    let loaded = (from..to).step_by(step * PAGE).filter(|&page| is_loaded(page)).count();
-    Cached { pages: (loaded * step) as u64, ..Cached::default() }
 }

@@ -1,0 +1,141 @@
+//! Loads an extent's file bytes into the page cache, ahead of the program.
+
+use crate::cold::Route;
+use crate::extent::{BLANK, Extent};
+use crate::helper::residency::is_loaded;
+use crate::stats::{COUNTERS, Counters};
+use crate::transfer::PAGE;
+use elision_sys::file;
+
+/// What one request loads: as much as the kernel asks the device for at once.
+const SMALLEST_STEP: usize = 128 << 10;
+const LARGEST_STEP: usize = 2 << 20;
+
+/// What the helper asks for: more than a request loads, as in reads that are certainly large.
+pub(crate) const MOST_READ: usize = 2 * LARGEST_STEP;
+
+/// Bytes asked for at a time, at first and when the load is certain. The program's own faults wait behind them, and so make fewer holes
+/// in what is to be loaded: each hole costs a request.
+const SHALLOW: usize = 16 << 20;
+pub(crate) const DEEP: usize = 64 << 20;
+
+/// One at a time. `extent.len` 0: none.
+#[derive(Clone, Copy)]
+pub(crate) struct Load {
+    pub extent: Extent,
+    untouchable: usize,
+    pub step: usize,
+    pub route: Route,
+    /// Steps loaded, and asked for.
+    pub done: usize,
+    pub asked: usize,
+    /// Bytes asked for at a time.
+    pub depth: usize,
+    pub progress_ns: u64,
+    /// What the program had waited before.
+    pub waited_ns: u64,
+    /// Since when the device is busy, and the steps loaded then.
+    pub busy_ns: u64,
+    pub busy: usize,
+    /// The device was measured, and the load is still worth while: it goes on to the end.
+    pub sure: bool,
+}
+
+pub(crate) const NO_LOAD: Load = Load {
+    extent: BLANK,
+    untouchable: 0,
+    step: 0,
+    route: Route::NONE,
+    done: 0,
+    asked: 0,
+    depth: 0,
+    progress_ns: 0,
+    waited_ns: 0,
+    busy_ns: 0,
+    busy: 0,
+    sure: false,
+};
+
+impl Load {
+    pub(crate) fn new(extent: Extent, untouchable: usize, some: u32, fd: i32, now: u64) -> Load {
+        let whole = Load { extent, untouchable, step: LARGEST_STEP, ..NO_LOAD };
+        let steps = |step| extent.len.div_ceil(step);
+        let route = Route::new(steps(LARGEST_STEP), some);
+        // The kernel cuts what is too much for the device.
+        let cold =
+            (0..steps(LARGEST_STEP)).map(|turn| route.step(turn)).find(|&step| whole.cached(step, fd) == 0);
+        let asked = cold.map_or(0, |step| {
+            whole.begin(step, 0, fd);
+            whole.cached(step, fd) as usize * PAGE
+        });
+        let step = match asked.next_multiple_of(SMALLEST_STEP) {
+            0 => LARGEST_STEP / 2,
+            asked => asked.min(LARGEST_STEP),
+        };
+        let route = Route::new(steps(step), some);
+        Load { step, route, depth: SHALLOW, progress_ns: now, busy_ns: now, ..whole }
+    }
+
+    pub(crate) fn go_on(&mut self, fd: i32, now: u64) {
+        let before = self.done;
+        while self.done < self.asked && self.is_loaded(self.route.step(self.done)) {
+            self.done += 1;
+        }
+        if self.done > before {
+            self.progress_ns = now;
+        }
+        if self.done == self.asked && self.asked > 0 {
+            // The device was idle for a while, and is not measured by that.
+            (self.busy_ns, self.busy) = (now, self.done);
+            self.depth = (self.depth * 2).min(DEEP);
+        }
+        while self.asked < self.route.steps && (self.asked - self.done) * self.step < self.depth {
+            self.ask(self.route.step(self.asked), fd);
+            self.asked += 1;
+        }
+    }
+
+    fn range(&self, step: usize) -> (usize, usize) {
+        let end = self.extent.len;
+        ((step * self.step).min(end), ((step + 1) * self.step).min(end))
+    }
+
+    fn is_loaded(&self, step: usize) -> bool {
+        let (from, to) = self.range(step);
+        from == to || is_loaded(self.extent.addr + to - PAGE)
+    }
+
+    fn cached(&self, step: usize, fd: i32) -> u64 {
+        let (from, to) = self.range(step);
+        let (from, to) = (self.extent.offset + from as u64, self.extent.offset + to as u64);
+        file::cached(fd, from, to).map_or(0, |cached| cached.pages)
+    }
+
+    fn begin(&self, step: usize, within: usize, fd: i32) {
+        if self.untouchable == 0 {
+            return;
+        }
+        let (from, _) = self.range(step);
+        file::begin_to_read(fd, self.extent.offset + (from + within) as u64, self.untouchable, MOST_READ);
+    }
+
+    fn ask(&self, step: usize, fd: i32) {
+        let (from, to) = self.range(step);
+        let pages = ((to - from) / PAGE) as u64;
+        let before = self.cached(step, fd);
+        let mut cached = before;
+        // A page of the last request is marked, the first or one in the middle: the kernel goes on from there, in larger folios.
+        let last = step.saturating_sub(1);
+        for (of, within) in [(last, 0), (last, self.step / 2), (step, 0)] {
+            if cached < pages {
+                self.begin(of, within, fd);
+                cached = self.cached(step, fd);
+            }
+        }
+        if cached < pages {
+            let _ = file::read_ahead(fd, self.extent.offset + from as u64, to - from);
+            cached = self.cached(step, fd);
+        }
+        Counters::add(&COUNTERS.prefetched, cached.saturating_sub(before) as usize * PAGE);
+    }
+}
