@@ -19,6 +19,10 @@ pub(crate) const MOST_READ: usize = 2 * LARGEST_STEP;
 const SHALLOW: usize = 16 << 20;
 pub(crate) const DEEP: usize = 64 << 20;
 
+/// How long a busy device is measured, and over how many bytes: the kernel's throttle of a control group opens every tenth of a second.
+const MEASURE_NS: u64 = 200_000_000;
+const MEASURED: usize = 24 << 20;
+
 /// One at a time. `extent.len` 0: none.
 #[derive(Clone, Copy)]
 pub(crate) struct Load {
@@ -35,8 +39,8 @@ pub(crate) struct Load {
     /// What the program had waited before.
     pub waited_ns: u64,
     /// Since when the device is busy, and the steps loaded then.
-    pub busy_ns: u64,
-    pub busy: usize,
+    busy_ns: u64,
+    busy: usize,
     /// The device was measured, and the load is still worth while: it goes on to the end.
     pub sure: bool,
 }
@@ -93,6 +97,16 @@ impl Load {
             self.ask(self.route.step(self.asked), fd);
             self.asked += 1;
         }
+    }
+
+    /// Bytes a second, once the device was busy for long enough. Another measurement begins.
+    pub(crate) fn measure(&mut self, now: u64) -> Option<u64> {
+        let (took, bytes) = (now - self.busy_ns, (self.done - self.busy) * self.step);
+        if took < MEASURE_NS || bytes < MEASURED {
+            return None;
+        }
+        (self.busy_ns, self.busy) = (now, self.done);
+        Some(bytes as u64 * 1_000 / (took / 1_000_000))
     }
 
     fn range(&self, step: usize) -> (usize, usize) {

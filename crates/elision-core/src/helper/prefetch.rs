@@ -19,10 +19,6 @@ const WATCHES: usize = 128;
 
 const MS: u64 = 1_000_000;
 
-/// How long a busy device is measured, and over how many bytes: the kernel's throttle of a control group opens every tenth of a second.
-const MEASURE_NS: u64 = 200 * MS;
-const MEASURED: usize = 24 << 20;
-
 /// A device that delivers nothing for as long is left alone.
 const GIVE_UP_NS: u64 = 2_000 * MS;
 
@@ -177,7 +173,7 @@ impl Prefetch {
     }
 }
 
-/// Looks at what is watched, if it is time. `idle`: no request is waiting.
+/// Decides for each watched read whether it is loaded now. Does nothing before the next look is due. `idle`: no request is waiting.
 pub(crate) fn look(prefetch: &mut Prefetch, map: &mut Map, files: &Files, program: i32, idle: bool) {
     if prefetch.used == 0 {
         return;
@@ -223,10 +219,10 @@ pub(crate) fn look(prefetch: &mut Prefetch, map: &mut Map, files: &Files, progra
 
 /// Is some of it still what was watched?
 fn is_deferred(map: &mut Map, watched: Extent) -> bool {
-    let phase = |extent: Extent| extent.offset.wrapping_sub(extent.addr as u64);
+    let delta = watched.offset.wrapping_sub(watched.addr as u64);
     map.view()
         .overlapping(watched.addr, watched.len)
-        .any(|row| row.is_mapped() && row.target == watched.target && phase(row) == phase(watched))
+        .any(|row| row.is_mapped() && row.stands_at(watched.target, delta))
 }
 
 impl Watch {
@@ -276,14 +272,14 @@ impl Watch {
         self.load(prefetch, file, now)
     }
 
-    /// Has the program waited too long? If so, the parts of which something is loaded.
+    /// `None`: the program has not waited long enough for a load. Else a bit for each part of the read that has pages in the page cache.
     fn is_due(&mut self, speed: u64, file: &File) -> Option<u32> {
         let Survey { missing: rest, evicted, some } = Survey::of(self.extent, file.source.fd);
         self.rest = rest;
         self.waited_ns = self.waited_ns.min(cold::waited_for(self.whole.saturating_sub(rest) / PAGE as u64));
         self.look_ns = self.waited_ns + cold::patience_ns(self.whole, speed) / 4;
         if evicted.saturating_sub(self.evicted) * PAGE as u64 > self.whole / 16 {
-            // Memory is short: what is loaded unasked would push out what is used.
+            // Memory is short. Pages loaded ahead would evict pages that the program uses.
             self.rest = 0;
         } else if cold::should_load(self.waited_ns, self.whole, rest, speed) {
             return Some(some);
@@ -294,11 +290,8 @@ impl Watch {
     fn load(&mut self, prefetch: &mut Prefetch, file: &File, now: u64) -> bool {
         let mut load = core::mem::replace(&mut prefetch.load, NO_LOAD);
         load.go_on(file.source.fd, now);
-        let took = now - load.busy_ns;
-        let bytes = (load.done - load.busy) * load.step;
-        if took >= MEASURE_NS && bytes >= MEASURED {
-            let speed = prefetch.learn_speed(file.key.dev, bytes as u64 * 1_000 / (took / MS));
-            (load.busy_ns, load.busy) = (now, load.done);
+        if let Some(bytes) = load.measure(now) {
+            let speed = prefetch.learn_speed(file.key.dev, bytes);
             if !load.sure && cold::loads_well(load.waited_ns, self.whole.saturating_sub(self.rest), speed) {
                 return true;
             }

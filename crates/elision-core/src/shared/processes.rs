@@ -161,20 +161,16 @@ pub(crate) fn is_stopped(pid: i32) -> bool {
 fn state_of(pid: i32, tid: i32) -> Option<u8> {
     let fd = open_of_thread(pid, tid, b"/stat").ok()?;
     let mut text = [0u8; 256];
-    let filled = file::read(fd, &mut text).unwrap_or(0);
+    let state = after_name(first_of(fd, &mut text)).first().copied();
     file::close(fd);
-    // The state follows the last ')' of the name.
-    let text = text.get(..filled).unwrap_or(&[]);
-    text.iter().rposition(|&b| b == b')').and_then(|i| text.get(i + 2)).copied()
+    state
 }
 
 /// Page faults so far, and threads, from an open /proc/PID/stat.
 pub(crate) fn faults_and_threads(stat: i32) -> (u64, u64) {
     let mut text = [0u8; 512];
-    let text = first_of(stat, &mut text);
-    // Numbers from the third on follow the last ')' of the name: minflt is number 10, majflt 12, num_threads 20.
-    let after = text.iter().rposition(|&byte| byte == b')').and_then(|at| text.get(at + 2..)).unwrap_or(&[]);
-    let mut words = numbers(after);
+    // The state is word 3, minflt 10, majflt 12, num_threads 20.
+    let mut words = numbers(after_name(first_of(stat, &mut text)));
     let minor = words.nth(7).unwrap_or(0);
     let major = words.nth(1).unwrap_or(0);
     (minor + major, words.nth(7).unwrap_or(1))
@@ -183,6 +179,11 @@ pub(crate) fn faults_and_threads(stat: i32) -> (u64, u64) {
 /// Nanoseconds that a thread has run or waited for a processor, from an open /proc/PID/schedstat.
 pub(crate) fn busy_ns(schedstat: i32) -> u64 {
     numbers(first_of(schedstat, &mut [0u8; 128])).take(2).sum()
+}
+
+/// What follows the name in a line of stat: the state, then numbers. (A name may have spaces and parentheses of its own.)
+fn after_name(text: &[u8]) -> &[u8] {
+    text.iter().rposition(|&byte| byte == b')').and_then(|at| text.get(at + 2..)).unwrap_or(&[])
 }
 
 fn first_of(fd: i32, text: &mut [u8]) -> &[u8] {
