@@ -1,8 +1,9 @@
 //! When the rest of a file that is not in the page cache is loaded unasked.
 //!
-//! A plain read loads all, in order, in large requests. A deferred one loads what is touched, in faults, which take longer each. This is
-//! the ski-rental problem: the program may fault for as long as what it has waited and one pass over the rest cost hardly more than
-//! one pass over all. So sparse use stays sparse, and no use costs much more than a plain read.
+//! A plain read loads the whole file in order, in large requests. A deferred read loads only the pages that the program touches, but each
+//! fault is a small request, and many small requests take longer than few large ones. This is the ski-rental problem. The policy adds the
+//! time that the program has waited for faults to the time of one pass over the rest. When the sum is more than the time of one pass
+//! over the whole and a little, the helper loads the rest. So sparse use stays sparse, and no use costs much more than a plain read.
 
 /// Bytes a second. Assumed of a device that was not measured: an overestimate starts a short load, which measures.
 pub const FASTEST: u64 = 1 << 30;
@@ -119,7 +120,7 @@ impl Route {
         if lowest > 0 && highest == PARTS - 1 {
             return Route { steps: steps.next_multiple_of(BLOCK), first: at(lowest), backwards: true };
         }
-        // What lies behind the program may be full of holes, each of which costs a request.
+        // The program's faults have left holes in the parts behind it. Each hole costs a request, so these parts come last.
         Route { steps, first: at(highest), backwards: false }
     }
 

@@ -1,7 +1,7 @@
-//! Files that are not in the page cache, on a device of 200 requests a second: what is used sparsely stays sparse, what is used badly is
-//! loaded ahead.
+//! Files that are not in the page cache, on a device of 200 requests a second. A program that touches few pages loads no others. A
+//! program that touches all pages in a bad order has them loaded ahead.
 //!
-//! The kernel's account of the page cache tells, not the clock.
+//! The tests read the library's counters, and ask the kernel what is in the page cache.
 #![allow(unsafe_code)] // Asks the kernel what is in memory.
 
 mod common;
