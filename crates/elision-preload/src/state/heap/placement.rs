@@ -1,0 +1,243 @@
+//! Where in its first page a large block starts. Pure arithmetic.
+//!
+//! A read can be deferred if address and file position agree modulo the page size; `malloc` promises 16 bytes only. The block
+//! comes before the read, so its place is a guess, from what is known of the file and from what blocks of that size were read
+//! into before. A wrong guess only costs a deferral.
+
+use super::PAGE;
+
+const ALIGNMENT: usize = 16;
+
+/// Where a CPython bytes object keeps its bytes; one more follows them.
+const BYTES_HEADER: u64 = 32;
+
+/// CPython makes objects for reads of so many bytes, and multiples.
+const ROUND: u64 = 512;
+
+/// How far a buffered reader may be ahead of the program, and how long a header may be.
+const AHEAD: i64 = 256 << 10;
+const HEADER: i64 = 64 << 10;
+
+/// The file that a block is probably for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Source {
+    pub position: u64,
+    pub size: u64,
+    /// Is the position the program's? That of a descriptor may be a buffer's.
+    pub exact: bool,
+}
+
+/// What a place may depend on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Relation {
+    /// The file position before the block was made.
+    Position,
+    /// The file's size less the request: the block is for all but a header.
+    Rest,
+    Nothing,
+}
+
+const RELATIONS: [Relation; 3] = [Relation::Position, Relation::Rest, Relation::Nothing];
+
+fn is_object(bytes: u64) -> bool {
+    bytes > ROUND && (bytes - BYTES_HEADER - 1).is_multiple_of(ROUND)
+}
+
+impl Relation {
+    /// The place, if `bytes` of the file are read to the block's start, or behind a bytes object's header.
+    fn place(self, bytes: usize, source: Option<Source>) -> Option<i64> {
+        let bytes = bytes as u64;
+        match self {
+            Relation::Position => source.map(|Source { position, size, .. }| {
+                let rest = size.saturating_sub(position).saturating_add(BYTES_HEADER + 1);
+                let object = is_object(bytes) || bytes == rest || bytes == rest + 1;
+                position.wrapping_sub(if object { BYTES_HEADER } else { 0 }) as i64
+            }),
+            // A bytearray asks for a byte more than it reads, bytes for 33 or 34: only one of these is a multiple of 16.
+            Relation::Rest => source.map(|source| {
+                let rest = source.size.wrapping_sub(bytes) as i64;
+                let up = rest.wrapping_add(ALIGNMENT as i64 - 1) & -(ALIGNMENT as i64);
+                if up.wrapping_sub(rest) <= 2 { up } else { rest }
+            }),
+            Relation::Nothing => Some(0),
+        }
+    }
+
+    /// The best guess without experience.
+    fn first(bytes: usize, source: Source) -> Relation {
+        let rest = source.size.wrapping_sub(bytes as u64) as i64;
+        let header = (-(BYTES_HEADER as i64) - 2..HEADER).contains(&rest);
+        let ahead = (0..AHEAD).contains(&(source.position as i64).wrapping_sub(rest));
+        let buffered = !source.exact && source.position.is_multiple_of(PAGE as u64);
+        let reachable = Relation::Rest.place(bytes, Some(source)).is_some_and(reachable);
+        if buffered && reachable && (header || ahead) { Relation::Rest } else { Relation::Position }
+    }
+}
+
+fn within_page(place: i64) -> usize {
+    place.rem_euclid(PAGE as i64) as usize
+}
+
+fn reachable(place: i64) -> bool {
+    within_page(place).is_multiple_of(ALIGNMENT)
+}
+
+/// What the places that were needed had in common, for blocks of one kind: for each [`Relation`] a distance (12 bits), and how
+/// often in a row it was right (3 bits).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Habit(pub u64);
+
+impl Habit {
+    fn of(self, relation: Relation) -> (usize, u64) {
+        let bits = self.0 >> (relation as u32 * 15);
+        (bits as usize & 0xfff, bits >> 12 & 7)
+    }
+
+    /// A read has shown the place that a block needed.
+    pub fn learn(self, bytes: usize, source: Option<Source>, needed: usize) -> Habit {
+        let mut learnt = 0;
+        for relation in RELATIONS {
+            let (known, times) = self.of(relation);
+            let (distance, times) = match relation.place(bytes, source) {
+                None => (known, times),
+                Some(place) => match within_page((needed as i64).wrapping_sub(place)) {
+                    distance if distance == known => (distance, (times + 1).min(7)),
+                    distance => (distance, 1),
+                },
+            };
+            learnt |= (times << 12 | distance as u64) << (relation as u32 * 15);
+        }
+        Habit(learnt)
+    }
+
+    /// The place of a block: a multiple of 16, below a page.
+    pub fn place(self, bytes: usize, source: Option<Source>) -> usize {
+        let first = source.map_or(Relation::Nothing, |source| Relation::first(bytes, source));
+        let places = RELATIONS.into_iter().filter_map(|relation| {
+            let (distance, times) = self.of(relation);
+            let place = relation.place(bytes, source)?.wrapping_add(distance as i64);
+            (times > 0 && reachable(place)).then_some(((times, relation == first), place))
+        });
+        let untried = || match source {
+            None if is_object(bytes as u64) => Some(-(BYTES_HEADER as i64)),
+            None => None,
+            Some(_) => first.place(bytes, source).filter(|&place| reachable(place)),
+        };
+        // Of equals the earlier relation.
+        let best = places.rev().max_by_key(|(times, _)| *times).map(|(_, place)| place);
+        within_page(best.or_else(untried).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn source(position: u64, size: u64) -> Option<Source> {
+        Some(Source { position, size, exact: false })
+    }
+
+    fn stream(position: u64, size: u64) -> Option<Source> {
+        Some(Source { position, size, exact: true })
+    }
+
+    #[test]
+    fn first_places_of_the_programs_surveyed() {
+        for (bytes, source, place) in [
+            // The whole file (C, perl, numpy.fromfile).
+            (MIB, source(0, 1 << 20), 0),
+            // CPython's read(); bytearray: one byte more, no header.
+            (MIB + 34, source(0, 1 << 20), 0xfe0),
+            (MIB + 33, source(0, 1 << 20), 0xfe0),
+            (MIB + 1, source(0, 1 << 20), 0),
+            // ... behind a header that a buffered reader has read.
+            (MIB + 33, source(8192, (1 << 20) + 64), 32),
+            (MIB + 1, source(8192, (1 << 20) + 64), 64),
+            (MIB, source(8192, (1 << 20) + 272), 272),
+            // CPython's read(n), os.read(n).
+            (MIB + 33, source(0, 1 << 27), 0xfe0),
+            (MIB + 33, None, 0xfe0),
+            // A header that a stream has read (numpy.load), a place that was sought.
+            (MIB, stream(0x80, 1 << 21), 0x80),
+            (MIB, stream(0x2000, (1 << 20) + 0x80), 0),
+            (1 << 16, source(0x2180, 1 << 20), 0x180),
+            // All but a header, by pread (HDF5).
+            (MIB, source(0, (1 << 20) + 2048), 2048),
+            // Positions that malloc cannot match.
+            (MIB, stream(77, 1 << 20), 0),
+            (MIB + 34, source(8, 1 << 20), 0),
+            (MIB, None, 0),
+        ] {
+            assert_eq!(Habit::default().place(bytes, source), place, "{bytes} {source:?}");
+        }
+    }
+
+    /// A read of `bytes` at `offset`, `skew` behind the block's start: is the guess right? It is remembered.
+    fn read(habit: &mut Habit, bytes: usize, source: Option<Source>, skew: usize, offset: u64) -> bool {
+        let needed = within_page(offset as i64 - skew as i64);
+        let right = habit.place(bytes, source) == needed;
+        *habit = habit.learn(bytes, source, needed);
+        right
+    }
+
+    #[test]
+    fn the_second_block_of_a_kind_is_right() {
+        let mut habit = Habit::default();
+        // read(n) behind a header that a buffered reader has read.
+        let at = |n: u64| 256 + (n << 24);
+        let rights = [0, 1, 2].map(|n| {
+            read(&mut habit, (16 << 20) + 33, source(at(n) / 8192 * 8192 + 8192, 1 << 30), 32, at(n))
+        });
+        assert_eq!(rights, [false, true, true]);
+        // Datasets one behind the other, by pread.
+        let mut habit = Habit::default();
+        let rights = [0, 1, 2].map(|n| read(&mut habit, 32 << 20, source(0, 1 << 30), 0, 2048 + (n << 25)));
+        assert_eq!(rights, [false, true, true]);
+    }
+
+    #[test]
+    fn what_fits_many_relations_does_not_replace_the_first_guess() {
+        let mut habit = Habit::default();
+        for _ in 0..9 {
+            assert!(read(&mut habit, MIB, source(0, 1 << 20), 0, 0));
+        }
+        assert!(read(&mut habit, MIB, source(8192, (1 << 20) + 272), 0, 272));
+        assert!(read(&mut habit, MIB, stream(128, (1 << 20) + 128), 0, 128));
+    }
+
+    fn sources() -> impl Strategy<Value = Option<Source>> {
+        let one = (any::<u64>(), any::<u64>(), any::<bool>());
+        let real = (0u64..1 << 40, 0u64..1 << 40, any::<bool>());
+        let of = |(position, size, exact)| Source { position, size, exact };
+        proptest::option::of(prop_oneof![one.prop_map(of), real.prop_map(of)])
+    }
+
+    proptest! {
+        #[test]
+        fn every_place_is_one_that_malloc_may_give(
+            habit in any::<u64>(),
+            bytes in prop_oneof![any::<usize>(), 0usize..1 << 30],
+            source in sources(),
+        ) {
+            let place = Habit(habit).place(bytes, source);
+            prop_assert!(place < PAGE && place.is_multiple_of(ALIGNMENT));
+        }
+
+        #[test]
+        fn what_was_needed_once_is_the_place_the_next_time(
+            bytes in 0usize..1 << 30,
+            source in sources(),
+            needed in 0usize..PAGE / ALIGNMENT,
+            before in any::<u64>(),
+        ) {
+            let needed = needed * ALIGNMENT;
+            prop_assert_eq!(Habit::default().learn(bytes, source, needed).place(bytes, source), needed);
+            // And seven times in a row, whatever was before.
+            let learnt = (0..8).fold(Habit(before), |habit, _| habit.learn(bytes, source, needed));
+            prop_assert_eq!(learnt.place(bytes, source), needed);
+        }
+    }
+}
