@@ -6,6 +6,7 @@ mod blocks;
 mod calls;
 mod checkpoint;
 mod cold;
+mod cost;
 mod edit;
 mod extents;
 mod peers;
@@ -19,7 +20,7 @@ use elision_bench::{Bench, Result};
 
 type Case = (&'static str, fn(&Bench) -> Result);
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 12] = [
     ("read", read::run),
     ("sum", sum::run),
     ("edit", edit::run),
@@ -30,6 +31,7 @@ const CASES: [Case; 11] = [
     ("program", program::run),
     ("extents", extents::run),
     ("threads", threads::run),
+    ("cost", cost::run),
     (SLOW, cold::run),
 ];
 
@@ -48,6 +50,7 @@ fn main() -> Result {
             [name, rest @ ..] if name == "extents" => extents::child(rest),
             [name, rest @ ..] if name == "threads" => threads::child(rest),
             [name, rest @ ..] if name == "cold" => cold::child(rest),
+            [name, row] if name == "cost" => cost::child(row),
             [name] if name == "open" => extents::other(),
             _ => Err("no such child".into()),
         };
