@@ -126,6 +126,53 @@ with open(sys.argv[1], 'r+b') as f:
     edits(PYTHON.as_ref(), &["-c", script]);
 }
 
+/// Reads a file of 16 MiB in pieces of so many KiB, twice, each time to the end of one buffer, alters every `every`th page of it, and
+/// gives what was deferred and declined.
+fn in_pieces(kib: usize, every: usize) -> (u64, u64) {
+    let made = directory();
+    let (file, stats) = (made.path().join("file"), made.path().join("stats"));
+    make(&file, 16 << 20);
+    let script = "
+import os, sys, hashlib
+piece, every = int(sys.argv[2]) << 10, int(sys.argv[3])
+for round in range(2):
+    with open(sys.argv[1], 'rb', buffering=0) as f:
+        a = bytearray(os.path.getsize(sys.argv[1])); view = memoryview(a); at = 0
+        while at < len(a): at += f.readinto(view[at:at + piece])
+        if every: a[::4096 * every] = bytes(len(a) // 4096 // every)
+        print(at, hashlib.sha256(view).hexdigest()); view.release(); del a
+";
+    let arguments = |command: &mut Command| {
+        let arguments = ["-c", script, file.to_str().unwrap(), &kib.to_string(), &every.to_string()];
+        good(command.args(arguments).output().unwrap())
+    };
+    let said = arguments(&mut Command::new(PYTHON));
+    assert_eq!(arguments(&mut preloaded(PYTHON.as_ref(), &stats)), said);
+    if !stats.exists() {
+        return (0, 0); // Nothing was offered.
+    }
+    (counter(&stats, "deferred_bytes"), counter(&stats, "mostly_altered"))
+}
+
+/// Reads that go on where another ended are deferred like one big read, once they are together as long as one.
+#[test]
+fn pieces_of_one_buffer_are_deferred_together() {
+    if !Path::new(PYTHON).exists() {
+        return println!("skipped: {PYTHON} not found");
+    }
+    const MIB: u64 = 1 << 20;
+    let (deferred, _) = in_pieces(512, 0);
+    assert!((24 * MIB..=26 * MIB).contains(&deferred), "{deferred}");
+    let (deferred, _) = in_pieces(1024, 0);
+    assert!((24 * MIB..=26 * MIB).contains(&deferred), "{deferred}");
+    // Smaller pieces are copied in less time.
+    assert_eq!(in_pieces(256, 0).0, 0);
+    // Each run is judged once, as one read.
+    let (deferred, declined) = in_pieces(1024, 1);
+    assert!((12 * MIB..=13 * MIB).contains(&deferred), "{deferred}");
+    assert_eq!(declined, 1);
+}
+
 fn compiled(directory: &Path) -> PathBuf {
     common::compile(directory, "deferred", &["-O1", "-Wextra", "-Werror"])
 }

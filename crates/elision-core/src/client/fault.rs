@@ -41,7 +41,7 @@ mod tests {
     use super::*;
     use crate::client::call::Call;
     use crate::client::fork;
-    use crate::client::offer::{FileFacts, TransferOptions};
+    use crate::client::offer::{FileFacts, Judged, TransferOptions};
     use crate::client::read;
     use crate::shared::requests::Op;
     use crate::stats::Reason;
@@ -71,7 +71,9 @@ mod tests {
     #[allow(unsafe_code)]
     fn read(file: &tempfile::NamedTempFile, len: usize) -> &'static [u8] {
         let forks = fork::forks();
-        let options = TransferOptions { offset: Some(0), owned: false, forks, exclusive: true, least: PAGE };
+        let judged = Judged::BySize;
+        let options =
+            TransferOptions { offset: Some(0), owned: false, forks, exclusive: true, least: PAGE, judged };
         let addr = memory::allocate(len, false).unwrap();
         // SAFETY: allocated just now, and never freed.
         unsafe {

@@ -15,11 +15,30 @@ pub struct TransferOptions {
     pub forks: u64,
     pub exclusive: bool,
     pub least: usize,
+    pub judged: Judged,
+}
+
+/// By what became of which earlier reads is it decided whether a read is deferred?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Judged {
+    /// Of the file's, or others as long.
+    BySize,
+    /// The same, as if the read went on to the end of file: it is the first of several.
+    ByRest,
+    /// It goes on with one that was judged.
+    Before,
 }
 
 impl TransferOptions {
     pub fn for_program(offset: Option<u64>, owned: bool) -> TransferOptions {
-        TransferOptions { offset, owned, forks: fork::forks(), exclusive: false, least: life::min_bytes() }
+        TransferOptions {
+            offset,
+            owned,
+            forks: fork::forks(),
+            exclusive: false,
+            least: life::min_bytes(),
+            judged: Judged::BySize,
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! caller checks that nobody changed the file through its own descriptors.
 
 use crate::client::call::Call;
-use crate::client::offer::{FileFacts, TransferOptions, check_lease};
+use crate::client::offer::{FileFacts, Judged, TransferOptions, check_lease};
 use crate::history;
 use crate::shared::requests::Op;
 use crate::shared::verbose;
@@ -80,9 +80,10 @@ fn plan(
         return Err(Reason::Phase);
     }
     let number = write_guarded::number(facts.stat.id);
-    let declines = match writes {
-        true => history::declines(number, transfer.len),
-        false => history::declines_large(number, transfer.len),
+    let declines = match options.judged {
+        Judged::Before => None,
+        Judged::BySize => declines(number, transfer.len, writes),
+        Judged::ByRest => declines(number, available, writes),
     };
     if let Some(reason) = declines {
         overwrites(facts, transfer);
@@ -90,6 +91,10 @@ fn plan(
     }
     check_lease(facts.fs, &facts.stat, writes)?;
     Ok(transfer)
+}
+
+fn declines(number: u64, len: usize, writes: bool) -> Option<Reason> {
+    if writes { history::declines(number, len) } else { history::declines_large(number, len) }
 }
 
 fn overwrites(facts: &FileFacts, transfer: Transfer) {

@@ -6,4 +6,5 @@ pub mod in_flight;
 pub mod memory;
 pub mod process;
 pub mod ranges;
+pub mod runs;
 pub mod stop;

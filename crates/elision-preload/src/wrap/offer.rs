@@ -2,12 +2,13 @@
 #![allow(unsafe_code)] // The program's pointers.
 
 use elision_core::client;
-use elision_core::client::offer::{FileFacts, TransferOptions};
+use elision_core::client::offer::{FileFacts, Judged, TransferOptions};
 use elision_core::client::write::Track;
 use elision_core::stats::Reason;
 use libc::{c_int, off_t, ssize_t};
 
 use crate::abi::{kernel, raw};
+use crate::state::runs::{self, PIECE, Piece};
 use crate::state::{descriptions, memory};
 
 unsafe extern "C-unwind" {
@@ -36,6 +37,28 @@ pub(crate) fn at(offset: off_t) -> Option<Option<u64>> {
     u64::try_from(offset).ok().map(Some)
 }
 
+/// Makes a read that [`runs::matters`]: deferred if it is a big one or part of one, else by `traditional`. `offset`: as [`at`] has it,
+/// or `Some(None)` for the position.
+#[cold]
+#[inline(never)]
+pub(crate) fn read(
+    fd: c_int,
+    addr: usize,
+    len: usize,
+    offset: Option<Option<u64>>,
+    cancel: Cancel,
+    traditional: impl FnOnce() -> ssize_t,
+) -> ssize_t {
+    let run = runs::reading(addr, len);
+    let offered = match (run.piece, offset) {
+        (Piece::Traditional, _) | (_, None) => None,
+        (piece, Some(offset)) => offer_read(fd, addr, len, offset, cancel, piece),
+    };
+    let got = offered.unwrap_or_else(traditional);
+    run.ended(addr, got, offered.is_some());
+    got
+}
+
 #[cold]
 #[inline(never)]
 pub(crate) fn offer_read(
@@ -44,6 +67,7 @@ pub(crate) fn offer_read(
     len: usize,
     offset: Option<u64>,
     cancel: Cancel,
+    piece: Piece,
 ) -> Option<ssize_t> {
     // The kernel checks all, though it moves less.
     if fd < 0 || len > isize::MAX as usize || !kernel::nameable(addr, len) || descriptions::being_shared() {
@@ -66,7 +90,11 @@ pub(crate) fn offer_read(
         }
     };
     let owned = descriptions::owned(fd, &facts.stat);
-    let options = TransferOptions::for_program(offset, owned);
+    let options = match (piece, TransferOptions::for_program(offset, owned)) {
+        (Piece::First, options) => TransferOptions { least: PIECE, judged: Judged::ByRest, ..options },
+        (Piece::Next, options) => TransferOptions { least: PIECE, judged: Judged::Before, ..options },
+        (_, options) => options,
+    };
     let read = || {
         // SAFETY: read(2)'s arguments. `owned`: `descriptions` saw the open, and every use since.
         let read = unsafe { client::read::associate(fd, &facts, addr, len, options) }?;

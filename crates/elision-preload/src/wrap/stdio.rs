@@ -6,13 +6,13 @@
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
-use elision_core::client;
 use elision_sys::raw;
 use libc::{FILE, c_int, ssize_t};
 
 use crate::abi::objects;
 use crate::state::descriptions::{self, changing};
-use crate::wrap::offer::{Cancel, offer_read, offer_write, write_matters};
+use crate::state::runs;
+use crate::wrap::offer::{self, Cancel, offer_write, write_matters};
 
 const READ: usize = 14;
 const WRITE: usize = 15;
@@ -66,15 +66,14 @@ pub(crate) unsafe fn descriptor(file: *mut FILE) -> c_int {
 }
 
 unsafe extern "C-unwind" fn read(file: *mut FILE, buf: *mut c_void, len: ssize_t) -> ssize_t {
-    if len as usize >= client::life::min_bytes() {
-        // SAFETY: stdio passes its FILE.
-        let fd = unsafe { descriptor(file) };
-        if let Some(result) = offer_read(fd, buf as usize, len as usize, None, Cancel::No) {
-            return result;
-        }
-    }
     // SAFETY: the original entry.
-    unsafe { original::<Transfer>(&ORIGINAL_READ)(file, buf, len) }
+    let traditional = || unsafe { original::<Transfer>(&ORIGINAL_READ)(file, buf, len) };
+    if !runs::matters(len as usize) {
+        return traditional();
+    }
+    // SAFETY: stdio passes its FILE.
+    let fd = unsafe { descriptor(file) };
+    offer::read(fd, buf as usize, len as usize, Some(None), Cancel::No, traditional)
 }
 
 /// Writes all. An error is left in the FILE and `errno`.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // Reads into memory of the caller's, as it promises.
 
 use crate::threshold;
-use elision_core::client::offer::{self, FileFacts, TransferOptions};
+use elision_core::client::offer::{self, FileFacts, Judged, TransferOptions};
 use elision_core::client::write::{self, Track};
 use elision_core::client::{changes, fork, memory, read};
 use elision_core::stats::Reason;
@@ -149,7 +149,8 @@ impl File {
 
     fn options(&self, offset: u64, least: usize) -> TransferOptions {
         let owned = self.owned();
-        TransferOptions { offset: Some(offset), owned, forks: self.born, exclusive: true, least }
+        let (offset, judged) = (Some(offset), Judged::BySize);
+        TransferOptions { offset, owned, forks: self.born, exclusive: true, least, judged }
     }
 
     /// What the kernel says of it, if it is a regular file.
