@@ -8,6 +8,7 @@ use elision_core::stats::Reason;
 use libc::{c_int, off_t, ssize_t};
 
 use crate::abi::{kernel, raw};
+use crate::state::heap::{block, expected};
 use crate::state::runs::{self, PIECE, Piece};
 use crate::state::{descriptions, memory};
 
@@ -89,6 +90,12 @@ pub(crate) fn offer_read(
             return None;
         }
     };
+    expected::used(fd);
+    if block::in_window(addr)
+        && let Some(position) = offset.or_else(|| kernel::position(fd))
+    {
+        block::read_into(addr, position);
+    }
     let owned = descriptions::owned(fd, &facts.stat);
     let options = match (piece, TransferOptions::for_program(offset, owned)) {
         (Piece::First, options) => TransferOptions { least: PIECE, judged: Judged::ByRest, ..options },

@@ -9,8 +9,9 @@ use libc::{DIR, FILE, c_char, c_int, c_uint, mode_t};
 use crate::abi::interpose::interpose;
 use crate::abi::{kernel, raw};
 use crate::state::descriptions;
+use crate::state::heap::expected;
 use crate::state::stop::{active, stop, stopped};
-use crate::wrap::{position, stdio};
+use crate::wrap::stdio;
 
 /// Attempts are a tenth of a millisecond or more apart.
 const ATTEMPTS: usize = 10_000;
@@ -26,7 +27,7 @@ pub(crate) fn opening(
     let since = descriptions::moment();
     let fd = past_guards(flags, || kernel::open_path(directory, path, flags), open);
     if fd >= 0 {
-        position::forget(fd);
+        expected::used(fd);
         descriptions::opened(fd, flags, since);
     }
     fd
@@ -203,7 +204,6 @@ pub(crate) fn duplicating(from: c_int, over: Option<c_int>, duplicate: impl FnOn
 
 #[inline]
 pub(crate) fn closing(fd: c_int) {
-    position::forget(fd);
     descriptions::closing(fd);
 }
 
@@ -225,8 +225,8 @@ fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
     if !file.is_null() && stdio::visible() {
         // SAFETY: libc has just made the FILE.
         let (fd, seen) = unsafe { (stdio::descriptor(file), stdio::led_through_here(file)) };
-        position::forget(fd);
         if seen {
+            expected::used(fd);
             descriptions::found(fd, since);
         }
     }

@@ -11,6 +11,7 @@ use libc::{FILE, c_int, ssize_t};
 
 use crate::abi::objects;
 use crate::state::descriptions::{self, changing};
+use crate::state::heap::expected;
 use crate::state::runs;
 use crate::wrap::offer::{self, Cancel, offer_write, write_matters};
 
@@ -66,13 +67,14 @@ pub(crate) unsafe fn descriptor(file: *mut FILE) -> c_int {
 }
 
 unsafe extern "C-unwind" fn read(file: *mut FILE, buf: *mut c_void, len: ssize_t) -> ssize_t {
+    // SAFETY: stdio passes its FILE.
+    let fd = unsafe { descriptor(file) };
+    expected::used(fd);
     // SAFETY: the original entry.
     let traditional = || unsafe { original::<Transfer>(&ORIGINAL_READ)(file, buf, len) };
     if !runs::matters(len as usize) {
         return traditional();
     }
-    // SAFETY: stdio passes its FILE.
-    let fd = unsafe { descriptor(file) };
     offer::read(fd, buf as usize, len as usize, Some(None), Cancel::No, traditional)
 }
 

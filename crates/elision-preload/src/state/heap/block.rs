@@ -20,7 +20,7 @@
 //! mapping and touching anew costs far more.
 #![allow(unsafe_code)] // Maps and unmaps memory that the program is given, or gave back.
 
-use super::{PAGE, page_offset, whole_pages};
+use super::{PAGE, expected, whole_pages};
 use crate::abi::raw::raw_call;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU64, AtomicUsize};
@@ -258,7 +258,7 @@ pub fn keep_nothing() {
 
 /// The payload, and whether it is all zero. `None`: another malloc serves.
 pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
-    let offset = page_offset::take(request);
+    let (offset, source) = expected::place(request);
     let offset = if offset.is_multiple_of(align) { offset } else { 0 };
     let len = len_for(request, offset)?;
     // glibc maps only what its heap lacks.
@@ -267,7 +267,18 @@ pub fn allocate(request: usize, align: usize) -> Option<(usize, bool)> {
     let (slot, mapped) = kept.or_else(|| Some((map_new(len, align)?, len)))?;
     let separate = separate && kept.is_none();
     slot.set_live(Block { state: State::Live, separate, offset, ..Block::idle(len) }, mapped);
+    expected::placed(slot.base() + offset, request, source);
     Some((slot.base() + offset, kept.is_none()))
+}
+
+/// A read of the file's bytes from `position` on to `addr` is considered.
+pub fn read_into(addr: usize, position: u64) {
+    let Some(slot) = Slot::at(addr) else { return };
+    let block = slot.block();
+    let payload = slot.base() + block.offset;
+    if block.state == State::Live && payload <= addr {
+        expected::read_into(payload, (position % PAGE as u64) as usize + PAGE - (addr - payload) % PAGE);
+    }
 }
 
 /// The best fitting kept block, or (`or_longest`) the longest: its Busy slot, and length.

@@ -1,7 +1,8 @@
 //! The heap of large blocks.
 
 pub mod block;
-pub mod page_offset;
+pub mod expected;
+mod placement;
 
 pub(super) use crate::abi::kernel::whole_pages;
 pub(super) use elision_sys::PAGE;

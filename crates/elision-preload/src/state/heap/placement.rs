@@ -21,10 +21,19 @@ const HEADER: i64 = 64 << 10;
 /// The file that a block is probably for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Source {
+    /// The descriptor's, which may be a buffer's.
     pub position: u64,
+    /// The program's, if it has sought in a stream.
+    pub sought: Option<u64>,
+    /// Where a trailer may begin: what the descriptor sought last. Else the size.
+    pub trailer: u64,
     pub size: u64,
-    /// Is the position the program's? That of a descriptor may be a buffer's.
-    pub exact: bool,
+}
+
+impl Source {
+    pub fn at(self) -> u64 {
+        self.sought.unwrap_or(self.position)
+    }
 }
 
 /// What a place may depend on.
@@ -34,13 +43,23 @@ enum Relation {
     Position,
     /// The file's size less the request: the block is for all but a header.
     Rest,
+    /// A trailer's position less the request: for what is between header and trailer.
+    Before,
     Nothing,
 }
 
-const RELATIONS: [Relation; 3] = [Relation::Position, Relation::Rest, Relation::Nothing];
+const RELATIONS: [Relation; 4] = [Relation::Position, Relation::Rest, Relation::Before, Relation::Nothing];
 
 fn is_object(bytes: u64) -> bool {
     bytes > ROUND && (bytes - BYTES_HEADER - 1).is_multiple_of(ROUND)
+}
+
+/// The place of what ends at `end`. A bytearray asks for a byte more than it reads, bytes for 33 or 34: only one of these is a
+/// multiple of 16.
+fn before(end: u64, bytes: u64) -> i64 {
+    let begin = end.wrapping_sub(bytes) as i64;
+    let up = begin.wrapping_add(ALIGNMENT as i64 - 1) & -(ALIGNMENT as i64);
+    if up.wrapping_sub(begin) <= 2 { up } else { begin }
 }
 
 impl Relation {
@@ -48,29 +67,43 @@ impl Relation {
     fn place(self, bytes: usize, source: Option<Source>) -> Option<i64> {
         let bytes = bytes as u64;
         match self {
-            Relation::Position => source.map(|Source { position, size, .. }| {
-                let rest = size.saturating_sub(position).saturating_add(BYTES_HEADER + 1);
+            Relation::Position => source.map(|source| {
+                let position = source.at();
+                let rest = source.size.saturating_sub(position).saturating_add(BYTES_HEADER + 1);
                 let object = is_object(bytes) || bytes == rest || bytes == rest + 1;
                 position.wrapping_sub(if object { BYTES_HEADER } else { 0 }) as i64
             }),
-            // A bytearray asks for a byte more than it reads, bytes for 33 or 34: only one of these is a multiple of 16.
-            Relation::Rest => source.map(|source| {
-                let rest = source.size.wrapping_sub(bytes) as i64;
-                let up = rest.wrapping_add(ALIGNMENT as i64 - 1) & -(ALIGNMENT as i64);
-                if up.wrapping_sub(rest) <= 2 { up } else { rest }
-            }),
+            Relation::Rest => source.map(|source| before(source.size, bytes)),
+            Relation::Before => source.map(|source| before(source.trailer, bytes)),
             Relation::Nothing => Some(0),
         }
     }
 
     /// The best guess without experience.
     fn first(bytes: usize, source: Source) -> Relation {
-        let rest = source.size.wrapping_sub(bytes as u64) as i64;
-        let header = (-(BYTES_HEADER as i64) - 2..HEADER).contains(&rest);
-        let ahead = (0..AHEAD).contains(&(source.position as i64).wrapping_sub(rest));
-        let buffered = !source.exact && source.position.is_multiple_of(PAGE as u64);
-        let reachable = Relation::Rest.place(bytes, Some(source)).is_some_and(reachable);
-        if buffered && reachable && (header || ahead) { Relation::Rest } else { Relation::Position }
+        let begin = |end: u64| end.wrapping_sub(bytes as u64) as i64;
+        let header = |begin: i64| (-(BYTES_HEADER as i64) - 2..HEADER).contains(&begin);
+        let (position, rest) = (source.position as i64, begin(source.size));
+        let (fits_rest, fits_before) = match source.sought {
+            // The program may have read on from there, as far as the stream has.
+            Some(sought) => ((sought as i64..=position).contains(&rest), false),
+            // A part of so many bytes, rather than all but a header.
+            None if position == 0 && is_object(bytes as u64) => (false, false),
+            None => {
+                let ahead = (0..AHEAD).contains(&position.wrapping_sub(rest));
+                let buffered = source.position.is_multiple_of(PAGE as u64);
+                (
+                    buffered && (ahead || header(rest)),
+                    source.trailer <= source.position && header(begin(source.trailer)),
+                )
+            }
+        };
+        let reaches = |relation: Relation| relation.place(bytes, Some(source)).is_some_and(reachable);
+        match () {
+            () if fits_before && reaches(Relation::Before) => Relation::Before,
+            () if fits_rest && reaches(Relation::Rest) => Relation::Rest,
+            () => Relation::Position,
+        }
     }
 }
 
@@ -137,11 +170,11 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     fn source(position: u64, size: u64) -> Option<Source> {
-        Some(Source { position, size, exact: false })
+        Some(Source { position, sought: None, trailer: size, size })
     }
 
     fn stream(position: u64, size: u64) -> Option<Source> {
-        Some(Source { position, size, exact: true })
+        Some(Source { position: position / 4096 * 4096 + 4096, sought: Some(position), trailer: size, size })
     }
 
     #[test]
@@ -159,13 +192,27 @@ mod tests {
             (MIB, source(8192, (1 << 20) + 272), 272),
             // CPython's read(n), os.read(n).
             (MIB + 33, source(0, 1 << 27), 0xfe0),
+            (MIB + 33, source(0, (1 << 20) + 1040), 0xfe0),
             (MIB + 33, None, 0xfe0),
             // A header that a stream has read (numpy.load), a place that was sought.
             (MIB, stream(0x80, 1 << 21), 0x80),
-            (MIB, stream(0x2000, (1 << 20) + 0x80), 0),
+            (MIB, stream(0x2010, (1 << 20) + 0x80), 16),
+            // ... and one that was read on from.
+            (MIB, stream(0, (1 << 20) + 0x80), 0x80),
             (1 << 16, source(0x2180, 1 << 20), 0x180),
             // All but a header, by pread (HDF5).
             (MIB, source(0, (1 << 20) + 2048), 2048),
+            // Between header and trailer, where the trailer was read first (TIFF).
+            (
+                MIB,
+                Some(Source {
+                    position: (1 << 20) + 5000,
+                    sought: None,
+                    trailer: (1 << 20) + 256,
+                    size: (1 << 20) + 5000,
+                }),
+                256,
+            ),
             // Positions that malloc cannot match.
             (MIB, stream(77, 1 << 20), 0),
             (MIB + 34, source(8, 1 << 20), 0),
@@ -209,9 +256,9 @@ mod tests {
     }
 
     fn sources() -> impl Strategy<Value = Option<Source>> {
-        let one = (any::<u64>(), any::<u64>(), any::<bool>());
-        let real = (0u64..1 << 40, 0u64..1 << 40, any::<bool>());
-        let of = |(position, size, exact)| Source { position, size, exact };
+        let one = (any::<u64>(), proptest::option::of(any::<u64>()), any::<u64>(), any::<u64>());
+        let real = (0u64..1 << 40, proptest::option::of(0u64..1 << 40), 0u64..1 << 40, 0u64..1 << 40);
+        let of = |(position, sought, trailer, size)| Source { position, sought, trailer, size };
         proptest::option::of(prop_oneof![one.prop_map(of), real.prop_map(of)])
     }
 

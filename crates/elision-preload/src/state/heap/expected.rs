@@ -1,0 +1,190 @@
+//! For which file a large block is, and what blocks of its kind were read into.
+//!
+//! Atomics without order: threads that race only misplace a block.
+
+use super::PAGE;
+use super::placement::{Habit, Source};
+use crate::abi::{arch, kernel};
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU64, AtomicUsize};
+use elision_sys::file;
+
+/// The file that a thread used last, and the one before. Bits 63..32 a thread's mark, mostly distinct and never 0; 31..0 the
+/// descriptor.
+struct Used {
+    now: AtomicU64,
+    before: AtomicU64,
+    /// One more than the position that the program last sought in the stream `now`, or 0.
+    sought: AtomicU64,
+    /// What the program last sought in a descriptor.
+    trailer: AtomicU64,
+}
+
+static USED: [Used; 16] = [const {
+    Used {
+        now: AtomicU64::new(0),
+        before: AtomicU64::new(0),
+        sought: AtomicU64::new(0),
+        trailer: AtomicU64::new(0),
+    }
+}; 16];
+
+const DESCRIPTOR: u64 = 0xffff_ffff;
+
+fn of_thread() -> (&'static Used, u64) {
+    let mark = (arch::thread_pointer() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 | 1;
+    let [first, ..] = &USED;
+    (USED.get(mark as usize >> 1 & 15).unwrap_or(first), mark << 32)
+}
+
+/// The thread has opened, measured, sought or read a file: its next large block may be for that.
+#[inline]
+pub fn used(fd: i32) {
+    used_at(fd, None);
+}
+
+/// The same through a stream, which may have read beyond the program's own position.
+#[inline]
+pub fn used_at(fd: i32, position: Option<u64>) {
+    let (used, mark) = of_thread();
+    let word = mark | u64::from(fd as u32);
+    let last = used.now.load(Relaxed);
+    if last != word {
+        used.before.store(last, Relaxed);
+        used.now.store(word, Relaxed);
+    }
+    used.sought.store(position.map_or(0, |position| position.wrapping_add(1)), Relaxed);
+}
+
+/// The same by a seek from the file's begin.
+#[inline]
+pub fn sought(fd: i32, position: u64) {
+    used(fd);
+    of_thread().0.trailer.store(position, Relaxed);
+}
+
+/// The file for a block of `bytes`, if it is long enough. The next block is not for that, unless the file is used again.
+fn take(bytes: usize) -> Option<Source> {
+    let (used, mark) = of_thread();
+    let sought = used.sought.load(Relaxed).checked_sub(1);
+    let look = |word: &AtomicU64, sought| {
+        let word = word.load(Relaxed);
+        let fd = (word & !DESCRIPTOR == mark).then_some((word & DESCRIPTOR) as i32)?;
+        let stat = file::stat(fd).ok().filter(|stat| stat.is_regular())?;
+        (bytes as u64 <= stat.size.saturating_add(PAGE as u64)).then_some(())?;
+        let trailer = Some(used.trailer.load(Relaxed)).filter(|&trailer| trailer != 0 && trailer < stat.size);
+        let trailer = trailer.unwrap_or(stat.size);
+        Some(Source { position: kernel::position(fd)?, sought, trailer, size: stat.size })
+    };
+    let found = look(&used.now, sought).or_else(|| look(&used.before, None));
+    if found.is_some() {
+        used.now.store(0, Relaxed);
+        used.before.store(0, Relaxed);
+    }
+    found
+}
+
+/// A block that nothing was read into yet.
+struct Placed {
+    payload: AtomicUsize,
+    bytes: AtomicUsize,
+    /// The program's, as far as is known.
+    position: AtomicU64,
+    trailer: AtomicU64,
+    /// 0: no file.
+    size: AtomicU64,
+}
+
+static PLACED: [Placed; 16] = [const {
+    Placed {
+        payload: AtomicUsize::new(0),
+        bytes: AtomicUsize::new(0),
+        position: AtomicU64::new(0),
+        trailer: AtomicU64::new(0),
+        size: AtomicU64::new(0),
+    }
+}; 16];
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// For powers of two, and requests modulo 16, which tells objects with a header from bare arrays.
+static HABITS: [AtomicU64; 64 * 16] = [const { AtomicU64::new(0) }; 64 * 16];
+
+fn habit(bytes: usize) -> Option<&'static AtomicU64> {
+    HABITS.get(bytes.checked_ilog2()? as usize * 16 + bytes % 16)
+}
+
+/// The place of a block in its first page, and the file it is for.
+pub(super) fn place(bytes: usize) -> (usize, Option<Source>) {
+    let source = take(bytes);
+    let habit = habit(bytes).map_or(0, |habit| habit.load(Relaxed));
+    (Habit(habit).place(bytes, source), source)
+}
+
+pub(super) fn placed(payload: usize, bytes: usize, source: Option<Source>) {
+    let next = NEXT.fetch_add(1, Relaxed) % PLACED.len();
+    let Some(entry) = PLACED.get(next) else { return };
+    entry.bytes.store(bytes, Relaxed);
+    entry.position.store(source.map_or(0, Source::at), Relaxed);
+    entry.trailer.store(source.map_or(0, |source| source.trailer), Relaxed);
+    entry.size.store(source.map_or(0, |source| source.size), Relaxed);
+    entry.payload.store(payload, Relaxed);
+}
+
+/// The first big read into a block would have needed that place (modulo the page size).
+pub(super) fn read_into(payload: usize, needed: usize) {
+    let Some(entry) = PLACED.iter().find(|entry| entry.payload.load(Relaxed) == payload) else { return };
+    entry.payload.store(0, Relaxed);
+    let (bytes, position) = (entry.bytes.load(Relaxed), entry.position.load(Relaxed));
+    let source = match entry.size.load(Relaxed) {
+        0 => None,
+        size => Some(Source { position, sought: None, trailer: entry.trailer.load(Relaxed), size }),
+    };
+    if needed.is_multiple_of(16)
+        && let Some(habit) = habit(bytes)
+    {
+        habit.store(Habit(habit.load(Relaxed)).learn(bytes, source, needed).0, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Seek, SeekFrom, Write};
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_file_is_for_one_block_of_the_thread_that_used_it() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![0; 1 << 20]).unwrap();
+        file.seek(SeekFrom::Start(0x80)).unwrap();
+        used(file.as_raw_fd());
+        assert_eq!(std::thread::spawn(|| take(1 << 19)).join().unwrap(), None);
+        assert_eq!(take(1 << 22), None); // longer than the file, which waits on
+        let source = Source { position: 0x80, sought: None, trailer: 1 << 20, size: 1 << 20 };
+        assert_eq!([take(1 << 19), take(1 << 19)], [Some(source), None]);
+        used_at(file.as_raw_fd(), Some(0x40));
+        assert_eq!(take(1 << 19), Some(Source { sought: Some(0x40), ..source }));
+    }
+
+    #[test]
+    fn a_file_that_is_too_short_leaves_the_block_to_the_one_before() {
+        let long = tempfile::tempfile().unwrap();
+        long.set_len(1 << 20).unwrap();
+        sought(long.as_raw_fd(), 0x80);
+        let short = tempfile::tempfile().unwrap();
+        used_at(short.as_raw_fd(), Some(0x40));
+        assert_eq!(take(1 << 19), Some(Source { position: 0, sought: None, trailer: 0x80, size: 1 << 20 }));
+    }
+
+    #[test]
+    fn the_place_that_a_read_needed_is_that_of_the_next_block() {
+        assert_eq!(place(12_345_680), (0, None));
+        placed(0x7000, 12_345_680, None);
+        read_into(0x8000, 96); // another block
+        assert_eq!(place(12_345_680).0, 0);
+        read_into(0x7000, 96);
+        assert_eq!([place(12_345_680).0, place(12_345_680 + 1).0], [96, 0]);
+        read_into(0x7000, 128); // only the first read of a block tells
+        assert_eq!(place(12_345_680).0, 96);
+    }
+}
