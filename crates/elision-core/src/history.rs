@@ -53,7 +53,10 @@ impl Memory {
             self.left = self.step;
             self.wanted = false;
         } else {
-            *self = Memory { step: PAID, ..Memory::default() };
+            // A file that was wanted after a save may be wanted after this one: forgiven step by step.
+            let step = if self.wanted { self.step.saturating_sub(1) } else { 0 };
+            *self =
+                Memory { step: if step == 0 { PAID } else { step }, wanted: step > 0, ..Memory::default() };
         }
     }
 }
@@ -180,6 +183,29 @@ mod tests {
         // Two in 65 are tried: the first is observed, the second follows from it.
         assert_eq!(got[350..].iter().filter(|&&declined| !declined).count(), 20);
         assert!(!declined(number, 200, 70)[80..].contains(&true));
+    }
+
+    #[test]
+    fn a_file_that_is_wanted_after_its_saves_is_soon_read_at_once() {
+        let number = 0x5555 << 48;
+        let deferred = |wanted: fn(usize) -> bool| {
+            (0..200)
+                .filter(|&round| {
+                    let deferred = declines(number, 100).is_none();
+                    if deferred {
+                        learn(number, 100, 0);
+                    }
+                    if deferred && wanted(round) {
+                        learn_of_file(number, 100);
+                    }
+                    deferred
+                })
+                .count()
+        };
+        assert!(deferred(|_| true) <= 10);
+        // It is forgiven when nobody wants the file any more.
+        assert!(deferred(|_| false) > 130);
+        assert!(deferred(|_| false) == 200);
     }
 
     #[test]

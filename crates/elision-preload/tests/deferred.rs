@@ -237,6 +237,12 @@ fn a_copy_takes_few_faults() {
     assert_eq!(said.matches("few faults\nthe same\n").count(), 4, "{said}");
 }
 
+/// Nothing of an emptied file can be elided, but its buffer was tracked from the second save on: a fault for each page.
+#[test]
+fn a_save_into_an_emptied_file_is_not_tracked() {
+    assert_eq!(case("truncated"), "few faults\n".repeat(5));
+}
+
 #[test]
 fn what_was_just_closed_can_be_executed() {
     let made = directory();

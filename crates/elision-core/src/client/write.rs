@@ -86,15 +86,17 @@ pub fn plan(
         return None;
     }
     let tracked = live::touched(addr, len);
+    let place = options.offset.or_else(|| file::seek(fd, 0, libc::SEEK_CUR).ok()).unwrap_or(0);
     let again =
-        big && (track == Track::Now || !tracked && options.owned && second_time(fd, key, addr, len, options));
+        big && (track == Track::Now || !tracked && options.owned && second_time(key, addr, len, place));
+    // A file that is truncated before each save has nothing that the next save could leave out.
+    let empty = track == Track::SecondTime && place >= stat.size;
+    let mut follow = (tracked || again) && !empty;
     // Where all comes back altered, tracking costs faults and saves nothing.
-    let declines =
-        if tracked || again { history::declines_large(write_guarded::number(key), len) } else { None };
-    if let Some(reason) = declines {
+    if follow && let Some(reason) = history::declines_large(write_guarded::number(key), len) {
         crate::decline(reason, len);
+        follow = false;
     }
-    let follow = (tracked || again) && declines.is_none();
     if !guarded && !tracked && !follow {
         return None;
     }
@@ -128,9 +130,8 @@ pub fn is_synchronous(fd: i32) -> bool {
     control::harmless() && file::writes_synchronously(fd)
 }
 
-fn second_time(fd: i32, key: FileKey, addr: usize, len: usize, options: TransferOptions) -> bool {
+fn second_time(key: FileKey, addr: usize, len: usize, offset: u64) -> bool {
     static SEEN: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
-    let offset = options.offset.or_else(|| file::seek(fd, 0, libc::SEEK_CUR).ok()).unwrap_or(0);
     let mix = |sum: u64, value: u64| (sum ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
     let print = [addr as u64, len as u64, key.dev, key.ino, offset].into_iter().fold(1, mix);
     let Some(slot) = SEEN.get((print >> 56) as usize) else { return false };

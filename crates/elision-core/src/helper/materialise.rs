@@ -10,6 +10,7 @@
 #![allow(unsafe_code)] // Replaces the program's memory by equal memory.
 
 use crate::extent::{BLANK, Extent, TargetId};
+use crate::helper::files::Guard;
 use crate::helper::in_place;
 use crate::helper::map::Map;
 use crate::helper::mappings;
@@ -151,21 +152,39 @@ fn next_mapped(map: &mut Map, which: Which, from: usize) -> Option<Extent> {
 }
 
 /// Copies an extent, or its beginning where address space is short or a page unreadable.
-fn precopy(state: &mut State, mut extent: Extent) -> Shadow {
-    let none = Shadow { extent, memory: 0, unreadable: false };
+fn precopy(state: &mut State, extent: Extent) -> Shadow {
     if !mappings::is_ours(&state.tables, &state.files, extent) {
-        return none;
+        return Shadow { extent, memory: 0, unreadable: false };
     }
+    let fd = extent.source.map_or(-1, |source| state.files.source(source).fd);
+    // Reading is faster than the mapping, but may show as an access.
+    let shows = state.world.alone || fd < 0 || file::shows_access(fd);
+    let own = !state.world.alone && fd >= 0 && state.files.get(extent.target).guard == Guard::Read;
+    let hidden = shows && own && hide_access(fd, true);
+    let shadow = copy(&mut state.tables, extent, fd, shows && !hidden);
+    if hidden {
+        hide_access(fd, false);
+    }
+    shadow
+}
+
+/// Of the helper's own description: whether reads through it show as accesses.
+fn hide_access(fd: i32, hide: bool) -> bool {
+    file::flags(fd).is_ok_and(|flags| {
+        let flags = if hide { flags | libc::O_NOATIME } else { flags & !libc::O_NOATIME };
+        file::fcntl(fd, libc::F_SETFL, flags as usize).is_ok()
+    })
+}
+
+fn copy(tables: &mut PageTables, mut extent: Extent, fd: i32, by_mapping: bool) -> Shadow {
     let whole = extent;
     let shadow = loop {
         match memory::allocate(extent.len, false) {
             Ok(shadow) => break shadow,
             Err(_) if extent.len > PAGE => extent.len = (extent.len / 2).next_multiple_of(PAGE),
-            Err(_) => return none,
+            Err(_) => return Shadow { extent, memory: 0, unreadable: false },
         }
     };
-    let fd = extent.source.map_or(-1, |source| state.files.source(source).fd);
-    let by_mapping = state.world.alone || fd < 0 || file::shows_access(fd);
     let mut unread = None;
     let mut cursor = extent.addr;
     let mut copied = 0;
@@ -176,7 +195,7 @@ fn precopy(state: &mut State, mut extent: Extent) -> Shadow {
             unread = (good < to - from).then_some(from + good);
         }
     };
-    let reached = state.tables.scan_each(extent.addr, extent.end(), OWN_MEMORY, |run| {
+    let reached = tables.scan_each(extent.addr, extent.end(), OWN_MEMORY, |run| {
         fill(cursor, run.start as usize);
         cursor = run.end as usize;
     });
@@ -256,10 +275,11 @@ fn keep_tracked(map: &mut Map, tables: &mut PageTables, extent: Extent, altered:
     let _ = map.view().insert(Extent { source: None, ..extent });
 }
 
-/// Bytes read at once: seconds on the slowest device.
+/// Bytes copied between two signs of life.
 const STEP: usize = 8 << 20;
 
-/// At most what the kernel reads ahead on advice.
+/// At most what the kernel asks a device for at once, and what the processor's cache holds: memory is made before it is filled, without
+/// a fault for each page.
 const AHEAD: usize = 1 << 20;
 
 /// Returns how far it came. Reading is faster than the mapping, but may show as an access.
@@ -296,8 +316,12 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
     while done < to - from {
         let offset = extent.offset + (from - extent.addr + done) as u64;
         requests::step();
+        let len = AHEAD.min(to - from - done);
         // SAFETY: the shadow is the helper's.
-        match unsafe { file::pread(fd, target + done, STEP.min(to - from - done), offset) } {
+        match unsafe {
+            let _ = memory::advise(target + done, len, libc::MADV_POPULATE_WRITE);
+            file::pread(fd, target + done, len, offset)
+        } {
             Ok(0) | Err(_) => return done,
             Ok(n) => done += n,
         }

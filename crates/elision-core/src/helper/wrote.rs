@@ -25,7 +25,7 @@ pub(crate) fn wrote(state: &mut State, request: &Request) {
         let mut at = start;
         while let Some(row) = state.map.next_piece(at, start + done) {
             at = row.end();
-            if !row.is_mapped() {
+            if !row.is_mapped() && row.target == id {
                 let _ = state.map.view().remove(row.addr, row.len);
             }
         }
