@@ -148,6 +148,12 @@ pub fn learn_of_file(number: u64, known: usize) {
     }
 }
 
+/// A fork needs all that was deferred. The program may read another file before the next one.
+pub fn learn_of_fork(number: u64, known: usize) {
+    learn_of_file(number, known);
+    with_size(known, |memory| memory.learn(known, known));
+}
+
 pub fn is_curious(len: usize) -> bool {
     static ASKED: AtomicU32 = AtomicU32::new(0);
     len >= LARGE
@@ -242,6 +248,8 @@ mod tests {
         assert!(declines(number(3), size).is_none() && declines(number(4), size).is_some());
         learn(number(3), size, 0);
         assert!(declines(number(4), size).is_none());
+        learn_of_fork(number(5), 4 * size);
+        assert!(declines(number(5), 4 * size).is_some() && declines(number(6), 4 * size).is_some());
         assert_eq!((0..32).filter(|_| is_curious(size)).count(), 2);
     }
 }

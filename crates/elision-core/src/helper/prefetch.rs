@@ -93,13 +93,9 @@ struct Account {
 }
 
 impl Prefetch {
-    /// In a forked child the extents are its parent's.
-    pub(crate) fn begin(&mut self, forked: bool) {
+    pub(crate) fn begin(&mut self) {
         (self.stat, self.schedstat) = (-1, -1);
-        self.load = NO_LOAD;
-        if !forked {
-            self.used = 0;
-        }
+        (self.load, self.used) = (NO_LOAD, 0);
     }
 
     pub(crate) fn note(&mut self, extent: Extent) {

@@ -30,11 +30,7 @@ pub(super) fn on_break(known: &File, program: i32) -> bool {
     known.writer == 0 || processes::is_stopped(program)
 }
 
-pub(super) fn on_fork(_known: &File, _predecessor: i32) -> Option<i32> {
-    None
-}
-
-pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) -> bool {
+pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) {
     // A waiting exec fails if the file is open for writing when the lease ends: closing the last descriptor ends both.
     let ends_with_us = gone
         && known.closed != 0
@@ -44,7 +40,6 @@ pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) -> bool
     if !ends_with_us {
         unlock(known);
     }
-    true
 }
 
 pub(super) fn unlock(known: &File) {
