@@ -19,7 +19,7 @@ use crate::helper::state::State;
 use crate::shared::requests;
 use crate::stats::{COUNTERS, Counters};
 use crate::transfer::PAGE;
-use elision_sys::pages::{Wanted, category};
+use elision_sys::pages::{Run, Wanted, category};
 use elision_sys::{file, memory, task};
 
 const BATCH: usize = 128;
@@ -233,19 +233,21 @@ fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
     }
     let mut altered = [(0usize, 0usize); 64];
     let mut count = 0;
-    if track {
-        state.tables.scan_each(extent.addr, extent.end(), OWN_MEMORY, |run| {
-            if let Some(slot) = altered.get_mut(count) {
-                *slot = (run.start as usize, run.end as usize);
-            }
-            count += 1;
-        });
-    }
-    let piece = (extent.len / PIECES).next_multiple_of(PAGE).max(SMALLEST_PIECE);
+    let reached = state.tables.scan_each(extent.addr, extent.end(), OWN_MEMORY, |run| {
+        if let Some(slot) = altered.get_mut(count) {
+            *slot = (run.start as usize, run.end as usize);
+        }
+        count += 1;
+    });
+    let unaltered = count == 0 && reached == extent.end();
+    let piece = match unaltered {
+        true => extent.len,
+        false => (extent.len / PIECES).next_multiple_of(PAGE).max(SMALLEST_PIECE),
+    };
     for start in (extent.addr..extent.end()).step_by(piece) {
         let end = extent.end().min(start + piece);
         let place = fresh + (start - extent.addr);
-        let reached = state.tables.scan_each(start, end, OWN_MEMORY, |run| {
+        let copy = |run: Run| {
             let (from, len) = (run.start as usize, (run.end - run.start) as usize);
             for at in (from..from + len).step_by(STEP) {
                 let len = STEP.min(from + len - at);
@@ -255,9 +257,10 @@ fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
                 };
                 requests::step();
             }
-        });
+        };
+        let copied = unaltered || state.tables.scan_each(start, end, OWN_MEMORY, copy) == end;
         // SAFETY: the bytes are the same, and the program is held.
-        if reached < end || unsafe { memory::move_over(place, start, end - start) }.is_err() {
+        if !copied || unsafe { memory::move_over(place, start, end - start) }.is_err() {
             return Exchange::Failed;
         }
     }

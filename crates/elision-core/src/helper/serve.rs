@@ -26,6 +26,9 @@ pub(crate) const PARENTS_END: i32 = 42;
 const ROUNDS: u32 = 40;
 const POLLS: u32 = 100;
 
+/// Had the helper been polling, it would not have slept.
+const SOON_NS: u64 = 200_000;
+
 const BREAKS: [i32; 2] = [BREAK, NAMED_BREAK];
 
 extern "C" fn on_break(signal: i32, info: &SignalInfo) {
@@ -88,6 +91,7 @@ pub(crate) extern "C" fn main() -> ! {
 
 fn serve(state: &mut State) -> ! {
     let (mut timed_out, mut looked) = (false, task::now_ms());
+    let mut rounds = ROUNDS;
     breaks::note_all();
     let mut end_word = END_WORD.load(Acquire);
     let end_value = END_VALUE.load(Acquire);
@@ -105,14 +109,20 @@ fn serve(state: &mut State) -> ! {
             ORPHANED.store(true, SeqCst);
         }
         let mut again = guard::answer_breaks(state);
+        let mut asked = false;
         while requests::answer_all(state, ranges::drain_unmapped, answer, end_if_retired) {
+            asked = true;
             again |= guard::answer_breaks(state);
         }
         closing::look(state);
         let late = state.world.release_late(state.program);
         prefetch::look(&mut state.prefetch, &mut state.map, &state.files, state.program, false);
-        if !core::mem::take(&mut timed_out) && poll(rung) {
-            continue;
+        if asked {
+            if poll(rung, rounds) {
+                continue;
+            }
+            // A program that asks seldom is not worth the processor's time.
+            rounds = (rounds / 2).max(1);
         }
         prefetch::look(&mut state.prefetch, &mut state.map, &state.files, state.program, true);
         let mut timeout = if again || late { 1 } else { LONG };
@@ -126,6 +136,7 @@ fn serve(state: &mut State) -> ! {
         if state.look_at_ms != 0 {
             timeout = timeout.min(state.look_at_ms.saturating_sub(task::now_ms()) + 1);
         }
+        let asleep = task::now_ns();
         ASLEEP.store(1, SeqCst);
         // The kernel reads the word, whose memory may go with its thread.
         if !requests::waiting() && task::futex_wait_either(&BELL, rung, end_word, end_value, timeout) {
@@ -136,6 +147,9 @@ fn serve(state: &mut State) -> ! {
         }
         ASLEEP.store(0, SeqCst);
         timed_out = BELL.load(SeqCst) == rung;
+        if !timed_out && task::now_ns() - asleep < SOON_NS {
+            rounds = ROUNDS;
+        }
         if state.map.dropped && BELL.load(SeqCst) == rung {
             guard::sweep(state);
         }
@@ -149,8 +163,8 @@ fn end_if_retired(state: &mut State) {
     }
 }
 
-fn poll(rung: u32) -> bool {
-    for _ in 0..ROUNDS {
+fn poll(rung: u32, rounds: u32) -> bool {
+    for _ in 0..rounds {
         for _ in 0..POLLS {
             if BELL.load(Relaxed) != rung {
                 return true;
