@@ -6,6 +6,7 @@ mod blocks;
 mod calls;
 mod checkpoint;
 mod cold;
+mod contention;
 mod cost;
 mod edit;
 mod extents;
@@ -20,7 +21,7 @@ use elision_bench::{Bench, Result};
 
 type Case = (&'static str, fn(&Bench) -> Result);
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 13] = [
     ("read", read::run),
     ("sum", sum::run),
     ("edit", edit::run),
@@ -32,6 +33,7 @@ const CASES: [Case; 12] = [
     ("extents", extents::run),
     ("threads", threads::run),
     ("cost", cost::run),
+    ("contention", contention::run),
     (SLOW, cold::run),
 ];
 
@@ -51,6 +53,8 @@ fn main() -> Result {
             [name, rest @ ..] if name == "threads" => threads::child(rest),
             [name, rest @ ..] if name == "cold" => cold::child(rest),
             [name, row] if name == "cost" => cost::child(row),
+            [name, rest @ ..] if name == "contention" => contention::child(rest),
+            [name] if name == "writer" => contention::writer(),
             [name] if name == "open" => extents::other(),
             _ => Err("no such child".into()),
         };
