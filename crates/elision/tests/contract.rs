@@ -418,6 +418,56 @@ fn the_end_of_file_inside_a_page() {
 }
 
 /// Writing through a handle that may not be written to fails as it would, and changes nothing.
+/// The crate chooses where the buffer begins in its first page.
+#[test]
+fn a_part_of_a_file_is_deferred_wherever_it_begins() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let path = dir.path().join("file");
+    let content = bytes(1, 64 * PAGE + 1000);
+    fs::write(&path, &content).unwrap();
+    let file = File::open(&path).unwrap();
+    for offset in [0, 16, 128, PAGE - 16, PAGE, 3 * PAGE + 2048] {
+        for len in [40 * PAGE, 40 * PAGE + 123, content.len() - offset] {
+            let part = &content[offset..offset + len];
+            let mut buffer = file.read(offset as u64, len).unwrap();
+            assert_eq!((buffer.as_ptr() as usize - offset) % PAGE, 0);
+            let deferred = |buffer: &Buffer| {
+                let ranges = buffer.ranges();
+                assert!(ranges.windows(2).all(|pair| pair[0].0.end == pair[1].0.start));
+                assert_eq!(ranges.iter().map(|(range, _)| range.len()).sum::<usize>(), buffer.len());
+                let deferred = ranges.iter().filter(|(_, state)| *state != PageState::Plain);
+                deferred.map(|(range, _)| range.len()).sum::<usize>()
+            };
+            assert!(deferred(&buffer) >= len - 2 * PAGE, "{offset} {len}: {:?}", buffer.ranges());
+            buffer.load(PAGE..9 * PAGE).unwrap();
+            assert!(buffer.unload(PAGE / 2..9 * PAGE).unwrap() <= 9 * PAGE);
+            // Beyond its segment, so that it moves.
+            buffer.resize(len + (256 << 20)).unwrap();
+            assert!(deferred(&buffer) >= len - 2 * PAGE, "{offset} {len}: {:?}", buffer.ranges());
+            buffer.resize(len - 77).unwrap();
+            buffer.resize(len).unwrap();
+            assert_same(&buffer[..len - 77], &part[..len - 77]);
+            assert_eq!(buffer[len - 77..], [0; 77]);
+            buffer[len - 77..].copy_from_slice(&part[len - 77..]);
+            file_with(&dir.path().join("other"), &content, |other| {
+                buffer[5 * PAGE] ^= 1;
+                other.write(offset as u64, &mut buffer).unwrap();
+            });
+            let mut expected = content.clone();
+            expected[offset + 5 * PAGE] ^= 1;
+            assert_same(&fs::read(dir.path().join("other")).unwrap(), &expected);
+        }
+    }
+    // Another phase than malloc's alignment allows.
+    assert!((file.read(77, 40 * PAGE).unwrap().as_ptr() as usize).is_multiple_of(PAGE));
+}
+
+fn file_with(path: &Path, content: &[u8], change: impl FnOnce(&File)) {
+    fs::write(path, content).unwrap();
+    change(&File::open_with(OpenOptions::new().read(true).write(true), path).unwrap());
+}
+
 #[test]
 fn errors_are_those_of_the_calls() {
     elision::set_min_bytes(PAGE);

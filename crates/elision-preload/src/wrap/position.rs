@@ -23,10 +23,10 @@ fn seeking_descriptor(fd: c_int, whence: c_int, seek: impl FnOnce() -> off_t) ->
 }
 
 /// Safety: the program's FILE.
-unsafe fn noting_stream(file: *mut FILE, position: Option<off_t>) {
+unsafe fn noting_stream(file: *mut FILE, position: impl FnOnce() -> off_t) {
     // SAFETY: the caller's promise.
     if stdio::visible() && !file.is_null() && unsafe { stdio::led_through_here(file) } {
-        let position = position.and_then(|position| u64::try_from(position).ok());
+        let position = u64::try_from(position()).ok();
         // SAFETY: as above.
         expected::used_at(unsafe { stdio::descriptor(file) }, position);
     }
@@ -37,7 +37,9 @@ unsafe fn seeking(file: *mut FILE, offset: off_t, whence: c_int, seek: impl FnOn
     let result = seek();
     if result == 0 {
         // SAFETY: as above.
-        unsafe { noting_stream(file, (whence == libc::SEEK_SET).then_some(offset)) };
+        unsafe {
+            noting_stream(file, || if whence == libc::SEEK_SET { offset } else { ftello::real(file) });
+        }
     }
     result
 }
@@ -46,7 +48,7 @@ unsafe fn seeking(file: *mut FILE, offset: off_t, whence: c_int, seek: impl FnOn
 unsafe fn telling(file: *mut FILE, tell: impl FnOnce() -> off_t) -> off_t {
     let position = tell();
     // SAFETY: as above.
-    unsafe { noting_stream(file, Some(position)) };
+    unsafe { noting_stream(file, || position) };
     position
 }
 
@@ -68,7 +70,7 @@ interpose! {
             // SAFETY: as above.
             unsafe {
                 rewind::real(file);
-                noting_stream(file, Some(0));
+                noting_stream(file, || 0);
             }
         };
 

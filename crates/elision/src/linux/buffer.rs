@@ -12,7 +12,8 @@ use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
 
-/// Owned, page-aligned memory: a `[u8]` whose pages may stand for file bytes until they are altered.
+/// Owned memory: a `[u8]` whose pages may stand for file bytes until they are altered. Page aligned, but what [`File::read`] read
+/// from a multiple of 16 begins that far into its page, as in the file.
 ///
 /// # Why this is safe, and a mapping of a file is not
 ///
@@ -34,8 +35,10 @@ use std::ops::{Deref, DerefMut, Range};
 /// error instead.
 pub struct Buffer {
     segment: Segment,
+    /// The first byte.
     addr: usize,
     len: usize,
+    /// Whole pages, of which the first has the first byte.
     room: usize,
     /// The file this buffer was read from for editing, or saved to: kept open for the next save.
     pub(crate) origin: Option<File>,
@@ -53,16 +56,29 @@ impl Buffer {
     /// # Errors
     /// `ENOMEM` if there is no address space for it.
     pub fn new(len: usize) -> io::Result<Buffer> {
-        // Room to grow in place costs nothing, unless address space is limited: then exactly what is needed.
-        let roomy = len.saturating_mul(2).saturating_add(64 << 20);
-        let segment = Segment::reserve(roomy).or_else(|_| Segment::reserve(len))?;
-        Buffer::place(segment, len)
+        Buffer::with_phase(len, 0)
     }
 
-    pub(crate) fn place(segment: Segment, len: usize) -> io::Result<Buffer> {
-        let room = whole_pages(len)?;
-        let addr = segment.take(room)?;
+    /// The same, `phase` bytes into its first page.
+    fn with_phase(len: usize, phase: usize) -> io::Result<Buffer> {
+        // Room to grow in place costs nothing, unless address space is limited: then exactly what is needed.
+        let roomy = len.saturating_mul(2).saturating_add(64 << 20);
+        let segment = Segment::reserve(roomy).or_else(|_| Segment::reserve(len.saturating_add(phase)))?;
+        Buffer::place(segment, len, phase)
+    }
+
+    fn place(segment: Segment, len: usize, phase: usize) -> io::Result<Buffer> {
+        let room = whole_pages(len.saturating_add(phase))?;
+        let addr = segment.take(room)? + phase;
         Ok(Buffer { segment, addr, len, room, origin: None })
+    }
+
+    fn phase(&self) -> usize {
+        self.addr % PAGE
+    }
+
+    fn base(&self) -> usize {
+        self.addr - self.phase()
     }
 
     /// Changes the length. New bytes are zero; the pages that stay, stay associated.
@@ -70,19 +86,19 @@ impl Buffer {
     /// # Errors
     /// `ENOMEM` if there is no address space for it; the buffer is unchanged then.
     pub fn resize(&mut self, len: usize) -> io::Result<()> {
-        let room = whole_pages(len)?;
+        let (base, room) = (self.base(), whole_pages(len.saturating_add(self.phase()))?);
         if room > self.room {
-            if !self.segment.extend(self.addr + self.room, room - self.room) {
-                return self.move_to(Buffer::new(len)?);
+            if !self.segment.extend(base + self.room, room - self.room) {
+                return self.move_to(Buffer::with_phase(len, self.phase())?);
             }
             self.room = room;
         } else if room < self.room {
-            self.segment.give(self.addr + room, self.room - room);
+            self.segment.give(base + room, self.room - room);
             self.room = room;
         }
         if len < self.len {
             // What is cut off must not come back when it grows again.
-            let end = (self.addr + room).min(self.addr + self.len);
+            let end = (base + room).min(self.addr + self.len);
             let cut = self.addr + len;
             // SAFETY: within our own pages, which are exclusively borrowed.
             unsafe { std::ptr::write_bytes(cut as *mut u8, 0, end - cut) };
@@ -94,8 +110,8 @@ impl Buffer {
     /// Moves page by page, so that nothing is loaded, and what is deferred stays so.
     fn move_to(&mut self, mut moved: Buffer) -> io::Result<()> {
         // SAFETY: both are ours, and exclusively borrowed; neither is used below before it is what it should be.
-        let done = unsafe { memory::relocate(self.addr, self.room, moved.addr) };
-        let rest = done.min(self.len)..self.len;
+        let done = unsafe { memory::relocate(self.base(), self.room, moved.base()) };
+        let rest = done.saturating_sub(self.phase()).min(self.len)..self.len;
         moved[rest.clone()].copy_from_slice(&self[rest]);
         moved.origin = self.origin.take();
         *self = moved;
@@ -164,9 +180,10 @@ impl Buffer {
     /// If the range is beyond the buffer.
     pub fn unload(&mut self, range: Range<usize>) -> io::Result<usize> {
         let _ = &self[range.clone()];
-        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+        let (start, end) = (self.addr + range.start, self.addr + range.end);
+        let (start, end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
         // SAFETY: `&mut self` keeps everybody from altering these pages meanwhile.
-        Ok(if start < end { unsafe { memory::unload(self.addr + start, end - start) } } else { 0 })
+        Ok(if start < end { unsafe { memory::unload(start, end - start) } } else { 0 })
     }
 
     /// What each run of bytes is: in order, from 0 to the length of the buffer.
@@ -177,8 +194,8 @@ impl Buffer {
             _ if range.is_empty() => (),
             _ => runs.push((range, state)),
         };
-        let known = memory::query(self.addr, self.room, |run| {
-            let start = run.addr - self.addr;
+        let within = |addr: usize| addr.saturating_sub(self.addr).min(self.len);
+        let known = memory::query(self.base(), self.room, |run| {
             let state = match run.state {
                 1 => PageState::Deferred,
                 2 => PageState::Loaded,
@@ -186,9 +203,9 @@ impl Buffer {
                 4 => PageState::Altered,
                 _ => PageState::Plain,
             };
-            push(start.min(self.len)..(start + run.len).min(self.len), state);
+            push(within(run.addr)..within(run.addr + run.len), state);
         });
-        push(known.min(self.len)..self.len, PageState::Plain);
+        push(within(self.base() + known)..self.len, PageState::Plain);
         runs
     }
 
@@ -204,7 +221,7 @@ impl Segment {
     /// # Errors
     /// `ENOMEM` if the segment has no free range of that length.
     pub fn buffer(&self, len: usize) -> io::Result<Buffer> {
-        Buffer::place(self.clone(), len)
+        Buffer::place(self.clone(), len, 0)
     }
 }
 
@@ -242,7 +259,9 @@ impl File {
     ) -> io::Result<Buffer> {
         let available = facts.map_or(0, |facts| facts.stat.size.saturating_sub(offset));
         let there = usize::try_from(available).unwrap_or(usize::MAX).min(len);
-        let mut buffer = Buffer::new(there)?;
+        // Deferrable; as aligned as what malloc gives.
+        let phase = if offset.is_multiple_of(16) { (offset % PAGE as u64) as usize } else { 0 };
+        let mut buffer = Buffer::with_phase(there, phase)?;
         let got = buffer.fill(0, there, self, offset, least, facts.as_ref())?;
         if got < there {
             buffer.resize(got)?;
@@ -277,9 +296,9 @@ impl Drop for Buffer {
         if self.segment.is_sole() {
             // The segment ends with its only buffer: unmapped once, as a whole.
             // SAFETY: the memory is ours, and goes.
-            unsafe { memory::forget(self.addr, self.room) };
+            unsafe { memory::forget(self.base(), self.room) };
         } else {
-            self.segment.give(self.addr, self.room);
+            self.segment.give(self.base(), self.room);
         }
     }
 }
