@@ -27,8 +27,10 @@ reasons! {
     FileSystem = "file_system",
     /// O_DIRECT or O_APPEND.
     OpenFlags = "open_flags",
-    /// Buffer and file position differ modulo the page size.
+    /// Buffer and file position differ modulo the page size, by a multiple of 16: a block could be placed so that they agree.
     Phase = "phase",
+    /// They differ by another number: no block of `malloc` could agree.
+    OddPhase = "odd_phase",
     /// Too few whole pages.
     Small = "small",
     /// The buffer may not be mapped over.

@@ -77,7 +77,9 @@ fn plan(
         return Err(Reason::Small);
     }
     if !transfer.congruent() {
-        return Err(Reason::Phase);
+        verbose::say_phase(&transfer);
+        let apart = transfer.offset.wrapping_sub(addr as u64);
+        return Err(if apart.is_multiple_of(16) { Reason::Phase } else { Reason::OddPhase });
     }
     let number = write_guarded::number(facts.stat.id);
     let declines = match options.judged {

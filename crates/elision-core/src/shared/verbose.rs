@@ -3,6 +3,7 @@
 use crate::shared::control;
 use crate::shared::hot::HOT;
 use crate::stats::{COUNTERS, Reason};
+use crate::transfer::{PAGE, Transfer};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::*};
 use elision_sys::file::{decimal, write};
 use elision_sys::task;
@@ -10,7 +11,8 @@ use elision_sys::task;
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 static SAID: AtomicU32 = AtomicU32::new(0);
 const ACTIVE: u32 = 1 << 31;
-const _: () = assert!(Reason::ALL.len() < 32);
+const PHASE: u32 = 1 << 30;
+const _: () = assert!(Reason::ALL.len() <= 30);
 
 static PROGRAM: [AtomicU8; 32] = [const { AtomicU8::new(0) }; 32];
 
@@ -38,6 +40,21 @@ pub fn decline(reason: Reason, len: usize) {
             decimal(len as u64, &mut digits),
             b" bytes: ",
             reason.name().as_bytes(),
+        ]);
+    }
+}
+
+/// What would have had to be different.
+pub(crate) fn say_phase(transfer: &Transfer) {
+    if VERBOSE.load(Relaxed) && is_new(PHASE) {
+        let (had, needed) = (transfer.addr % PAGE, transfer.offset % PAGE as u64);
+        let (mut had_digits, mut needed_digits) = ([0; 20], [0; 20]);
+        say(&[
+            b"a buffer begins ",
+            decimal(had as u64, &mut had_digits),
+            b" bytes into its page, and what is read to it ",
+            decimal(needed, &mut needed_digits),
+            b" bytes into a page of the file",
         ]);
     }
 }

@@ -132,7 +132,9 @@ static void file_system(void) {
 
 static void open_flags(void) { need(pread(open("file", O_WRONLY), block, LEN, 0) < 0 && errno == EBADF, "pread"); }
 
-static void phase(void) { need(pread(open("file", O_RDONLY), block, LEN, 1) == LEN - 1, "pread"); }
+static void phase(void) { need(pread(open("file", O_RDONLY), block, LEN, 16) == LEN - 16, "pread"); }
+
+static void odd_phase(void) { need(pread(open("file", O_RDONLY), block, LEN, 1) == LEN - 1, "pread"); }
 
 static void small(void) { need(pread(open("file", O_RDONLY), block, LEN, LEN - 100) == 100, "pread"); }
 
@@ -279,7 +281,7 @@ static const struct {
     const char *name;
     void (*run)(void);
 } rows[] = {
-    ROW(not_a_regular_file), ROW(file_system), ROW(open_flags), ROW(phase), ROW(small), ROW(memory),
+    ROW(not_a_regular_file), ROW(file_system), ROW(open_flags), ROW(phase), ROW(odd_phase), ROW(small), ROW(memory),
     ROW(lease_refused), ROW(own_writer), ROW(not_sole_opener), ROW(limit), ROW(holes), ROW(unavailable),
     ROW(helper), ROW(mostly_altered), ROW(changing_file), ROW(raced),
 };
