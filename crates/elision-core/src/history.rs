@@ -115,6 +115,9 @@ pub fn declines_large(number: u64, len: usize) -> Option<Reason> {
 }
 
 pub fn learn(number: u64, known: usize, altered: usize) {
+    if altered / 4 < known / 5 {
+        IN_A_ROW.store(0, Relaxed);
+    }
     if known > 0 {
         with_file(number, |memory| memory.learn(known, altered));
     }
@@ -150,11 +153,17 @@ pub fn learn_of_file(number: u64, known: usize) {
     }
 }
 
-/// A fork needs all that was deferred. The program may read another file before the next one.
-pub fn learn_of_fork(number: u64, known: usize) {
+/// A fork or another process needed all that was deferred. From the third time in a row other files of its size count, too: the program
+/// reads another one each time.
+pub fn learn_of_copy(number: u64, known: usize) {
     learn_of_file(number, known);
-    with_size(known, |memory| memory.learn(known, known));
+    if IN_A_ROW.fetch_add(1, Relaxed) + 1 >= 3 {
+        with_size(known, |memory| memory.learn(known, known));
+    }
 }
+
+/// Copies since deferring last paid.
+static IN_A_ROW: AtomicU32 = AtomicU32::new(0);
 
 pub fn is_curious(len: usize) -> bool {
     static ASKED: AtomicU32 = AtomicU32::new(0);
@@ -250,8 +259,11 @@ mod tests {
         assert!(declines(number(3), size).is_none() && declines(number(4), size).is_some());
         learn(number(3), size, 0);
         assert!(declines(number(4), size).is_none());
-        learn_of_fork(number(5), 4 * size);
-        assert!(declines(number(5), 4 * size).is_some() && declines(number(6), 4 * size).is_some());
+        learn_of_copy(number(5), 4 * size);
+        learn_of_copy(number(6), 4 * size);
+        assert!(declines(number(6), 4 * size).is_some() && declines(number(8), 4 * size).is_none());
+        learn_of_copy(number(7), 4 * size);
+        assert!(declines(number(8), 4 * size).is_some());
         assert_eq!((0..32).filter(|_| is_curious(size)).count(), 2);
     }
 }

@@ -18,14 +18,8 @@ pub(crate) fn learn(map: &mut Map, tables: &mut PageTables, files: &Files, addr:
     }
 }
 
-/// Unaltered pages are about to be copied: did deferring pay so far? `wanted` is told of a file that was not altered.
-pub(crate) fn learn_of_copy(
-    map: &mut Map,
-    tables: &mut PageTables,
-    files: &Files,
-    id: TargetId,
-    wanted: fn(u64, usize),
-) {
+/// Unaltered pages are about to be copied: did deferring pay so far?
+pub(crate) fn learn_of_copy(map: &mut Map, tables: &mut PageTables, files: &Files, id: TargetId) {
     let (mut known, mut altered, mut at) = (0, 0, 0);
     loop {
         let Some(row) = map.view().of_target(id, at).next() else { break };
@@ -38,7 +32,7 @@ pub(crate) fn learn_of_copy(
     let number = number(files.get(id).key);
     match altered / 4 >= known / 5 {
         true => history::learn_large(number, known, altered),
-        false if known >= history::LARGE => wanted(number, known),
+        false if known >= history::LARGE => history::learn_of_copy(number, known),
         false => (),
     }
 }

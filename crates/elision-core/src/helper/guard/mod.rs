@@ -19,7 +19,6 @@ use crate::helper::files::{File, Guard, NO_FILE, Source};
 use crate::helper::guard::breaks::Broken;
 use crate::helper::state::State;
 use crate::helper::{learn, materialise};
-use crate::history;
 use crate::shared::live;
 use crate::shared::processes;
 use crate::shared::requests::Request;
@@ -132,7 +131,7 @@ fn answer_break(state: &mut State, id: TargetId) -> bool {
         return true;
     }
     if on_break(&known, state.program) {
-        learn::learn_of_copy(&mut state.map, &mut state.tables, &state.files, id, history::learn_of_file);
+        learn::learn_of_copy(&mut state.map, &mut state.tables, &state.files, id);
         release(state, id);
         return true;
     }
@@ -200,7 +199,7 @@ pub(crate) fn release_for_nothing(state: &mut State, id: TargetId, request: &mut
 
 pub(crate) fn release_before_fork(state: &mut State) {
     for id in state.files.ids() {
-        learn::learn_of_copy(&mut state.map, &mut state.tables, &state.files, id, history::learn_of_fork);
+        learn::learn_of_copy(&mut state.map, &mut state.tables, &state.files, id);
     }
     release_all(state);
 }
