@@ -145,8 +145,14 @@ pub fn learn_of_file(number: u64, known: usize) {
     if known > 0 {
         with_file(number, |memory| {
             let void = memory.void;
-            // What the save before has forgiven.
-            memory.step += u8::from(memory.wanted);
+            if !void {
+                // What the save before has forgiven; or more to begin with than a save and the free of its buffer forgive.
+                memory.step = match memory.step {
+                    step if memory.wanted => (step + 1).min(MOST),
+                    PAID => FIRST,
+                    step => step.max(FIRST),
+                };
+            }
             memory.learn(known, known);
             memory.wanted |= !void;
         });
