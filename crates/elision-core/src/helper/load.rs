@@ -1,6 +1,6 @@
 //! Loads an extent's file bytes into the page cache, ahead of the program.
 
-use crate::cold::Route;
+use crate::cold::{self, Route, SHALLOW};
 use crate::extent::{BLANK, Extent};
 use crate::helper::residency::is_loaded;
 use crate::stats::{COUNTERS, Counters};
@@ -13,11 +13,6 @@ const LARGEST_STEP: usize = 2 << 20;
 
 /// What the helper asks for: more than a request loads, as in reads that are certainly large.
 pub(crate) const MOST_READ: usize = 2 * LARGEST_STEP;
-
-/// Bytes asked for at a time, at first and when the load is certain. The program's own faults wait behind them, and so make fewer holes
-/// in what is to be loaded: each hole costs a request.
-const SHALLOW: usize = 16 << 20;
-pub(crate) const DEEP: usize = 64 << 20;
 
 /// How long a busy device is measured, and over how many bytes: the kernel's throttle of a control group opens every tenth of a second.
 const MEASURE_NS: u64 = 200_000_000;
@@ -33,10 +28,10 @@ pub(crate) struct Load {
     /// Steps loaded, and asked for.
     pub done: usize,
     pub asked: usize,
-    /// Bytes asked for at a time.
-    pub depth: usize,
+    /// Steps asked for at a time.
+    depth: usize,
     pub progress_ns: u64,
-    /// What the program had waited before.
+    /// What the program had waited before anything came.
     pub waited_ns: u64,
     /// Since when the device is busy, and the steps loaded then.
     busy_ns: u64,
@@ -82,21 +77,25 @@ impl Load {
 
     pub(crate) fn go_on(&mut self, fd: i32, now: u64) {
         let before = self.done;
-        while self.done < self.asked && self.is_loaded(self.route.step(self.done)) {
-            self.done += 1;
-        }
+        self.done = cold::come(before, self.asked, |turn| self.is_loaded(self.route.step(turn)));
         if self.done > before {
             self.progress_ns = now;
         }
         if self.done == self.asked && self.asked > 0 {
             // The device was idle for a while, and is not measured by that.
             (self.busy_ns, self.busy) = (now, self.done);
-            self.depth = (self.depth * 2).min(DEEP);
+            self.depth = cold::deeper(self.depth);
         }
-        while self.asked < self.route.steps && (self.asked - self.done) * self.step < self.depth {
+        while self.asked < self.route.steps && self.asked - self.done < self.depth {
             self.ask(self.route.step(self.asked), fd);
             self.asked += 1;
         }
+    }
+
+    /// The load is certain, on a device of so many bytes a second.
+    pub(crate) fn go_deep(&mut self, speed: u64) {
+        self.sure = true;
+        self.depth = cold::depth(speed, self.step);
     }
 
     /// Bytes a second, once the device was busy for long enough. Another measurement begins.

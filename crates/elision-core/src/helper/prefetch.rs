@@ -6,7 +6,7 @@
 use crate::cold::{self, FASTEST, Reading, Waiting};
 use crate::extent::{BLANK, Extent};
 use crate::helper::files::{File, Files};
-use crate::helper::load::{DEEP, Load, MOST_READ, NO_LOAD};
+use crate::helper::load::{Load, MOST_READ, NO_LOAD};
 use crate::helper::map::Map;
 use crate::helper::residency::{self, Survey, is_loaded};
 use crate::shared::processes;
@@ -164,8 +164,8 @@ impl Prefetch {
             let open = |name| processes::open(&ProcPath::new(program, name, None), 0).unwrap_or(-1);
             (self.stat, self.schedstat) = (open("stat"), open("schedstat"));
         }
-        let (faults, threads) = processes::faults_and_threads(self.stat);
-        Reading { now_ns, busy_ns: processes::busy_ns(self.schedstat), faults, threads }
+        let (stuck, faults, threads) = processes::stuck_faults_and_threads(self.stat);
+        Reading { now_ns, busy_ns: processes::busy_ns(self.schedstat), faults, stuck, threads }
     }
 }
 
@@ -254,16 +254,16 @@ impl Watch {
                 None => return self.rest > 0,
             }
         }
-        if prefetch.under_way >= DEEP && !is_loaded(prefetch.last_page) {
+        if prefetch.under_way >= 64 << 20 && !is_loaded(prefetch.last_page) {
             return true;
         }
         if prefetch.untouchable == 0 {
             prefetch.untouchable = memory::reserve(MOST_READ).unwrap_or(0);
         }
         prefetch.load = Load::new(self.extent, prefetch.untouchable, some, file.source.fd, now);
-        prefetch.load.waited_ns = self.waited_ns;
-        if eager || known.is_some() {
-            (prefetch.load.sure, prefetch.load.depth) = (true, DEEP);
+        match known {
+            Some(speed) => prefetch.load.go_deep(speed),
+            None => prefetch.load.sure = eager,
         }
         self.load(prefetch, file, now)
     }
@@ -286,12 +286,15 @@ impl Watch {
     fn load(&mut self, prefetch: &mut Prefetch, file: &File, now: u64) -> bool {
         let mut load = core::mem::replace(&mut prefetch.load, NO_LOAD);
         load.go_on(file.source.fd, now);
+        if load.done == 0 {
+            load.waited_ns = self.waited_ns;
+        }
         if let Some(bytes) = load.measure(now) {
             let speed = prefetch.learn_speed(file.key.dev, bytes);
             if !load.sure && cold::loads_well(load.waited_ns, self.whole.saturating_sub(self.rest), speed) {
                 return true;
             }
-            (load.sure, load.depth) = (true, DEEP);
+            load.go_deep(speed);
         }
         if load.asked == load.route.steps {
             let before = if is_loaded(prefetch.last_page) { 0 } else { prefetch.under_way };

@@ -166,14 +166,15 @@ fn state_of(pid: i32, tid: i32) -> Option<u8> {
     state
 }
 
-/// Page faults so far, and threads, from an open /proc/PID/stat.
-pub(crate) fn faults_and_threads(stat: i32) -> (u64, u64) {
+/// Does the first thread wait for a device? Page faults so far, and threads. From an open /proc/PID/stat.
+pub(crate) fn stuck_faults_and_threads(stat: i32) -> (bool, u64, u64) {
     let mut text = [0u8; 512];
+    let text = after_name(first_of(stat, &mut text));
     // The state is word 3, minflt 10, majflt 12, num_threads 20.
-    let mut words = numbers(after_name(first_of(stat, &mut text)));
+    let mut words = numbers(text);
     let minor = words.nth(7).unwrap_or(0);
     let major = words.nth(1).unwrap_or(0);
-    (minor + major, words.nth(7).unwrap_or(1))
+    (text.first() == Some(&b'D'), minor + major, words.nth(7).unwrap_or(1))
 }
 
 /// Nanoseconds that a thread has run or waited for a processor, from an open /proc/PID/schedstat.
