@@ -2,10 +2,12 @@
 
 use crate::cold::{self, Route, SHALLOW};
 use crate::extent::{BLANK, Extent};
+use crate::helper::page_tables::{PageTables, SOMEWHERE};
 use crate::helper::residency::is_loaded;
 use crate::stats::{COUNTERS, Counters};
 use crate::transfer::PAGE;
-use elision_sys::file;
+use elision_sys::file::{self, Cached};
+use elision_sys::raw::Result;
 
 /// What one request loads: as much as the kernel asks the device for at once.
 const SMALLEST_STEP: usize = 128 << 10;
@@ -30,6 +32,9 @@ pub(crate) struct Load {
     pub asked: usize,
     /// Steps asked for at a time.
     depth: usize,
+    /// Memory is short: so many steps are asked for ahead of the one that the program is in. Else as many as there are.
+    ahead: usize,
+    used: usize,
     pub progress_ns: u64,
     /// What the program had waited before anything came.
     pub waited_ns: u64,
@@ -48,6 +53,8 @@ pub(crate) const NO_LOAD: Load = Load {
     done: 0,
     asked: 0,
     depth: 0,
+    ahead: usize::MAX,
+    used: 0,
     progress_ns: 0,
     waited_ns: 0,
     busy_ns: 0,
@@ -75,7 +82,7 @@ impl Load {
         Load { step, route, depth: SHALLOW, progress_ns: now, busy_ns: now, ..whole }
     }
 
-    pub(crate) fn go_on(&mut self, fd: i32, now: u64) {
+    pub(crate) fn go_on(&mut self, fd: i32, tables: &mut PageTables, now: u64) {
         let before = self.done;
         self.done = cold::come(before, self.asked, |turn| self.is_loaded(self.route.step(turn)));
         if self.done > before {
@@ -86,7 +93,17 @@ impl Load {
             (self.busy_ns, self.busy) = (now, self.done);
             self.depth = cold::deeper(self.depth);
         }
-        while self.asked < self.route.steps && self.asked - self.done < self.depth {
+        if self.ahead == usize::MAX && self.done > before && self.loses_pages(fd) {
+            self.ahead = (self.asked / 4).max(2);
+        }
+        if self.ahead != usize::MAX {
+            let touched = |&turn: &usize| self.is_touched(self.route.step(turn), tables);
+            self.used = (self.used..self.asked).rev().find(touched).unwrap_or(self.used);
+        }
+        while self.asked < self.route.steps
+            && self.asked - self.done < self.depth
+            && self.asked - self.used < self.ahead
+        {
             self.ask(self.route.step(self.asked), fd);
             self.asked += 1;
         }
@@ -96,6 +113,11 @@ impl Load {
     pub(crate) fn go_deep(&mut self, speed: u64) {
         self.sure = true;
         self.depth = cold::depth(speed, self.step);
+    }
+
+    /// Does it wait for the device?
+    pub(crate) fn waits(&self) -> bool {
+        self.extent.len > 0 && self.done < self.asked
     }
 
     /// Bytes a second, once the device was busy for long enough. Another measurement begins.
@@ -118,10 +140,23 @@ impl Load {
         from == to || is_loaded(self.extent.addr + to - PAGE)
     }
 
-    fn cached(&self, step: usize, fd: i32) -> u64 {
+    fn is_touched(&self, step: usize, tables: &mut PageTables) -> bool {
+        let at = self.extent.addr + self.range(step).0;
+        tables.count(at, at + PAGE, SOMEWHERE) > 0
+    }
+
+    /// Does the kernel give back what was loaded first? Then memory is short.
+    fn loses_pages(&self, fd: i32) -> bool {
+        self.cache(self.route.step(self.done / 8), fd).is_ok_and(|cache| cache.evicted > 0)
+    }
+
+    fn cache(&self, step: usize, fd: i32) -> Result<Cached> {
         let (from, to) = self.range(step);
-        let (from, to) = (self.extent.offset + from as u64, self.extent.offset + to as u64);
-        file::cached(fd, from, to).map_or(0, |cached| cached.pages)
+        file::cached(fd, self.extent.offset + from as u64, self.extent.offset + to as u64)
+    }
+
+    fn cached(&self, step: usize, fd: i32) -> u64 {
+        self.cache(step, fd).map_or(0, |cache| cache.pages)
     }
 
     fn begin(&self, step: usize, within: usize, fd: i32) {
@@ -149,6 +184,10 @@ impl Load {
             let _ = file::read_ahead(fd, self.extent.offset + from as u64, to - from);
             cached = self.cached(step, fd);
         }
-        Counters::add(&COUNTERS.prefetched, cached.saturating_sub(before) as usize * PAGE);
+        let asked = match self.cache(step, fd) {
+            Ok(_) => cached.saturating_sub(before) as usize * PAGE,
+            Err(_) => to - from,
+        };
+        Counters::add(&COUNTERS.prefetched, asked);
     }
 }

@@ -8,6 +8,7 @@ use crate::extent::{BLANK, Extent};
 use crate::helper::files::{File, Files};
 use crate::helper::load::{Load, MOST_READ, NO_LOAD};
 use crate::helper::map::Map;
+use crate::helper::page_tables::PageTables;
 use crate::helper::residency::{self, Survey, is_loaded};
 use crate::shared::processes;
 use crate::transfer::PAGE;
@@ -170,7 +171,14 @@ impl Prefetch {
 }
 
 /// Decides for each watched read whether it is loaded now. Does nothing before the next look is due. `idle`: no request is waiting.
-pub(crate) fn look(prefetch: &mut Prefetch, map: &mut Map, files: &Files, program: i32, idle: bool) {
+pub(crate) fn look(
+    prefetch: &mut Prefetch,
+    map: &mut Map,
+    tables: &mut PageTables,
+    files: &Files,
+    program: i32,
+    idle: bool,
+) {
     if prefetch.used == 0 {
         return;
     }
@@ -192,7 +200,7 @@ pub(crate) fn look(prefetch: &mut Prefetch, map: &mut Map, files: &Files, progra
                     prefetch.waiting.since(reading)
                 });
                 watch.waited_ns += *waited;
-                watch.go_on(prefetch, &file, now)
+                watch.go_on(prefetch, tables, &file, now)
             };
         if !stays {
             prefetch.remove(at, watch);
@@ -209,7 +217,7 @@ pub(crate) fn look(prefetch: &mut Prefetch, map: &mut Map, files: &Files, progra
     if waited.is_none() {
         prefetch.waiting = Waiting::begin(prefetch.read(program, now));
     }
-    let quiet = if prefetch.load.extent.len > 0 { 0 } else { prefetch.waiting.quiet_ns(now) };
+    let quiet = if prefetch.load.waits() { 0 } else { prefetch.waiting.quiet_ns(now) };
     prefetch.due_ns = now + (quiet / 16).clamp(MS, LONGEST_PAUSE_NS);
 }
 
@@ -237,9 +245,9 @@ impl Watch {
     }
 
     /// False: there is nothing left to do.
-    fn go_on(&mut self, prefetch: &mut Prefetch, file: &File, now: u64) -> bool {
+    fn go_on(&mut self, prefetch: &mut Prefetch, tables: &mut PageTables, file: &File, now: u64) -> bool {
         if prefetch.load.extent.len > 0 {
-            return prefetch.load.extent != self.extent || self.load(prefetch, file, now);
+            return prefetch.load.extent != self.extent || self.load(prefetch, tables, file, now);
         }
         let known = prefetch.speed(file.key.dev);
         let speed = known.unwrap_or(FASTEST);
@@ -265,7 +273,7 @@ impl Watch {
             Some(speed) => prefetch.load.go_deep(speed),
             None => prefetch.load.sure = eager,
         }
-        self.load(prefetch, file, now)
+        self.load(prefetch, tables, file, now)
     }
 
     /// `None`: the program has not waited long enough for a load. Else a bit for each part of the read that has pages in the page cache.
@@ -283,9 +291,9 @@ impl Watch {
         None
     }
 
-    fn load(&mut self, prefetch: &mut Prefetch, file: &File, now: u64) -> bool {
+    fn load(&mut self, prefetch: &mut Prefetch, tables: &mut PageTables, file: &File, now: u64) -> bool {
         let mut load = core::mem::replace(&mut prefetch.load, NO_LOAD);
-        load.go_on(file.source.fd, now);
+        load.go_on(file.source.fd, tables, now);
         if load.done == 0 {
             load.waited_ns = self.waited_ns;
         }

@@ -116,7 +116,7 @@ fn serve(state: &mut State) -> ! {
         }
         closing::look(state);
         let late = state.world.release_late(state.program);
-        prefetch::look(&mut state.prefetch, &mut state.map, &state.files, state.program, false);
+        load_ahead(state, false);
         if asked {
             if poll(rung, rounds) {
                 continue;
@@ -124,7 +124,7 @@ fn serve(state: &mut State) -> ! {
             // A program that asks seldom is not worth the processor's time.
             rounds = (rounds / 2).max(1);
         }
-        prefetch::look(&mut state.prefetch, &mut state.map, &state.files, state.program, true);
+        load_ahead(state, true);
         let mut timeout = if again || late { 1 } else { LONG };
         if let Some(due) = state.prefetch.due_ms() {
             timeout = timeout.min(due);
@@ -154,6 +154,11 @@ fn serve(state: &mut State) -> ! {
             guard::sweep(state);
         }
     }
+}
+
+fn load_ahead(state: &mut State, idle: bool) {
+    let State { prefetch, map, tables, files, program, .. } = state;
+    prefetch::look(prefetch, map, tables, files, *program, idle);
 }
 
 fn end_if_retired(state: &mut State) {

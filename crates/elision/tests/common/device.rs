@@ -24,6 +24,8 @@ pub struct Device {
     device: PathBuf,
     number: String,
     group: PathBuf,
+    /// Where the kernel has one for each resource.
+    memory: Option<PathBuf>,
     version: Version,
     scratch: tempfile::TempDir,
 }
@@ -43,27 +45,27 @@ fn run(program: &str, arguments: &[&Path]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// Where groups that throttle devices are made.
-fn groups() -> Result<(PathBuf, Version)> {
+/// Where groups are made that limit devices (`blkio`, or `io` of the second version), or memory.
+fn groups(one: &str, two: &str) -> Result<(PathBuf, Version)> {
     for line in fs::read_to_string("/proc/self/mounts")?.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         let [_, at, kind, options, ..] = words[..] else { continue };
-        if kind == "cgroup" && options.split(',').any(|option| option == "blkio") {
+        if kind == "cgroup" && options.split(',').any(|option| option == one) {
             return Ok((at.into(), Version::One));
         }
         let controllers =
             || fs::read_to_string(Path::new(at).join("cgroup.subtree_control")).unwrap_or_default();
-        if kind == "cgroup2" && controllers().split_whitespace().any(|name| name == "io") {
+        if kind == "cgroup2" && controllers().split_whitespace().any(|name| name == two) {
             return Ok((at.into(), Version::Two));
         }
     }
-    Err("no control groups that throttle devices".into())
+    Err(format!("no control groups for {two}").into())
 }
 
 impl Device {
     /// An ext4 with room for `bytes` of files. `within`: where its image is made. An error says what is missing.
     pub fn new(within: &Path, bytes: u64) -> Result<Device> {
-        let (groups, version) = groups()?;
+        let (groups, version) = groups("blkio", "io")?;
         let scratch = tempfile::tempdir_in(within)?;
         let (image, mounted) = (scratch.path().join("image"), scratch.path().join("mounted"));
         fs::File::create(&image)?.set_len(bytes + bytes / 8 + (32 << 20))?;
@@ -76,7 +78,7 @@ impl Device {
         let number = fs::metadata(&device)?.st_rdev();
         let number = format!("{}:{}", libc::major(number), libc::minor(number));
         let group = groups.join(scratch.path().file_name().unwrap_or_default());
-        let new = Device { mounted, device, number, group, version, scratch };
+        let new = Device { mounted, device, number, group, memory: None, version, scratch };
         run("mount", &[&new.device, &new.mounted])?;
         fs::create_dir(&new.group)?;
         Ok(new)
@@ -103,9 +105,25 @@ impl Device {
         Ok(fs::write(queue, read_ahead_kib.to_string())?)
     }
 
+    /// The processes that join from now on have so much memory together, page cache included.
+    pub fn limit_memory(&mut self, bytes: u64) -> Result<()> {
+        let name = match groups("memory", "memory")? {
+            (_, Version::Two) => self.group.join("memory.max"),
+            (groups, Version::One) => {
+                let group = groups.join(self.group.file_name().unwrap_or_default());
+                fs::create_dir(&group)?;
+                self.memory.insert(group).join("memory.limit_in_bytes")
+            }
+        };
+        Ok(fs::write(name, bytes.to_string())?)
+    }
+
     /// The process and those that it starts from now on are throttled.
     pub fn join(&self, pid: u32) -> Result<()> {
-        Ok(fs::write(self.group.join("cgroup.procs"), pid.to_string())?)
+        for group in [Some(&self.group), self.memory.as_ref()].into_iter().flatten() {
+            fs::write(group.join("cgroup.procs"), pid.to_string())?;
+        }
+        Ok(())
     }
 
     /// Nothing of the file is in the page cache afterwards.
@@ -124,7 +142,9 @@ impl Drop for Device {
     fn drop(&mut self) {
         let _ = run("umount", &["-l".as_ref(), &self.mounted]);
         let _ = run("losetup", &["-d".as_ref(), &self.device]);
-        let _ = fs::remove_dir(&self.group);
+        for group in [Some(&self.group), self.memory.as_ref()].into_iter().flatten() {
+            let _ = fs::remove_dir(group);
+        }
         let _ = &self.scratch;
     }
 }
