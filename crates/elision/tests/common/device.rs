@@ -106,6 +106,7 @@ impl Device {
     }
 
     /// The processes that join from now on have so much memory together, page cache included.
+    #[allow(dead_code)] // The benches do not call it.
     pub fn limit_memory(&mut self, bytes: u64) -> Result<()> {
         let name = match groups("memory", "memory")? {
             (_, Version::Two) => self.group.join("memory.max"),
