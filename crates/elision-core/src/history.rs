@@ -159,8 +159,8 @@ pub fn learn_of_file(number: u64, known: usize) {
     }
 }
 
-/// A fork or another process needed all that was deferred. From the third time in a row other files of its size count, too: the program
-/// reads another one each time.
+/// Another process needed all that was deferred. From the third time in a row other files of its size count, too: the program reads
+/// another one each time.
 pub fn learn_of_copy(number: u64, known: usize) {
     learn_of_file(number, known);
     if IN_A_ROW.fetch_add(1, Relaxed) + 1 >= 3 {

@@ -8,7 +8,7 @@ use crate::shared::control::{
 };
 use crate::shared::live::any_or_leases;
 use crate::shared::processes::{self, each_child, each_thread, is_supervisor};
-use crate::shared::{fault, stack};
+use crate::shared::{fault, forks, stack};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 use elision_sys::{limits, task};
 
@@ -84,7 +84,7 @@ pub fn ensure() -> bool {
         return false;
     }
     // A helper takes some 40 MiB.
-    let started = if limits::memory_is_limited() { Some(false) } else { start(false) };
+    let started = if limits::memory_is_limited() { Some(false) } else { start(0) };
     START.store(next_start(started), Release);
     started == Some(true)
 }
@@ -153,7 +153,7 @@ pub(crate) fn lost() -> bool {
 pub(crate) fn start_again() {
     let mut next = IDLE;
     if any_or_leases() {
-        let started = start(true);
+        let started = start(-1);
         if started == Some(false) && !anybody() {
             // SAFETY: there is no helper, and START keeps other threads out.
             unsafe { takeover::take_over_alone() };
@@ -203,11 +203,18 @@ pub(crate) fn supervisor_is_reaped() -> bool {
     gone
 }
 
-pub(crate) fn begin_in_child() {
+pub(crate) fn begin_in_child() -> i32 {
     PROGRAM.store(task::pid(), Release);
     find_end_word();
     START.store(IDLE, Release);
-    LAST_HELPER.store(0, Release);
+    LAST_HELPER.swap(0, AcqRel)
+}
+
+pub(crate) fn start_in_child(predecessor: i32) -> bool {
+    START.store(STARTING, Release);
+    let started = start(predecessor) == Some(true);
+    START.store(if started { RUNNING } else { UNAVAILABLE }, Release);
+    started
 }
 
 pub(crate) fn find_end_word() {
@@ -216,10 +223,10 @@ pub(crate) fn find_end_word() {
     END_VALUE.store(task::tid() as u32, Release);
 }
 
-/// `was_lost`: see [`control::WAS_LOST`]. False: none can work here. `None`: all are killed.
-fn start(mut was_lost: bool) -> Option<bool> {
+/// `predecessor`: see [`control::PREDECESSOR`]. False: none can work here. `None`: all are killed.
+fn start(mut predecessor: i32) -> Option<bool> {
     for _ in 0..TRIES {
-        let started = start_once(was_lost);
+        let started = start_once(predecessor);
         if started == Some(true) || !HARMLESS.load(Acquire) {
             return started;
         }
@@ -228,7 +235,7 @@ fn start(mut was_lost: bool) -> Option<bool> {
         if started.is_some() {
             return started;
         }
-        was_lost = true;
+        predecessor = -1;
     }
     None
 }
@@ -237,12 +244,12 @@ fn start(mut was_lost: bool) -> Option<bool> {
 const TIMES: u32 = 1_000;
 
 /// False: the helper cannot work. `None`: both died silently.
-fn start_once(was_lost: bool) -> Option<bool> {
+fn start_once(predecessor: i32) -> Option<bool> {
     if task::on_valgrind() || !prepare() || anybody() {
         return Some(false);
     }
     let Some(block) = block() else { return Some(false) };
-    control::begin_epoch(was_lost);
+    control::begin_epoch(predecessor);
     block.ready.store(0, Relaxed);
     block.go.store(0, Relaxed);
     // SAFETY: no other supervisor of this memory runs, and `main` keeps the rules.
@@ -265,7 +272,7 @@ fn start_once(was_lost: bool) -> Option<bool> {
     }
     let said = block.ready.load(Acquire);
     let ready = said == 1;
-    if said == 0 && !was_lost {
+    if said == 0 && predecessor == 0 {
         // A helper that cannot work here exits by itself, and a filter may forbid this call.
         kill_both();
     }
@@ -293,6 +300,7 @@ fn prepare() -> bool {
     let storage = fault::watched();
     block().is_some()
         || state::prepare()
+            && forks::prepare()
             && stack::HELPER.prepare(storage)
             && stack::SUPERVISOR.prepare(storage)
             && control::prepare()

@@ -165,3 +165,11 @@ pub unsafe fn after_fork_parent() {
 pub unsafe fn after_fork_child() {
     fork::after_fork_child();
 }
+
+/// After any fork, in the parent: the child's pid, or a negative number. Leaves `errno` alone.
+///
+/// # Safety
+/// It must be the result of this thread's last fork: without a child its guards go.
+pub unsafe fn forked(child: i32) {
+    fork::forked(child);
+}

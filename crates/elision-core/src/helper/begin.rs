@@ -1,7 +1,7 @@
 use crate::helper::page_tables::SOMEWHERE;
 use crate::helper::state::State;
-use crate::helper::{requests, takeover};
-use crate::shared::control::{PROGRAM, WAS_LOST};
+use crate::helper::{ranges, requests, takeover};
+use crate::shared::control::{PREDECESSOR, PROGRAM};
 use crate::shared::{processes, report};
 use core::sync::atomic::Ordering::*;
 use elision_sys::file;
@@ -13,7 +13,7 @@ pub(crate) fn open(state: &mut State) -> bool {
     state.retiring = false;
     state.look_at_ms = 0;
     state.world.begin();
-    state.prefetch.begin();
+    state.prefetch.begin(PREDECESSOR.load(Acquire) > 0);
     if !processes::open_root() {
         return false;
     }
@@ -39,12 +39,22 @@ pub(crate) fn open(state: &mut State) -> bool {
     if held {
         state.world.resume(state.program);
     }
-    // What a killed helper has left needs a helper, whether the program can be held or not.
-    match WAS_LOST.load(Acquire) {
-        true => takeover::take_over_from_nobody(state),
-        false => takeover::begin_anew(state),
+    match PREDECESSOR.load(Acquire) {
+        0 => {
+            takeover::begin_anew(state);
+            held
+        }
+        // These extents need a helper, whether the program can be held or not.
+        -1 => {
+            takeover::take_over_from_nobody(state);
+            held
+        }
+        pid => {
+            ranges::drain_unmapped(state);
+            takeover::take_over(state, pid);
+            held
+        }
     }
-    held
 }
 
 fn kernel_at_least(major: u32, minor: u32) -> bool {

@@ -64,7 +64,6 @@ const PATIENCE: usize = 100;
 
 #[derive(Clone, Copy)]
 enum Which {
-    All,
     File(TargetId),
     Range(usize, usize),
 }
@@ -73,12 +72,6 @@ enum Which {
 pub(crate) fn file(state: &mut State, id: TargetId) -> bool {
     let track = state.fine_ctime;
     materialise(state, Which::File(id), track)
-}
-
-/// The same for all files, with few stops.
-pub(crate) fn all(state: &mut State) {
-    let track = state.fine_ctime;
-    materialise(state, Which::All, track);
 }
 
 /// The file's descriptor is gone, but mappings keep the lease: writers wait for the last exchange.
@@ -150,7 +143,6 @@ fn materialise(state: &mut State, which: Which, track: bool) -> bool {
 fn next_mapped(map: &mut Map, which: Which, from: usize) -> Option<Extent> {
     let map = map.view();
     match which {
-        Which::All => map.from(from).find(|row| row.is_mapped()),
         Which::File(id) if map.share(id).mapped == 0 => None,
         Which::File(id) => map.of_target(id, from).find(|row| row.is_mapped()),
         Which::Range(addr, len) => {

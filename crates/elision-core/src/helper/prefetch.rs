@@ -94,9 +94,13 @@ struct Account {
 }
 
 impl Prefetch {
-    pub(crate) fn begin(&mut self) {
+    /// In a forked child the extents are its parent's.
+    pub(crate) fn begin(&mut self, forked: bool) {
         (self.stat, self.schedstat) = (-1, -1);
-        (self.load, self.used) = (NO_LOAD, 0);
+        self.load = NO_LOAD;
+        if !forked {
+            self.used = 0;
+        }
     }
 
     pub(crate) fn note(&mut self, extent: Extent) {

@@ -2,10 +2,12 @@
 
 use crate::shared::control;
 use crate::shared::requests::{
-    DONE, FREE, HEAD, LOST, POOL, POSTED, Request, SLEEPS, SOME_LOST, Slot, TAKEN, post, step,
+    DONE, FREE, HEAD, LOST, Op, POOL, POSTED, Request, SLEEPS, SOME_LOST, Slot, TAKEN, post, step,
 };
+use crate::stats::Reason;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering::*};
+use elision_sys::file::FileKey;
 use elision_sys::task;
 
 /// Taken requests that wait for the end of another's write.
@@ -90,6 +92,32 @@ fn put_back(slot: &Slot) {
 
 pub(crate) fn begin() {
     HELD.store(ptr::null_mut(), Relaxed);
+}
+
+/// Answers what changes nothing: the forking thread may wait for one that waits here (locks of stdio, of malloc, of a fork handler). No
+/// write lease exists.
+pub(crate) fn answer_quiesced(guarded: impl Fn(FileKey) -> bool) {
+    step();
+    let mut list = HEAD.swap(ptr::null_mut(), AcqRel);
+    // SAFETY: as in `answer_all`.
+    while let Some(slot) = unsafe { list.as_ref() } {
+        list = slot.next.load(Relaxed);
+        if !take(slot) {
+            continue;
+        }
+        // SAFETY: the slot is taken.
+        let request = unsafe { &mut *slot.request.get() };
+        match request.op {
+            Op::Ping | Op::BeforeWrite | Op::Closing | Op::Surrender => request.declined = None,
+            Op::Release if !guarded(request.key) => request.declined = None,
+            Op::Associate | Op::Plan => request.declined = Some(Reason::Helper),
+            _ => {
+                put_back(slot);
+                continue;
+            }
+        }
+        give_back(slot);
+    }
 }
 
 fn take(slot: &Slot) -> bool {

@@ -1,5 +1,6 @@
 #![allow(unsafe_code)] // Entry point of a process, and a signal handler.
 
+use crate::helper::files::Guard;
 use crate::helper::guard::breaks::{self, NAMED_BREAK};
 use crate::helper::requests::{self, Answer};
 use crate::helper::state::{self, State};
@@ -48,6 +49,9 @@ pub(crate) extern "C" fn on_parents_end(_: i32, _: &SignalInfo) {
 
 /// Milliseconds after which the helper looks at everything unasked.
 const LONG: u64 = 60_000;
+
+/// Milliseconds that a fork may keep a request or a break waiting.
+const FORK_MS: u64 = 2_000;
 
 pub(crate) extern "C" fn main() -> ! {
     // SAFETY: one helper runs, and the program's threads leave the state alone.
@@ -110,7 +114,7 @@ fn serve(state: &mut State) -> ! {
         }
         let mut again = guard::answer_breaks(state);
         let mut asked = false;
-        while requests::answer_all(state, ranges::drain_unmapped, answer, end_if_retired) {
+        while requests::answer_all(state, ranges::drain_unmapped, answer, quiesce_for_fork) {
             asked = true;
             again |= guard::answer_breaks(state);
         }
@@ -161,10 +165,15 @@ fn load_ahead(state: &mut State, idle: bool) {
     prefetch::look(prefetch, map, tables, files, *program, idle);
 }
 
-fn end_if_retired(state: &mut State) {
+/// After a fork, an answer would change what the child copies.
+fn quiesce_for_fork(state: &mut State) {
     if state.retiring {
         report_once(state);
         task::exit();
+    }
+    let fork = core::mem::take(&mut state.fork);
+    if fork != 0 {
+        quiesce(state, fork);
     }
 }
 
@@ -182,11 +191,6 @@ fn poll(rung: u32, rounds: u32) -> bool {
 }
 
 fn answer(state: &mut State, request: &mut Request) -> Answer {
-    let takes = matches!(request.op, Op::Associate | Op::Plan);
-    if takes && forks::under_way() {
-        request.declined = Some(Reason::Helper);
-        return Answer::Given;
-    }
     if before_write::held_up(&state.files, request) {
         return Answer::Later;
     }
@@ -198,9 +202,11 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
         Op::Plan | Op::BeforeWrite | Op::Release | Op::Surrender | Op::Fork | Op::Retire | Op::Leave => true,
         _ => false,
     };
+    let takes = matches!(request.op, Op::Associate | Op::Plan);
     if takes {
         // A helper killed on the way needs a successor.
         live::LIVE.store(state.map.usage.extents + 1, Release);
+        // A fork waits for the answer, so none comes in between.
         request.owned &= request.forks == forks::count();
     }
     request.declined = match request.op {
@@ -263,13 +269,20 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
             None
         }
         Op::Fork => {
-            guard::release_before_fork(state);
+            // Only here no other thread takes a write lease in between.
+            guard::surrender(state);
+            state.fork = forks::under_way();
+            if !forks::set_mark() {
+                for id in state.files.ids() {
+                    guard::release(state, id);
+                }
+                request.declined = Some(Reason::Limit);
+                return Answer::GivenToAll;
+            }
             None
         }
         Op::Retire => {
-            guard::release_all(state);
-            state.files.ids().for_each(|id| guard::drop_file(state, id));
-            state.map.publish();
+            let_go_of_all(state);
             state.retiring = true;
             None
         }
@@ -290,6 +303,18 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     if ends { Answer::GivenToAll } else { Answer::Given }
 }
 
+fn let_go_of_all(state: &mut State) {
+    for id in state.files.ids() {
+        // A forked child that is not covered yet has a minute at most.
+        while state.files.get(id).used && !guard::release(state, id) {
+            step();
+            task::nap_us(1_000);
+        }
+        guard::drop_file(state, id);
+    }
+    state.map.publish();
+}
+
 fn finish(state: &mut State) -> ! {
     guard::give_back_descriptions(state);
     report_once(state);
@@ -308,6 +333,23 @@ fn report_once(state: &mut State) {
     report::write_stats(state.stats, state.program);
     file::close(state.stats);
     state.stats = -1;
+}
+
+/// The next fork still has to be answered.
+fn quiesce(state: &State, fork: u32) {
+    let begun = task::now_ms();
+    let guarded = |key| state.files.find(key).is_some_and(|id| state.files.get(id).guard != Guard::None);
+    while !forks::wait_for_end(fork) {
+        requests::answer_quiesced(guarded);
+        if !processes::program_lives(PROGRAM.load(Acquire)) {
+            return;
+        }
+        // The fork may wait for a lock whose holder waits for an answer or a lease. The next helper gives both, and the child sees by
+        // the epoch that its copy may be inconsistent.
+        if (requests::waiting() || breaks::any()) && task::ms_since(begun) >= FORK_MS {
+            let _ = task::send_signal(task::pid(), libc::SIGKILL);
+        }
+    }
 }
 
 #[cfg(test)]

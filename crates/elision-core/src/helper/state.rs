@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub stats: i32,
     /// When to look which files are closed (see [`crate::helper::closing`]), or 0.
     pub look_at_ms: u64,
+    /// The fork that was just answered, or 0.
+    pub fork: u32,
     pub retiring: bool,
 }
 

@@ -1,8 +1,8 @@
-//! What becomes of the extents when their helper was killed.
+//! What becomes of the extents when their helper was killed, or in a forked child.
 #![allow(unsafe_code)] // The state, in a client that has no helper.
 
 use crate::extent::{BLANK, Extent};
-use crate::helper::files::Files;
+use crate::helper::files::{Files, Guard};
 use crate::helper::map::Map;
 use crate::helper::page_tables::PageTables;
 use crate::helper::state::{self, State};
@@ -10,6 +10,33 @@ use crate::helper::{guard, in_place, mappings, materialise, ranges, requests};
 use crate::shared::live;
 use elision_sys::file::{self, FileKey};
 use elision_sys::pages;
+
+/// In a forked child: takes guards of its own while the parent's helper waits.
+pub(crate) fn take_over(state: &mut State, predecessor: i32) {
+    // The write tracker belongs to the parent's memory; the child's only thread waits.
+    state.map.view().retain(|row| row.is_mapped());
+    state.world.alone = true;
+    for id in state.files.ids() {
+        let known = state.files.get(id);
+        if !known.used || known.guard == Guard::None {
+            guard::drop_file(state, id);
+            continue;
+        }
+        let taken = guard::on_fork(&known, predecessor);
+        match (taken, state.files.get_mut(id)) {
+            (Some(fd), Some(entry)) => {
+                (entry.source.fd, entry.writer) = (fd, 0);
+                state.files.watch(fd, id);
+            }
+            _ => {
+                materialise::file(state, id);
+                guard::drop_file(state, id);
+            }
+        }
+    }
+    state.world.alone = false;
+    state.map.publish();
+}
 
 /// The killed helper's leases are gone, so nothing may stay mapped.
 pub(crate) fn take_over_from_nobody(state: &mut State) {
@@ -97,27 +124,33 @@ fn in_the_program(state: &mut State, work: impl FnOnce(&mut State)) {
     file::close(state.tables.maps);
 }
 
-/// In a forked child. `depends`: there was no helper to materialise before the fork.
+/// In a forked child whose copy was taken while the helper worked.
 ///
 /// # Safety
 /// There must be no helper, and no other thread.
-pub(crate) unsafe fn begin_in_child(depends: bool) {
+pub(crate) unsafe fn distrust() {
     // SAFETY: the caller's promise.
-    let Some(state) = (unsafe { state::state() }) else { return };
-    // The copy may have been taken in the middle of a change.
-    state.map.usage.whole = false;
-    if depends {
+    if let Some(state) = unsafe { state::state() } {
+        state.map.usage.whole = false;
+    }
+}
+
+/// In a forked child that could not start a helper.
+///
+/// # Safety
+/// As [`distrust`].
+pub(crate) unsafe fn materialise_alone() {
+    // SAFETY: the caller's promise.
+    if let Some(state) = unsafe { state::state() } {
         in_the_program(state, |state| {
-            in_place::put_back_page(state);
             recall(state);
             for id in state.files.ids() {
                 materialise::file(state, id);
                 guard::drop_file(state, id);
             }
         });
+        state.map.publish();
     }
-    state.map.usage.extents = 0;
-    state.map.publish();
 }
 
 /// In a program whose killed helper cannot be replaced. Other threads run: a store into a page being exchanged is lost.

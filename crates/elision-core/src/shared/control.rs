@@ -36,8 +36,8 @@ pub(crate) static PROGRAM: AtomicI32 = AtomicI32::new(0);
 /// Where the kernel stores 0 at the main thread's end, and the value before. It may be unmapped.
 pub(crate) static END_WORD: AtomicUsize = AtomicUsize::new(0);
 pub(crate) static END_VALUE: AtomicU32 = AtomicU32::new(0);
-/// The last helper was killed: extents may depend on the next one.
-pub(crate) static WAS_LOST: AtomicBool = AtomicBool::new(false);
+/// The helper to take over from; −1: lost; 0: none.
+pub(crate) static PREDECESSOR: AtomicI32 = AtomicI32::new(0);
 /// A helper made every system call without a filter killing it. Until then clients make few (docs/ENTRANCES.md).
 pub(crate) static HARMLESS: AtomicBool = AtomicBool::new(false);
 pub(crate) static LAST_HELPER: AtomicI32 = AtomicI32::new(0);
@@ -86,8 +86,8 @@ pub(crate) fn epoch() -> u32 {
     EPOCH.load(SeqCst)
 }
 
-pub(crate) fn begin_epoch(was_lost: bool) {
-    WAS_LOST.store(was_lost, Release);
+pub(crate) fn begin_epoch(predecessor: i32) {
+    PREDECESSOR.store(predecessor, Release);
     EPOCH.fetch_add(1, SeqCst);
 }
 

@@ -7,7 +7,7 @@
 use crate::helper::serve::{self, PARENTS_END};
 use crate::shared::control::{self, ControlBlock, PROGRAM, TRIES};
 use crate::shared::live::any_or_leases;
-use crate::shared::{fault, processes, stack};
+use crate::shared::{fault, forks, processes, stack};
 use core::sync::atomic::Ordering::*;
 use elision_sys::file::{self, ProcPath};
 use elision_sys::{limits, task};
@@ -43,7 +43,9 @@ pub(crate) extern "C" fn main() -> ! {
         tries = if task::ms_since(begun) < SHORT_MS { tries + 1 } else { 0 };
         processes::begin();
         fault::helper_died(signal);
-        control::begin_epoch(true);
+        // From here on forks wait for the next helper; the supervisor waits for earlier ones.
+        control::begin_epoch(-1);
+        forks::wait_for_quiesced();
         let program = PROGRAM.load(Acquire);
         // A thread about to start a helper waits until both are gone.
         let wanted = control::running() && any_or_leases();

@@ -1,5 +1,5 @@
 //! What was owned is shared with new processes, and by descriptors sent away. pthread_atfork handlers cover fork, daemon and
-//! forkpty.
+//! forkpty, but do not learn the child's number: fork and forkpty are wrapped, too.
 #![allow(unsafe_code)] // The program's pointers, one naked function.
 
 use core::ffi::{c_char, c_void};
@@ -78,7 +78,7 @@ fn spawning<T>(program: Executed, envp: Environment, call: impl FnOnce(Environme
 type Environment = *const *mut c_char;
 
 /// A fork that runs no handlers.
-pub(crate) fn forking<T: From<i32> + PartialEq>(fork: impl FnOnce() -> T) -> T {
+pub(crate) fn forking<T: From<i32> + Into<i64> + PartialEq + Copy>(fork: impl FnOnce() -> T) -> T {
     before_bare_fork();
     let child = fork();
     if child == T::from(0) {
@@ -86,7 +86,7 @@ pub(crate) fn forking<T: From<i32> + PartialEq>(fork: impl FnOnce() -> T) -> T {
         unsafe { client::life::after_fork_child() };
         after_fork_child();
     } else {
-        after_bare_fork();
+        after_bare_fork(child.into() as i32);
     }
     child
 }
@@ -98,10 +98,22 @@ fn before_bare_fork() {
     unsafe { client::life::before_fork() };
 }
 
-fn after_bare_fork() {
+fn after_bare_fork(child: i32) {
     // SAFETY: after the fork that was prepared.
-    unsafe { client::life::after_fork_parent() };
+    unsafe {
+        client::life::after_fork_parent();
+        client::life::forked(child);
+    }
     descriptions::end_sharing();
+}
+
+fn with_handlers(fork: impl FnOnce() -> pid_t) -> pid_t {
+    let child = fork();
+    if child != 0 {
+        // SAFETY: the fork's result.
+        unsafe { client::life::forked(child) };
+    }
+    child
 }
 
 pub(crate) const NAMESPACE: &str = "another namespace";
@@ -183,7 +195,7 @@ fn cloning(
             let start = Start { function, argument };
             before_bare_fork();
             let child = call(start_child as *const () as *mut c_void, (&raw const start).cast_mut().cast());
-            after_bare_fork();
+            after_bare_fork(child);
             child
         }
         Sharing::Loan => sharing(|| call(start, argument)),
@@ -200,6 +212,15 @@ macro_rules! call {
 }
 
 interpose! {
+    fn fork() -> pid_t, until early(-1);
+        if active() => with_handlers(call!(fork()));
+
+    fn __fork() -> pid_t, until early(-1);
+        if active() => with_handlers(call!(__fork()));
+
+    fn forkpty(terminal: *mut c_int, name: *mut c_char, attributes: *const c_void, size: *const c_void) -> pid_t, until lookup(-1);
+        if active() => with_handlers(call!(forkpty(terminal, name, attributes, size)));
+
     /// Runs no handlers.
     fn _Fork() -> pid_t, until lookup(-1);
         if active() => forking(call!(_Fork()));

@@ -34,6 +34,10 @@ pub fn note(fd: i32) {
     ANY.store(true, SeqCst);
 }
 
+pub fn any() -> bool {
+    ALL.load(SeqCst) || ANY.load(SeqCst)
+}
+
 pub fn take(mut each: impl FnMut(Broken)) {
     let all = ALL.swap(false, SeqCst);
     if !ANY.swap(false, SeqCst) && !all {

@@ -1,6 +1,6 @@
 //! Guards keep a file's bytes fixed while extents depend on them.
 //!
-//! Each kind is one file with `acquire`, `still_holds`, `on_break` (may it go?) and `give_up`.
+//! Each kind is one file with `acquire`, `still_holds`, `on_break` (may it go?), `on_fork` (a child's guard) and `give_up`.
 //! Extents are materialised before the guard goes; the [`stamp`] outlives it.
 
 pub(crate) mod breaks;
@@ -73,10 +73,18 @@ fn on_break(known: &File, program: i32) -> bool {
     }
 }
 
-/// `gone`: no mapping is left.
-fn give_up(state: &State, known: &File, gone: bool) {
+pub(crate) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
     match known.guard {
-        Guard::None => (),
+        Guard::None => None,
+        Guard::Read => read_lease::on_fork(known, predecessor),
+        Guard::Write => write_lease::on_fork(known, predecessor),
+    }
+}
+
+/// `gone`: no mapping is left. False: a forked child depends on the guard.
+fn give_up(state: &State, known: &File, gone: bool) -> bool {
+    match known.guard {
+        Guard::None => true,
         Guard::Read => read_lease::give_up(known),
         Guard::Write => write_lease::give_up(known, gone, state.program, state.tables.maps),
     }
@@ -132,24 +140,27 @@ fn answer_break(state: &mut State, id: TargetId) -> bool {
     }
     if on_break(&known, state.program) {
         learn::learn_of_copy(&mut state.map, &mut state.tables, &state.files, id);
-        release(state, id);
-        return true;
+        if release(state, id) {
+            return true;
+        }
     }
     breaks::note(known.source.fd);
     false
 }
 
-/// Materialises what depends on the file, then gives up the guard.
-pub(crate) fn release(state: &mut State, id: TargetId) {
+/// Materialises what depends on the file, then gives up the guard. False: somebody still depends on it.
+pub(crate) fn release(state: &mut State, id: TargetId) -> bool {
     let known = state.files.get(id);
     if known.guard == Guard::None {
-        return;
+        return true;
     }
     // The guard is asked for after the stamp: a guard that the kernel has taken away guarded nothing.
     let stamp = if state.fine_ctime { stamp::take(&known) } else { None }.filter(|_| is_held(&known));
     live::count_change();
     let gone = materialise::file(state, id);
-    give_up(state, &known, gone);
+    if !give_up(state, &known, gone) {
+        return false;
+    }
     file::close(known.source.fd);
     match stamp.filter(|_| state.map.share(id).tracked > 0) {
         Some(stamp) => {
@@ -168,6 +179,7 @@ pub(crate) fn release(state: &mut State, id: TargetId) {
         None => drop_file(state, id),
     }
     state.map.publish();
+    true
 }
 
 pub(crate) fn drop_file(state: &mut State, id: TargetId) {
@@ -183,7 +195,7 @@ pub(crate) fn sweep(state: &mut State) {
         if known.used && known.writer == 0 && share.mapped + share.tracked == 0 {
             match known.guard {
                 Guard::None => state.files.remove(id),
-                _ => release(state, id),
+                _ => state.map.dropped |= !release(state, id),
             }
         }
     }
@@ -195,18 +207,6 @@ pub(crate) fn release_for_nothing(state: &mut State, id: TargetId, request: &mut
         request.known = state.map.share(id).mapped;
     }
     release(state, id);
-}
-
-pub(crate) fn release_before_fork(state: &mut State) {
-    for id in state.files.ids() {
-        learn::learn_of_copy(&mut state.map, &mut state.tables, &state.files, id);
-    }
-    release_all(state);
-}
-
-pub(crate) fn release_all(state: &mut State) {
-    materialise::all(state);
-    state.files.ids().for_each(|id| release(state, id));
 }
 
 pub(crate) fn surrender(state: &mut State) {

@@ -2,6 +2,7 @@
 
 use crate::helper::files::File;
 use crate::helper::guard::lease;
+use crate::shared::forks;
 use crate::shared::processes;
 use crate::shared::requests::Request;
 use crate::stats::Reason;
@@ -33,7 +34,22 @@ pub(super) fn on_break(_known: &File, _program: i32) -> bool {
     true
 }
 
-pub(super) fn give_up(known: &File) {
+/// Opens the file through the parent's helper's descriptor.
+pub(super) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
+    let fd = open(predecessor, known.source.fd, 0).ok()?;
+    if file::stat(fd).is_ok_and(|stat| stat.id == known.key) {
+        return Some(fd);
+    }
+    file::close(fd);
+    None
+}
+
+/// Not while a forked child without guards of its own depends on the lease.
+pub(super) fn give_up(known: &File) -> bool {
+    if forks::children_uncovered() {
+        return false;
+    }
     // Closing is not enough: a mapping keeps the description, and so the lease.
     let _ = file::set_lease(known.source.fd, libc::F_UNLCK);
+    true
 }

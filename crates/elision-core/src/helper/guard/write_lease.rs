@@ -30,7 +30,11 @@ pub(super) fn on_break(known: &File, program: i32) -> bool {
     known.writer == 0 || processes::is_stopped(program)
 }
 
-pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) {
+pub(super) fn on_fork(_known: &File, _predecessor: i32) -> Option<i32> {
+    None
+}
+
+pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) -> bool {
     // A waiting exec fails if the file is open for writing when the lease ends: closing the last descriptor ends both.
     let ends_with_us = gone
         && known.closed != 0
@@ -40,6 +44,7 @@ pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) {
     if !ends_with_us {
         unlock(known);
     }
+    true
 }
 
 pub(super) fn unlock(known: &File) {
