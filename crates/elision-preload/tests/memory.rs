@@ -114,3 +114,31 @@ fn as_much_is_given_back() {
     }
     assert!(said.len() > 3, "the settings make no difference");
 }
+
+/// One buffer, however many processes a fork has given it to, is in memory once, as after a plain read.
+#[test]
+fn a_family_has_one_copy() {
+    let made = tempfile::tempdir().unwrap();
+    let program = common::compile(made.path(), "family", &["-O1", "-Wextra", "-Werror"]);
+    for row in [
+        "before",
+        "during",
+        "after",
+        "after altered",
+        "after generations",
+        "after orphans",
+        "after killed",
+        "after reshaped",
+    ] {
+        let words: Vec<_> = row.split(' ').collect();
+        let [plain, ours] = [common::With::Nothing, common::With::Least(4096)].map(|with| {
+            let (output, _) = common::run(with, &program, &words);
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{row}, {with:?}: {}: {said}", output.status);
+            said.trim().parse::<u64>().unwrap()
+        });
+        // A process whose helper was killed makes a copy of its own.
+        let plain = if row == "after killed" { 2 * plain } else { plain };
+        assert!(ours <= plain + plain / 16, "{row}: {ours} KiB, and {plain} by plain reads");
+    }
+}

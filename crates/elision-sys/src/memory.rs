@@ -63,6 +63,17 @@ pub unsafe fn map_file_at(addr: usize, len: usize, fd: i32, offset: u64) -> Resu
     Ok(())
 }
 
+/// The same, shared: stores go to the file.
+///
+/// # Safety
+/// As [`allocate_at`].
+pub unsafe fn share_file_at(addr: usize, len: usize, fd: i32, offset: u64) -> Result<()> {
+    let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
+    // SAFETY: the caller's promise.
+    unsafe { rustix::mm::mmap(pointer(addr), len, READ_WRITE, flags, borrow(fd)?, offset) }?;
+    Ok(())
+}
+
 /// The file position of [`untouchable_at`]; no file is so long.
 pub const UNTOUCHABLE: u64 = 1 << 62;
 

@@ -104,7 +104,7 @@ pub(crate) fn guard_for_read(
                 return Ok((id, None));
             }
             // Two descriptions of one file: only one can be followed.
-            Guard::Read | Guard::Write => return Err(Reason::OwnWriter),
+            Guard::Read | Guard::Write | Guard::Copy => return Err(Reason::OwnWriter),
             Guard::None => {}
         }
     }

@@ -17,6 +17,8 @@ pub enum Guard {
     Read,
     /// A write lease on the program's description.
     Write,
+    /// None is needed: a memory file that only relatives have open.
+    Copy,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,8 @@ pub struct File {
     pub guard: Guard,
     pub source: Source,
     pub stamp: Stamp,
+    /// What relatives share once the file changes.
+    pub copy: SharedCopy,
     /// The request of the write under way: nobody else may change or read the file. 0: none.
     pub writer: usize,
     pub small: u32,
@@ -38,6 +42,15 @@ pub struct File {
     pub(crate) put_off: u64,
     pub(crate) next: u32,
 }
+
+/// The memory file of a file's copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SharedCopy {
+    pub fd: i32,
+    pub key: FileKey,
+}
+
+pub const NO_COPY: SharedCopy = SharedCopy { fd: -1, key: FileKey { dev: 0, ino: 0 } };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Source {
@@ -68,6 +81,7 @@ pub const NO_FILE: File = File {
     guard: Guard::None,
     source: Source::NONE,
     stamp: NO_STAMP,
+    copy: NO_COPY,
     writer: 0,
     small: 0,
     saved: false,

@@ -38,7 +38,7 @@ pub(crate) fn learn_of_copy(map: &mut Map, tables: &mut PageTables, files: &File
 }
 
 /// Bytes of an extent stored into since its read, saved or not.
-fn ever_altered(tables: &mut PageTables, row: Extent) -> usize {
+pub(crate) fn ever_altered(tables: &mut PageTables, row: Extent) -> usize {
     let mut altered = 0;
     tables.scan_each(row.addr, row.end(), SOMEWHERE, |run| {
         let facts = facts(run.categories);

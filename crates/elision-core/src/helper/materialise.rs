@@ -11,6 +11,7 @@
 
 use crate::extent::{BLANK, Extent, TargetId};
 use crate::helper::files::Guard;
+use crate::helper::guard::copy as shared_copy;
 use crate::helper::in_place;
 use crate::helper::map::Map;
 use crate::helper::mappings;
@@ -41,6 +42,8 @@ struct Shadow {
     memory: usize,
     /// No unaltered page could be read.
     unreadable: bool,
+    /// The memory is a mapping of what relatives share.
+    copy: Option<TargetId>,
 }
 
 impl Shadow {
@@ -56,7 +59,8 @@ impl Shadow {
 enum Exchange {
     Done,
     Stale,
-    Failed,
+    /// From this address on.
+    Failed(usize),
 }
 
 /// Rounds in which the program may unmap what is being copied.
@@ -89,7 +93,7 @@ pub(crate) fn range(state: &mut State, addr: usize, len: usize) {
 fn materialise(state: &mut State, which: Which, track: bool) -> bool {
     let mut gone = true;
     for round in 0usize.. {
-        let mut batch = [Shadow { extent: BLANK, memory: 0, unreadable: false }; BATCH];
+        let mut batch = [Shadow { extent: BLANK, memory: 0, unreadable: false, copy: None }; BATCH];
         let mut count = 0;
         let mut from = 0;
         while let Some(extent) = next_mapped(&mut state.map, which, from) {
@@ -100,7 +104,7 @@ fn materialise(state: &mut State, which: Which, track: bool) -> bool {
             }
             let Some(slot) = batch.get_mut(count) else { break };
             let extent = extent.clip(from, extent.end()).unwrap_or(extent);
-            *slot = precopy(state, extent);
+            *slot = precopy(state, extent, matches!(which, Which::File(_)));
             if slot.memory == 0 && !slot.unreadable && count > 0 {
                 // Perhaps there is no room: exchanging what has been copied makes some.
                 break;
@@ -118,15 +122,18 @@ fn materialise(state: &mut State, which: Which, track: bool) -> bool {
         for &shadow in batch {
             let outcome = match held && shadow.memory != 0 {
                 true => swap(state, shadow, track),
-                false => Exchange::Failed,
+                false => Exchange::Failed(shadow.extent.addr),
             };
             match outcome {
                 Exchange::Done => (),
                 // A part was unmapped: the rest has its turn again.
                 Exchange::Stale if round < PATIENCE => shadow.drop(),
-                Exchange::Stale | Exchange::Failed => {
+                Exchange::Stale | Exchange::Failed(_) => {
                     shadow.drop();
-                    in_place::copy(state, shadow.extent, shadow.unreadable, held);
+                    let from = if let Exchange::Failed(from) = outcome { from } else { shadow.extent.addr };
+                    if let Some(rest) = shadow.extent.clip(from, shadow.extent.end()) {
+                        in_place::copy(state, rest, shadow.unreadable, held);
+                    }
                     gone = false;
                 }
             }
@@ -152,16 +159,18 @@ fn next_mapped(map: &mut Map, which: Which, from: usize) -> Option<Extent> {
 }
 
 /// Copies an extent, or its beginning where address space is short or a page unreadable.
-fn precopy(state: &mut State, extent: Extent) -> Shadow {
+fn precopy(state: &mut State, extent: Extent, shares: bool) -> Shadow {
     if !mappings::is_ours(&state.tables, &state.files, extent) {
-        return Shadow { extent, memory: 0, unreadable: false };
+        return Shadow { extent, memory: 0, unreadable: false, copy: None };
     }
     let fd = extent.source.map_or(-1, |source| state.files.source(source).fd);
     // Reading is faster than the mapping, but may show as an access.
-    let shows = state.world.alone || fd < 0 || file::shows_access(fd);
-    let own = !state.world.alone && fd >= 0 && state.files.get(extent.target).guard == Guard::Read;
+    let shows = fd < 0 || file::shows_access(fd);
+    let own = fd >= 0 && state.files.get(extent.target).guard != Guard::Write;
     let hidden = shows && own && hide_access(fd, true);
-    let shadow = copy(&mut state.tables, extent, fd, shows && !hidden);
+    let by_mapping = shows && !hidden;
+    let shared = if shares && !by_mapping { share(state, extent, fd) } else { None };
+    let shadow = shared.unwrap_or_else(|| copy(&mut state.tables, extent, fd, by_mapping));
     if hidden {
         hide_access(fd, false);
     }
@@ -176,30 +185,56 @@ fn hide_access(fd: i32, hide: bool) -> bool {
     })
 }
 
+/// What relatives share, filled where this process needs it. `None`: there are none, or it cannot be done.
+fn share(state: &mut State, extent: Extent, fd: i32) -> Option<Shadow> {
+    if !state.map.view().has_room(PIECES) {
+        return None;
+    }
+    let unaltered = |tables: &mut PageTables, fill: &mut dyn FnMut(usize, usize)| {
+        each_unaltered(tables, extent, fill) == extent.end()
+    };
+    let load = |window, from, to| load(extent, window, fd, from, to, false);
+    let made = shared_copy::shadow(&mut state.files, &mut state.tables, extent, unaltered, load)?;
+    Counters::add(&COUNTERS.materialised, made.copied);
+    Some(Shadow { extent, memory: made.memory, unreadable: false, copy: Some(made.id) })
+}
+
+/// Returns how far the kernel has told.
+fn each_unaltered(tables: &mut PageTables, extent: Extent, mut act: impl FnMut(usize, usize)) -> usize {
+    let mut cursor = extent.addr;
+    let mut between = |from: usize, to: usize| {
+        if from < to {
+            act(from, to);
+        }
+    };
+    let reached = tables.scan_each(extent.addr, extent.end(), OWN_MEMORY, |run| {
+        between(cursor, run.start as usize);
+        cursor = run.end as usize;
+    });
+    between(cursor, reached);
+    reached
+}
+
 fn copy(tables: &mut PageTables, mut extent: Extent, fd: i32, by_mapping: bool) -> Shadow {
+    let none = Shadow { extent, memory: 0, unreadable: false, copy: None };
     let whole = extent;
     let shadow = loop {
         match memory::allocate(extent.len, false) {
             Ok(shadow) => break shadow,
             Err(_) if extent.len > PAGE => extent.len = (extent.len / 2).next_multiple_of(PAGE),
-            Err(_) => return Shadow { extent, memory: 0, unreadable: false },
+            Err(_) => return none,
         }
     };
     let mut unread = None;
-    let mut cursor = extent.addr;
     let mut copied = 0;
-    let mut fill = |from: usize, to: usize| {
-        if unread.is_none() && from < to {
+    let fill = |from: usize, to: usize| {
+        if unread.is_none() {
             let good = load(extent, shadow, fd, from, to, by_mapping) / PAGE * PAGE;
             copied += good;
             unread = (good < to - from).then_some(from + good);
         }
     };
-    let reached = tables.scan_each(extent.addr, extent.end(), OWN_MEMORY, |run| {
-        fill(cursor, run.start as usize);
-        cursor = run.end as usize;
-    });
-    fill(cursor, reached);
+    let reached = each_unaltered(tables, extent, fill);
     let good = unread.unwrap_or(reached);
     if good == extent.addr {
         let len = match unread {
@@ -208,18 +243,19 @@ fn copy(tables: &mut PageTables, mut extent: Extent, fd: i32, by_mapping: bool) 
         };
         // SAFETY: nobody else knows the shadow.
         unsafe { memory::unmap(shadow, extent.len) };
-        return Shadow { extent: Extent { len, ..whole }, memory: 0, unreadable: unread.is_some() };
+        return Shadow { extent: Extent { len, ..whole }, unreadable: unread.is_some(), ..none };
     }
     // SAFETY: as above.
     unsafe { memory::unmap(shadow + (good - extent.addr), extent.end() - good) };
     extent.len = good - extent.addr;
     Counters::add(&COUNTERS.materialised, copied);
-    Shadow { extent, memory: shadow, unreadable: false }
+    Shadow { extent, memory: shadow, ..none }
 }
 
 /// With the program held: copies altered pages, and moves the shadow into place.
 fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
-    let Shadow { extent, memory: fresh, .. } = shadow;
+    let Shadow { extent, memory: fresh, copy, .. } = shadow;
+    let track = track && copy.is_none();
     if !mappings::is_ours(&state.tables, &state.files, extent) {
         return Exchange::Stale;
     }
@@ -239,7 +275,7 @@ fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
     for start in (extent.addr..extent.end()).step_by(piece) {
         let end = extent.end().min(start + piece);
         let place = fresh + (start - extent.addr);
-        let copy = |run: Run| {
+        let copy_run = |run: Run| {
             let (from, len) = (run.start as usize, (run.end - run.start) as usize);
             for at in (from..from + len).step_by(STEP) {
                 let len = STEP.min(from + len - at);
@@ -250,13 +286,27 @@ fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
                 requests::step();
             }
         };
-        let copied = unaltered || state.tables.scan_each(start, end, OWN_MEMORY, copy) == end;
+        if !unaltered && state.tables.scan_each(start, end, OWN_MEMORY, copy_run) < end {
+            return Exchange::Failed(start);
+        }
+        let moved = copy.map(|id| {
+            let offset = extent.offset + (start - extent.addr) as u64;
+            Extent::mapped(start, end - start, id, offset)
+        });
+        state.map.intend(moved.unwrap_or(BLANK));
         // SAFETY: the bytes are the same, and the program is held.
-        if !copied || unsafe { memory::move_over(place, start, end - start) }.is_err() {
-            return Exchange::Failed;
+        let done = unsafe { memory::move_over(place, start, end - start) }.is_ok();
+        if let Some(moved) = moved.filter(|_| done) {
+            let _ = state.map.view().insert(moved);
+        }
+        state.map.intend(BLANK);
+        if !done {
+            return Exchange::Failed(start);
         }
     }
-    let _ = state.map.view().remove(extent.addr, extent.len);
+    if copy.is_none() {
+        let _ = state.map.view().remove(extent.addr, extent.len);
+    }
     state.map.dropped = true;
     if track && count <= altered.len() {
         keep_tracked(&mut state.map, &mut state.tables, extent, altered.get(..count).unwrap_or(&[]));

@@ -9,7 +9,7 @@ pub(crate) mod associate;
 pub(crate) mod before_write;
 pub(crate) mod begin;
 pub(crate) mod closing;
-pub(crate) mod files;
+mod files;
 pub(crate) mod guard;
 pub(crate) mod in_place;
 pub(crate) mod learn;

@@ -1,16 +1,19 @@
-use crate::extent;
+use crate::extent::{self, Extent};
+use crate::helper::files::{Files, Guard};
 use crate::helper::map::Map;
 use crate::helper::page_tables::{PageTables, SOMEWHERE, facts};
 use crate::shared::requests::{RUNS, Request};
 
-pub(crate) fn query(map: &mut Map, tables: &mut PageTables, request: &mut Request) {
+pub(crate) fn query(map: &mut Map, tables: &mut PageTables, files: &Files, request: &mut Request) {
     let (start, end) = (request.addr, request.addr + request.len);
     request.count = 0;
     let mut at = start;
     while at < end && request.count + 2 < RUNS {
         let row = map.next_piece(at, end);
         let to = row.map_or(end, |row| if row.addr <= at { row.end() } else { row.addr });
-        let Some(row) = row.filter(|row| row.addr <= at) else {
+        // A copy does not depend on the file.
+        let depends = |row: &Extent| row.addr <= at && files.get(row.target).guard != Guard::Copy;
+        let Some(row) = row.filter(depends) else {
             request.push_run(at, to, 0, 0);
             at = to;
             continue;

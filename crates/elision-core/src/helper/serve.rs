@@ -53,6 +53,9 @@ const LONG: u64 = 60_000;
 /// Milliseconds that a fork may keep a request or a break waiting.
 const FORK_MS: u64 = 2_000;
 
+/// Milliseconds that a helper which ends waits for forked children.
+const CHILDREN_MS: u64 = 200;
+
 pub(crate) extern "C" fn main() -> ! {
     // SAFETY: one helper runs, and the program's threads leave the state alone.
     let state = unsafe { state::state() };
@@ -168,6 +171,7 @@ fn load_ahead(state: &mut State, idle: bool) {
 /// After a fork, an answer would change what the child copies.
 fn quiesce_for_fork(state: &mut State) {
     if state.retiring {
+        wait_for_children();
         report_once(state);
         task::exit();
     }
@@ -258,7 +262,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
             None
         }
         Op::Query => {
-            query::query(&mut state.map, &mut state.tables, request);
+            query::query(&mut state.map, &mut state.tables, &state.files, request);
             None
         }
         #[cfg(test)]
@@ -271,6 +275,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
         Op::Fork => {
             // Only here no other thread takes a write lease in between.
             guard::surrender(state);
+            guard::before_fork(state);
             state.fork = forks::under_way();
             if !forks::set_mark() {
                 for id in state.files.ids() {
@@ -304,18 +309,31 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
 }
 
 fn let_go_of_all(state: &mut State) {
-    for id in state.files.ids() {
-        // A forked child that is not covered yet has a minute at most.
-        while state.files.get(id).used && !guard::release(state, id) {
-            step();
-            task::nap_us(1_000);
+    // A released file may leave a copy.
+    while state.files.known().next().is_some() {
+        for id in state.files.ids() {
+            // A forked child that is not covered yet has a minute at most.
+            while state.files.get(id).used && !guard::release(state, id) {
+                step();
+                task::nap_us(1_000);
+            }
+            guard::drop_file(state, id);
         }
-        guard::drop_file(state, id);
     }
     state.map.publish();
 }
 
+/// A child that was just born takes its guards through this helper's descriptors.
+fn wait_for_children() {
+    let begun = task::now_ms();
+    while forks::children_uncovered() && task::ms_since(begun) < CHILDREN_MS {
+        step();
+        task::nap_us(500);
+    }
+}
+
 fn finish(state: &mut State) -> ! {
+    wait_for_children();
     guard::give_back_descriptions(state);
     report_once(state);
     task::exit()

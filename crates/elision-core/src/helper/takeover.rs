@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // The state, in a client that has no helper.
 
 use crate::extent::{BLANK, Extent};
-use crate::helper::files::{Files, Guard};
+use crate::helper::files::{Files, Guard, NO_COPY};
 use crate::helper::map::Map;
 use crate::helper::page_tables::PageTables;
 use crate::helper::state::{self, State};
@@ -18,6 +18,10 @@ pub(crate) fn take_over(state: &mut State, predecessor: i32) {
     state.world.alone = true;
     for id in state.files.ids() {
         let known = state.files.get(id);
+        // In this process the number may be another file's.
+        if let Some(entry) = state.files.get_mut(id) {
+            entry.copy = NO_COPY;
+        }
         if !known.used || known.guard == Guard::None {
             guard::drop_file(state, id);
             continue;
@@ -26,12 +30,24 @@ pub(crate) fn take_over(state: &mut State, predecessor: i32) {
         match (taken, state.files.get_mut(id)) {
             (Some(fd), Some(entry)) => {
                 (entry.source.fd, entry.writer) = (fd, 0);
+                entry.copy = guard::copy::join(known.copy, predecessor);
                 state.files.watch(fd, id);
             }
-            _ => {
-                materialise::file(state, id);
-                guard::drop_file(state, id);
+            (None, Some(entry)) => {
+                entry.guard = Guard::None;
+                entry.source.fd = guard::reopen(&known, predecessor);
+                entry.copy = guard::copy::join(known.copy, predecessor);
             }
+            _ => (),
+        }
+    }
+    // Only now: what they leave may be entered as a file.
+    for id in state.files.ids() {
+        let known = state.files.get(id);
+        if known.used && known.guard == Guard::None {
+            materialise::file(state, id);
+            file::close(known.source.fd);
+            guard::drop_file(state, id);
         }
     }
     state.world.alone = false;
@@ -72,7 +88,7 @@ fn recall(state: &mut State) {
     for id in state.files.ids() {
         // In this process the descriptor's number may be another file's.
         if let Some(entry) = state.files.get_mut(id) {
-            entry.source.fd = -1;
+            (entry.source.fd, entry.copy) = (-1, NO_COPY);
         }
     }
     if state.map.usage.whole {

@@ -3,6 +3,7 @@
 mod descriptor;
 mod extents;
 mod lease;
+mod memory_file;
 mod page_cache;
 mod proc_path;
 mod status;
@@ -10,6 +11,7 @@ mod status;
 pub use descriptor::*;
 pub use extents::has_hole;
 pub use lease::*;
+pub use memory_file::{begin_to_share, is_shared, memory_file};
 pub(crate) use page_cache::SYS_cachestat;
 pub use page_cache::{Cached, begin_to_read, cached, read_ahead};
 pub use proc_path::{ProcPath, decimal};

@@ -4,6 +4,7 @@
 //! Extents are materialised before the guard goes; the [`stamp`] outlives it.
 
 pub(crate) mod breaks;
+pub(crate) mod copy;
 mod lease;
 mod read_lease;
 pub(crate) mod stamp;
@@ -15,7 +16,7 @@ pub(crate) use lease::take_read_lease;
 pub(crate) use write_lease::{has_our_lease, holds_locks, program_holds};
 
 use crate::extent::TargetId;
-use crate::helper::files::{File, Guard, NO_FILE, Source};
+use crate::helper::files::{File, Guard, NO_COPY, NO_FILE, Source};
 use crate::helper::guard::breaks::Broken;
 use crate::helper::state::State;
 use crate::helper::{learn, materialise};
@@ -31,7 +32,7 @@ pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Resu
         state.taking = request.key;
     }
     let taken = match kind {
-        Guard::None => Err(Reason::OwnWriter),
+        Guard::None | Guard::Copy => Err(Reason::OwnWriter),
         Guard::Read => read_lease::acquire(request),
         Guard::Write => write_lease::acquire(request),
     };
@@ -59,7 +60,7 @@ pub(crate) fn is_held(known: &File) -> bool {
 
 fn still_holds(known: &File, though_wanted: bool) -> bool {
     match known.guard {
-        Guard::None => true,
+        Guard::None | Guard::Copy => true,
         Guard::Read => read_lease::still_holds(known.source.fd, though_wanted),
         Guard::Write => write_lease::still_holds(known.source.fd, though_wanted),
     }
@@ -67,7 +68,7 @@ fn still_holds(known: &File, though_wanted: bool) -> bool {
 
 fn on_break(known: &File, program: i32) -> bool {
     match known.guard {
-        Guard::None => true,
+        Guard::None | Guard::Copy => true,
         Guard::Read => read_lease::on_break(known, program),
         Guard::Write => write_lease::on_break(known, program),
     }
@@ -78,13 +79,20 @@ pub(crate) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
         Guard::None => None,
         Guard::Read => read_lease::on_fork(known, predecessor),
         Guard::Write => write_lease::on_fork(known, predecessor),
+        Guard::Copy => copy::on_fork(known, predecessor),
     }
+}
+
+/// The file, for a forked child that got no guard while its parent's helper has one. −1: none.
+pub(crate) fn reopen(known: &File, predecessor: i32) -> i32 {
+    let fd = if known.guard == Guard::Read { read_lease::reopen(known, predecessor) } else { None };
+    fd.unwrap_or(-1)
 }
 
 /// `gone`: no mapping is left. False: a forked child depends on the guard.
 fn give_up(state: &State, known: &File, gone: bool) -> bool {
     match known.guard {
-        Guard::None => true,
+        Guard::None | Guard::Copy => true,
         Guard::Read => read_lease::give_up(known),
         Guard::Write => write_lease::give_up(known, gone, state.program, state.tables.maps),
     }
@@ -164,12 +172,14 @@ pub(crate) fn release(state: &mut State, id: TargetId) -> bool {
     file::close(known.source.fd);
     match stamp.filter(|_| state.map.share(id).tracked > 0) {
         Some(stamp) => {
+            known.copy.close();
             state.files.set(
                 id,
                 File {
                     guard: Guard::None,
                     source: Source { fd: -1, ..known.source },
                     stamp,
+                    copy: NO_COPY,
                     solid: 0,
                     writer: 0,
                     ..known
@@ -183,6 +193,7 @@ pub(crate) fn release(state: &mut State, id: TargetId) -> bool {
 }
 
 pub(crate) fn drop_file(state: &mut State, id: TargetId) {
+    state.files.get(id).copy.close();
     state.map.view().retain_of(id, |_| false);
     state.files.remove(id);
 }
@@ -207,6 +218,32 @@ pub(crate) fn release_for_nothing(state: &mut State, id: TargetId, request: &mut
         request.known = state.map.share(id).mapped;
     }
     release(state, id);
+}
+
+/// Before a fork: extents with altered pages get memory of their own, which a fork shares. The others stay deferred.
+pub(crate) fn before_fork(state: &mut State) {
+    for id in state.files.ids() {
+        let known = state.files.get(id);
+        if !known.used || state.map.share(id).mapped == 0 {
+            continue;
+        }
+        let (mut bytes, mut altered, mut at) = (0, 0, 0);
+        loop {
+            let Some(row) = state.map.view().of_target(id, at).find(|row| row.is_mapped()) else { break };
+            at = row.end();
+            bytes += row.len;
+            altered += learn::ever_altered(&mut state.tables, row);
+        }
+        if altered > bytes / 16 {
+            materialise::file(state, id);
+        } else if known.guard == Guard::Read
+            && known.copy == NO_COPY
+            && let Some(entry) = state.files.get_mut(id)
+        {
+            entry.copy = copy::make().unwrap_or(NO_COPY);
+        }
+    }
+    state.map.publish();
 }
 
 pub(crate) fn surrender(state: &mut State) {

@@ -11,19 +11,13 @@ use elision_sys::file::{self, ProcPath};
 /// The program may close its own description, so the helper opens another.
 pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
     // Mapping counts as access, so O_NOATIME is passed on.
-    open(request.pid, request.fd, request.flags & libc::O_NOATIME)
+    let fd = open(request.pid, request.fd, request.flags & libc::O_NOATIME)?;
+    lease::take(fd, libc::F_RDLCK).map(|()| fd).inspect_err(|_| file::close(fd))
 }
 
 fn open(pid: i32, fd: i32, flags: i32) -> Result<i32, Reason> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | flags;
-    let fd = processes::open(&ProcPath::new(pid, "fd", Some(fd)), flags).map_err(lease::refused)?;
-    match lease::take(fd, libc::F_RDLCK) {
-        Ok(()) => Ok(fd),
-        Err(reason) => {
-            file::close(fd);
-            Err(reason)
-        }
-    }
+    processes::open(&ProcPath::new(pid, "fd", Some(fd)), flags).map_err(lease::refused)
 }
 
 pub(super) fn still_holds(fd: i32, though_wanted: bool) -> bool {
@@ -34,8 +28,17 @@ pub(super) fn on_break(_known: &File, _program: i32) -> bool {
     true
 }
 
-/// Opens the file through the parent's helper's descriptor.
 pub(super) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
+    let fd = reopen(known, predecessor)?;
+    if lease::take(fd, libc::F_RDLCK).is_ok() {
+        return Some(fd);
+    }
+    file::close(fd);
+    None
+}
+
+/// Opens the file through the parent's helper's descriptor, without a lease.
+pub(super) fn reopen(known: &File, predecessor: i32) -> Option<i32> {
     let fd = open(predecessor, known.source.fd, 0).ok()?;
     if file::stat(fd).is_ok_and(|stat| stat.id == known.key) {
         return Some(fd);
