@@ -21,7 +21,7 @@ static unsigned char *memory(size_t len) {
     return p;
 }
 
-static void make(const char *path, size_t len, int byte) {
+__attribute__((unused)) static void make(const char *path, size_t len, int byte) {
     unsigned char *p = memory(len);
     memset(p, byte, len);
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
