@@ -206,6 +206,13 @@ fn descriptors_are_what_they_were() {
     assert!(said.contains("the next is 1\n"), "{said}");
 }
 
+/// In a mapping whose stores are followed each page takes a fault of its own: a save follows the pages that were altered, no others.
+#[test]
+fn what_is_looked_at_after_a_save_takes_few_faults() {
+    let said = case("summed");
+    assert!(said.contains("few faults") && !said.contains("another"), "{said}");
+}
+
 #[test]
 fn wait_knows_of_no_child() {
     let said = case("wait");

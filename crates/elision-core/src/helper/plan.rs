@@ -29,7 +29,6 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
     let mut unknown = 0;
     let (start, end) = (request.addr, request.addr + request.len);
     let delta = request.offset.wrapping_sub(start as u64);
-    let protect = request.track && track(&mut state.map, &state.tables, id, delta, start, end);
     let gap = least_gap(request);
     if gap > 0 && !request.more {
         request.push_run(start, start + PAGE, 0, gap);
@@ -66,6 +65,7 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
     if gap > 0 && request.tail > 0 && at == end {
         request.push_run(end - PAGE, end, 0, gap);
     }
+    let protect = request.track && register(state, request, id, delta);
     for i in 0..request.count {
         let Some(run) = request.runs.get(i).copied() else { break };
         if protect {
@@ -174,8 +174,21 @@ fn altered_runs(tables: &mut PageTables, kind: Kind, at: usize, to: usize, reque
     reached
 }
 
-/// Registers the pages that [`follow`] may protect. In a registered mapping each page takes a fault of its own, so deferred pages of
-/// another place stay out: they could not be elided here anyway.
+/// Runs that are registered one by one: each may split its mapping in three.
+const FEW: usize = 8;
+
+/// Registers the pages that [`follow`] protects. In a registered mapping each page takes a fault of its own. So at a file's first save
+/// a few altered pages are registered alone; later all are, or the mappings would become many.
+fn register(state: &mut State, request: &Request, id: TargetId, delta: u64) -> bool {
+    let (map, tables) = (&mut state.map, &state.tables);
+    if state.files.get(id).saved || request.count > FEW {
+        return track(map, tables, id, delta, request.addr, request.addr + request.len);
+    }
+    let runs = request.runs.iter().take(request.count);
+    runs.fold(true, |good, run| good && track(map, tables, id, delta, run.addr, run.addr + run.len))
+}
+
+/// Deferred pages of another place stay out: they could not be elided here anyway.
 fn track(map: &mut Map, tables: &PageTables, id: TargetId, delta: u64, start: usize, end: usize) -> bool {
     let mut at = start;
     while at < end {

@@ -89,6 +89,31 @@ static void copy(const char *path, int flags, size_t want) {
     close(fd);
 }
 
+/* Alters three pages, saves all in place, and sums all; twice. */
+static void summed(const char *path) {
+    struct rusage before, after;
+    unsigned char *saved = malloc(1 << 16);
+    int fd = open(path, O_RDWR);
+    whole(fd);
+    for (size_t turn = 0; turn < 2; turn++) {
+        for (size_t i = 1; i < 4; i++)
+            bytes[size / 4 * i + turn * 65536] ^= 255;
+        ssize_t done = pwrite(fd, bytes, size, 0);
+        getrusage(RUSAGE_SELF, &before);
+        unsigned long sum = 0;
+        for (size_t at = 0; at < size; at += 512)
+            sum += bytes[at];
+        getrusage(RUSAGE_SELF, &after);
+        printf("%zd %lu\n", done, sum);
+        if (turn == 0)
+            printf("%s faults\n", (size_t)(after.ru_minflt - before.ru_minflt) < size / 4096 / 8 ? "few" : "many");
+    }
+    for (size_t at = 0; at < size; at += 1 << 16)
+        if (pread(fd, saved, 1 << 16, at) != 1 << 16 || memcmp(saved, bytes + at, 1 << 16))
+            printf("another at %zu\n", at);
+    close(fd);
+}
+
 int main(int count, char **arguments) {
     if (count < 3)
         return 2;
@@ -114,6 +139,10 @@ int main(int count, char **arguments) {
         if (fclose(file) != 0)
             return 1;
         printf("%u\n", seen);
+        return 0;
+    }
+    if (!strcmp(what, "summed")) {
+        summed(path);
         return 0;
     }
     if (!strcmp(what, "descriptors")) {
