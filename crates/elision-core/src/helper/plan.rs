@@ -184,8 +184,8 @@ fn register(state: &mut State, request: &Request, id: TargetId, delta: u64) -> b
     if state.files.get(id).saved || request.count > FEW {
         return track(map, tables, id, delta, request.addr, request.addr + request.len);
     }
-    let runs = request.runs.iter().take(request.count);
-    runs.fold(true, |good, run| good && track(map, tables, id, delta, run.addr, run.addr + run.len))
+    let mut runs = request.runs.iter().take(request.count);
+    runs.all(|run| track(map, tables, id, delta, run.addr, run.addr + run.len))
 }
 
 /// Deferred pages of another place stay out: they could not be elided here anyway.

@@ -104,7 +104,7 @@ static void summed(const char *path) {
         for (size_t at = 0; at < size; at += 512)
             sum += bytes[at];
         getrusage(RUSAGE_SELF, &after);
-        printf("%zd %lu\n", done, sum);
+        printf("%zd%s\n", done, sum ? "" : " of zeroes");
         if (turn == 0)
             printf("%s faults\n", (size_t)(after.ru_minflt - before.ru_minflt) < size / 4096 / 8 ? "few" : "many");
     }
