@@ -36,7 +36,7 @@ pub struct Args {
     /// as a JSON object to FILE
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     stats: Option<Option<PathBuf>>,
-    /// Leave reads and writes of fewer than N bytes alone. Units: K, M, G are powers of 1000; KiB, MiB, GiB of 1024 [default: 4MiB]
+    /// Leave reads and writes of fewer than N bytes alone. Units: K, M, G are powers of 1000; KiB, MiB, GiB of 1024 [default: 4MB]
     #[arg(long, value_name = "N", value_parser = units::size)]
     min_bytes: Option<usize>,
     /// Say on standard error that Elision is active, and why it declines a read or write
@@ -140,7 +140,7 @@ fn settle(command: &mut Command, min_bytes: Option<usize>) -> Settled {
         let value = set("ELISION_MIN_BYTES")?;
         let least = settings::bytes(value.as_bytes());
         if least.is_none() {
-            eprintln!("elision: ELISION_MIN_BYTES={} is not understood: 4 MiB it is", value.display());
+            eprintln!("elision: ELISION_MIN_BYTES={} is not understood: 4 MB it is", value.display());
             command.env_remove("ELISION_MIN_BYTES");
         }
         least

@@ -495,7 +495,7 @@ fn statistics_give_the_true_reason_where_there_are_none() {
     assert_eq!(said, format!("{not_understood}elision: nothing to report: ELISION says off\n"));
     // Not said by each process of the tree as well.
     let said = report(&[("ELISION_MIN_BYTES", "abc")], declines);
-    let not_understood = "elision: ELISION_MIN_BYTES=abc is not understood: 4 MiB it is\n";
+    let not_understood = "elision: ELISION_MIN_BYTES=abc is not understood: 4 MB it is\n";
     assert!(said.starts_with(not_understood) && said.matches("not understood").count() == 1, "{said}");
     assert!(said.contains("declined: not_a_regular_file"), "{said}");
     // What ended deferral in a process is a reason, and the process has not used it.

@@ -4,7 +4,9 @@
 //! reads are traditional: a few at first, more after each failed try. Saves are tracked by the same rule. Outcomes count for
 //! reads of about the same size, too.
 
+use crate::settings::DEFAULT_MIN_BYTES;
 use crate::stats::Reason;
+use crate::transfer::PAGE;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Reads still to be done traditionally, and how many there were at the last decision.
@@ -98,10 +100,12 @@ fn with_file<T>(number: u64, act: impl FnOnce(&mut Memory) -> T) -> T {
 }
 
 fn with_size<T>(len: usize, act: impl FnOnce(&mut Memory) -> T) -> T {
-    with(&SIZES, len.checked_ilog2().unwrap_or(0).into(), 0, act)
+    // A power of two, and a little less without its fragments, are of one size.
+    with(&SIZES, (len + len / 8).checked_ilog2().unwrap_or(0).into(), 0, act)
 }
 
-pub const LARGE: usize = 4 << 20;
+/// The whole pages of any transfer that is considered by default.
+pub const LARGE: usize = DEFAULT_MIN_BYTES - 2 * PAGE;
 
 /// The reason not to defer this read of a file that is to be changed.
 pub fn declines(number: u64, len: usize) -> Option<Reason> {

@@ -112,7 +112,7 @@ fn said(program: &Path, row: &[&str], settings: &[(&str, &str)]) -> (u32, Vec<St
     (pid, String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect())
 }
 
-/// `ELISION=OFF` left it on, and `ELISION_MIN_BYTES=1M` was 4 MiB without a word.
+/// `ELISION=OFF` left it on, and `ELISION_MIN_BYTES=1M` was the default without a word.
 #[test]
 fn settings_are_understood_or_said_not_to_be() {
     let made = directory();
@@ -135,7 +135,7 @@ fn settings_are_understood_or_said_not_to_be() {
     for least in ["abc", "1.5M", "-1", "9999999999999G"] {
         let (pid, lines) = said(&program, row, &[verbose, ("ELISION_MIN_BYTES", least)]);
         let expected =
-            format!("elision: declines[{pid}]: ELISION_MIN_BYTES={least} is not understood: 4 MiB it is");
+            format!("elision: declines[{pid}]: ELISION_MIN_BYTES={least} is not understood: 4 MB it is");
         assert_eq!(lines, [expected]);
     }
     let (pid, lines) = said(&program, row, &[verbose, ("ELISION", "never"), ("ELISION_MIN_BYTES", "4096")]);

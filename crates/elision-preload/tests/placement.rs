@@ -78,17 +78,19 @@ fn python_itself() {
         "b = os.read(f.fileno(), 1 << 23)",
         "b = os.pread(f.fileno(), 1 << 23, 0)",
     ];
+    let mut modules = "os, sys";
     if has("numpy") {
-        scripts.push("f.read(128); import numpy; b = numpy.fromfile(f, numpy.uint8)");
-        scripts.push("f.read(128); import numpy; b = numpy.fromfile(f, numpy.uint8, 7 << 20)");
-        scripts.push("f.read(128); import numpy; b = numpy.empty(size - 128, numpy.uint8); f.readinto(b)");
+        modules = "os, sys, numpy";
+        scripts.push("f.read(128); b = numpy.fromfile(f, numpy.uint8)");
+        scripts.push("f.read(128); b = numpy.fromfile(f, numpy.uint8, 7 << 20)");
+        scripts.push("f.read(128); b = numpy.empty(size - 128, numpy.uint8); f.readinto(b)");
     }
     if !has("os") {
         return println!("skipped: {PYTHON} not found");
     }
     for script in scripts {
         let script = format!(
-            "import os, sys; size = os.path.getsize(sys.argv[1]); f = open(sys.argv[1], 'rb'); {script}; print(b[77], b[-1])"
+            "import {modules}; size = os.path.getsize(sys.argv[1]); f = open(sys.argv[1], 'rb'); {script}; print(b[77], b[-1])"
         );
         let deferred = deferred(PYTHON.as_ref(), &["-c", &script]);
         assert!(deferred >= PIECE - 16384, "{script}: {deferred} bytes deferred");

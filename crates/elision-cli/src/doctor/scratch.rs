@@ -14,7 +14,7 @@ use super::step::HOLDING;
 
 const PAGE: usize = 4096;
 /// The size of the scratch file: above the default threshold.
-pub const SIZE: usize = 2 * elision_core::settings::DEFAULT_MIN_BYTES;
+pub const SIZE: usize = (2 * elision_core::settings::DEFAULT_MIN_BYTES).next_multiple_of(1 << 20);
 /// At most this much of a user's file is read.
 const MOST: u64 = 64 << 20;
 /// A size below every threshold that the doctor sets.

@@ -71,9 +71,16 @@ mod tests {
     #[allow(unsafe_code)]
     fn read(file: &tempfile::NamedTempFile, len: usize) -> &'static [u8] {
         let forks = fork::forks();
-        let judged = Judged::BySize;
-        let options =
-            TransferOptions { offset: Some(0), owned: false, forks, exclusive: true, least: PAGE, judged };
+        let (judged, placed) = (Judged::BySize, false);
+        let options = TransferOptions {
+            offset: Some(0),
+            owned: false,
+            forks,
+            exclusive: true,
+            least: PAGE,
+            judged,
+            placed,
+        };
         let addr = memory::allocate(len, false).unwrap();
         // SAFETY: allocated just now, and never freed.
         unsafe {

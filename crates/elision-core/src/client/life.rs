@@ -69,7 +69,7 @@ pub unsafe fn start() {
     let least = variable("ELISION_MIN_BYTES").and_then(|value| {
         let least = settings::bytes(value);
         if least.is_none() {
-            verbose::say_not_understood("ELISION_MIN_BYTES", value, "4 MiB it is");
+            verbose::say_not_understood("ELISION_MIN_BYTES", value, "4 MB it is");
         }
         least
     });

@@ -16,6 +16,8 @@ pub struct TransferOptions {
     pub exclusive: bool,
     pub least: usize,
     pub judged: Judged,
+    /// Was the buffer's place in its page chosen here? For a person who reads why it was declined.
+    pub placed: bool,
 }
 
 /// By what became of which earlier reads is it decided whether a read is deferred?
@@ -38,6 +40,7 @@ impl TransferOptions {
             exclusive: false,
             least: life::min_bytes(),
             judged: Judged::BySize,
+            placed: false,
         }
     }
 }

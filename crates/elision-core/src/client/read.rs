@@ -36,9 +36,9 @@ pub unsafe fn associate(
     options: TransferOptions,
 ) -> Option<DeferredRead> {
     verbose::say_active();
-    let declined = match plan(fd, facts, addr, len, options) {
+    let declined = match plan(fd, facts, addr, len, &options) {
         // SAFETY: the caller's promise.
-        Ok(transfer) => match unsafe { carry_out(fd, facts, transfer, options) } {
+        Ok(transfer) => match unsafe { carry_out(fd, facts, transfer, &options) } {
             Ok(read) => return read,
             Err(reason) => {
                 overwrites(facts, transfer);
@@ -56,7 +56,7 @@ fn plan(
     facts: &FileFacts,
     addr: usize,
     len: usize,
-    options: TransferOptions,
+    options: &TransferOptions,
 ) -> core::result::Result<Transfer, Reason> {
     let access = facts.flags & libc::O_ACCMODE;
     if facts.flags & (libc::O_DIRECT | libc::O_PATH) != 0 || access == libc::O_WRONLY {
@@ -77,7 +77,7 @@ fn plan(
         return Err(Reason::Small);
     }
     if !transfer.congruent() {
-        verbose::say_phase(&transfer);
+        verbose::say_phase(&transfer, options.placed);
         let apart = transfer.offset.wrapping_sub(addr as u64);
         return Err(if apart.is_multiple_of(16) { Reason::Phase } else { Reason::OddPhase });
     }
@@ -114,7 +114,7 @@ unsafe fn carry_out(
     fd: i32,
     facts: &FileFacts,
     transfer: Transfer,
-    options: TransferOptions,
+    options: &TransferOptions,
 ) -> core::result::Result<Option<DeferredRead>, Reason> {
     let Split { head, pages, tail } = transfer.split();
     let fragment = |part: Transfer| {

@@ -45,12 +45,14 @@ pub fn decline(reason: Reason, len: usize) {
 }
 
 /// What would have had to be different.
-pub(crate) fn say_phase(transfer: &Transfer) {
+#[cold]
+#[inline(never)] // As `write_line`.
+pub(crate) fn say_phase(transfer: &Transfer, placed: bool) {
     if VERBOSE.load(Relaxed) && is_new(PHASE) {
         let (had, needed) = (transfer.addr % PAGE, transfer.offset % PAGE as u64);
         let (mut had_digits, mut needed_digits) = ([0; 20], [0; 20]);
         say(&[
-            b"a buffer begins ",
+            if placed { b"a buffer in a block that Elision placed begins " } else { b"a buffer begins " },
             decimal(had as u64, &mut had_digits),
             b" bytes into its page, and what is read to it ",
             decimal(needed, &mut needed_digits),

@@ -56,6 +56,13 @@ pub(crate) fn reading(addr: usize, len: usize) -> Reading {
     judge(before, len, client::life::min_bytes())
 }
 
+/// A read that was not deferred returned `got`.
+#[cold]
+#[inline(never)]
+pub(crate) fn note_traditional(addr: usize, len: usize, got: isize) {
+    reading(addr, len).ended(addr, got, false);
+}
+
 /// `least`: [`client::life::min_bytes`].
 fn judge(before: usize, len: usize, least: usize) -> Reading {
     let piece = match before & !DECLINED {

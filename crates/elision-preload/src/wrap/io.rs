@@ -7,7 +7,7 @@ use libc::{c_int, c_void, off_t, size_t, ssize_t};
 
 use crate::abi::interpose::interpose;
 use crate::state::descriptions::{self, Unnoted, changing};
-use crate::state::{in_flight, runs};
+use crate::state::in_flight;
 use crate::wrap::offer::{self, Cancel, at, offer_write};
 use crate::wrap::resuming::{self, SHORT};
 
@@ -40,14 +40,12 @@ fn or(offered: Option<ssize_t>, traditional: impl FnOnce() -> ssize_t) -> ssize_
 
 macro_rules! reading {
     ($name:ident($fd:ident, $buf:ident, $len:ident $(, $rest:ident)*), $offset:expr) => {{
-        let traditional = || resuming::reading($fd, $buf, $len, |buf, len| {
-            // SAFETY: the program's call, or its rest.
-            unsafe { $name::real($fd, buf, len $(, $rest)*) }
-        });
-        match runs::matters($len) {
-            true => offer::read($fd, $buf as usize, $len, $offset, Cancel::Point, traditional),
-            false => traditional(),
-        }
+        offer::reading($fd, $buf as usize, $len, $offset, Cancel::Point, || {
+            resuming::reading($fd, $buf, $len, |buf, len| {
+                // SAFETY: the program's call, or its rest.
+                unsafe { $name::real($fd, buf, len $(, $rest)*) }
+            })
+        })
     }};
 }
 

@@ -38,26 +38,40 @@ pub(crate) fn at(offset: off_t) -> Option<Option<u64>> {
     u64::try_from(offset).ok().map(Some)
 }
 
-/// Makes a read that [`runs::matters`]: deferred if it is a big one or part of one, else by `traditional`. `offset`: as [`at`] has it,
-/// or `Some(None)` for the position.
-#[cold]
-#[inline(never)]
-pub(crate) fn read(
+/// Makes a read: deferred if it is a big one or part of one, else by `real`. `offset`: as [`at`] has it, or `Some(None)` for the
+/// position.
+#[inline(always)]
+pub(crate) fn reading(
     fd: c_int,
     addr: usize,
     len: usize,
     offset: Option<Option<u64>>,
     cancel: Cancel,
-    traditional: impl FnOnce() -> ssize_t,
+    real: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
-    let run = runs::reading(addr, len);
-    let offered = match (run.piece, offset) {
-        (Piece::Traditional, _) | (_, None) => None,
-        (piece, Some(offset)) => offer_read(fd, addr, len, offset, cancel, piece),
-    };
-    let got = offered.unwrap_or_else(traditional);
-    run.ended(addr, got, offered.is_some());
+    let matters = runs::matters(len);
+    if matters
+        && let Some(offset) = offset
+        && let Some(result) = offer_read(fd, addr, len, offset, cancel)
+    {
+        return result;
+    }
+    let got = real();
+    if matters {
+        runs::note_traditional(addr, len, got);
+    }
     got
+}
+
+/// What the next block of the size should agree with. True: the buffer is in a block of ours.
+#[inline(never)] // The stack is free again before the helper is asked.
+fn learn_place(fd: c_int, addr: usize, offset: Option<u64>) -> bool {
+    expected::used(fd);
+    let ours = block::in_window(addr);
+    if ours && let Some(position) = offset.or_else(|| kernel::position(fd)) {
+        block::read_into(addr, position);
+    }
+    ours
 }
 
 #[cold]
@@ -68,8 +82,11 @@ pub(crate) fn offer_read(
     len: usize,
     offset: Option<u64>,
     cancel: Cancel,
-    piece: Piece,
 ) -> Option<ssize_t> {
+    let run = runs::reading(addr, len);
+    if run.piece == Piece::Traditional {
+        return None;
+    }
     // The kernel checks all, though it moves less.
     if fd < 0 || len > isize::MAX as usize || !kernel::nameable(addr, len) || descriptions::being_shared() {
         return None;
@@ -90,18 +107,13 @@ pub(crate) fn offer_read(
             return None;
         }
     };
-    expected::used(fd);
-    if block::in_window(addr)
-        && let Some(position) = offset.or_else(|| kernel::position(fd))
-    {
-        block::read_into(addr, position);
-    }
     let owned = descriptions::owned(fd, &facts.stat);
-    let options = match (piece, TransferOptions::for_program(offset, owned)) {
-        (Piece::First, options) => TransferOptions { least: PIECE, judged: Judged::ByRest, ..options },
-        (Piece::Next, options) => TransferOptions { least: PIECE, judged: Judged::Before, ..options },
-        (_, options) => options,
-    };
+    let mut options = TransferOptions::for_program(offset, owned);
+    options.placed = learn_place(fd, addr, offset);
+    if let Piece::First | Piece::Next = run.piece {
+        options.least = PIECE;
+        options.judged = if run.piece == Piece::First { Judged::ByRest } else { Judged::Before };
+    }
     let read = || {
         // SAFETY: read(2)'s arguments. `owned`: `descriptions` saw the open, and every use since.
         let read = unsafe { client::read::associate(fd, &facts, addr, len, options) }?;
@@ -113,7 +125,9 @@ pub(crate) fn offer_read(
         // Another thread reshaped the memory when there was nothing to undo yet.
         client::memory::dissolve(addr, len);
     }
-    settle(made)
+    let result = settle(made)?;
+    run.ended(addr, result, true);
+    Some(result)
 }
 
 #[inline(always)]

@@ -12,7 +12,6 @@ use libc::{FILE, c_int, ssize_t};
 use crate::abi::objects;
 use crate::state::descriptions::{self, changing};
 use crate::state::heap::expected;
-use crate::state::runs;
 use crate::wrap::offer::{self, Cancel, offer_write, write_matters};
 
 const READ: usize = 14;
@@ -70,12 +69,10 @@ unsafe extern "C-unwind" fn read(file: *mut FILE, buf: *mut c_void, len: ssize_t
     // SAFETY: stdio passes its FILE.
     let fd = unsafe { descriptor(file) };
     expected::used(fd);
-    // SAFETY: the original entry.
-    let traditional = || unsafe { original::<Transfer>(&ORIGINAL_READ)(file, buf, len) };
-    if !runs::matters(len as usize) {
-        return traditional();
-    }
-    offer::read(fd, buf as usize, len as usize, Some(None), Cancel::No, traditional)
+    offer::reading(fd, buf as usize, len as usize, Some(None), Cancel::No, || {
+        // SAFETY: the original entry.
+        unsafe { original::<Transfer>(&ORIGINAL_READ)(file, buf, len) }
+    })
 }
 
 /// Writes all. An error is left in the FILE and `errno`.

@@ -9,9 +9,9 @@ use crate::abi::interpose::interpose;
 use crate::abi::next::To;
 use crate::abi::{arch, kernel};
 use crate::state::descriptions::{self, changing};
+use crate::state::in_flight;
 use crate::state::memory::{settle, settle_all};
 use crate::state::stop::{FILTER, active, stop, stopped, stopping, without_helper};
-use crate::state::{in_flight, runs};
 use crate::wrap::memory::{self, SYS_MSEAL};
 use crate::wrap::offer::{self, Cancel, at, offer_write, write_matters};
 use crate::wrap::process::{self, Sharing};
@@ -241,10 +241,7 @@ fn position(number: c_long, offset: c_long) -> Option<Option<u64>> {
 }
 
 fn read(fd: c_int, addr: usize, len: usize, at: Option<Option<u64>>, whole: impl Fn() -> c_long) -> c_long {
-    match runs::matters(len) {
-        true => offer::read(fd, addr, len, at, Cancel::No, || whole() as isize) as c_long,
-        false => whole(),
-    }
+    offer::reading(fd, addr, len, at, Cancel::No, || whole() as isize) as c_long
 }
 
 fn write(fd: c_int, addr: usize, len: usize, at: Option<Option<u64>>, whole: impl Fn() -> c_long) -> c_long {

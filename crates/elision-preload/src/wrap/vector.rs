@@ -17,7 +17,6 @@ use crate::abi::kernel::{self, pieces};
 use crate::abi::{objects, raw};
 use crate::state::descriptions::{self, changing};
 use crate::state::memory;
-use crate::state::runs::Piece;
 use crate::wrap::offer::{Cancel, at, offer_read, offer_write, write_matters};
 
 /// libc's flag that no second thread was ever started.
@@ -84,7 +83,7 @@ pub(crate) fn read(
     };
     let offer = |piece: &iovec, offset: Option<off_t>| {
         let offset = offset.map_or(Some(None), at)?;
-        offer_read(fd, piece.iov_base as usize, piece.iov_len, offset, cancel, Piece::Whole)
+        offer_read(fd, piece.iov_base as usize, piece.iov_len, offset, cancel)
     };
     match pieces {
         [piece] => offer(piece, offset).unwrap_or_else(whole),

@@ -150,7 +150,7 @@ impl File {
     fn options(&self, offset: u64, least: usize) -> TransferOptions {
         let owned = self.owned();
         let (offset, judged) = (Some(offset), Judged::BySize);
-        TransferOptions { offset, owned, forks: self.born, exclusive: true, least, judged }
+        TransferOptions { offset, owned, forks: self.born, exclusive: true, least, judged, placed: false }
     }
 
     /// What the kernel says of it, if it is a regular file.
