@@ -7,6 +7,7 @@
 
 use crate::extent::{Extent, SourceId, TargetId};
 use crate::helper::files::{File, Files, Guard, NO_COPY, NO_FILE, SharedCopy, Source};
+use crate::helper::guard::lease;
 use crate::helper::mappings;
 use crate::helper::page_tables::PageTables;
 use crate::shared::{forks, processes};
@@ -31,7 +32,7 @@ impl SharedCopy {
 pub(crate) fn make() -> Option<SharedCopy> {
     let fd = file::memory_file(LEN).ok()?;
     match (file::stat(fd), file::begin_to_share(fd)) {
-        (Ok(stat), Ok(())) => Some(SharedCopy { fd, key: stat.id }),
+        (Ok(stat), Ok(())) if lease::has_room(fd) => Some(SharedCopy { fd, key: stat.id }),
         _ => {
             file::close(fd);
             None
@@ -46,7 +47,8 @@ pub(crate) fn join(copy: SharedCopy, predecessor: i32) -> SharedCopy {
     }
     let path = ProcPath::new(predecessor, "fd", Some(copy.fd));
     let Ok(fd) = processes::open(&path, libc::O_RDWR) else { return NO_COPY };
-    if file::stat(fd).is_ok_and(|stat| stat.id == copy.key) && file::begin_to_share(fd).is_ok() {
+    let same = file::stat(fd).is_ok_and(|stat| stat.id == copy.key);
+    if same && lease::has_room(fd) && file::begin_to_share(fd).is_ok() {
         return SharedCopy { fd, ..copy };
     }
     file::close(fd);
@@ -175,7 +177,8 @@ fn entry(files: &mut Files, copy: SharedCopy) -> Option<TargetId> {
     }
     let fd = file::fcntl(copy.fd, libc::F_DUPFD_CLOEXEC, 0).ok()?;
     let source = Source { fd, ..Source::NONE };
-    let added = files.add(File { key: copy.key, guard: Guard::Copy, source, ..NO_FILE });
+    let file = File { key: copy.key, guard: Guard::Copy, source, ..NO_FILE };
+    let added = if lease::has_room(fd) { files.add(file) } else { None };
     if added.is_none() {
         file::close(fd);
     }

@@ -37,8 +37,13 @@ pub(crate) fn take_read_lease(fd: i32) -> Result<()> {
     set(fd, libc::F_RDLCK)
 }
 
+/// May a guard take this descriptor?
+pub(super) fn has_room(fd: i32) -> bool {
+    fd < ROOM.load(Relaxed)
+}
+
 fn set(fd: i32, lease: i32) -> Result<()> {
-    if fd >= ROOM.load(Relaxed) {
+    if !has_room(fd) {
         return Err(Errno(libc::EMFILE));
     }
     if lease == libc::F_RDLCK {

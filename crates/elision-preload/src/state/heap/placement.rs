@@ -135,6 +135,8 @@ impl Habit {
                 None => (known, times),
                 Some(place) => match within_page((needed as i64).wrapping_sub(place)) {
                     distance if distance == known => (distance, (times + 1).min(7)),
+                    // Once may be a jump (tensors that are not read in order).
+                    _ if times > 1 => (known, 1),
                     distance => (distance, 1),
                 },
             };
