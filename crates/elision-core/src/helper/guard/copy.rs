@@ -20,6 +20,9 @@ use elision_sys::memory;
 const READY: u64 = 1 << 61;
 const LEN: u64 = 1 << 62;
 
+/// Bytes filled at a time: relatives begin at the same moment, and should not all fill the same.
+const STEP: usize = 1 << 20;
+
 impl SharedCopy {
     pub(crate) fn close(self) {
         if self.fd >= 0 {
@@ -139,7 +142,7 @@ pub(crate) fn shadow(
         let mut at = from;
         while good && at < to {
             let mut end = at;
-            while end < to && window.is_ready(end).load(Acquire) == 0 {
+            while end < to.min(at + STEP) && window.is_ready(end).load(Acquire) == 0 {
                 end += PAGE;
             }
             if end > at {
