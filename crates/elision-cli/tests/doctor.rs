@@ -454,7 +454,7 @@ fn small_files() {
     fill(&file, 100_000);
     let (code, report) = setting.doctor(text(&file));
     assert_eq!(code, 0);
-    assert_says(&report, &["97.7 KiB, below 4.0 MiB", "elision run --min-bytes 100000"]);
+    assert_says(&report, &["97.7 KiB, below 3.8 MiB", "elision run --min-bytes 100000"]);
     fill(&file, 100);
     let (code, report) = setting.doctor(text(&file));
     assert_eq!(code, 1);
