@@ -86,12 +86,13 @@ pub fn plan(
         return None;
     }
     let tracked = live::touched(addr, len);
-    let place = options.offset.or_else(|| file::seek(fd, 0, libc::SEEK_CUR).ok()).unwrap_or(0);
+    // Asked only where it matters: a small write does without.
+    let place = || options.offset.or_else(|| file::seek(fd, 0, libc::SEEK_CUR).ok()).unwrap_or(0);
     let again =
-        big && (track == Track::Now || !tracked && options.owned && second_time(key, addr, len, place));
+        big && (track == Track::Now || !tracked && options.owned && second_time(key, addr, len, place()));
     // A file that is truncated before each save has nothing that the next save could leave out.
-    let empty = track == Track::SecondTime && place >= stat.size;
-    let mut follow = (tracked || again) && !empty;
+    let empty = || track == Track::SecondTime && place() >= stat.size;
+    let mut follow = (tracked || again) && !empty();
     // Where all comes back altered, tracking costs faults and saves nothing.
     if follow && let Some(reason) = history::declines_large(write_guarded::number(key), len) {
         crate::decline(reason, len);
