@@ -303,6 +303,12 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
+    /// Adds rows in the order of their ratios to a plain run, the largest first.
+    pub fn rows_losing_first<const N: usize>(&mut self, mut rows: Vec<(f64, [String; N])>) {
+        rows.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        rows.into_iter().for_each(|(_, cells)| self.row(cells));
+    }
+
     /// Prints it under its title.
     pub fn print(&self, title: &str) {
         println!("\n### {title}\n");

@@ -141,7 +141,6 @@ impl Cold<'_> {
                 rows.push((ratio, cells));
             }
         }
-        rows.sort_by(|(one, _), (other, _)| other.total_cmp(one));
         let mut table = Table::new(&[
             "use",
             "peer",
@@ -152,7 +151,7 @@ impl Cold<'_> {
             "fetched",
             "plain: fetched",
         ]);
-        rows.into_iter().for_each(|(_, cells)| table.row(cells));
+        table.rows_losing_first(rows);
         table.print(&format!(
             "Cold files of {}: {device}; medians of {} rounds",
             bytes(size as u64),

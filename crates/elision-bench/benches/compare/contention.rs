@@ -13,7 +13,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// What is done with each file. The child knows each by its name.
+/// What the child process does with each file. The name of the use is passed to the child.
 const USES: [&str; 4] = ["touch 1 % of the pages", "sum", "edit in place", "a writer wants the file"];
 
 const FILES: usize = 8;
@@ -83,7 +83,6 @@ pub fn run(bench: &Bench) -> Result {
             rows.push((ratio, cells));
         }
     }
-    rows.sort_by(|(one, _), (other, _)| other.total_cmp(one));
     let mut table = Table::new(&[
         "what is done",
         "what is scarce",
@@ -92,7 +91,7 @@ pub fn run(bench: &Bench) -> Result {
         "drop-in",
         "plain",
     ]);
-    rows.into_iter().for_each(|(_, cells)| table.row(cells));
+    table.rows_losing_first(rows);
     table.print(&format!("Scarce processors: {FILES} files of {} under the drop-in", bytes(size as u64)));
     paths.iter().try_for_each(fs::remove_file)?;
     Ok(())

@@ -142,7 +142,6 @@ pub fn run(bench: &Bench) -> Result {
             }
         }
     }
-    rows.sort_by(|(one, _), (other, _)| other.total_cmp(one));
     let mut table = Table::new(&[
         "program",
         "processor time, plain = 1",
@@ -153,7 +152,7 @@ pub fn run(bench: &Bench) -> Result {
         "drop-in, MiB",
         "plain, MiB",
     ]);
-    rows.into_iter().for_each(|(_, cells)| table.row(cells));
+    table.rows_losing_first(rows);
     table.print(&format!(
         "Processor time and peak memory of whole programs on a file of {}, medians of {} rounds",
         bytes(size as u64),
