@@ -48,8 +48,8 @@ const QUEUE_NS: u64 = 260_000_000;
 /// Steps in a row that may be late.
 const LATE: usize = 8;
 
-/// How many steps have come, of those asked for. The kernel cuts some requests, and asks for what is left after all others, so the
-/// steps before one that has come have come or are late.
+/// How many of the steps that were asked for have come. The kernel cuts some requests in two, and queues the second part last. So a step
+/// may come after the steps behind it: it is late, and is counted with them.
 pub fn come(mut done: usize, asked: usize, has_come: impl Fn(usize) -> bool) -> usize {
     while let Some(next) = (done..asked).take(LATE).find(|&turn| has_come(turn)) {
         done = next + 1;

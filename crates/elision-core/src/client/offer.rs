@@ -20,14 +20,14 @@ pub struct TransferOptions {
     pub placed: bool,
 }
 
-/// By what became of which earlier reads is it decided whether a read is deferred?
+/// The earlier reads whose outcome decides whether this read is deferred.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Judged {
-    /// Of the file's, or others as long.
+    /// Reads of the same file, or of about the same length.
     BySize,
-    /// The same, as if the read went on to the end of file: it is the first of several.
+    /// As [`Judged::BySize`], with the length up to the end of file: this read is the first of several.
     ByRest,
-    /// It goes on with one that was judged.
+    /// None: this read continues one that was decided on.
     Before,
 }
 

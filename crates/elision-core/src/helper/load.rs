@@ -145,7 +145,7 @@ impl Load {
         tables.count(at, at + PAGE, SOMEWHERE) > 0
     }
 
-    /// Does the kernel give back what was loaded first? Then memory is short.
+    /// The kernel has evicted pages that this load brought first: memory is short.
     fn loses_pages(&self, fd: i32) -> bool {
         self.cache(self.route.step(self.done / 8), fd).is_ok_and(|cache| cache.evicted > 0)
     }

@@ -1,8 +1,8 @@
 //! Where in its first page a large block starts. Pure arithmetic.
 //!
 //! A read can be deferred if address and file position agree modulo the page size; `malloc` promises 16 bytes only. The block
-//! comes before the read, so its place is a guess, from what is known of the file and from what blocks of that size were read
-//! into before. A wrong guess only costs a deferral.
+//! is allocated before the read, so its place is a guess. The guess uses what is known of the file, and which places earlier blocks of
+//! that size needed. A wrong guess only costs a deferral.
 
 use super::PAGE;
 
@@ -43,7 +43,7 @@ enum Relation {
     Position,
     /// The file's size less the request: the block is for all but a header.
     Rest,
-    /// A trailer's position less the request: for what is between header and trailer.
+    /// A trailer's position less the request: the block is for all between a header and the trailer.
     Before,
     Nothing,
 }
