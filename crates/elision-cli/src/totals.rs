@@ -5,7 +5,7 @@
 //!
 //! ```json
 //! {"pid":1,"stopped":"why"}
-//! {"pid":1,"deferred_bytes":0,"loaded_bytes":0,"materialised_bytes":0,"prefetched_bytes":0,"elided_bytes":0,"written_bytes":0,"declined":{"reason":1}}
+//! {"pid":1,"deferred_bytes":0,"loaded_bytes":0,"materialised_bytes":0,"prefetched_bytes":0,"elided_bytes":0,"written_bytes":0,"declined":{"reason":1},"declined_read_bytes":{"reason":1}}
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +37,8 @@ struct Line {
     amounts: Amounts,
     #[serde(default)]
     declined: BTreeMap<String, u64>,
+    #[serde(default)]
+    declined_read_bytes: BTreeMap<String, u64>,
 }
 
 /// The sums.
@@ -45,6 +47,8 @@ pub struct Totals {
     pub amounts: Amounts,
     /// How often a transfer was declined, by the reason.
     pub declined: BTreeMap<String, u64>,
+    /// Bytes of the reads among these.
+    pub declined_read_bytes: BTreeMap<String, u64>,
     /// How often deferral ended, by what ended it.
     pub stopped: BTreeMap<String, u64>,
     processes: BTreeSet<u64>,
@@ -80,6 +84,9 @@ impl Totals {
         for (reason, count) in line.declined {
             add(self.declined.entry(reason).or_default(), count);
         }
+        for (reason, bytes) in line.declined_read_bytes {
+            add(self.declined_read_bytes.entry(reason).or_default(), bytes);
+        }
     }
 
     /// Did no process report?
@@ -98,6 +105,7 @@ impl Totals {
             "elided_bytes": self.amounts.elided_bytes,
             "written_bytes": self.amounts.written_bytes,
             "declined": self.declined,
+            "declined_read_bytes": self.declined_read_bytes,
             "stopped": self.stopped,
         })
     }
@@ -126,7 +134,12 @@ impl Totals {
             table.add_row([meaning.into(), bytes(amount)]);
         }
         for (reason, count) in &self.declined {
-            table.add_row([format!("declined: {reason}"), format!("{count} times")]);
+            let reads =
+                self.declined_read_bytes.get(reason).map(|&read| format!(", {} of reads", bytes(read)));
+            table.add_row([
+                format!("declined: {reason}"),
+                format!("{count} times{}", reads.unwrap_or_default()),
+            ]);
         }
         for (why, count) in &self.stopped {
             table.add_row([format!("ended, for the use of {why}"), format!("{count} times")]);
@@ -153,9 +166,9 @@ mod tests {
 
     const TWO: &str = concat!(
         r#"{"pid":7,"deferred_bytes":100,"loaded_bytes":1,"materialised_bytes":2,"elided_bytes":90,"#,
-        r#""written_bytes":10,"declined":{"too small":2,"writer":1}}"#,
+        r#""written_bytes":10,"declined":{"too small":2,"writer":1},"declined_read_bytes":{"writer":4096}}"#,
         "\n",
-        r#"{"pid":8,"deferred_bytes":11,"elided_bytes":5,"declined":{"writer":4},"new_field":[1]}"#,
+        r#"{"pid":8,"deferred_bytes":11,"elided_bytes":5,"declined":{"writer":4},"declined_read_bytes":{"writer":2048},"new_field":[1]}"#,
         "\n",
     );
 
@@ -164,11 +177,12 @@ mod tests {
         let totals = Totals::of(TWO);
         let expected = json!({
             "processes": 2, "deferred_bytes": 111, "loaded_bytes": 1, "materialised_bytes": 2, "prefetched_bytes": 0,
-            "elided_bytes": 95, "written_bytes": 10, "declined": {"too small": 2, "writer": 5}, "stopped": {},
+            "elided_bytes": 95, "written_bytes": 10, "declined": {"too small": 2, "writer": 5},
+            "declined_read_bytes": {"writer": 6144}, "stopped": {},
         });
         assert_eq!(totals.to_json(), expected);
         let table = totals.to_table().to_string();
-        assert!(table.contains("declined: writer") && table.contains("5 times"), "{table}");
+        assert!(table.contains("declined: writer") && table.contains("5 times, 6.0 KiB of reads"), "{table}");
     }
 
     #[test]

@@ -27,4 +27,4 @@ pub mod supervisor;
 pub mod transfer;
 
 #[cfg(target_os = "linux")]
-pub use shared::verbose::{decline, unavailable};
+pub use shared::verbose::{decline_read, decline_write, unavailable};

@@ -79,6 +79,7 @@ pub struct Counters {
     pub elided: AtomicU64,
     pub written: AtomicU64,
     pub declined: [AtomicU64; REASONS],
+    pub declined_read_bytes: [AtomicU64; REASONS],
 }
 
 pub static COUNTERS: Counters = Counters {
@@ -89,6 +90,7 @@ pub static COUNTERS: Counters = Counters {
     elided: AtomicU64::new(0),
     written: AtomicU64::new(0),
     declined: [const { AtomicU64::new(0) }; REASONS],
+    declined_read_bytes: [const { AtomicU64::new(0) }; REASONS],
 };
 
 impl Counters {
@@ -103,11 +105,19 @@ impl Counters {
         }
     }
 
+    pub fn decline_read(&self, reason: Reason, bytes: usize) {
+        self.decline(reason);
+        if let Some(counter) = self.declined_read_bytes.get(reason as usize) {
+            counter.fetch_add(bytes as u64, Relaxed);
+        }
+    }
+
     #[cfg(target_os = "linux")]
     fn all(&self) -> impl Iterator<Item = &AtomicU64> {
         [&self.deferred, &self.loaded, &self.materialised, &self.prefetched, &self.elided, &self.written]
             .into_iter()
             .chain(&self.declined)
+            .chain(&self.declined_read_bytes)
     }
 
     #[cfg(target_os = "linux")]
@@ -138,11 +148,17 @@ pub struct Stats {
     pub written_bytes: u64,
     /// Traditional transfers, by reason.
     pub declined: Vec<(Reason, u64)>,
+    /// Bytes of the reads among them.
+    pub declined_read_bytes: Vec<(Reason, u64)>,
 }
 
 /// Loaded bytes count when an extent ends (see [`count_exactly`]); `Buffer::ranges` has those of a live buffer.
 pub fn snapshot() -> Stats {
     let read = |counter: &AtomicU64| counter.load(Relaxed);
+    let by_reason = |counters: &[AtomicU64]| {
+        let all = Reason::ALL.iter().zip(counters).map(|(&reason, counter)| (reason, read(counter)));
+        all.filter(|&(_, count)| count > 0).collect()
+    };
     Stats {
         deferred_bytes: read(&COUNTERS.deferred),
         loaded_bytes: read(&COUNTERS.loaded),
@@ -150,17 +166,13 @@ pub fn snapshot() -> Stats {
         prefetched_bytes: read(&COUNTERS.prefetched),
         elided_bytes: read(&COUNTERS.elided),
         written_bytes: read(&COUNTERS.written),
-        declined: Reason::ALL
-            .iter()
-            .zip(&COUNTERS.declined)
-            .map(|(&reason, count)| (reason, read(count)))
-            .filter(|&(_, count)| count > 0)
-            .collect(),
+        declined: by_reason(&COUNTERS.declined),
+        declined_read_bytes: by_reason(&COUNTERS.declined_read_bytes),
     }
 }
 
 #[cfg(target_os = "linux")]
-pub const LINE: usize = 1024;
+pub const LINE: usize = 2048;
 
 #[cfg(target_os = "linux")]
 fn putting<'a>(line: &'a mut [u8; LINE], at: &'a mut usize) -> impl FnMut(&[u8]) + 'a {
@@ -209,19 +221,26 @@ pub fn take_line(pid: i32, line: &mut [u8; LINE]) -> usize {
         put(b"\":");
         put(elision_sys::file::decimal(counter.swap(0, Relaxed), &mut digits));
     }
-    put(b",\"declined\":{");
-    let mut first = true;
-    for (reason, count) in Reason::ALL.iter().zip(&COUNTERS.declined) {
-        let count = count.swap(0, Relaxed);
-        if count > 0 {
-            put(if first { b"\"" } else { b",\"" });
-            put(reason.name().as_bytes());
-            put(b"\":");
-            put(elision_sys::file::decimal(count, &mut digits));
-            first = false;
+    for (name, counters) in
+        [("declined", &COUNTERS.declined), ("declined_read_bytes", &COUNTERS.declined_read_bytes)]
+    {
+        put(b",\"");
+        put(name.as_bytes());
+        put(b"\":{");
+        let mut first = true;
+        for (reason, counter) in Reason::ALL.iter().zip(counters) {
+            let count = counter.swap(0, Relaxed);
+            if count > 0 {
+                put(if first { b"\"" } else { b",\"" });
+                put(reason.name().as_bytes());
+                put(b"\":");
+                put(elision_sys::file::decimal(count, &mut digits));
+                first = false;
+            }
         }
+        put(b"}");
     }
-    put(b"}}\n");
+    put(b"}\n");
     drop(put);
     at
 }

@@ -61,6 +61,24 @@ fn every_reason_has_a_program() {
     }
 }
 
+/// Of a read, what there was to read; in the statistics, and said at the end.
+#[test]
+fn bytes_of_declined_reads_are_counted_by_reason() {
+    let made = directory();
+    let program = compiled(made.path());
+    for (reason, bytes) in [("phase", 65536 - 16), ("odd_phase", 65536 - 1)] {
+        let stats = statistics(&program, &[reason], None).unwrap();
+        assert!(
+            stats.ends_with(&format!(",\"declined_read_bytes\":{{\"{reason}\":{bytes}}}}}\n")),
+            "{stats}"
+        );
+        let verbose = [("ELISION_VERBOSE", "1"), ("ELISION_MIN_BYTES", "4096")];
+        let (pid, lines) = said(&program, &[reason], &verbose);
+        let expected = format!("elision: declines[{pid}]: declined reads of {bytes} bytes in all: {reason}");
+        assert_eq!(lines.last(), Some(&expected), "{lines:?}");
+    }
+}
+
 /// They wrote no line when there was no helper to write it, so a program that always declined was not seen.
 #[test]
 fn a_program_that_never_needed_a_helper_is_in_the_statistics() {

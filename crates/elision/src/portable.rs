@@ -81,7 +81,7 @@ impl Buffer {
 
     fn fill(&mut self, at: usize, len: usize, file: &File, offset: u64, least: usize) -> io::Result<usize> {
         if len >= least {
-            COUNTERS.decline(Reason::Unavailable);
+            COUNTERS.decline_read(Reason::Unavailable, len);
         }
         let mut file = file.at(offset)?;
         let mut done = 0;

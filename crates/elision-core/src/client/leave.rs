@@ -7,6 +7,7 @@ use crate::client::launch::{
 use crate::shared::control::{IDLE, PROGRAM, RETIRED, RUNNING, START, STARTING, UNAVAILABLE, alive, anybody};
 use crate::shared::report::report_alone;
 use crate::shared::requests::Op;
+use crate::shared::verbose;
 use core::sync::atomic::Ordering::*;
 use elision_sys::task;
 
@@ -88,6 +89,7 @@ pub fn leave() -> bool {
 
 /// A helper would keep memory, locks and the executable in use.
 pub fn finish() {
+    verbose::say_sums();
     go(Op::End);
 }
 

@@ -36,7 +36,7 @@ pub unsafe fn associate(
     options: TransferOptions,
 ) -> Option<DeferredRead> {
     verbose::say_active();
-    let declined = match plan(fd, facts, addr, len, &options) {
+    let (reason, bytes) = match plan(fd, facts, addr, len, &options) {
         // SAFETY: the caller's promise.
         Ok(transfer) => match unsafe { carry_out(fd, facts, transfer, &options) } {
             Ok(read) => return read,
@@ -45,9 +45,9 @@ pub unsafe fn associate(
                 (reason, transfer.len)
             }
         },
-        Err(reason) => (reason, len),
+        Err(declined) => declined,
     };
-    crate::decline(declined.0, declined.1);
+    crate::decline_read(reason, bytes);
     None
 }
 
@@ -57,29 +57,30 @@ fn plan(
     addr: usize,
     len: usize,
     options: &TransferOptions,
-) -> core::result::Result<Transfer, Reason> {
+) -> core::result::Result<Transfer, (Reason, usize)> {
     let access = facts.flags & libc::O_ACCMODE;
     if facts.flags & (libc::O_DIRECT | libc::O_PATH) != 0 || access == libc::O_WRONLY {
-        return Err(Reason::OpenFlags);
+        return Err((Reason::OpenFlags, len));
     }
     let writes = access == libc::O_RDWR;
     if writes && !options.owned {
-        return Err(Reason::OwnWriter);
+        return Err((Reason::OwnWriter, len));
     }
     let offset = match options.offset {
         Some(offset) => offset,
-        None => file::seek(fd, 0, libc::SEEK_CUR).map_err(|_| Reason::NotRegular)?,
+        None => file::seek(fd, 0, libc::SEEK_CUR).map_err(|_| (Reason::NotRegular, len))?,
     };
     let available = usize::try_from(facts.stat.size.saturating_sub(offset)).unwrap_or(usize::MAX);
     let transfer = Transfer { addr, len: len.min(available), offset };
     let has_pages = transfer.split().pages.len > 0 || options.exclusive;
     if transfer.len < options.least || !has_pages || transfer.len == 0 {
-        return Err(Reason::Small);
+        return Err((Reason::Small, transfer.len));
     }
     if !transfer.congruent() {
         verbose::say_phase(&transfer, options.placed);
         let apart = transfer.offset.wrapping_sub(addr as u64);
-        return Err(if apart.is_multiple_of(16) { Reason::Phase } else { Reason::OddPhase });
+        let reason = if apart.is_multiple_of(16) { Reason::Phase } else { Reason::OddPhase };
+        return Err((reason, transfer.len));
     }
     let number = write_guarded::number(facts.stat.id);
     let declines = match options.judged {
@@ -89,9 +90,9 @@ fn plan(
     };
     if let Some(reason) = declines {
         overwrites(facts, transfer);
-        return Err(reason);
+        return Err((reason, transfer.len));
     }
-    check_lease(facts.fs, &facts.stat, writes)?;
+    check_lease(facts.fs, &facts.stat, writes).map_err(|reason| (reason, transfer.len))?;
     Ok(transfer)
 }
 

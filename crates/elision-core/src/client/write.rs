@@ -95,7 +95,7 @@ pub fn plan(
     let mut follow = (tracked || again) && !empty();
     // Where all comes back altered, tracking costs faults and saves nothing.
     if follow && let Some(reason) = history::declines_large(write_guarded::number(key), len) {
-        crate::decline(reason, len);
+        crate::decline_write(reason, len);
         follow = false;
     }
     if !guarded && !tracked && !follow {
@@ -279,7 +279,7 @@ impl ElidedWrite {
 
     /// Writes from `start` on traditionally, after the extents of others, and ends `call`.
     fn rest_at_once(&self, start: usize, reason: Reason, call: Option<Call>) -> (usize, Option<Errno>) {
-        crate::decline(reason, self.whole.len);
+        crate::decline_write(reason, self.whole.len);
         let mut call = call.filter(Call::is_good).or_else(|| Call::new(Op::Release, false));
         if (self.guarded || write_guarded::write_guarded(self.key))
             && let Some(call) = &mut call

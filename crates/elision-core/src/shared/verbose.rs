@@ -1,4 +1,5 @@
-//! `ELISION_VERBOSE=1`: a line at the first considered transfer, for each new reason to decline, and at the end.
+//! `ELISION_VERBOSE=1`: a line at the first considered transfer, for each new reason to decline, when deferral ends, and
+//! at the program's end the sums.
 
 use crate::shared::control;
 use crate::shared::hot::HOT;
@@ -30,8 +31,17 @@ fn is_new(what: u32) -> bool {
     SAID.load(Relaxed) & what == 0 && SAID.fetch_or(what, Relaxed) & what == 0
 }
 
-pub fn decline(reason: Reason, len: usize) {
+pub fn decline_read(reason: Reason, len: usize) {
+    COUNTERS.decline_read(reason, len);
+    say_declined(reason, len);
+}
+
+pub fn decline_write(reason: Reason, len: usize) {
     COUNTERS.decline(reason);
+    say_declined(reason, len);
+}
+
+fn say_declined(reason: Reason, len: usize) {
     say_active();
     if VERBOSE.load(Relaxed) && is_new(1 << reason as u32) {
         let mut digits = [0; 20];
@@ -58,6 +68,24 @@ pub(crate) fn say_phase(transfer: &Transfer, placed: bool) {
             decimal(needed, &mut needed_digits),
             b" bytes into a page of the file",
         ]);
+    }
+}
+
+/// At the program's end, how much each reason has cost.
+pub(crate) fn say_sums() {
+    if VERBOSE.load(Relaxed) {
+        for (reason, bytes) in Reason::ALL.iter().zip(&COUNTERS.declined_read_bytes) {
+            let bytes = bytes.load(Relaxed);
+            if bytes > 0 {
+                let mut digits = [0; 20];
+                say(&[
+                    b"declined reads of ",
+                    decimal(bytes, &mut digits),
+                    b" bytes in all: ",
+                    reason.name().as_bytes(),
+                ]);
+            }
+        }
     }
 }
 

@@ -93,7 +93,7 @@ pub(crate) fn offer_read(
     }
     let len = len.min(kernel::MOST);
     if !memory::eligible(addr, len) {
-        elision_core::decline(Reason::Memory, len);
+        elision_core::decline_read(Reason::Memory, len);
         return None;
     }
     test_cancel(cancel);
@@ -103,7 +103,7 @@ pub(crate) fn offer_read(
     let facts = match FileFacts::of(fd, client::life::min_bytes()) {
         Ok(facts) => facts,
         Err(reason) => {
-            elision_core::decline(reason, len);
+            elision_core::decline_read(reason, len);
             return None;
         }
     };

@@ -177,8 +177,8 @@ impl File {
     ) -> io::Result<usize> {
         let (addr, len) = (target.as_mut_ptr() as usize, target.len());
         match (self.defer(), facts) {
-            (None, _) => elision_core::decline(Reason::Raced, len),
-            (_, None) => elision_core::decline(Reason::NotRegular, len),
+            (None, _) => elision_core::decline_read(Reason::Raced, len),
+            (_, None) => elision_core::decline_read(Reason::NotRegular, len),
             (Some(deferral), Some(facts)) => {
                 let changes = self.changes.load(SeqCst);
                 let options = self.options(offset, least);
