@@ -62,6 +62,11 @@ fn what_blocks_of_that_size_were_read_into() {
     rows(&[("pieces_behind_a_header", 5 * (PIECE - 8192)), ("pieces_in_objects", 5 * (PIECE - 8192))]);
 }
 
+#[test]
+fn where_the_file_or_the_request_says() {
+    rows(&[("assembler", 7 * PIECE), ("listed", 3 * (PIECE - 8192)), ("archive", 3 * (PIECE - 8192))]);
+}
+
 /// A header of 128 bytes, as that of an .npy file, then all of the rest, in the ways of the standard library and numpy.
 #[test]
 fn python_itself() {

@@ -65,11 +65,12 @@ pub(crate) fn reading(
 
 /// What the next block of the size should agree with. True: the buffer is in a block of ours.
 #[inline(never)] // The stack is free again before the helper is asked.
-fn learn_place(fd: c_int, addr: usize, offset: Option<u64>) -> bool {
+fn learn_place(fd: c_int, addr: usize, len: usize, offset: Option<u64>) -> bool {
     expected::used(fd);
     let ours = block::in_window(addr);
     if ours && let Some(position) = offset.or_else(|| kernel::position(fd)) {
         block::read_into(addr, position);
+        expected::reads(fd, position.saturating_add(len as u64));
     }
     ours
 }
@@ -109,7 +110,7 @@ pub(crate) fn offer_read(
     };
     let owned = descriptions::owned(fd, &facts.stat);
     let mut options = TransferOptions::for_program(offset, owned);
-    options.placed = learn_place(fd, addr, offset);
+    options.placed = learn_place(fd, addr, len, offset);
     if let Piece::First | Piece::Next = run.piece {
         options.least = PIECE;
         options.judged = if run.piece == Piece::First { Judged::ByRest } else { Judged::Before };

@@ -103,6 +103,70 @@ static void trailer(const char *path) {
     says(bytes, end - 256);
 }
 
+/* GNU as, .incbin: 64 KiB and a header more than is read, and the obstack's header before. */
+static void assembler(const char *path) {
+    int fd = open(path, O_RDONLY);
+    struct stat status;
+    need(!fstat(fd, &status), "fstat");
+    unsigned char *block = malloc(size + 65536 + 160), *bytes = block + 176;
+    need(read(fd, bytes, size) == (ssize_t)size, "read");
+    says(bytes, size);
+}
+
+/* Of the little-endian fields of a header. */
+static void put(size_t at, unsigned long value, int bytes) {
+    for (; bytes--; value >>= 8)
+        header[at++] = value;
+}
+
+static void store(const char *path, size_t at, size_t len) {
+    int fd = open(path, O_WRONLY);
+    need(pwrite(fd, header, len, at) == (ssize_t)len && !close(fd), "pwrite");
+}
+
+static void pieces_at(const char *path, const size_t *places, int count) {
+    int fd = open(path, O_RDONLY);
+    need(pread(fd, header, 512, 0) == 512, "pread");
+    for (int i = 0; i < count; i++) {
+        unsigned char *block = calloc(PIECE, 1);
+        need(pread(fd, block, PIECE, places[i]) == PIECE, "pread");
+        says(block, PIECE);
+    }
+}
+
+/* HDF5: the header of each data set has its place and length. The third has its header right before it. */
+static void listed(const char *path) {
+    const size_t places[] = {2048, PIECE + 2048 + 16, 3 * PIECE + 32};
+    put(930, places[0], 8), put(938, PIECE, 8), put(1530, places[1], 8), put(1538, PIECE, 8);
+    store(path, 0, 2048);
+    put(130, places[2], 8), put(138, PIECE, 8);
+    store(path, places[1] + PIECE, 1024);
+    pieces_at(path, places, 3);
+}
+
+/* An archive (torch): members in the order of their names as text, read in the order of the numbers. */
+static void archive(const char *path) {
+    const char *names[] = {"data/8", "data/10", "data/9"};
+    size_t places[3], at = 0;
+    for (int i = 0; i < 3; i++) {
+        memset(header, 0, 64);
+        memcpy(header, "PK\3\4", 4), put(26, strlen(names[i]), 2), put(28, 16 * i + 34 - strlen(names[i]), 2);
+        memcpy(header + 30, names[i], strlen(names[i]));
+        store(path, at, 64 + 16 * i);
+        places[i] = at + 64 + 16 * i;
+        at = places[i] + PIECE;
+    }
+    memset(header, 0, 1024);
+    for (size_t i = 0, record = 512; i < 3; i++) {
+        memcpy(header + record, "PK\1\2", 4), put(record + 20, PIECE, 4), put(record + 24, PIECE, 4);
+        put(record + 28, strlen(names[i]), 2), put(record + 42, places[i] - 64 - 16 * i, 4);
+        memcpy(header + record + 46, names[i], strlen(names[i]));
+        record += 46 + strlen(names[i]);
+    }
+    store(path, size - 1024, 1024);
+    pieces_at(path, (size_t[]){places[0], places[2], places[1]}, 3);
+}
+
 /* The first block has to be unlucky for the next ones to be right. */
 static void pieces(const char *path, size_t before) {
     int fd = open(path, O_RDONLY);
@@ -124,7 +188,7 @@ static const struct {
 } rows[] = {
     ROW(stream_seeks), ROW(stream_tells), ROW(stream_rewinds), ROW(stream_reads_on), ROW(python_readinto),
     ROW(python_bytearray), ROW(python_read), ROW(python_reads_a_part), ROW(positioned), ROW(trailer),
-    ROW(pieces_behind_a_header), ROW(pieces_in_objects),
+    ROW(pieces_behind_a_header), ROW(pieces_in_objects), ROW(assembler), ROW(listed), ROW(archive),
 };
 
 int main(int count, char **words) {

@@ -2,11 +2,12 @@
 //!
 //! Atomics without order: threads that race only misplace a block.
 
-use super::PAGE;
-use super::placement::{Habit, Source};
+use super::listed;
+use super::placement::{self, Habit, Source};
 use crate::abi::{arch, kernel};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU64, AtomicUsize};
+use elision_core::client;
 use elision_sys::file;
 
 /// The file that a thread used last, and the one before. Bits 63..32 a thread's mark, mostly distinct and never 0; 31..0 the
@@ -18,6 +19,9 @@ struct Used {
     sought: AtomicU64,
     /// What the program last sought in a descriptor.
     trailer: AtomicU64,
+    /// The file of the last big read (as `now`), and where it ended.
+    read: AtomicU64,
+    end: AtomicU64,
 }
 
 static USED: [Used; 16] = [const {
@@ -26,8 +30,13 @@ static USED: [Used; 16] = [const {
         before: AtomicU64::new(0),
         sought: AtomicU64::new(0),
         trailer: AtomicU64::new(0),
+        read: AtomicU64::new(0),
+        end: AtomicU64::new(0),
     }
 }; 16];
+
+/// For less the file is not asked where it has the bytes.
+const LISTED: usize = 1 << 20;
 
 const DESCRIPTOR: u64 = 0xffff_ffff;
 
@@ -63,18 +72,35 @@ pub fn sought(fd: i32, position: u64) {
     of_thread().0.trailer.store(position, Relaxed);
 }
 
+/// A big read, which ends at `end`.
+pub fn reads(fd: i32, end: u64) {
+    let (used, mark) = of_thread();
+    used.read.store(mark | u64::from(fd as u32), Relaxed);
+    used.end.store(end, Relaxed);
+}
+
+/// Where the file says that it has so many bytes. The thread has read what says so, mostly.
+#[inline(never)] // The stack is free again.
+fn listed(fd: i32, bytes: usize, size: u64, after: u64) -> Option<u64> {
+    let read = |at: u64, room: &mut [u8]| file::read_at(fd, room, at).unwrap_or(0);
+    let some = bytes >= LISTED && (bytes as u64) < size && client::life::min_bytes() != usize::MAX;
+    if some { listed::find(&read, bytes as u64, size, after) } else { None }
+}
+
 /// The file for a block of `bytes`, if it is long enough. The next block is not for that, unless the file is used again.
 fn take(bytes: usize) -> Option<Source> {
     let (used, mark) = of_thread();
     let sought = used.sought.load(Relaxed).checked_sub(1);
-    let look = |word: &AtomicU64, sought| {
+    let look = |word: &AtomicU64, sought: Option<u64>| {
         let word = word.load(Relaxed);
         let fd = (word & !DESCRIPTOR == mark).then_some((word & DESCRIPTOR) as i32)?;
         let stat = file::stat(fd).ok().filter(|stat| stat.is_regular())?;
-        (bytes as u64 <= stat.size.saturating_add(PAGE as u64)).then_some(())?;
+        placement::fits(bytes as u64, stat.size).then_some(())?;
         let trailer = Some(used.trailer.load(Relaxed)).filter(|&trailer| trailer != 0 && trailer < stat.size);
         let trailer = trailer.unwrap_or(stat.size);
-        Some(Source { position: kernel::position(fd)?, sought, trailer, size: stat.size })
+        let after = if used.read.load(Relaxed) == word { used.end.load(Relaxed) } else { 0 };
+        let listed = if sought.is_none() { listed(fd, bytes, stat.size, after) } else { None };
+        Some(Source { position: kernel::position(fd)?, sought, trailer, size: stat.size, listed })
     };
     let found = look(&used.now, sought).or_else(|| look(&used.before, None));
     if found.is_some() {
@@ -137,7 +163,9 @@ pub(super) fn read_into(payload: usize, needed: usize) {
     let (bytes, position) = (entry.bytes.load(Relaxed), entry.position.load(Relaxed));
     let source = match entry.size.load(Relaxed) {
         0 => None,
-        size => Some(Source { position, sought: None, trailer: entry.trailer.load(Relaxed), size }),
+        size => {
+            Some(Source { position, sought: None, trailer: entry.trailer.load(Relaxed), size, listed: None })
+        }
     };
     if needed.is_multiple_of(16)
         && let Some(habit) = habit(bytes)
@@ -160,7 +188,7 @@ mod tests {
         used(file.as_raw_fd());
         assert_eq!(std::thread::spawn(|| take(1 << 19)).join().unwrap(), None);
         assert_eq!(take(1 << 22), None); // longer than the file, which waits on
-        let source = Source { position: 0x80, sought: None, trailer: 1 << 20, size: 1 << 20 };
+        let source = Source { position: 0x80, sought: None, trailer: 1 << 20, size: 1 << 20, listed: None };
         assert_eq!([take(1 << 19), take(1 << 19)], [Some(source), None]);
         used_at(file.as_raw_fd(), Some(0x40));
         assert_eq!(take(1 << 19), Some(Source { sought: Some(0x40), ..source }));
@@ -173,7 +201,10 @@ mod tests {
         sought(long.as_raw_fd(), 0x80);
         let short = tempfile::tempfile().unwrap();
         used_at(short.as_raw_fd(), Some(0x40));
-        assert_eq!(take(1 << 19), Some(Source { position: 0, sought: None, trailer: 0x80, size: 1 << 20 }));
+        assert_eq!(
+            take(1 << 19),
+            Some(Source { position: 0, sought: None, trailer: 0x80, size: 1 << 20, listed: None })
+        );
     }
 
     #[test]

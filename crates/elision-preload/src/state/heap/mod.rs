@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod expected;
+mod listed;
 mod placement;
 
 pub(super) use crate::abi::kernel::whole_pages;

@@ -11,6 +11,11 @@ const ALIGNMENT: usize = 16;
 /// Where a CPython bytes object keeps its bytes; one more follows them.
 const BYTES_HEADER: u64 = 32;
 
+/// GNU as asks for 64 KiB and a header more than it reads; so much of its obstack comes before the header.
+const AS_ROOM: u64 = 64 << 10;
+const AS_HEADERS: core::ops::Range<u64> = 1..512;
+const OBSTACK_HEADER: u64 = 16;
+
 /// CPython makes objects for reads of so many bytes, and multiples.
 const ROUND: u64 = 512;
 
@@ -28,6 +33,8 @@ pub struct Source {
     /// Where a trailer may begin: what the descriptor sought last. Else the size.
     pub trailer: u64,
     pub size: u64,
+    /// Where the file itself says that so many bytes are ([`super::listed`]).
+    pub listed: Option<u64>,
 }
 
 impl Source {
@@ -54,6 +61,21 @@ fn is_object(bytes: u64) -> bool {
     bytes > ROUND && (bytes - BYTES_HEADER - 1).is_multiple_of(ROUND)
 }
 
+/// Is a block of `bytes` perhaps for a file of that size?
+pub fn fits(bytes: u64, size: u64) -> bool {
+    bytes <= size.saturating_add(PAGE as u64) || headers(bytes, size) > 0
+}
+
+/// How far into its block a program reads the `rest` of a file.
+fn headers(bytes: u64, rest: u64) -> u64 {
+    let object = rest.saturating_add(BYTES_HEADER + 1);
+    if is_object(bytes) || bytes == object || bytes == object + 1 {
+        return BYTES_HEADER;
+    }
+    let header = bytes.checked_sub(rest).and_then(|more| more.checked_sub(AS_ROOM));
+    header.filter(|header| AS_HEADERS.contains(header)).map_or(0, |header| header + OBSTACK_HEADER)
+}
+
 /// The place of what ends at `end`. A bytearray asks for a byte more than it reads, bytes for 33 or 34: only one of these is a
 /// multiple of 16.
 fn before(end: u64, bytes: u64) -> i64 {
@@ -69,9 +91,7 @@ impl Relation {
         match self {
             Relation::Position => source.map(|source| {
                 let position = source.at();
-                let rest = source.size.saturating_sub(position).saturating_add(BYTES_HEADER + 1);
-                let object = is_object(bytes) || bytes == rest || bytes == rest + 1;
-                position.wrapping_sub(if object { BYTES_HEADER } else { 0 }) as i64
+                position.wrapping_sub(headers(bytes, source.size.saturating_sub(position))) as i64
             }),
             Relation::Rest => source.map(|source| before(source.size, bytes)),
             Relation::Before => source.map(|source| before(source.trailer, bytes)),
@@ -82,7 +102,8 @@ impl Relation {
     /// The best guess without experience.
     fn first(bytes: usize, source: Source) -> Relation {
         let begin = |end: u64| end.wrapping_sub(bytes as u64) as i64;
-        let header = |begin: i64| (-(BYTES_HEADER as i64) - 2..HEADER).contains(&begin);
+        let least = -(BYTES_HEADER as i64) - 2;
+        let header = |begin: i64| (least..HEADER).contains(&begin);
         let (position, rest) = (source.position as i64, begin(source.size));
         let (fits_rest, fits_before) = match source.sought {
             // The program may have read on from there, as far as the stream has.
@@ -90,7 +111,7 @@ impl Relation {
             // A part of so many bytes, rather than all but a header.
             None if position == 0 && is_object(bytes as u64) => (false, false),
             None => {
-                let ahead = (0..AHEAD).contains(&position.wrapping_sub(rest));
+                let ahead = rest >= least && (0..AHEAD).contains(&position.wrapping_sub(rest));
                 let buffered = source.position.is_multiple_of(PAGE as u64);
                 (
                     buffered && (ahead || header(rest)),
@@ -147,6 +168,10 @@ impl Habit {
 
     /// The place of a block: a multiple of 16, below a page.
     pub fn place(self, bytes: usize, source: Option<Source>) -> usize {
+        let listed = source.and_then(|source| source.listed).map(|listed| listed as i64);
+        if let Some(listed) = listed.filter(|&listed| reachable(listed)) {
+            return within_page(listed);
+        }
         let first = source.map_or(Relation::Nothing, |source| Relation::first(bytes, source));
         let places = RELATIONS.into_iter().filter_map(|relation| {
             let (distance, times) = self.of(relation);
@@ -172,11 +197,17 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     fn source(position: u64, size: u64) -> Option<Source> {
-        Some(Source { position, sought: None, trailer: size, size })
+        Some(Source { position, sought: None, trailer: size, size, listed: None })
     }
 
     fn stream(position: u64, size: u64) -> Option<Source> {
-        Some(Source { position: position / 4096 * 4096 + 4096, sought: Some(position), trailer: size, size })
+        Some(Source {
+            position: position / 4096 * 4096 + 4096,
+            sought: Some(position),
+            trailer: size,
+            size,
+            listed: None,
+        })
     }
 
     #[test]
@@ -212,9 +243,15 @@ mod tests {
                     sought: None,
                     trailer: (1 << 20) + 256,
                     size: (1 << 20) + 5000,
+                    listed: None,
                 }),
                 256,
             ),
+            // GNU as, .incbin: 64 KiB and its header more.
+            (MIB + (64 << 10) + 160, source(0, 1 << 20), 0x1000 - 176),
+            // What a header lists; an odd place says nothing.
+            (MIB, Some(Source { listed: Some(0x1230), ..source(8192, 1 << 21).unwrap() }), 0x230),
+            (MIB, Some(Source { listed: Some(0x1231), ..source(8192, 1 << 21).unwrap() }), 0),
             // Positions that malloc cannot match.
             (MIB, stream(77, 1 << 20), 0),
             (MIB + 34, source(8, 1 << 20), 0),
@@ -258,9 +295,12 @@ mod tests {
     }
 
     fn sources() -> impl Strategy<Value = Option<Source>> {
-        let one = (any::<u64>(), proptest::option::of(any::<u64>()), any::<u64>(), any::<u64>());
-        let real = (0u64..1 << 40, proptest::option::of(0u64..1 << 40), 0u64..1 << 40, 0u64..1 << 40);
-        let of = |(position, sought, trailer, size)| Source { position, sought, trailer, size };
+        use proptest::option::of as may;
+        let one = (any::<u64>(), may(any::<u64>()), any::<u64>(), any::<u64>(), may(any::<u64>()));
+        let within = || 0u64..1 << 40;
+        let real = (within(), may(within()), within(), within(), may(within()));
+        let of =
+            |(position, sought, trailer, size, listed)| Source { position, sought, trailer, size, listed };
         proptest::option::of(prop_oneof![one.prop_map(of), real.prop_map(of)])
     }
 
@@ -278,11 +318,12 @@ mod tests {
         #[test]
         fn what_was_needed_once_is_the_place_the_next_time(
             bytes in 0usize..1 << 30,
-            source in sources(),
+            mut source in sources(),
             needed in 0usize..PAGE / ALIGNMENT,
             before in any::<u64>(),
         ) {
             let needed = needed * ALIGNMENT;
+            source.iter_mut().for_each(|source| source.listed = None);
             prop_assert_eq!(Habit::default().learn(bytes, source, needed).place(bytes, source), needed);
             // And seven times in a row, whatever was before.
             let learnt = (0..8).fold(Habit(before), |habit, _| habit.learn(bytes, source, needed));
