@@ -13,6 +13,8 @@ pub struct FsTraits {
     pub counts_nameless_writers: bool,
     /// A read never shows part of a write.
     pub reads_atomic: bool,
+    /// Files can share blocks (FICLONE), if it was made so.
+    pub clones: bool,
 }
 
 const USUAL: FsTraits = FsTraits {
@@ -22,12 +24,13 @@ const USUAL: FsTraits = FsTraits {
     keeps_holes: true,
     counts_nameless_writers: true,
     reads_atomic: false,
+    clones: false,
 };
 
 const TABLE: [FsTraits; 4] = [
     FsTraits { magic: 0xEF53, name: "ext2/ext3/ext4", ..USUAL },
-    FsTraits { magic: 0x5846_5342, name: "xfs", reads_atomic: true, ..USUAL },
-    FsTraits { magic: 0x9123_683E, name: "btrfs", ..USUAL },
+    FsTraits { magic: 0x5846_5342, name: "xfs", reads_atomic: true, clones: true, ..USUAL },
+    FsTraits { magic: 0x9123_683E, name: "btrfs", clones: true, ..USUAL },
     FsTraits {
         magic: 0x0102_1994,
         name: "tmpfs",

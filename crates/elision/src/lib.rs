@@ -4,14 +4,14 @@
 //! # let dir = tempfile::tempdir()?;
 //! # let path = dir.path().join("records");
 //! # std::fs::write(&path, vec![0u8; 4 << 20])?;
-//! let mut records = elision::edit(&path)?; // returns at once, whatever the size
+//! let mut records = elision::read(&path)?; // returns at once, whatever the size
 //! records[3_000_000] = 1; //                  loads one page
 //! elision::write(&path, &mut records)?; //    writes that page, and the first
 //! # assert_eq!(std::fs::read(&path)?[3_000_000], 1);
 //! # std::io::Result::Ok(())
 //! ```
 //!
-//! [`read`] and [`write()`] stand in for `std::fs::read` and `std::fs::write`. [`read`] returns a [`Buffer`]: a
+//! [`read`] and [`write()`] stand in for `std::fs::read` and `std::fs::write`; [`write_atomic`] replaces a file in one step. [`read`] returns a [`Buffer`]: a
 //! `[u8]` whose pages stand for file bytes until they are touched, or altered. [`Buffer`] says how, and
 //! why that is safe where a memory map is not. ARCHITECTURE.md says how it is built, docs/LIMITS.md what it cannot do.
 //!
@@ -34,7 +34,7 @@ pub use elision_core::page_state::PageState;
 pub use elision_core::probe;
 pub use platform::{Buffer, File, Segment};
 pub use threshold::set_min_bytes;
-pub use whole_file::{edit, read, write};
+pub use whole_file::{Contents, edit, read, write, write_atomic, write_atomic_sync};
 
 /// What was deferred, loaded, elided, written and declined, and why.
 pub mod stats {

@@ -105,8 +105,7 @@ impl Buffer {
     /// # Panics
     /// If `at + len` is beyond the buffer.
     pub fn write_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<()> {
-        let part = &self[at..at + len];
-        file.at(offset)?.write_all(part)
+        file.write_bytes(&self[at..at + len], offset)
     }
 
     /// Loads a range now: it is loaded.
@@ -136,6 +135,11 @@ impl Buffer {
     /// What each run of bytes is.
     pub fn ranges(&self) -> Vec<(Range<usize>, PageState)> {
         if self.is_empty() { Vec::new() } else { vec![(0..self.len(), PageState::Plain)] }
+    }
+
+    /// The bytes, and where the file stays that they are saved to.
+    pub(crate) fn parts(&mut self) -> (&[u8], Option<&mut Option<File>>) {
+        (&self.bytes, Some(&mut self.origin))
     }
 
     /// Lets go of the file this buffer was read from for editing, or saved to.
@@ -212,7 +216,7 @@ impl File {
     /// # Errors
     /// As writing the file.
     pub fn write(&self, offset: u64, buffer: &mut Buffer) -> io::Result<()> {
-        buffer.write_at(0, buffer.len(), self, offset)
+        self.write_bytes(buffer, offset)
     }
 
     /// Size, times, permissions.
@@ -247,6 +251,15 @@ impl File {
     /// It is opened again for each save.
     pub(crate) fn may_be_replaced(&self, _: &Path) -> bool {
         false
+    }
+
+    pub(crate) fn write_bytes(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.at(offset)?.write_all(bytes)
+    }
+
+    /// `kept`: whether the memory stays with the file.
+    pub(crate) fn write_all(&self, bytes: &[u8], _kept: bool) -> io::Result<()> {
+        self.write_bytes(bytes, 0)
     }
 
     /// Nothing depends on who else could write to it.
@@ -284,4 +297,42 @@ impl File {
         self.lock().read_to_end(&mut buffer.bytes)?;
         Ok(buffer)
     }
+}
+
+/// Makes a new file of these bytes, and gives it the name of the old one.
+pub(crate) fn replace(
+    path: &Path,
+    bytes: &[u8],
+    _kept: Option<&mut Option<File>>,
+    durable: bool,
+) -> io::Result<()> {
+    let path = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => fs::canonicalize(path)?,
+        _ => path.to_owned(),
+    };
+    let old = fs::metadata(&path).ok().map(|metadata| metadata.permissions());
+    if old.as_ref().is_some_and(fs::Permissions::readonly) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let mut number = std::process::id();
+    let (name, mut file) = loop {
+        let name = path.with_file_name(format!(".elision-{number}"));
+        match OpenOptions::new().write(true).create_new(true).open(&name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number = number.wrapping_add(1),
+            other => break (name, other?),
+        }
+    };
+    let made = (|| {
+        file.write_all(bytes)?;
+        old.map_or(Ok(()), |old| file.set_permissions(old))?;
+        if durable {
+            file.sync_all()?;
+        }
+        drop(file);
+        fs::rename(&name, &path)
+    })();
+    if made.is_err() {
+        let _ = fs::remove_file(&name);
+    }
+    made
 }

@@ -1,6 +1,6 @@
-//! `read`, `edit` and `write`: whole files by their paths.
+//! `read`, `edit`, `write` and `write_atomic`: whole files by their paths.
 
-use crate::{Buffer, File, threshold};
+use crate::{Buffer, File, platform, threshold};
 use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
@@ -29,31 +29,116 @@ pub fn edit(path: impl AsRef<Path>) -> io::Result<Buffer> {
     Ok(buffer)
 }
 
-/// Makes the file at `path` consist of the buffer's bytes: `std::fs::write`, without writing what it has already.
+/// What can be saved: bytes in whatever holds them. Of a [`Buffer`] only what was altered is written; `&mut Buffer` also remembers what
+/// was written, for the next save.
+pub trait Contents: contents::Contents {}
+
+impl<T: contents::Contents> Contents for T {}
+
+mod contents {
+    use crate::{Buffer, File};
+
+    pub trait Contents {
+        /// The bytes, and where the file may stay for the next save.
+        fn parts(&mut self) -> (&[u8], Option<&mut Option<File>>);
+    }
+
+    impl Contents for &mut Buffer {
+        fn parts(&mut self) -> (&[u8], Option<&mut Option<File>>) {
+            Buffer::parts(self)
+        }
+    }
+
+    macro_rules! bytes {
+        ($($type:ty $(, $length:ident)?;)*) => {$(
+            impl$(<const $length: usize>)? Contents for $type {
+                fn parts(&mut self) -> (&[u8], Option<&mut Option<File>>) {
+                    (<$type as AsRef<[u8]>>::as_ref(self), None)
+                }
+            }
+        )*};
+    }
+
+    bytes! {
+        Buffer;
+        &Buffer;
+        &[u8];
+        &mut [u8];
+        [u8; N], N;
+        &[u8; N], N;
+        Vec<u8>;
+        &Vec<u8>;
+        &mut Vec<u8>;
+        Box<[u8]>;
+        std::borrow::Cow<'_, [u8]>;
+        &str;
+        String;
+        &String;
+    }
+}
+
+/// Makes the file at `path` consist of these bytes: `std::fs::write`, without writing what it has already.
 ///
 /// Unlike `std::fs::write` it does not truncate first, so the file is at no time empty, unless only that makes room on a full file
 /// system. After an error the file has the buffer's bytes up to where the error came, and its own behind them; if there was no room, only up
 /// to the new length.
 ///
-/// The file stays open with the buffer, for the next save, until [`Buffer::close`] or the end of the buffer. Others notice: an open file
+/// The file stays open with a `&mut Buffer`, for the next save, until [`Buffer::close`] or the end of the buffer. Others notice: an open file
 /// cannot be executed (ETXTBSY), a watcher is told only then that it was closed (IN_CLOSE_WRITE), and its file system cannot be
 /// remounted read-only.
 ///
 /// # Errors
 /// As `std::fs::write`.
-pub fn write(path: impl AsRef<Path>, buffer: &mut Buffer) -> io::Result<()> {
-    let path = path.as_ref();
+pub fn write(path: impl AsRef<Path>, mut contents: impl Contents) -> io::Result<()> {
+    let (bytes, kept) = contents.parts();
+    save(path.as_ref(), bytes, kept)
+}
+
+/// Replaces the file at `path` by a new one of these bytes: at every moment, and when the program is killed, there is the old file or the new
+/// one, whole.
+///
+/// On XFS and btrfs a [`Buffer`] is saved in a time that depends on what was altered since it was read or first saved so: the new file shares the
+/// other blocks with that file. (All is written if more than half was altered, or if more than 16 MiB, or a sixteenth, of that file are not on the
+/// device yet.) Elsewhere, and for other bytes, all is written.
+///
+/// - A symbolic link is followed. Another name of the old file (a hard link), and who has it open, keep the old one.
+/// - Mode, owner, group and extended attributes are those of the old file, ACLs among them. Where the owner cannot be given, the file is the
+///   caller's; where the group cannot, its members may do what others may. Set-uid bits and capabilities of a program are dropped, as by a write;
+///   attributes that the caller may not set, and those of `chattr`, are not kept.
+/// - After an error the old file is there, and nothing else. A program that is killed in the instant of the exchange may leave a file
+///   `.elision-…` beside it; always where the file system makes no file without a name.
+/// - Not durable: after a power failure the file may be neither. See [`write_atomic_sync`].
+///
+/// # Errors
+/// As creating and writing a file in that directory. `EACCES` if the old file may not be written to, `EINVAL` if it is no regular file, `EBUSY`
+/// if it is a mount point.
+pub fn write_atomic(path: impl AsRef<Path>, mut contents: impl Contents) -> io::Result<()> {
+    let (bytes, kept) = contents.parts();
+    platform::replace(path.as_ref(), bytes, kept, false)
+}
+
+/// [`write_atomic`], durable: also after a power failure there is the old file or the new one, and once this has returned, the new one.
+///
+/// # Errors
+/// As [`write_atomic`], and as `fsync` of file and directory. If that of the directory fails, the new file is there.
+pub fn write_atomic_sync(path: impl AsRef<Path>, mut contents: impl Contents) -> io::Result<()> {
+    let (bytes, kept) = contents.parts();
+    platform::replace(path.as_ref(), bytes, kept, true)
+}
+
+fn save(path: &Path, bytes: &[u8], mut kept: Option<&mut Option<File>>) -> io::Result<()> {
     let there = std::fs::metadata(path).ok();
     if there.as_ref().is_some_and(|metadata| !metadata.is_file()) {
-        return std::fs::write(path, buffer);
+        return std::fs::write(path, bytes);
     }
+    let stays = kept.is_some();
     let same = |file: &File| match (file.metadata(), &there) {
         (Ok(ours), Some(there)) => file.owned() && same_file(&ours, there),
         _ => false,
     };
     // A file that may not be written to any more is opened again, for the error.
     let writable = |file: &File| file.may_be_replaced(path);
-    let file = match buffer.origin.take().filter(same).filter(writable) {
+    let file = match kept.as_deref_mut().and_then(Option::take).filter(same).filter(writable) {
         Some(file) => file,
         None => {
             let mut options = OpenOptions::new();
@@ -67,28 +152,31 @@ pub fn write(path: impl AsRef<Path>, buffer: &mut Buffer) -> io::Result<()> {
             }
         }
     };
-    let len = buffer.len();
-    let mut written = file.write(0, buffer);
+    let len = bytes.len();
+    let write = || file.write_all(bytes, stays);
+    let mut written = write();
     if no_room(&written) {
         // Room that the file has behind its new end is given back first, as it would be. (There may be some behind its old end, too.)
         file.set_len(file.metadata()?.len().min(len as u64))?;
-        written = file.write(0, buffer);
+        written = write();
     }
     if no_room(&written) && file.has_room_to_begin_anew(len) {
         // Where what is written takes new room before the old is given back (btrfs).
         file.set_len(0)?;
-        written = file.write(0, buffer);
+        written = write();
     }
     if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotSeekable) {
         // Some files in /proc are written to in order alone. They have no length.
-        return file.write_in_order(buffer);
+        return file.write_in_order(bytes);
     }
     written?;
     // (To cut an empty file moves its times, too.)
     if len == 0 || file.metadata()?.len() != len as u64 {
         file.set_len(len as u64)?;
     }
-    buffer.origin = Some(file);
+    if let Some(kept) = kept {
+        *kept = Some(file);
+    }
     Ok(())
 }
 

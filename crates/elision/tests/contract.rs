@@ -215,7 +215,7 @@ fn files_that_are_longer_than_they_say() {
     assert_eq!(file.read(3, 40).unwrap(), whole[3..43]);
     assert_eq!(file.read(1 << 40, 40).unwrap().len(), 0);
     // (The kernel adds an end of line.)
-    elision::write(name, &mut buffer(b"another name")).unwrap();
+    elision::write(name, buffer(b"another name")).unwrap();
     assert_eq!(expected(name), b"another name\n");
 }
 
@@ -392,7 +392,7 @@ fn times_move_and_set_uid_falls() {
     // Nothing in place of nothing is a change as well.
     fs::write(&one, b"").unwrap();
     set(&one);
-    elision::write(&one, &mut Buffer::new(0).unwrap()).unwrap();
+    elision::write(&one, Buffer::new(0).unwrap()).unwrap();
     assert!(fs::metadata(&one).unwrap().modified().unwrap() > long_ago);
 }
 

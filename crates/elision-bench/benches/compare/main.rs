@@ -13,6 +13,7 @@ mod extents;
 mod peers;
 mod program;
 mod read;
+mod saves;
 mod start;
 mod sum;
 mod threads;
@@ -21,11 +22,12 @@ use elision_bench::{Bench, Result};
 
 type Case = (&'static str, fn(&Bench) -> Result);
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 14] = [
     ("read", read::run),
     ("sum", sum::run),
     ("edit", edit::run),
     ("checkpoint", checkpoint::run),
+    ("saves", saves::run),
     ("calls", calls::run),
     ("blocks", blocks::run),
     ("start", start::run),

@@ -3,6 +3,7 @@
 
 pub mod call;
 pub mod changes;
+pub mod clone;
 pub(crate) mod fault;
 pub mod fork;
 pub(crate) mod launch;

@@ -28,6 +28,8 @@ pub enum Track {
     Now,
     /// When the same memory goes to the same place again: tracking costs faults.
     SecondTime,
+    /// The memory may be freed unseen.
+    Never,
 }
 
 /// Must be carried out: the position has moved, and the helper keeps others from the file.
@@ -88,11 +90,15 @@ pub fn plan(
     let tracked = live::touched(addr, len);
     // Asked only where it matters: a small write does without.
     let place = || options.offset.or_else(|| file::seek(fd, 0, libc::SEEK_CUR).ok()).unwrap_or(0);
-    let again =
-        big && (track == Track::Now || !tracked && options.owned && second_time(key, addr, len, place()));
+    let again = big
+        && match track {
+            Track::Now => true,
+            Track::SecondTime => !tracked && options.owned && second_time(key, addr, len, place()),
+            Track::Never => false,
+        };
     // A file that is truncated before each save has nothing that the next save could leave out.
     let empty = || track == Track::SecondTime && place() >= stat.size;
-    let mut follow = (tracked || again) && !empty();
+    let mut follow = (tracked && track != Track::Never || again) && !empty();
     // Where all comes back altered, tracking costs faults and saves nothing.
     if follow && let Some(reason) = history::declines_large(write_guarded::number(key), len) {
         crate::decline_write(reason, len);
@@ -296,21 +302,21 @@ impl ElidedWrite {
     }
 }
 
-struct Writer {
+pub(crate) struct Writer {
     fd: i32,
     whole: Transfer,
     waiting: (usize, usize),
-    bytes: usize,
+    pub(crate) bytes: usize,
     /// Where and why a write stopped short; everything before is complete.
-    stop: Option<(usize, Option<Errno>)>,
+    pub(crate) stop: Option<(usize, Option<Errno>)>,
 }
 
 impl Writer {
-    fn new(fd: i32, whole: Transfer) -> Writer {
+    pub(crate) fn new(fd: i32, whole: Transfer) -> Writer {
         Writer { fd, whole, waiting: (0, 0), bytes: 0, stop: None }
     }
 
-    fn write_part(&mut self, skip: usize, len: usize) {
+    pub(crate) fn write_part(&mut self, skip: usize, len: usize) {
         if len == 0 {
             return;
         }
@@ -321,7 +327,7 @@ impl Writer {
         self.waiting.1 = skip + len;
     }
 
-    fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         let (skip, end) = self.waiting;
         self.waiting = (end, end);
         if self.stop.is_some() || skip == end {

@@ -8,6 +8,7 @@
 pub(crate) mod associate;
 pub(crate) mod before_write;
 pub(crate) mod begin;
+pub(crate) mod clone;
 pub(crate) mod closing;
 mod files;
 pub(crate) mod guard;

@@ -147,7 +147,13 @@ fn has_holes(files: &mut Files, id: TargetId, start: u64, end: u64) -> bool {
 }
 
 /// Appends the altered pages of `[at, to)`, and returns how far it came.
-fn altered_runs(tables: &mut PageTables, kind: Kind, at: usize, to: usize, request: &mut Request) -> usize {
+pub(crate) fn altered_runs(
+    tables: &mut PageTables,
+    kind: Kind,
+    at: usize,
+    to: usize,
+    request: &mut Request,
+) -> usize {
     let mut cursor = at;
     let mut full = None;
     let reached = tables.scan_while(at, to, SOMEWHERE, |run| {
@@ -172,6 +178,19 @@ fn altered_runs(tables: &mut PageTables, kind: Kind, at: usize, to: usize, reque
         return cursor;
     }
     reached
+}
+
+/// Of `[at, to)`, which is of one extent.
+pub(crate) fn altered_bytes(tables: &mut PageTables, kind: Kind, at: usize, to: usize) -> usize {
+    let nowhere = extent::state(kind, PageFacts::default()) == extent::State::Altered;
+    let mut bytes = if nowhere { to - at } else { 0 };
+    tables.scan_each(at, to, SOMEWHERE, |run| {
+        let altered = extent::state(kind, facts(run.categories)) == extent::State::Altered;
+        let len = (run.end - run.start) as usize;
+        bytes = if altered { bytes + len } else { bytes };
+        bytes = if nowhere { bytes - len } else { bytes };
+    });
+    bytes
 }
 
 /// Runs that are registered one by one: each may split its mapping in three.
@@ -225,7 +244,7 @@ fn follow(map: &mut Map, tables: &mut PageTables, id: TargetId, delta: u64, from
     }
 }
 
-fn push(request: &mut Request, from: usize, to: usize) -> bool {
+pub(crate) fn push(request: &mut Request, from: usize, to: usize) -> bool {
     let good = request.push_run(from, to, 0, least_gap(request));
     request.altered += if good { to.saturating_sub(from) } else { 0 };
     good

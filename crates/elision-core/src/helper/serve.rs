@@ -5,8 +5,8 @@ use crate::helper::guard::breaks::{self, NAMED_BREAK};
 use crate::helper::requests::{self, Answer};
 use crate::helper::state::{self, State};
 use crate::helper::{
-    associate, before_write, begin, closing, guard, learn, plan, prefetch, query, ranges, relocate, validate,
-    wrote,
+    associate, before_write, begin, clone, closing, guard, learn, plan, prefetch, query, ranges, relocate,
+    validate, wrote,
 };
 use crate::shared::control::{self, END_VALUE, END_WORD, HARMLESS, LAST_HELPER, PROGRAM};
 use crate::shared::processes;
@@ -217,6 +217,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
         Op::Ping => None,
         Op::Associate => associate::associate(state, request),
         Op::Plan => plan::plan(state, request),
+        Op::Clone => clone::clone(state, request),
         Op::Wrote => {
             wrote::wrote(state, request);
             None

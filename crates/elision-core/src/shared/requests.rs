@@ -18,6 +18,8 @@ pub enum Op {
     Ping,
     Associate,
     Plan,
+    /// Clone the file that a range stands for into the empty file `fd`, and tell what else the range has.
+    Clone,
     /// A planned write wrote `len` of `tried` bytes. It is over unless there is `more`.
     Wrote,
     /// Do not trust what a write of this range has armed.

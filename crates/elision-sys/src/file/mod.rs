@@ -6,6 +6,7 @@ mod lease;
 mod memory_file;
 mod page_cache;
 mod proc_path;
+mod replace;
 mod status;
 
 pub use descriptor::*;
@@ -15,4 +16,5 @@ pub use memory_file::{begin_to_share, is_shared, memory_file};
 pub(crate) use page_cache::SYS_cachestat;
 pub use page_cache::{Cached, begin_to_read, cached, read_ahead};
 pub use proc_path::{ProcPath, decimal};
+pub use replace::*;
 pub use status::*;

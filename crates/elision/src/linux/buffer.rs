@@ -5,6 +5,7 @@ use crate::platform::file::File;
 use crate::platform::segment::{Segment, whole_pages};
 use crate::threshold;
 use elision_core::client::offer::FileFacts;
+use elision_core::client::write::Track;
 use elision_core::client::{memory, read};
 use elision_core::page_state::PageState;
 use elision_core::transfer::PAGE;
@@ -152,7 +153,7 @@ impl Buffer {
     /// # Panics
     /// If `at + len` is beyond the buffer.
     pub fn write_at(&mut self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<()> {
-        file.write_from(&self[at..at + len], offset)
+        file.write_from(&self[at..at + len], offset, Track::Now)
     }
 
     /// Loads a range now. An error is returned that a touch would raise as SIGBUS.
@@ -207,6 +208,13 @@ impl Buffer {
         });
         push(within(self.base() + known)..self.len, PageState::Plain);
         runs
+    }
+
+    /// The bytes, and where the file stays that they are saved to.
+    pub(crate) fn parts(&mut self) -> (&[u8], Option<&mut Option<File>>) {
+        // SAFETY: as in `deref`, of all but `origin`.
+        let bytes = unsafe { std::slice::from_raw_parts(self.addr as *const u8, self.len) };
+        (bytes, Some(&mut self.origin))
     }
 
     /// Closes the file that this buffer was read from for editing, or saved to. The next save opens it again.

@@ -99,7 +99,8 @@ impl File {
         Ok(File::of(options.open(path)?, born))
     }
 
-    fn of(file: fs::File, born: u64) -> File {
+    /// `born`: the count of forks when nobody had it yet.
+    pub(crate) fn of(file: fs::File, born: u64) -> File {
         let (changes, deferrals) = (AtomicU64::new(0), AtomicU32::new(0));
         let ending = Ending(file.as_raw_fd());
         File { _ending: ending, file, born, changes, deferrals, process: task::pid() }
@@ -129,6 +130,15 @@ impl File {
     /// As `std::fs::File::sync_all`.
     pub fn sync_all(&self) -> io::Result<()> {
         self.file.sync_all()
+    }
+
+    pub(crate) fn set_permissions(&self, permissions: fs::Permissions) -> io::Result<()> {
+        self.file.set_permissions(permissions)
+    }
+
+    /// Is it watched for the sake of memory that was saved to it?
+    pub(crate) fn is_guarded(&self) -> bool {
+        changes::write_lease_on(self.raw())
     }
 
     /// The plain file. Whatever depends on it gets memory of its own, since it can be changed unseen from now on.
@@ -196,13 +206,13 @@ impl File {
     }
 
     /// Writes what the file does not have already.
-    pub(crate) fn write_from(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    pub(crate) fn write_from(&self, bytes: &[u8], offset: u64, track: Track) -> io::Result<()> {
         let (addr, len) = (bytes.as_ptr() as usize, bytes.len());
         let options = self.options(offset, threshold::to_save());
         let _change = self.change();
         let changes = self.changes.load(SeqCst);
         let stat = file::stat(self.raw()).unwrap_or_default();
-        let done = match write::plan(self.raw(), &stat, addr, len, options, Track::Now) {
+        let done = match write::plan(self.raw(), &stat, addr, len, options, track) {
             Some(write) => {
                 let done = write.carry_out(self.is_alone(changes, 1))?;
                 if !self.is_alone(changes, 1) {
@@ -213,6 +223,11 @@ impl File {
             None => 0,
         };
         self.file.write_all_at(&bytes[done..], offset + done as u64)
+    }
+
+    /// Writes from the beginning. `kept`: the memory stays with the file, so that the next write is compared with it.
+    pub(crate) fn write_all(&self, bytes: &[u8], kept: bool) -> io::Result<()> {
+        self.write_from(bytes, 0, if kept { Track::Now } else { Track::Never })
     }
 
     /// Begins a read that may be deferred. `None` while a change is under way: the change would not know of the pages, and a cut
@@ -246,7 +261,7 @@ impl File {
         changes::release_behind(self.raw());
     }
 
-    fn raw(&self) -> i32 {
+    pub(crate) fn raw(&self) -> i32 {
         self.file.as_raw_fd()
     }
 

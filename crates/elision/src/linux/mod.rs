@@ -2,8 +2,10 @@
 
 mod buffer;
 mod file;
+mod replace;
 mod segment;
 
 pub use buffer::Buffer;
 pub use file::File;
+pub(crate) use replace::replace;
 pub use segment::Segment;
