@@ -73,10 +73,6 @@ pub fn read(fd: i32, bytes: &mut [u8]) -> Result<usize> {
     Ok(rustix::io::read(borrow(fd)?, bytes)?)
 }
 
-pub fn set_len(fd: i32, len: u64) -> Result<()> {
-    Ok(rustix::fs::ftruncate(borrow(fd)?, len)?)
-}
-
 pub fn sync(fd: i32, metadata: bool) -> Result<()> {
     let fd = borrow(fd)?;
     Ok(if metadata { rustix::fs::fsync(fd) } else { rustix::fs::fdatasync(fd) }?)

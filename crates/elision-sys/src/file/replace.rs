@@ -1,4 +1,4 @@
-//! New files that take the place of others.
+//! New files that take the place of others. Only programs that ask for that make these calls (but for the ioctl), so no filter is tried.
 #![allow(unsafe_code)] // An ioctl without pointers.
 
 use super::ProcPath;
@@ -43,6 +43,10 @@ pub fn rename_in(directory: i32, from: &CStr, to: &CStr) -> Result<()> {
 
 pub fn remove_in(directory: i32, name: &CStr) -> Result<()> {
     Ok(rustix::fs::unlinkat(borrow(directory)?, name, AtFlags::empty())?)
+}
+
+pub fn set_len(fd: i32, len: u64) -> Result<()> {
+    Ok(rustix::fs::ftruncate(borrow(fd)?, len)?)
 }
 
 /// The empty file `to` shares all blocks of `from`.
