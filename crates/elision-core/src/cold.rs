@@ -10,7 +10,7 @@ pub const FASTEST: u64 = 1 << 30;
 
 /// The share of the device's time that the program may lose.
 const SHARE: u64 = 28;
-const AT_LEAST_NS: u64 = 6_000_000;
+const AT_LEAST_NS: u64 = 3_000_000;
 
 /// Bytes a second that a plain read, after the device, copies into fresh memory. (Measured: 1 to 2 GB/s.)
 const COPIES: u64 = 6 << 30;
@@ -66,6 +66,101 @@ pub fn deeper(depth: usize) -> usize {
 pub fn depth(speed: u64, step: usize) -> usize {
     let bytes = speed / 1_000_000 * (QUEUE_NS / 1_000);
     (bytes as usize).div_ceil(step.max(1)).clamp(SHALLOW, DEEPEST)
+}
+
+/// What the program's faults have done.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Faults {
+    /// Waited for the device, and did not.
+    pub major: u64,
+    pub minor: u64,
+    /// Asked of the device.
+    pub bytes: u64,
+    pub waited_ns: u64,
+}
+
+impl Faults {
+    fn since(self, before: Faults) -> Faults {
+        let Faults { major, minor, bytes, waited_ns } = before;
+        Faults {
+            major: self.major.saturating_sub(major),
+            minor: self.minor.saturating_sub(minor),
+            bytes: self.bytes.saturating_sub(bytes),
+            waited_ns: self.waited_ns.saturating_sub(waited_ns),
+        }
+    }
+
+    /// Bytes that the program has used at least.
+    fn used(self) -> u64 {
+        self.bytes.min((self.major + self.minor).saturating_mul(AROUND))
+    }
+
+    /// Bytes that the program has used in a row, on average. 0: too few to tell.
+    fn run(self) -> u64 {
+        let enough = self.major >= FEW || self.used() >= MUCH;
+        if enough { self.used() / self.major.max(1) } else { 0 }
+    }
+
+    /// How long the device would take for the same with large faults.
+    fn with_large_ns(self, speed: u64) -> u64 {
+        cost_ns(self.used() + self.major.saturating_mul(LARGE / 2), speed)
+    }
+}
+
+/// What the kernel maps at a fault, if it is in the page cache.
+const AROUND: u64 = 64 << 10;
+/// What a large fault loads.
+const LARGE: u64 = 2 << 20;
+/// Faults that wait, before anything is concluded, and before it is forgotten.
+const FEW: u64 = 6;
+const MANY: u64 = 32;
+/// The same in bytes.
+const MUCH: u64 = 16 << 20;
+/// Large faults load at most so many times the bytes that small ones have shown to be used in long runs.
+const TRUST: u64 = 32;
+
+/// Where memory is too short to load ahead: are faults large? A large fault loads 2 MiB, a small one what the kernel reads ahead. How
+/// much is used of what large faults load does not show, so small ones take turns with them.
+#[derive(Clone, Copy)]
+pub struct Large {
+    /// When this turn began.
+    since: Option<Faults>,
+    /// What small faults did in the turn before, if this turn's are large.
+    small: Option<Faults>,
+    /// Bytes a second that large faults have loaded at most.
+    speed: u64,
+}
+
+impl Large {
+    pub const NONE: Large = Large { since: None, small: None, speed: u64::MAX };
+
+    pub fn decide(&mut self, now: Faults, speed: u64) -> bool {
+        // (A forked child's counts begin again.)
+        let Some(since) = self.since.filter(|since| since.major <= now.major) else {
+            (self.since, self.small) = (Some(now), None);
+            return false;
+        };
+        let turn = now.since(since);
+        let Some(small) = self.small else {
+            let large_ns = turn.with_large_ns(speed.min(self.speed));
+            // A throttle that opens at times makes some faults wait for many: less is concluded from few.
+            let requests = turn.bytes / (2 * AROUND);
+            let clearly = turn.waited_ns * requests / (2 * requests + 100);
+            if turn.run() >= LARGE / 4 && large_ns < clearly {
+                (self.since, self.small) = (Some(now), Some(turn));
+            } else if turn.major >= MANY {
+                self.since = Some(now);
+            }
+            return self.small.is_some();
+        };
+        if turn.bytes >= 2 * MUCH {
+            self.speed = turn.bytes * 1_000 / (turn.waited_ns / 1_000_000).max(1);
+        }
+        if turn.bytes >= TRUST * small.used() || small.with_large_ns(self.speed) > small.waited_ns {
+            (self.since, self.small) = (Some(now), None);
+        }
+        self.small.is_some()
+    }
 }
 
 /// What the kernel says of a program.
@@ -238,6 +333,90 @@ mod tests {
         // A thousand seconds in a call that no signal ends.
         assert_eq!(waiting.since(stuck(2_000_119, 18, 10)), LONGEST_FAULT_NS);
         assert_eq!(waiting.since(stuck(3_000_119, 18, 10)), 0);
+    }
+
+    /// A program that uses `run` bytes in a row at a random place, again and again, where memory is short; each request takes `request_ns`.
+    struct Runs {
+        large: Large,
+        faults: Faults,
+        speed: u64,
+        request_ns: u64,
+        /// Bytes that large faults have asked for, and that small ones have shown to be used.
+        by_large: u64,
+        by_small: u64,
+    }
+
+    impl Runs {
+        fn ask(&mut self, requests: u64, bytes: u64) {
+            self.faults.bytes += bytes;
+            self.faults.waited_ns += (requests * self.request_ns).max(cost_ns(bytes, self.speed));
+        }
+
+        fn touch(&mut self, mut run: u64, mut at: u64) {
+            while run > 0 {
+                let mut part = run;
+                if self.large.decide(self.faults, self.speed) {
+                    part = part.min(LARGE - at % LARGE);
+                    self.ask(2, LARGE);
+                    self.by_large += LARGE;
+                } else {
+                    // The first request is half behind the place.
+                    self.ask(run.div_ceil(2 * AROUND) + 1, run + AROUND);
+                    self.faults.minor += run / AROUND - 1;
+                    self.by_small += run;
+                }
+                self.faults.major += 1;
+                (run, at) = (run - part, at + part);
+            }
+        }
+    }
+
+    fn runs(speed: u64, request_ns: u64) -> Runs {
+        let (large, faults) = (Large::NONE, Faults::default());
+        Runs { large, faults, speed, request_ns, by_large: 0, by_small: 0 }
+    }
+
+    proptest! {
+        #[test]
+        fn large_faults_load_no_more_than_small_ones_have_earned(
+            uses in prop::sample::select(vec![8u64, 128])
+                .prop_flat_map(|most| prop::collection::vec((1..most, 1usize..200), 1..20)),
+            speed in prop::sample::select(vec![125_000_000u64, 1_000_000_000]),
+            per_second in prop::sample::select(vec![200u64, 1000, 16_000]),
+            seed: u16,
+        ) {
+            let mut program = runs(speed, 1_000_000_000 / per_second);
+            let longest = uses.iter().map(|&(run, _)| run).max().unwrap_or(0) * AROUND;
+            for &(run, times) in &uses {
+                for at in at_random(1 << 16, times, seed.into()) {
+                    program.touch(run * AROUND, at as u64 * AROUND);
+                }
+            }
+            prop_assert!(program.by_large <= (TRUST + 1) * program.by_small + LARGE);
+            prop_assert!(longest >= LARGE / 4 || program.by_large == 0);
+        }
+
+        /// Beside a plain read of each run (two requests a MiB), and beside small faults alone.
+        #[test]
+        fn large_faults_are_used_where_they_gain(
+            run in 16u64..128,
+            speed in prop::sample::select(vec![125_000_000u64, 1_000_000_000]),
+            per_second in prop::sample::select(vec![200u64, 1000, 16_000]),
+            seed: u16,
+        ) {
+            let mut program = runs(speed, 1_000_000_000 / per_second);
+            let (mut plain, mut small) = (runs(speed, program.request_ns), runs(speed, program.request_ns));
+            for at in at_random(1 << 16, 500, seed.into()) {
+                let bytes = run * AROUND;
+                program.touch(bytes, at as u64 * AROUND);
+                plain.ask(bytes.div_ceil(LARGE / 4), bytes);
+                small.ask(bytes.div_ceil(2 * AROUND) + 1, bytes + AROUND);
+            }
+            let [took, plain, small] = [program, plain, small].map(|runs| runs.faults.waited_ns);
+            let scarce = 4_000_000_000 / per_second > cost_ns(LARGE, speed);
+            let most = if scarce { plain * 3 } else { small + small / 8 };
+            prop_assert!(took <= most, "{took} beside {plain} and {small}");
+        }
     }
 
     /// A device that takes a time for each request and a time for each byte, in order of arrival. It opens at times, as a throttle does, and

@@ -34,7 +34,9 @@ pub(crate) struct Load {
     depth: usize,
     /// Memory is short: so many steps are asked for ahead of the one that the program is in. Else as many as there are.
     ahead: usize,
-    used: usize,
+    pub used: usize,
+    /// What the program had waited when it came to that step.
+    pub used_waited_ns: u64,
     pub progress_ns: u64,
     /// What the program had waited before anything came.
     pub waited_ns: u64,
@@ -55,6 +57,7 @@ pub(crate) const NO_LOAD: Load = Load {
     depth: 0,
     ahead: usize::MAX,
     used: 0,
+    used_waited_ns: 0,
     progress_ns: 0,
     waited_ns: 0,
     busy_ns: 0,
@@ -93,12 +96,16 @@ impl Load {
             (self.busy_ns, self.busy) = (now, self.done);
             self.depth = cold::deeper(self.depth);
         }
-        if self.ahead == usize::MAX && self.done > before && self.loses_pages(fd) {
+        if self.is_short() {
+            while self.used + 1 < self.asked && self.is_touched(self.used + 1, tables) {
+                self.used += 1;
+            }
+        } else if self.done > before && self.loses_pages(fd) {
             self.ahead = (self.asked / 4).max(2);
-        }
-        if self.ahead != usize::MAX {
-            let touched = |&turn: &usize| self.is_touched(self.route.step(turn), tables);
-            self.used = (self.used..self.asked).rev().find(touched).unwrap_or(self.used);
+            self.used = (0..self.asked).rev().find(|&turn| self.is_touched(turn, tables)).unwrap_or(0);
+            // What was loaded further ahead may be lost, too.
+            self.asked = self.used + 1;
+            (self.done, self.busy, self.busy_ns) = (self.asked, self.asked, now);
         }
         while self.asked < self.route.steps
             && self.asked - self.done < self.depth
@@ -113,6 +120,11 @@ impl Load {
     pub(crate) fn go_deep(&mut self, speed: u64) {
         self.sure = true;
         self.depth = cold::depth(speed, self.step);
+    }
+
+    /// Is memory short?
+    pub(crate) fn is_short(&self) -> bool {
+        self.ahead != usize::MAX
     }
 
     /// Does it wait for the device?
@@ -140,9 +152,9 @@ impl Load {
         from == to || is_loaded(self.extent.addr + to - PAGE)
     }
 
-    fn is_touched(&self, step: usize, tables: &mut PageTables) -> bool {
-        let at = self.extent.addr + self.range(step).0;
-        tables.count(at, at + PAGE, SOMEWHERE) > 0
+    fn is_touched(&self, turn: usize, tables: &mut PageTables) -> bool {
+        let (from, to) = self.range(self.route.step(turn));
+        tables.count(self.extent.addr + from, self.extent.addr + to, SOMEWHERE) > 0
     }
 
     /// The kernel has evicted pages that this load brought first: memory is short.

@@ -2,12 +2,14 @@
 //!
 //! After an answer the helper looks whether the new pages are in the page cache. If not, it looks every millisecond how long the
 //! program has waited for its faults, less often while it has none. Files in the page cache wake nobody.
+#![allow(unsafe_code)] // Advice to the kernel.
 
-use crate::cold::{self, FASTEST, Reading, Waiting};
+use crate::cold::{self, FASTEST, Faults, Large, Reading, Waiting};
 use crate::extent::{BLANK, Extent};
 use crate::helper::files::{File, Files};
 use crate::helper::load::{Load, MOST_READ, NO_LOAD};
 use crate::helper::map::Map;
+use crate::helper::mappings;
 use crate::helper::page_tables::PageTables;
 use crate::helper::residency::{self, Survey, is_loaded};
 use crate::shared::processes;
@@ -22,6 +24,9 @@ const MS: u64 = 1_000_000;
 
 /// A device that delivers nothing for as long is left alone.
 const GIVE_UP_NS: u64 = 2_000 * MS;
+
+/// A load stays ahead of a program that uses the file in order. One that has waited so long, but not for the load, does not.
+const LEFT_NS: u64 = 100 * MS;
 
 /// The longest pause between two looks at a program that does not wait.
 const LONGEST_PAUSE_NS: u64 = 10_000 * MS;
@@ -42,6 +47,10 @@ struct Watch {
     look_ns: u64,
     /// Pages that the kernel had given back at first.
     evicted: u64,
+    /// Memory is short: nothing more is loaded ahead.
+    short: bool,
+    large: Large,
+    is_large: bool,
 }
 
 const NOTHING: Watch = Watch {
@@ -53,6 +62,9 @@ const NOTHING: Watch = Watch {
     waited_ns: 0,
     look_ns: 0,
     evicted: 0,
+    short: false,
+    large: Large::NONE,
+    is_large: false,
 };
 
 #[derive(Clone, Copy)]
@@ -72,9 +84,12 @@ pub(crate) struct Prefetch {
     looked_ns: u64,
     due_ns: u64,
     waiting: Waiting,
-    /// The program's /proc/PID/stat and schedstat, or −1.
+    /// The program's /proc/PID/stat, schedstat and io, or −1.
     stat: i32,
     schedstat: i32,
+    io: i32,
+    /// At the last look.
+    faults: Faults,
     speeds: [Speed; DEVICES],
     next_speed: usize,
     /// The file that was loaded last: what else is read of it is loaded at once.
@@ -96,7 +111,7 @@ struct Account {
 impl Prefetch {
     /// In a forked child the extents are its parent's.
     pub(crate) fn begin(&mut self, forked: bool) {
-        (self.stat, self.schedstat) = (-1, -1);
+        (self.stat, self.schedstat, self.io) = (-1, -1, -1);
         self.load = NO_LOAD;
         if !forked {
             self.used = 0;
@@ -167,10 +182,11 @@ impl Prefetch {
     fn read(&mut self, program: i32, now_ns: u64) -> Reading {
         if self.stat < 0 {
             let open = |name| processes::open(&ProcPath::new(program, name, None), 0).unwrap_or(-1);
-            (self.stat, self.schedstat) = (open("stat"), open("schedstat"));
+            (self.stat, self.schedstat, self.io) = (open("stat"), open("schedstat"), open("io"));
         }
-        let (stuck, faults, threads) = processes::stuck_faults_and_threads(self.stat);
-        Reading { now_ns, busy_ns: processes::busy_ns(self.schedstat), faults, stuck, threads }
+        let (stuck, [minor, major], threads) = processes::stuck_faults_and_threads(self.stat);
+        self.faults = Faults { major, minor, ..Faults::default() };
+        Reading { now_ns, busy_ns: processes::busy_ns(self.schedstat), faults: minor + major, stuck, threads }
     }
 }
 
@@ -204,7 +220,10 @@ pub(crate) fn look(
                     prefetch.waiting.since(reading)
                 });
                 watch.waited_ns += *waited;
-                watch.go_on(prefetch, tables, &file, now)
+                watch.go_on(prefetch, tables, &file, now) && {
+                    watch.choose_faults(prefetch, map, tables, files);
+                    true
+                }
             };
         if !stays {
             prefetch.remove(at, watch);
@@ -214,8 +233,9 @@ pub(crate) fn look(
         }
     }
     if prefetch.used == 0 {
-        file::close(core::mem::replace(&mut prefetch.stat, -1));
-        file::close(core::mem::replace(&mut prefetch.schedstat, -1));
+        for fd in [&mut prefetch.stat, &mut prefetch.schedstat, &mut prefetch.io] {
+            file::close(core::mem::replace(fd, -1));
+        }
         return;
     }
     if waited.is_none() {
@@ -253,6 +273,9 @@ impl Watch {
         if prefetch.load.extent.len > 0 {
             return prefetch.load.extent != self.extent || self.load(prefetch, tables, file, now);
         }
+        if self.short {
+            return true;
+        }
         let known = prefetch.speed(file.key.dev);
         let speed = known.unwrap_or(FASTEST);
         let eager = prefetch.loaded == file.key;
@@ -287,8 +310,8 @@ impl Watch {
         self.waited_ns = self.waited_ns.min(cold::waited_for(self.whole.saturating_sub(rest) / PAGE as u64));
         self.look_ns = self.waited_ns + cold::patience_ns(self.whole, speed) / 4;
         if evicted.saturating_sub(self.evicted) * PAGE as u64 > self.whole / 16 {
-            // Memory is short. Pages loaded ahead would evict pages that the program uses.
-            self.rest = 0;
+            // Pages loaded ahead would evict pages that the program uses.
+            self.short = true;
         } else if cold::should_load(self.waited_ns, self.whole, rest, speed) {
             return Some(some);
         }
@@ -297,6 +320,7 @@ impl Watch {
 
     fn load(&mut self, prefetch: &mut Prefetch, tables: &mut PageTables, file: &File, now: u64) -> bool {
         let mut load = core::mem::replace(&mut prefetch.load, NO_LOAD);
+        let used = load.used;
         load.go_on(file.source.fd, tables, now);
         if load.done == 0 {
             load.waited_ns = self.waited_ns;
@@ -315,10 +339,45 @@ impl Watch {
             prefetch.loaded = file.key;
             return false;
         }
+        if load.used > used || load.done <= load.used + 1 {
+            load.used_waited_ns = self.waited_ns;
+        }
+        let waited_ns = self.waited_ns.saturating_sub(load.used_waited_ns);
+        self.short = load.is_short() && (waited_ns > LEFT_NS || now - load.progress_ns > GIVE_UP_NS);
+        if self.short {
+            return true;
+        }
         if now - load.progress_ns > GIVE_UP_NS {
             return false;
         }
         prefetch.load = load;
         true
+    }
+
+    /// Tells the kernel how much a fault is to load, once nothing is loaded ahead any more.
+    fn choose_faults(&mut self, prefetch: &Prefetch, map: &mut Map, tables: &PageTables, files: &Files) {
+        if !self.short {
+            return;
+        }
+        let faults =
+            Faults { bytes: processes::fetched(prefetch.io), waited_ns: self.waited_ns, ..prefetch.faults };
+        let speed = prefetch.speed(self.file.dev).unwrap_or(FASTEST);
+        let is_large = self.large.decide(faults, speed);
+        if core::mem::replace(&mut self.is_large, is_large) == is_large {
+            return;
+        }
+        let advice = match is_large {
+            true => [libc::MADV_RANDOM, libc::MADV_HUGEPAGE],
+            false => [libc::MADV_NORMAL, libc::MADV_NOHUGEPAGE],
+        };
+        let Extent { addr, len, .. } = self.extent;
+        for row in map.view().overlapping(addr, len) {
+            if row.is_mapped() && mappings::is_ours(tables, files, row) {
+                for advice in advice {
+                    // SAFETY: the advice changes no contents.
+                    let _ = unsafe { memory::advise(row.addr, row.len, advice) };
+                }
+            }
+        }
     }
 }

@@ -166,15 +166,20 @@ fn state_of(pid: i32, tid: i32) -> Option<u8> {
     state
 }
 
-/// Does the first thread wait for a device? Page faults so far, and threads. From an open /proc/PID/stat.
-pub(crate) fn stuck_faults_and_threads(stat: i32) -> (bool, u64, u64) {
+/// Does the first thread wait for a device? Page faults so far that did not wait and that did, and threads. From an open /proc/PID/stat.
+pub(crate) fn stuck_faults_and_threads(stat: i32) -> (bool, [u64; 2], u64) {
     let mut text = [0u8; 512];
     let text = after_name(first_of(stat, &mut text));
     // The state is word 3, minflt 10, majflt 12, num_threads 20.
     let mut words = numbers(text);
     let minor = words.nth(7).unwrap_or(0);
     let major = words.nth(1).unwrap_or(0);
-    (text.first() == Some(&b'D'), minor + major, words.nth(7).unwrap_or(1))
+    (text.first() == Some(&b'D'), [minor, major], words.nth(7).unwrap_or(1))
+}
+
+/// Bytes that a process has asked devices for, from an open /proc/PID/io.
+pub(crate) fn fetched(io: i32) -> u64 {
+    numbers(first_of(io, &mut [0u8; 256])).nth(9).unwrap_or(0)
 }
 
 /// Nanoseconds that a thread has run or waited for a processor, from an open /proc/PID/schedstat.
@@ -196,5 +201,5 @@ fn numbers(text: &[u8]) -> impl Iterator<Item = u64> {
     let number = |word: &[u8]| {
         word.iter().fold(0u64, |n, &digit| n.wrapping_mul(10).wrapping_add(u64::from(digit & 15)))
     };
-    text.split(|&byte| byte == b' ').map(number)
+    text.split(|byte| b" \n".contains(byte)).map(number)
 }

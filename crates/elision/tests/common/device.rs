@@ -119,6 +119,13 @@ impl Device {
         Ok(fs::write(name, bytes.to_string())?)
     }
 
+    /// Requests to read so far.
+    #[allow(dead_code)] // The benches do not call it.
+    pub fn requests(&self) -> Result<u64> {
+        let counts = fs::read_to_string(format!("/sys/dev/block/{}/stat", self.number))?;
+        Ok(counts.split_whitespace().next().ok_or("no counts")?.parse()?)
+    }
+
     /// The process and those that it starts from now on are throttled.
     pub fn join(&self, pid: u32) -> Result<()> {
         for group in [Some(&self.group), self.memory.as_ref()].into_iter().flatten() {
