@@ -187,6 +187,19 @@ pub(crate) fn busy_ns(schedstat: i32) -> u64 {
     numbers(first_of(schedstat, &mut [0u8; 128])).take(2).sum()
 }
 
+/// Bytes of a process's memory, swapped ones included, that are no file's: what it has altered of a file's is among them.
+pub(crate) fn anonymous(pid: i32) -> Option<u64> {
+    let fd = open(&ProcPath::new(pid, "status", None), 0).ok()?;
+    let mut text = [0u8; 4096];
+    let text = first_of(fd, &mut text);
+    file::close(fd);
+    let kib = |name: &[u8]| {
+        let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))?;
+        numbers(line.strip_suffix(b" kB")?).last()
+    };
+    Some((kib(b"RssAnon:\t")? + kib(b"VmSwap:\t")?) << 10)
+}
+
 /// What follows the name in a line of stat: the state, then numbers. (A name may have spaces and parentheses of its own.)
 fn after_name(text: &[u8]) -> &[u8] {
     text.iter().rposition(|&byte| byte == b')').and_then(|at| text.get(at + 2..)).unwrap_or(&[])
@@ -202,4 +215,17 @@ fn numbers(text: &[u8]) -> impl Iterator<Item = u64> {
         word.iter().fold(0u64, |n, &digit| n.wrapping_mul(10).wrapping_add(u64::from(digit & 15)))
     };
     text.split(|byte| b" \n".contains(byte)).map(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anonymous_memory_is_what_was_stored_into() {
+        let before = anonymous(task::pid()).unwrap();
+        let stored = vec![1u8; 64 << 20];
+        let after = anonymous(task::pid()).unwrap();
+        assert!((32 << 20..1 << 30).contains(&(after - before)), "{before} {after} {}", stored.len());
+    }
 }

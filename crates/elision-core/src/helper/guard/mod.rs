@@ -15,7 +15,7 @@ pub(crate) use lease::keep_spare_descriptors;
 pub(crate) use lease::take_read_lease;
 pub(crate) use write_lease::{has_our_lease, holds_locks, program_holds};
 
-use crate::extent::TargetId;
+use crate::extent::{Extent, TargetId};
 use crate::helper::files::{File, Guard, NO_COPY, NO_FILE, Source};
 use crate::helper::guard::breaks::Broken;
 use crate::helper::state::State;
@@ -222,16 +222,21 @@ pub(crate) fn release_for_nothing(state: &mut State, id: TargetId, request: &mut
 
 /// Before a fork: extents with altered pages get memory of their own, which a fork shares. The others stay deferred.
 pub(crate) fn before_fork(state: &mut State) {
+    let mut anonymous = None;
     for id in state.files.ids() {
         let known = state.files.get(id);
         if !known.used || state.map.share(id).mapped == 0 {
             continue;
         }
-        let (mut bytes, mut altered, mut at) = (0, 0, 0);
-        loop {
-            let Some(row) = state.map.view().of_target(id, at).find(|row| row.is_mapped()) else { break };
+        let rows = state.map.view();
+        let bytes: usize = rows.of_target(id, 0).filter(Extent::is_mapped).map(|row| row.len).sum();
+        let (mut altered, mut at) = (0, 0);
+        // The kernel takes long to look at each page of a file: 40 ms for 512 MiB.
+        let most = *anonymous.get_or_insert_with(|| processes::anonymous(state.program).unwrap_or(u64::MAX));
+        while most > bytes as u64 / 16
+            && let Some(row) = state.map.view().of_target(id, at).find(|row| row.is_mapped())
+        {
             at = row.end();
-            bytes += row.len;
             altered += learn::ever_altered(&mut state.tables, row);
         }
         if altered > bytes / 16 {
