@@ -244,6 +244,15 @@ fn a_copy_takes_few_faults() {
     assert_eq!(said.matches("few faults\nthe same\n").count(), 4, "{said}");
 }
 
+/// What is materialised came in small pages, which cost more than those of a plain read. (The machine may have none that are huge.)
+#[test]
+fn a_program_that_wants_huge_pages_gets_them() {
+    let said = case("huge");
+    if !said.ends_with(": huge pages\n") {
+        println!("skipped: {said}");
+    }
+}
+
 /// Nothing of an emptied file can be elided, but its buffer was tracked from the second save on: a fault for each page.
 #[test]
 fn a_save_into_an_emptied_file_is_not_tracked() {

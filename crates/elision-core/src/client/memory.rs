@@ -5,16 +5,23 @@
 
 use crate::client::call::Call;
 use crate::history;
+use crate::shared::hot::HOT;
 use crate::shared::live;
 use crate::shared::requests::{self, Op, PageRun, RUNS, Request};
 use crate::shared::unmap_queue;
 use crate::stats;
 use crate::transfer::PAGE;
+use core::sync::atomic::Ordering::Relaxed;
 use elision_sys::{memory, pages};
 
 /// May any page have an extent? `false` is certain. One atomic load while nothing is deferred.
 pub fn touched(addr: usize, len: usize) -> bool {
     live::touched(addr, len)
+}
+
+/// The program asks for huge pages: memory that is materialised comes in such.
+pub fn wants_huge_pages() {
+    HOT.huge.store(true, Relaxed);
 }
 
 fn pages_around(addr: usize, len: usize) -> (usize, usize) {

@@ -17,10 +17,13 @@ use crate::helper::map::Map;
 use crate::helper::mappings;
 use crate::helper::page_tables::{PROTECT, PageTables};
 use crate::helper::state::State;
+use crate::shared::hot::HOT;
 use crate::shared::requests;
 use crate::stats::{COUNTERS, Counters};
 use crate::transfer::PAGE;
+use core::sync::atomic::Ordering::Relaxed;
 use elision_sys::pages::{Run, Wanted, category};
+use elision_sys::raw::Result;
 use elision_sys::{file, memory, task};
 
 const BATCH: usize = 128;
@@ -215,11 +218,32 @@ fn each_unaltered(tables: &mut PageTables, extent: Extent, mut act: impl FnMut(u
     reached
 }
 
+/// Memory to be moved to an extent: in huge pages if the program asks for such.
+fn allocate(extent: Extent) -> Result<usize> {
+    const HUGE: usize = 2 << 20;
+    if HOT.huge.load(Relaxed)
+        && extent.len >= 2 * HUGE
+        && let Ok(start) = memory::allocate(extent.len + HUGE, false)
+    {
+        // Only what is aligned as its destination moves whole.
+        let before = extent.addr.wrapping_sub(start) % HUGE;
+        let shadow = start + before;
+        // SAFETY: nobody else knows the memory.
+        unsafe {
+            memory::unmap(start, before);
+            memory::unmap(shadow + extent.len, HUGE - before);
+            let _ = memory::advise(shadow, extent.len, libc::MADV_HUGEPAGE);
+        }
+        return Ok(shadow);
+    }
+    memory::allocate(extent.len, false)
+}
+
 fn copy(tables: &mut PageTables, mut extent: Extent, fd: i32, by_mapping: bool) -> Shadow {
     let none = Shadow { extent, memory: 0, unreadable: false, copy: None };
     let whole = extent;
     let shadow = loop {
-        match memory::allocate(extent.len, false) {
+        match allocate(extent) {
             Ok(shadow) => break shadow,
             Err(_) if extent.len > PAGE => extent.len = (extent.len / 2).next_multiple_of(PAGE),
             Err(_) => return none,

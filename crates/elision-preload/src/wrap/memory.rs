@@ -365,6 +365,7 @@ pub unsafe fn sys_madvise(to: To, addr: *mut c_void, len: usize, advice: c_int) 
                     unsafe { client::memory::zero(pages.start, pages.len()) };
                 }
             }
+            libc::MADV_HUGEPAGE => client::memory::wants_huge_pages(),
             _ if harmless(advice) => {}
             // The advice is about fork, dumps, merging or guards, or unknown: the range is left alone for good.
             _ => {

@@ -319,6 +319,19 @@ int main(int count, char **arguments) {
         printf("%llu\n", sum);
         return 0;
     }
+    if (!strcmp(what, "huge")) { /* a buffer for which the program wants huge pages; then the file is about to change */
+        bytes = aligned_alloc(2 << 20, size = 8 << 20);
+        if (madvise(bytes, size, MADV_HUGEPAGE) || pread(open(path, O_RDONLY), bytes, size, 0) != (ssize_t)size)
+            return 1;
+        close(open(path, O_WRONLY));
+        unsigned seen = bytes[5000], huge = 0;
+        char line[256];
+        FILE *rollup = fopen("/proc/self/smaps_rollup", "r");
+        while (rollup && fgets(line, sizeof line, rollup))
+            sscanf(line, "AnonHugePages: %u", &huge);
+        printf("%u: %s\n", seen, huge >= 4 << 10 ? "huge pages" : "small pages");
+        return 0;
+    }
     if (!strcmp(what, "stay")) {
         whole(open(path, O_RDONLY));
         stay();
