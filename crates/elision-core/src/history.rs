@@ -172,6 +172,12 @@ pub fn learn_of_copy(number: u64, known: usize) {
     }
 }
 
+/// Is memory that was copied for a change likely to be saved? Not from the second copy in a row on: another process changes the files,
+/// and tracking costs a fault for each page that is used again.
+pub fn tracks_copies() -> bool {
+    IN_A_ROW.load(Relaxed) < 2
+}
+
 /// Copies since deferring last paid.
 static IN_A_ROW: AtomicU32 = AtomicU32::new(0);
 
@@ -272,8 +278,12 @@ mod tests {
         learn_of_copy(number(5), 4 * size);
         learn_of_copy(number(6), 4 * size);
         assert!(declines(number(6), 4 * size).is_some() && declines(number(8), 4 * size).is_none());
+        assert!(!tracks_copies());
         learn_of_copy(number(7), 4 * size);
         assert!(declines(number(8), 4 * size).is_some());
+        learn(number(9), size, 0);
+        learn_of_copy(number(9), size);
+        assert!(tracks_copies());
         assert_eq!((0..32).filter(|_| is_curious(size)).count(), 2);
     }
 }

@@ -17,6 +17,7 @@ use crate::helper::map::Map;
 use crate::helper::mappings;
 use crate::helper::page_tables::{PROTECT, PageTables};
 use crate::helper::state::State;
+use crate::history;
 use crate::shared::hot::HOT;
 use crate::shared::requests;
 use crate::stats::{COUNTERS, Counters};
@@ -77,7 +78,7 @@ enum Which {
 
 /// Materialises a file's extents; with tracking they stay as tracked ones. False: a mapping may be left.
 pub(crate) fn file(state: &mut State, id: TargetId) -> bool {
-    let track = state.fine_ctime;
+    let track = state.fine_ctime && history::tracks_copies();
     materialise(state, Which::File(id), track)
 }
 

@@ -231,7 +231,7 @@ pub(crate) fn before_fork(state: &mut State) {
         let rows = state.map.view();
         let bytes: usize = rows.of_target(id, 0).filter(Extent::is_mapped).map(|row| row.len).sum();
         let (mut altered, mut at) = (0, 0);
-        // The kernel takes long to look at each page of a file: 40 ms for 512 MiB.
+        // The kernel takes long to look at each page of a file: 25 ms for 512 MiB.
         let most = *anonymous.get_or_insert_with(|| processes::anonymous(state.program).unwrap_or(u64::MAX));
         while most > bytes as u64 / 16
             && let Some(row) = state.map.view().of_target(id, at).find(|row| row.is_mapped())
