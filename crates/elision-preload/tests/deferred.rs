@@ -591,3 +591,31 @@ print(second[:7] == b'changed', first[:7] != second[:7], first[7:] == second[7:]
     assert_eq!(said, "helpers of ['0']\nafterwards []\nTrue True True\n");
     assert!(counter(&stats, "deferred_bytes") >= 8 << 20, "{}", std::fs::read_to_string(&stats).unwrap());
 }
+
+/// The program saves a copy of what it read: nothing is known of that memory, so it is compared.
+#[test]
+fn a_copy_is_compared_with_its_file() {
+    const EDIT: &str = "import sys\n\
+        with open(sys.argv[1], 'r+b') as file:\n    \
+            data = bytearray(file.read())\n    \
+            for at in range(0, len(data) - 4096, len(data) // 7): data[at + 4095] ^= 1\n    \
+            file.seek(0)\n    file.write(data)\n";
+    let made = directory();
+    let (plain, ours, stats) =
+        (made.path().join("plain"), made.path().join("ours"), made.path().join("stats"));
+    make(&plain, SIZE);
+    std::fs::copy(&plain, &ours).unwrap();
+    good(Command::new(PYTHON).args(["-c", EDIT]).arg(&plain).output().unwrap());
+    good(preloaded(Path::new(PYTHON), &stats).args(["-c", EDIT]).arg(&ours).output().unwrap());
+    assert!(std::fs::read(&plain).unwrap() == std::fs::read(&ours).unwrap(), "another file than without");
+    let fs = elision_core::client::offer::fs(std::os::fd::AsRawFd::as_raw_fd(
+        &std::fs::File::open(&ours).unwrap(),
+    ));
+    if fs.is_some_and(|fs| fs.times_tell) {
+        assert!(
+            counter(&stats, "elided_bytes") > SIZE as u64 * 99 / 100,
+            "{}",
+            std::fs::read_to_string(&stats).unwrap()
+        );
+    }
+}

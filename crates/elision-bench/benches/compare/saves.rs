@@ -1,6 +1,7 @@
 //! Saves of whole files beside std's: time, and processor time of program and helper together.
 #![allow(unsafe_code)] // Asks for processor time, and drops a file from the page cache.
 
+use crate::peers;
 use elision_bench::{Bench, Result, Rng, Table, alter, bytes, check_file, median, settle, speed, time};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -53,7 +54,7 @@ fn std_whole(path: &Path, alter: &mut dyn FnMut(&mut [u8])) -> Result {
 }
 
 pub fn run(bench: &Bench) -> Result {
-    let size = bench.size / 4;
+    let size = bench.size / 8;
     let mut heads = vec!["altered", "file", "peer", "time", "processor time", "the first round"];
     heads.extend(["speed, std the same way = 1", "processor time: speed, std = 1"]);
     let mut table = Table::new(&heads);
@@ -67,7 +68,7 @@ pub fn run(bench: &Bench) -> Result {
             let files: Vec<_> = (0..PEERS.len())
                 .map(|peer| bench.file(&format!("saves-{peer}"), &contents))
                 .collect::<std::io::Result<_>>()?;
-            for _ in 0..bench.rounds {
+            for _ in 0..bench.rounds.min(3) {
                 value += 0x1_0000_0001;
                 alter(&mut contents, &pages, value);
                 for (((who, work, _), path), seconds) in PEERS.iter().zip(&files).zip(&mut seconds) {
@@ -102,6 +103,65 @@ pub fn run(bench: &Bench) -> Result {
         }
     }
     table.print(&format!("Read {}, alter a share of the pages, save", bytes(size as u64)));
+    fresh(bench)
+}
+
+/// Out of memory that nothing is known of, over a file that has most of it, or nothing. A new file each time: what is learned counts for a file.
+fn fresh(bench: &Bench) -> Result {
+    let mut table = Table::new(&[
+        "size",
+        "pages that differ",
+        "write",
+        "with fsync",
+        "processor time",
+        "write: speed, std in place = 1",
+        "with fsync: speed",
+        "processor time: speed",
+    ]);
+    drop(elision::read(bench.file("first", &Rng(1).bytes(8 << 20))?)?);
+    for size in [bench.size / 256, bench.size / 8] {
+        for (label, share) in
+            [("none", 0.0), ("1 %", 0.01), ("10 %", 0.1), ("50 %", 0.5), ("all, in the last byte", 1.0)]
+        {
+            let old = Rng(6).bytes(size);
+            let mut new = memmap2::MmapMut::map_anon(size)?;
+            new.copy_from_slice(&old);
+            for page in Rng(7).pages(size, share) {
+                new[page * elision_bench::PAGE + elision_bench::PAGE - 1] ^= 1;
+            }
+            let mut seconds: [[Vec<f64>; 3]; 2] = Default::default();
+            for round in 0..2 * bench.rounds {
+                // Who is first takes turns.
+                for peer in [round % 2, 1 - round % 2] {
+                    let path = bench.file(&format!("fresh-{round}-{peer}"), &old)?;
+                    let (processor, begun) = (processor_time()?, Instant::now());
+                    match peer {
+                        0 => elision::write(&path, &new[..])?,
+                        _ => peers::write_in_place(&path, &new)?,
+                    }
+                    seconds[peer][0].push(begun.elapsed().as_secs_f64());
+                    File::open(&path)?.sync_all()?;
+                    seconds[peer][1].push(begun.elapsed().as_secs_f64());
+                    elision_bench::pause();
+                    seconds[peer][2].push(processor_time()? - processor);
+                    check_file("a write over a file", &path, &new)?;
+                    // Its inode's number must not come again at once.
+                    fs::rename(&path, path.with_extension("old"))?;
+                }
+            }
+            let [ours, std] = seconds.each_ref().map(|of| of.each_ref().map(|of| median(of.clone())));
+            let mut row = vec![bytes(size as u64), label.to_owned()];
+            row.extend(ours.map(time));
+            row.extend([0, 1, 2].map(|which| speed(ours[which], std[which])));
+            table.row(row);
+            for round in 0..2 * bench.rounds {
+                for peer in 0..2 {
+                    fs::remove_file(bench.path(&format!("fresh-{round}-{peer}.old")))?;
+                }
+            }
+        }
+    }
+    table.print("Write over a file out of fresh memory");
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 pub mod call;
 pub mod changes;
 pub mod clone;
+pub(crate) mod equal;
 pub(crate) mod fault;
 pub mod fork;
 pub(crate) mod launch;

@@ -9,6 +9,7 @@
 
 use crate::client::call::Call;
 use crate::client::changes::{learn_of_release, release};
+use crate::client::equal::{self, Comparison};
 use crate::client::memory;
 use crate::client::offer::{self, TransferOptions, check_lease};
 use crate::history;
@@ -43,6 +44,8 @@ pub struct ElidedWrite {
     options: TransferOptions,
     guarded: bool,
     follow: bool,
+    /// Most of the memory may be equal to the file.
+    compares: bool,
     way: Way,
 }
 
@@ -104,7 +107,13 @@ pub fn plan(
         crate::decline_write(reason, len);
         follow = false;
     }
-    if !guarded && !tracked && !follow {
+    let compares = len >= equal::LEAST.min(options.least.saturating_mul(16))
+        && !tracked
+        && options.owned
+        && flags & (libc::O_ACCMODE | libc::O_DSYNC) == libc::O_RDWR
+        && place().checked_add(len as u64).is_some_and(|end| end <= stat.size)
+        && equal::likely(fd, write_guarded::number(key), Transfer { addr, len, offset: place() });
+    if !guarded && !tracked && !follow && !compares {
         return None;
     }
     let limit = limits::file_size();
@@ -114,19 +123,25 @@ pub fn plan(
         None => file::seek(fd, len as i64, libc::SEEK_CUR).ok()? - len as u64,
     };
     let whole = Transfer { addr, len, offset };
-    let mut write = ElidedWrite { fd, flags, key, whole, options, guarded, follow, way: Way::Small };
+    let mut write =
+        ElidedWrite { fd, flags, key, whole, options, guarded, follow, compares, way: Way::Small };
     if offset.checked_add(len as u64).is_none_or(|end| end > limit || end > i64::MAX as u64) {
         write.give_back(len);
         release_if_guarded();
         return None;
     }
-    if big && (tracked || follow) && whole.split().pages.len > 0 {
+    if big && (tracked || follow || compares) && whole.split().pages.len > 0 {
         if is_synchronous(fd) {
             write.flags |= libc::O_DSYNC;
         }
         write.way = match write.first_plan(stat) {
             Ok(call) => Way::Planned(call),
-            Err((reason, call)) => Way::Whole(reason, call),
+            Err((reason, call)) => {
+                if compares {
+                    equal::learn(write_guarded::number(key), len, false);
+                }
+                Way::Whole(reason, call)
+            }
         };
     }
     Some(write)
@@ -228,21 +243,38 @@ impl ElidedWrite {
         let Split { head, pages, tail } = self.whole.split();
         let mut writer = Writer::new(self.fd, self.whole);
         let (mut at, mut known, mut altered) = (0, 0, 0);
+        let mut comparison = None;
         loop {
             let rest = pages.part(at, pages.len - at);
             let start = rest.addr - self.whole.addr;
             let answer = call.request();
-            let handled = answer.handled.min(rest.len);
+            let (handled, comparable) = (answer.handled.min(rest.len), answer.comparable);
             known += answer.known;
             altered += answer.altered;
             let runs = answer.runs.get(..answer.count.min(RUNS)).unwrap_or(&[]);
+            if at == 0 && self.compares && comparable && self.flags & libc::O_DSYNC == 0 {
+                comparison = Comparison::begin(self.fd);
+            }
+            let mut written = 0;
             if at == 0 && head.len > 0 {
                 writer.write_part(0, head.len);
-            } else if at == 0 && runs.first().is_none_or(|run| run.addr != pages.addr) {
+            } else if at == 0
+                && (comparison.is_some() || runs.first().is_none_or(|run| run.addr != pages.addr))
+            {
                 writer.write_part(0, PAGE);
+                written = PAGE;
             }
             for run in runs {
-                writer.write_part(run.addr - self.whole.addr, run.len);
+                let (from, end) = (run.addr - self.whole.addr, run.addr - self.whole.addr + run.len);
+                let skip = from.max(written);
+                match &mut comparison {
+                    Some(comparison) => {
+                        comparison.each_other(self.whole.part(skip, end - skip), |at, len| {
+                            writer.write_part(skip + at, len);
+                        })
+                    }
+                    None => writer.write_part(skip, end - skip),
+                }
             }
             at += handled;
             if at == pages.len {
@@ -270,6 +302,10 @@ impl ElidedWrite {
             }
         }
         drop(call);
+        if self.compares {
+            let paid = comparison.is_some_and(|comparison| comparison.pays());
+            equal::learn(write_guarded::number(self.key), self.whole.len, paid);
+        }
         history::learn(write_guarded::number(self.key), known, altered);
         if self.flags & libc::O_DSYNC != 0 {
             // Elided bytes may still be on their way to the disk; a traditional write would wait for them.

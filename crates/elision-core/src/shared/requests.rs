@@ -94,6 +94,8 @@ pub struct Request {
     pub altered: usize,
     /// Answer of [`Op::Plan`]: most pages are deferred from elsewhere, and not mapped in the page tables. All will be written.
     pub deferred: bool,
+    /// Answer of [`Op::Plan`]: the file has no holes there, and the memory is plain.
+    pub comparable: bool,
     /// Answer of [`Op::Associate`]: [`changes`](crate::shared::live::changes) then.
     pub changes: u64,
     pub count: usize,
@@ -124,6 +126,7 @@ const BLANK: Request = Request {
     known: 0,
     altered: 0,
     deferred: false,
+    comparable: false,
     changes: 0,
     count: 0,
     runs: [PageRun { addr: 0, len: 0, state: 0 }; RUNS],

@@ -14,7 +14,7 @@ pub use extents::has_hole;
 pub use lease::*;
 pub use memory_file::{begin_to_share, is_shared, memory_file};
 pub(crate) use page_cache::SYS_cachestat;
-pub use page_cache::{Cached, begin_to_read, cached, read_ahead};
+pub use page_cache::{Cached, begin_to_read, cached, read_ahead, read_cached};
 pub use proc_path::{ProcPath, decimal};
 pub use replace::*;
 pub use status::*;

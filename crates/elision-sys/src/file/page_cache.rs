@@ -33,6 +33,15 @@ pub fn cached(fd: i32, start: u64, end: u64) -> Result<Cached> {
     })
 }
 
+/// Reads what is in the page cache, up to the first page that is not. (The kernel may then ask the device for that page.)
+pub fn read_cached(fd: i32, bytes: &mut [u8], offset: u64) -> Result<usize> {
+    const RWF_NOWAIT: usize = 8;
+    let part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let arguments = [fd as usize, (&raw const part) as usize, 1, offset as usize, 0, RWF_NOWAIT];
+    // SAFETY: a slice borrowed for writing.
+    unsafe { syscall(libc::SYS_preadv2, arguments) }
+}
+
 /// Asks the device for pages, one by one in memory, and does not wait. The kernel may do less: one request's worth.
 pub fn read_ahead(fd: i32, start: u64, len: usize) -> Result<()> {
     // SAFETY: no pointers.
