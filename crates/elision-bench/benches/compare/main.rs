@@ -22,12 +22,13 @@ use elision_bench::{Bench, Result};
 
 type Case = (&'static str, fn(&Bench) -> Result);
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 15] = [
     ("read", read::run),
     ("sum", sum::run),
     ("edit", edit::run),
     ("checkpoint", checkpoint::run),
     ("saves", saves::run),
+    ("rewrite", saves::rewrite),
     ("calls", calls::run),
     ("blocks", blocks::run),
     ("start", start::run),
