@@ -43,7 +43,8 @@ fn compares(dir: &Path) -> bool {
 #[test]
 fn what_the_file_has_is_not_written() {
     let dir = directory();
-    let mut content = bytes(1, 8 * MIB + 99);
+    // No fragment: a fragment is always written, and moves the times.
+    let mut content = bytes(1, 8 * MIB);
     let path = file(dir.path(), "file", &content);
     let times = |path: &Path| {
         let metadata = fs::metadata(path).unwrap();
@@ -71,7 +72,10 @@ fn what_the_file_has_is_not_written() {
         assert!(after.0 > before.0 && after.1 > before.1, "round {round}: {before:?} {after:?}");
     }
     let mut buffer = Buffer::try_from(&content[..]).unwrap();
-    elision::write(&path, &mut buffer).unwrap();
+    // All of it equal, from a page boundary on: the first page is written all the same.
+    let before = times(&path);
+    assert!(elided(&path, &mut buffer) >= 7 * MIB || !compares(dir.path()));
+    assert!(times(&path).0 > before.0, "the time has not moved");
     buffer[9 * PAGE] ^= 1;
     content[9 * PAGE] ^= 1;
     let left_out = elided(&path, &mut buffer);
