@@ -60,6 +60,7 @@ fn as_python_reads() {
 #[test]
 fn what_blocks_of_that_size_were_read_into() {
     rows(&[("pieces_behind_a_header", 5 * (PIECE - 8192)), ("pieces_in_objects", 5 * (PIECE - 8192))]);
+    rows(&[("objects_in_a_row", 4 * (PIECE - 8192))]);
 }
 
 #[test]

@@ -69,8 +69,8 @@ fn learn_place(fd: c_int, addr: usize, len: usize, offset: Option<u64>) -> bool 
     expected::used(fd);
     let ours = block::in_window(addr);
     if ours && let Some(position) = offset.or_else(|| kernel::position(fd)) {
-        block::read_into(addr, position);
         expected::reads(fd, position.saturating_add(len as u64));
+        block::read_into(addr, position);
     }
     ours
 }

@@ -178,6 +178,17 @@ static void pieces(const char *path, size_t before) {
     }
 }
 
+/* As pandas.read_feather: objects one behind the other, of a length that is no multiple of a page. The first three tell. */
+static void objects_in_a_row(const char *path) {
+    int fd = open(path, O_RDONLY);
+    const ssize_t len = PIECE + 1040;
+    for (int i = 0; i < 7; i++) {
+        unsigned char *block = malloc(32 + len + 1);
+        need(pread(fd, block + 32, len, 1664 + i * len) == len, "pread");
+        says(block + 32, len);
+    }
+}
+
 static void pieces_behind_a_header(const char *path) { pieces(path, 0); }
 static void pieces_in_objects(const char *path) { pieces(path, 48); }
 
@@ -188,7 +199,7 @@ static const struct {
 } rows[] = {
     ROW(stream_seeks), ROW(stream_tells), ROW(stream_rewinds), ROW(stream_reads_on), ROW(python_readinto),
     ROW(python_bytearray), ROW(python_read), ROW(python_reads_a_part), ROW(positioned), ROW(trailer),
-    ROW(pieces_behind_a_header), ROW(pieces_in_objects), ROW(assembler), ROW(listed), ROW(archive),
+    ROW(pieces_behind_a_header), ROW(pieces_in_objects), ROW(assembler), ROW(listed), ROW(archive), ROW(objects_in_a_row),
 };
 
 int main(int count, char **words) {

@@ -277,7 +277,7 @@ pub fn read_into(addr: usize, position: u64) {
     let block = slot.block();
     let payload = slot.base() + block.offset;
     if block.state == State::Live && payload <= addr {
-        expected::read_into(payload, (position % PAGE as u64) as usize + PAGE - (addr - payload) % PAGE);
+        expected::read_into(payload, position.wrapping_sub((addr - payload) as u64));
     }
 }
 

@@ -2,11 +2,11 @@
 //!
 //! Atomics without order: threads that race only misplace a block.
 
-use super::listed;
 use super::placement::{self, Habit, Source};
+use super::{PAGE, listed};
 use crate::abi::{arch, kernel};
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicU64, AtomicUsize};
+use core::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize};
 use elision_core::client;
 use elision_sys::file;
 
@@ -22,6 +22,8 @@ struct Used {
     /// The file of the last big read (as `now`), and where it ended.
     read: AtomicU64,
     end: AtomicU64,
+    /// Where the last block of that file would end in it, or 0.
+    last: AtomicU64,
 }
 
 static USED: [Used; 16] = [const {
@@ -32,6 +34,7 @@ static USED: [Used; 16] = [const {
         trailer: AtomicU64::new(0),
         read: AtomicU64::new(0),
         end: AtomicU64::new(0),
+        last: AtomicU64::new(0),
     }
 }; 16];
 
@@ -75,7 +78,11 @@ pub fn sought(fd: i32, position: u64) {
 /// A big read, which ends at `end`.
 pub fn reads(fd: i32, end: u64) {
     let (used, mark) = of_thread();
-    used.read.store(mark | u64::from(fd as u32), Relaxed);
+    let word = mark | u64::from(fd as u32);
+    if used.read.load(Relaxed) != word {
+        used.last.store(0, Relaxed);
+        used.read.store(word, Relaxed);
+    }
     used.end.store(end, Relaxed);
 }
 
@@ -98,9 +105,11 @@ fn take(bytes: usize) -> Option<Source> {
         placement::fits(bytes as u64, stat.size).then_some(())?;
         let trailer = Some(used.trailer.load(Relaxed)).filter(|&trailer| trailer != 0 && trailer < stat.size);
         let trailer = trailer.unwrap_or(stat.size);
-        let after = if used.read.load(Relaxed) == word { used.end.load(Relaxed) } else { 0 };
+        let of_this =
+            |place: &AtomicU64| if used.read.load(Relaxed) == word { place.load(Relaxed) } else { 0 };
+        let (after, last) = (of_this(&used.end), Some(of_this(&used.last)).filter(|&last| last != 0));
         let listed = if sought.is_none() { listed(fd, bytes, stat.size, after) } else { None };
-        Some(Source { position: kernel::position(fd)?, sought, trailer, size: stat.size, listed })
+        Some(Source { position: kernel::position(fd)?, sought, trailer, size: stat.size, listed, last })
     };
     let found = look(&used.now, sought).or_else(|| look(&used.before, None));
     if found.is_some() {
@@ -117,6 +126,8 @@ struct Placed {
     /// The program's, as far as is known.
     position: AtomicU64,
     trailer: AtomicU64,
+    /// 0: unknown.
+    last: AtomicU64,
     /// 0: no file.
     size: AtomicU64,
 }
@@ -127,23 +138,28 @@ static PLACED: [Placed; 16] = [const {
         bytes: AtomicUsize::new(0),
         position: AtomicU64::new(0),
         trailer: AtomicU64::new(0),
+        last: AtomicU64::new(0),
         size: AtomicU64::new(0),
     }
 }; 16];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 /// For powers of two, and requests modulo 16, which tells objects with a header from bare arrays.
-static HABITS: [AtomicU64; 64 * 16] = [const { AtomicU64::new(0) }; 64 * 16];
+static HABITS: [[AtomicU16; 5]; 64 * 16] = [const { [const { AtomicU16::new(0) }; 5] }; 64 * 16];
 
-fn habit(bytes: usize) -> Option<&'static AtomicU64> {
+fn habit(bytes: usize) -> Option<&'static [AtomicU16; 5]> {
     HABITS.get(bytes.checked_ilog2()? as usize * 16 + bytes % 16)
+}
+
+fn known(habit: &[AtomicU16; 5]) -> Habit {
+    Habit(habit.each_ref().map(|relation| relation.load(Relaxed)))
 }
 
 /// The place of a block in its first page, and the file it is for.
 pub(super) fn place(bytes: usize) -> (usize, Option<Source>) {
     let source = take(bytes);
-    let habit = habit(bytes).map_or(0, |habit| habit.load(Relaxed));
-    (Habit(habit).place(bytes, source), source)
+    let habit = habit(bytes).map(known).unwrap_or_default();
+    (habit.place(bytes, source), source)
 }
 
 pub(super) fn placed(payload: usize, bytes: usize, source: Option<Source>) {
@@ -152,25 +168,31 @@ pub(super) fn placed(payload: usize, bytes: usize, source: Option<Source>) {
     entry.bytes.store(bytes, Relaxed);
     entry.position.store(source.map_or(0, Source::at), Relaxed);
     entry.trailer.store(source.map_or(0, |source| source.trailer), Relaxed);
+    entry.last.store(source.and_then(|source| source.last).unwrap_or(0), Relaxed);
     entry.size.store(source.map_or(0, |source| source.size), Relaxed);
     entry.payload.store(payload, Relaxed);
 }
 
-/// The first big read into a block would have needed that place (modulo the page size).
-pub(super) fn read_into(payload: usize, needed: usize) {
+/// By the first big read into it, a block is for what begins at `begin` of the file (below 0, modulo 2^64, if headers come first).
+pub(super) fn read_into(payload: usize, begin: u64) {
     let Some(entry) = PLACED.iter().find(|entry| entry.payload.load(Relaxed) == payload) else { return };
     entry.payload.store(0, Relaxed);
     let (bytes, position) = (entry.bytes.load(Relaxed), entry.position.load(Relaxed));
     let source = match entry.size.load(Relaxed) {
         0 => None,
         size => {
-            Some(Source { position, sought: None, trailer: entry.trailer.load(Relaxed), size, listed: None })
+            let (trailer, last) = (entry.trailer.load(Relaxed), entry.last.load(Relaxed));
+            let last = Some(last).filter(|&last| last != 0);
+            Some(Source { position, sought: None, trailer, size, listed: None, last })
         }
     };
+    of_thread().0.last.store(begin.wrapping_add(bytes as u64), Relaxed);
+    let needed = (begin % PAGE as u64) as usize;
     if needed.is_multiple_of(16)
         && let Some(habit) = habit(bytes)
     {
-        habit.store(Habit(habit.load(Relaxed)).learn(bytes, source, needed).0, Relaxed);
+        let learnt = known(habit).learn(bytes, source, needed).0;
+        habit.iter().zip(learnt).for_each(|(relation, learnt)| relation.store(learnt, Relaxed));
     }
 }
 
@@ -188,7 +210,14 @@ mod tests {
         used(file.as_raw_fd());
         assert_eq!(std::thread::spawn(|| take(1 << 19)).join().unwrap(), None);
         assert_eq!(take(1 << 22), None); // longer than the file, which waits on
-        let source = Source { position: 0x80, sought: None, trailer: 1 << 20, size: 1 << 20, listed: None };
+        let source = Source {
+            position: 0x80,
+            sought: None,
+            trailer: 1 << 20,
+            size: 1 << 20,
+            listed: None,
+            last: None,
+        };
         assert_eq!([take(1 << 19), take(1 << 19)], [Some(source), None]);
         used_at(file.as_raw_fd(), Some(0x40));
         assert_eq!(take(1 << 19), Some(Source { sought: Some(0x40), ..source }));
@@ -203,7 +232,14 @@ mod tests {
         used_at(short.as_raw_fd(), Some(0x40));
         assert_eq!(
             take(1 << 19),
-            Some(Source { position: 0, sought: None, trailer: 0x80, size: 1 << 20, listed: None })
+            Some(Source {
+                position: 0,
+                sought: None,
+                trailer: 0x80,
+                size: 1 << 20,
+                listed: None,
+                last: None
+            })
         );
     }
 
