@@ -18,6 +18,8 @@ pub mod history;
 pub mod page_state;
 #[cfg(target_os = "linux")]
 pub mod probe;
+#[cfg(target_os = "linux")]
+pub mod quiet;
 pub mod settings;
 #[cfg(target_os = "linux")]
 pub mod shared;

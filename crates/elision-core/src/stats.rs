@@ -55,6 +55,8 @@ reasons! {
     Changing = "changing_file",
     /// The file or its position changed during the call.
     Raced = "raced",
+    /// A file was emptied when it was opened to be saved (O_TRUNC): nothing of it could be left out of the save.
+    Emptied = "emptied",
 }
 
 static EXACT: AtomicBool = AtomicBool::new(false);

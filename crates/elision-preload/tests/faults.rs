@@ -422,15 +422,6 @@ fn the_kernel_is_impatient_with_helpers_that_are_stopped() {
     });
 }
 
-fn on_tmpfs(path: &Path) -> bool {
-    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
-    let mut status = std::mem::MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: a C string, and a struct that the kernel fills.
-    unsafe {
-        libc::statfs(path.as_ptr(), status.as_mut_ptr()) == 0 && status.assume_init().f_type == 0x0102_1994
-    }
-}
-
 /// A program that had altered all of what it had read needed twice the memory for an instant, and was killed for it.
 #[test]
 fn an_altered_buffer_is_not_in_memory_twice() {
@@ -448,7 +439,7 @@ fn an_altered_block_that_grows_is_not_in_memory_twice() {
 fn altered_with_little_memory(row: &str) -> Option<String> {
     let made = directory();
     // The buffer's 40 MiB and half as much; on tmpfs the file is in memory, too.
-    let limit = if on_tmpfs(made.path()) { 100 << 20 } else { 60 << 20 };
+    let limit = if common::on_tmpfs(made.path()) { 100 << 20 } else { 60 << 20 };
     let Some(group) = common::Group::new(Some(limit)) else {
         println!("skipped: no cgroup with a limit on memory may be made");
         return None;

@@ -12,7 +12,7 @@ macro_rules! calls {
 }
 
 /// Of the library, and of the drop-in on its own account; not those that end or make a process.
-pub const CALLS: [(&str, i64); 54] = calls![
+pub const CALLS: [(&str, i64); 55] = calls![
     SYS_cachestat,
     SYS_chdir,
     SYS_clock_gettime,
@@ -25,6 +25,7 @@ pub const CALLS: [(&str, i64); 54] = calls![
     SYS_fstat,
     SYS_fstatfs,
     SYS_fsync,
+    SYS_ftruncate,
     SYS_futex,
     SYS_futex_waitv,
     SYS_getdents64,
@@ -93,6 +94,7 @@ mod tests {
         ("fs::fdatasync", "fdatasync"),
         ("fs::fstatfs", "fstatfs"),
         ("fs::fsync", "fsync"),
+        ("fs::ftruncate", "ftruncate"),
         ("fs::memfd_create", "memfd_create"),
         ("fs::openat", "openat"),
         ("fs::readlinkat_raw", "readlinkat"),

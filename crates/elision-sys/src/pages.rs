@@ -120,6 +120,11 @@ pub fn mapping_like_ours(maps: i32, addr: usize) -> Result<Mapping> {
     query_mapping(maps, addr, COVERING_OR_NEXT | OF_A_FILE | READABLE | WRITABLE)
 }
 
+/// The same for memory that is writable and shared.
+pub fn mapping_shared(maps: i32, addr: usize) -> Result<Mapping> {
+    query_mapping(maps, addr, COVERING_OR_NEXT | WRITABLE | SHARED)
+}
+
 /// True if unknown.
 pub fn is_mapped(maps: i32, ino: u64) -> bool {
     let mut at = 0;

@@ -7,7 +7,7 @@ use crate::client::fork;
 use crate::client::{fault, launch, leave};
 use crate::settings;
 use crate::shared::hot::HOT;
-use crate::shared::{control, report, verbose};
+use crate::shared::{control, pending, report, verbose};
 use crate::stats;
 use crate::transfer::PAGE;
 use core::ffi::{CStr, c_char};
@@ -73,6 +73,13 @@ pub unsafe fn start() {
         }
         least
     });
+    if let Some(value) = variable("ELISION_TRUNCATE") {
+        let later = value.eq_ignore_ascii_case(b"later");
+        if !later && !value.eq_ignore_ascii_case(b"now") {
+            verbose::say_not_understood("ELISION_TRUNCATE", value, "taken for now");
+        }
+        pending::allow(later);
+    }
     if let Some(path) = variable("ELISION_STATS") {
         report::set_stats_path(path);
         stats::count_exactly(true);

@@ -13,4 +13,5 @@ pub mod life;
 pub mod memory;
 pub mod offer;
 pub mod read;
+pub mod truncate;
 pub mod write;

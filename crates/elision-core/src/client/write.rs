@@ -15,7 +15,7 @@ use crate::client::offer::{self, TransferOptions, check_lease};
 use crate::history;
 use crate::shared::requests::{Op, RUNS};
 use crate::shared::{control, verbose};
-use crate::shared::{live, write_guarded};
+use crate::shared::{live, pending, write_guarded};
 use crate::stats::{COUNTERS, Counters, Reason};
 use crate::transfer::{PAGE, Split, Transfer};
 use core::sync::atomic::{AtomicU64, Ordering::*};
@@ -46,6 +46,8 @@ pub struct ElidedWrite {
     follow: bool,
     /// Most of the memory may be equal to the file.
     compares: bool,
+    /// The size that the program sees of a file whose truncation is put off.
+    emptied: Option<u64>,
     way: Way,
 }
 
@@ -123,8 +125,18 @@ pub fn plan(
         None => file::seek(fd, len as i64, libc::SEEK_CUR).ok()? - len as u64,
     };
     let whole = Transfer { addr, len, offset };
-    let mut write =
-        ElidedWrite { fd, flags, key, whole, options, guarded, follow, compares, way: Way::Small };
+    let mut write = ElidedWrite {
+        fd,
+        flags,
+        key,
+        whole,
+        options,
+        guarded,
+        follow,
+        compares,
+        emptied: None,
+        way: Way::Small,
+    };
     if offset.checked_add(len as u64).is_none_or(|end| end > limit || end > i64::MAX as u64) {
         write.give_back(len);
         release_if_guarded();
@@ -134,6 +146,7 @@ pub fn plan(
         if is_synchronous(fd) {
             write.flags |= libc::O_DSYNC;
         }
+        write.emptied = pending::begin_save(key, offset + len as u64);
         write.way = match write.first_plan(stat) {
             Ok(call) => Way::Planned(call),
             Err((reason, call)) => {
@@ -201,7 +214,12 @@ impl ElidedWrite {
             call.send();
             learn_of_release(&mut call, self.key);
         }
-        match file::pwrite(self.fd, self.whole.addr, self.whole.len, self.whole.offset) {
+        let emptied = pending::begin_write(self.key, self.whole.offset + self.whole.len as u64);
+        let result = file::pwrite(self.fd, self.whole.addr, self.whole.len, self.whole.offset);
+        if let Some(before) = emptied {
+            pending::end_write(self.key, before, self.whole.offset + result.unwrap_or(0) as u64);
+        }
+        match result {
             Ok(written) => (written, None),
             Err(errno) => (0, Some(errno)),
         }
@@ -285,11 +303,17 @@ impl ElidedWrite {
                 None => handled,
                 Some((stopped, _)) => stopped.saturating_sub(start).min(handled) / PAGE * PAGE,
             };
+            let more = at < pages.len && writer.stop.is_none();
+            if !more {
+                // Before the helper may cut the file.
+                let written = writer.stop.map_or(self.whole.len, |(stopped, _)| stopped);
+                pending::end_save(self.key, self.whole.offset + written as u64);
+            }
             let request = call.request();
             (request.op, request.addr, request.len, request.offset) =
                 (Op::Wrote, rest.addr, done, rest.offset);
             (request.key, request.tried, request.track) = (self.key, handled, self.follow);
-            request.more = at < pages.len && writer.stop.is_none();
+            request.more = more;
             call.send();
             if let Some(stop) = writer.stop {
                 return stop;
@@ -322,6 +346,10 @@ impl ElidedWrite {
     /// Writes from `start` on traditionally, after the extents of others, and ends `call`.
     fn rest_at_once(&self, start: usize, reason: Reason, call: Option<Call>) -> (usize, Option<Errno>) {
         crate::decline_write(reason, self.whole.len);
+        let so_far = self.whole.offset + start as u64;
+        if let Some(size) = self.emptied {
+            pending::end_save(self.key, if start > 0 { so_far } else { size });
+        }
         let mut call = call.filter(Call::is_good).or_else(|| Call::new(Op::Release, false));
         if (self.guarded || write_guarded::write_guarded(self.key))
             && let Some(call) = &mut call
@@ -331,6 +359,13 @@ impl ElidedWrite {
             call.send();
         }
         drop(call);
+        if let Some(size) = self.emptied {
+            // A helper that was killed may have left more than that.
+            let size = size.max(if start > 0 { so_far } else { 0 });
+            if file::stat(self.fd).is_ok_and(|stat| stat.size > size) {
+                let _ = file::set_len(self.fd, size);
+            }
+        }
         let mut writer = Writer::new(self.fd, self.whole);
         writer.write_part(start, self.whole.len - start);
         writer.flush();

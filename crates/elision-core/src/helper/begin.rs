@@ -1,6 +1,6 @@
 use crate::helper::page_tables::SOMEWHERE;
-use crate::helper::state::State;
-use crate::helper::{ranges, requests, takeover};
+use crate::helper::state::{NO_PENDING, State};
+use crate::helper::{pending, ranges, requests, takeover};
 use crate::shared::control::{PREDECESSOR, PROGRAM};
 use crate::shared::{processes, report};
 use core::sync::atomic::Ordering::*;
@@ -13,6 +13,8 @@ pub(crate) fn open(state: &mut State) -> bool {
     state.retiring = false;
     state.look_at_ms = 0;
     state.world.begin();
+    state.pending = NO_PENDING;
+    pending::end_orphan(state.program, &state.files);
     state.prefetch.begin(PREDECESSOR.load(Acquire) > 0);
     if !processes::open_root() {
         return false;

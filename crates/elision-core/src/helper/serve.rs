@@ -5,8 +5,8 @@ use crate::helper::guard::breaks::{self, NAMED_BREAK};
 use crate::helper::requests::{self, Answer};
 use crate::helper::state::{self, State};
 use crate::helper::{
-    associate, before_write, begin, clone, closing, guard, learn, plan, prefetch, query, ranges, relocate,
-    validate, wrote,
+    associate, before_write, begin, clone, closing, guard, learn, pending, plan, prefetch, query, ranges,
+    relocate, truncate, validate, wrote,
 };
 use crate::shared::control::{self, END_VALUE, END_WORD, HARMLESS, LAST_HELPER, PROGRAM};
 use crate::shared::processes;
@@ -121,6 +121,12 @@ fn serve(state: &mut State) -> ! {
             asked = true;
             again |= guard::answer_breaks(state);
         }
+        if state.pending.is_some() {
+            if !pending::watch(state) {
+                pending::end(state);
+            }
+            continue;
+        }
         closing::look(state);
         let late = state.world.release_late(state.program);
         load_ahead(state, false);
@@ -198,15 +204,25 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     if before_write::held_up(&state.files, request) {
         return Answer::Later;
     }
+    if state.pending.is_some() && !pending::goes_on(state, request) {
+        pending::end(state);
+    }
     if matches!(request.op, Op::Plan | Op::BeforeWrite) {
         live::count_change();
     }
     let ends = match request.op {
         Op::Wrote => !request.more,
-        Op::Plan | Op::BeforeWrite | Op::Release | Op::Surrender | Op::Fork | Op::Retire | Op::Leave => true,
+        Op::Plan
+        | Op::Truncate
+        | Op::BeforeWrite
+        | Op::Release
+        | Op::Surrender
+        | Op::Fork
+        | Op::Retire
+        | Op::Leave => true,
         _ => false,
     };
-    let takes = matches!(request.op, Op::Associate | Op::Plan);
+    let takes = matches!(request.op, Op::Associate | Op::Plan | Op::Truncate);
     if takes {
         // A helper killed on the way needs a successor.
         live::LIVE.store(state.map.usage.extents + 1, Release);
@@ -216,10 +232,14 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     request.declined = match request.op {
         Op::Ping => None,
         Op::Associate => associate::associate(state, request),
-        Op::Plan => plan::plan(state, request),
+        Op::Plan => plan_save(state, request),
         Op::Clone => clone::clone(state, request),
+        Op::Truncate => truncate::truncate(state, request),
         Op::Wrote => {
             wrote::wrote(state, request);
+            if state.pending.is_some() && !request.more && !pending::look_again(state) {
+                pending::end(state);
+            }
             None
         }
         Op::Untrack => {
@@ -309,6 +329,19 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     if ends { Answer::GivenToAll } else { Answer::Given }
 }
 
+/// A plan for a file whose truncation is put off holds only while it is.
+fn plan_save(state: &mut State, request: &mut Request) -> Option<Reason> {
+    let emptied = state.pending.is_some();
+    let declined = plan::plan(state, request);
+    if !emptied || declined.is_some() {
+        return declined;
+    }
+    if state.pending.is_some() && pending::takes_long(state, request) {
+        pending::end(state);
+    }
+    if state.pending.is_some() { None } else { Some(Reason::Emptied) }
+}
+
 fn let_go_of_all(state: &mut State) {
     // A released file may leave a copy.
     while state.files.known().next().is_some() {
@@ -334,6 +367,9 @@ fn wait_for_children() {
 }
 
 fn finish(state: &mut State) -> ! {
+    if state.pending.is_some() {
+        pending::end(state);
+    }
     wait_for_children();
     guard::give_back_descriptions(state);
     report_once(state);

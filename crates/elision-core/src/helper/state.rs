@@ -3,12 +3,14 @@
 //! It is in memory shared with the program, so that a forked child finds a consistent copy. Only the helper writes it.
 #![allow(unsafe_code)] // One value, in memory that is shared.
 
+use crate::extent::TargetId;
 use crate::helper::files::Files;
 use crate::helper::map::Map;
 use crate::helper::page_tables::PageTables;
 use crate::helper::prefetch::Prefetch;
 use crate::helper::reserve::Reserve;
 use crate::helper::stop_world::StopWorld;
+use crate::quiet::Meaning;
 use crate::transfer::PAGE;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering::*};
@@ -27,6 +29,7 @@ pub(crate) struct State {
     pub world: StopWorld,
     pub reserve: Reserve,
     pub prefetch: Prefetch,
+    pub pending: Pending,
     /// A page to compare with, or in hand while nothing is in its place.
     pub page: [u8; PAGE],
     /// The file of a write lease that is being taken, before there is an entry.
@@ -37,6 +40,43 @@ pub(crate) struct State {
     /// The fork that was just answered, or 0.
     pub fork: u32,
     pub retiring: bool,
+}
+
+/// A truncation that is put off (see [`crate::helper::pending`]).
+pub(crate) struct Pending {
+    /// The saving thread. 0: no truncation is put off.
+    pub tid: i32,
+    pub id: TargetId,
+    /// The description's descriptors. −1: none.
+    pub fds: [i32; DUPLICATES],
+    /// What the call that has begun means.
+    pub call: Meaning,
+    pub writes: u32,
+    /// Bytes that saves have written.
+    pub written: usize,
+    /// When it began, and when the saving thread was last seen at a call.
+    pub begun_ns: u64,
+    pub since_ns: u64,
+}
+
+const DUPLICATES: usize = 4;
+
+pub(crate) const NO_PENDING: Pending = Pending {
+    tid: 0,
+    id: TargetId(0),
+    fds: [-1; DUPLICATES],
+    call: Meaning::Quiet,
+    writes: 0,
+    written: 0,
+    begun_ns: 0,
+    since_ns: 0,
+};
+
+impl Pending {
+    #[inline]
+    pub(crate) fn is_some(&self) -> bool {
+        self.tid != 0
+    }
 }
 
 static STATE: AtomicPtr<State> = AtomicPtr::new(ptr::null_mut());

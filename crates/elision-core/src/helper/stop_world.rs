@@ -10,7 +10,7 @@ use crate::shared::hot::HOT;
 use crate::shared::processes::{each_child, each_thread, is_dead};
 use crate::shared::requests;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::*};
-use elision_sys::task::{self, SignalInfo, Stop, Traced};
+use elision_sys::task::{self, Onward, SignalInfo, Stop, Traced};
 
 /// Threads that can be held: more, with guard pages, exceed the usual `vm.max_map_count`.
 const THREADS: usize = 1 << 16;
@@ -253,6 +253,64 @@ impl StopWorld {
             }
         }
         false
+    }
+
+    /// As [`StopWorld::stop`], of at most so many threads, without patience for one that waits for a device.
+    pub(crate) fn try_to_stop(&mut self, program: i32, most: usize) -> bool {
+        const TRIES: usize = 4;
+        for _ in 0..if self.alone || self.count > 0 { 0 } else { TRIES } {
+            let seized = self.seize_all(program);
+            if seized == Seized::All && self.count <= most {
+                return true;
+            }
+            self.release_all(program);
+            if seized != Seized::Slow || self.count > 0 {
+                return false;
+            }
+            requests::step();
+        }
+        false
+    }
+
+    /// Lets one of the stopped threads run on. False: it does not, being killed or stopped by a signal.
+    pub(crate) fn let_run(&mut self, program: i32, tid: i32, onward: Onward) -> bool {
+        let Some(at) = self.place_of(tid) else { return false };
+        let Some(held) = self.held().get_mut(at) else { return false };
+        let Some(stop @ (Stop::Midway | Stop::Call)) = held.stopped else { return false };
+        HOT.pauses.fetch_add(1, Release);
+        let runs = task::trace_onward(tid, stop, onward, |registers| waits::interrupted(program, registers));
+        if runs {
+            held.stopped = None;
+        }
+        runs
+    }
+
+    pub(crate) fn poll(&mut self, tid: i32) -> Traced {
+        let Some(at) = self.place_of(tid) else { return Traced::Gone };
+        let outcome = task::trace_poll(tid);
+        self.note(at, outcome);
+        outcome
+    }
+
+    pub(crate) fn holds_others(&self) -> bool {
+        self.count > 1
+    }
+
+    /// Was it killed?
+    pub(crate) fn is_ending(&mut self, tid: i32) -> bool {
+        match self.place_of(tid).and_then(|at| self.held().get(at)) {
+            Some(held) => held.stopped == Some(Stop::Exiting),
+            None => true,
+        }
+    }
+
+    /// Stops a thread that was let run.
+    pub(crate) fn catch(&mut self, program: i32, tid: i32) -> bool {
+        let runs = self.held().iter().any(|held| held.tid == tid && held.stopped.is_none());
+        if runs {
+            let _ = task::trace_interrupt(tid);
+        }
+        self.wait_stopped(program)
     }
 
     pub(crate) fn resume(&mut self, program: i32) {

@@ -5,11 +5,11 @@ use crate::extent::{BLANK, Extent};
 use crate::helper::files::{Files, Guard, NO_COPY};
 use crate::helper::map::Map;
 use crate::helper::page_tables::PageTables;
-use crate::helper::state::{self, State};
-use crate::helper::{guard, in_place, mappings, materialise, ranges, requests};
+use crate::helper::state::{self, NO_PENDING, State};
+use crate::helper::{guard, in_place, mappings, materialise, pending, ranges, requests};
 use crate::shared::live;
 use elision_sys::file::{self, FileKey};
-use elision_sys::pages;
+use elision_sys::{pages, task};
 
 /// In a forked child: takes guards of its own while the parent's helper waits.
 pub(crate) fn take_over(state: &mut State, predecessor: i32) {
@@ -177,6 +177,8 @@ pub(crate) unsafe fn take_over_alone() {
     // SAFETY: the caller's promise.
     if let Some(state) = unsafe { state::state() } {
         requests::begin();
+        state.pending = NO_PENDING;
+        pending::end_orphan(task::pid(), &state.files);
         in_the_program(state, take_over_from_nobody);
     }
 }

@@ -51,6 +51,12 @@ pub(crate) fn prepare() -> bool {
     board.is_ok()
 }
 
+/// Is all of this range the board?
+pub(crate) fn is_board(start: usize, end: usize) -> bool {
+    let board = BOARD.load(Acquire).addr();
+    board == start && end - start == size_of::<Board>().next_multiple_of(crate::transfer::PAGE)
+}
+
 fn board() -> Option<&'static Board> {
     // SAFETY: null, or atomics that are never unmapped.
     unsafe { BOARD.load(Acquire).as_ref() }

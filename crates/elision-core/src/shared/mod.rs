@@ -5,6 +5,7 @@ pub(crate) mod fault;
 pub mod forks;
 pub mod hot;
 pub mod live;
+pub mod pending;
 pub(crate) mod processes;
 pub mod report;
 pub mod requests;

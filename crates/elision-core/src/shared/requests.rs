@@ -24,6 +24,8 @@ pub enum Op {
     Wrote,
     /// Do not trust what a write of this range has armed.
     Untrack,
+    /// The file was opened to be emptied: may that wait until somebody could tell? `len`: the least that would be gained.
+    Truncate,
     /// A small write to a guarded file is next.
     BeforeWrite,
     /// The file is about to change untracked.
@@ -65,6 +67,8 @@ pub struct Request {
     pub op: Op,
     /// Whose descriptor `fd` is: a vfork child shares memory only.
     pub pid: i32,
+    /// For [`Op::Truncate`]: the thread that asks.
+    pub tid: i32,
     pub fd: i32,
     pub flags: i32,
     pub key: FileKey,
@@ -105,6 +109,7 @@ pub struct Request {
 const BLANK: Request = Request {
     op: Op::Ping,
     pid: 0,
+    tid: 0,
     fd: -1,
     flags: 0,
     key: FileKey { dev: 0, ino: 0 },

@@ -154,6 +154,7 @@ pub(crate) fn offer_write(
         return None;
     }
     test_cancel(cancel);
+    let _inside = client::truncate::enter();
     let len = len.min(kernel::MOST);
     let since = descriptions::moment();
     let stat = elision_sys::file::stat(fd).ok()?;

@@ -4,11 +4,12 @@
 use core::ops::RangeInclusive;
 
 use elision_core::client;
+use elision_core::client::offer::TransferOptions;
 use libc::{DIR, FILE, c_char, c_int, c_uint, mode_t};
 
 use crate::abi::interpose::interpose;
 use crate::abi::{kernel, raw};
-use crate::state::descriptions;
+use crate::state::descriptions::{self, Moment};
 use crate::state::heap::expected;
 use crate::state::stop::{active, stop, stopped};
 use crate::wrap::stdio;
@@ -25,12 +26,60 @@ pub(crate) fn opening(
     open: impl Fn(c_int) -> c_int,
 ) -> c_int {
     let since = descriptions::moment();
-    let fd = past_guards(flags, || kernel::open_path(directory, path, flags), open);
-    if fd >= 0 {
-        expected::used(fd);
-        descriptions::opened(fd, flags, since);
+    let look = || kernel::open_path(directory, path, flags);
+    let later = may_wait(flags) && saves(look);
+    let fd = past_guards(if later { flags & !libc::O_TRUNC } else { flags }, look, &open);
+    if fd < 0 {
+        return fd;
     }
-    fd
+    expected::used(fd);
+    descriptions::opened(fd, flags, since);
+    if later { emptied(fd, || past_guards(flags, look, &open), since) } else { fd }
+}
+
+/// May the truncation by such an open wait ([`client::truncate`])?
+#[inline]
+fn may_wait(flags: c_int) -> bool {
+    const NOT: c_int = libc::O_APPEND | libc::O_DIRECT | libc::O_PATH | libc::O_EXCL | libc::O_SYNC;
+    flags & libc::O_TRUNC != 0
+        && flags & libc::O_ACCMODE != libc::O_RDONLY
+        && flags & NOT == 0
+        && client::life::at_work()
+        && client::memory::touched(0, usize::MAX)
+        && client::truncate::may_wait()
+}
+
+/// Is it a file that is worth it?
+#[cold]
+fn saves(look: impl FnOnce() -> Option<c_int>) -> bool {
+    let Some(fd) = look() else { return false };
+    let stat = elision_sys::file::stat(fd);
+    kernel::close(fd);
+    stat.is_ok_and(|stat| stat.is_regular() && stat.size >= client::life::min_bytes() as u64)
+}
+
+/// Truncates a file that was opened to be emptied, at once or later. `again` opens it as the program wanted.
+#[cold]
+fn emptied(fd: c_int, again: impl FnOnce() -> c_int, since: Moment) -> c_int {
+    let Ok(stat) = elision_sys::file::stat(fd) else { return fd };
+    if !stat.is_regular() {
+        return fd;
+    }
+    let owned = descriptions::owned(fd, &stat);
+    if client::truncate::put_off(fd, &stat, TransferOptions::for_program(None, owned)) {
+        if since != descriptions::moment() {
+            // The description may be shared by now.
+            client::changes::before_change(fd);
+        }
+        return fd;
+    }
+    if elision_sys::file::set_len(fd, 0).is_ok() {
+        return fd;
+    }
+    // The call itself gives the error.
+    closing(fd);
+    kernel::close(fd);
+    again()
 }
 
 /// Does such an open truncate, and break no lease?
@@ -41,7 +90,7 @@ pub(crate) fn truncates(flags: c_int) -> bool {
 /// Two kinds of open do not wait for a lease break: one that truncates what it opens to read breaks no lease, and one that may
 /// not wait is refused. `look` gives an O_PATH descriptor.
 #[inline]
-fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn(c_int) -> c_int) -> c_int {
+fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: &impl Fn(c_int) -> c_int) -> c_int {
     let truncates = truncates(flags);
     let impatient = flags & (libc::O_NONBLOCK | libc::O_PATH) == libc::O_NONBLOCK;
     if flags & libc::O_ACCMODE != libc::O_RDONLY || truncates {
@@ -51,9 +100,9 @@ fn past_guards(flags: c_int, look: impl Fn() -> Option<c_int>, open: impl Fn(c_i
         let_go(truncates || flags & libc::O_ACCMODE != libc::O_RDONLY, &look);
     }
     if truncates {
-        return opening_to_truncate(flags, &look, &open);
+        return opening_to_truncate(flags, &look, open);
     }
-    opening_past(flags, impatient, &look, &open)
+    opening_past(flags, impatient, &look, open)
 }
 
 #[inline]
@@ -149,15 +198,11 @@ pub(crate) fn opening_by_rules(
     // SAFETY: just found readable.
     let rules = unsafe { (how as *const libc::open_how).read_unaligned() };
     let flags = rules.flags as c_int;
-    past_guards(
-        flags,
-        || kernel::open_path2(directory, path, rules),
-        |now| {
-            let mut rules = rules;
-            rules.flags &= !u64::from((flags & !now) as u32);
-            open(if now == flags { how } else { &raw const rules as usize })
-        },
-    )
+    past_guards(flags, || kernel::open_path2(directory, path, rules), &|now| {
+        let mut rules = rules;
+        rules.flags &= !u64::from((flags & !now) as u32);
+        open(if now == flags { how } else { &raw const rules as usize })
+    })
 }
 
 pub(crate) fn opening_handle(
@@ -166,7 +211,7 @@ pub(crate) fn opening_handle(
     flags: c_int,
     open: impl Fn(c_int) -> c_int,
 ) -> c_int {
-    past_guards(flags, || kernel::open_handle(mount, handle), open)
+    past_guards(flags, || kernel::open_handle(mount, handle), &open)
 }
 
 fn opening_shared_memory(name: *const c_char, flags: c_int, open: impl Fn(c_int) -> c_int) -> c_int {
@@ -184,7 +229,7 @@ fn opening_shared_memory(name: *const c_char, flags: c_int, open: impl Fn(c_int)
         path.get_mut(9..9 + name.len())?.copy_from_slice(name);
         kernel::open_path(HERE, path.as_ptr().cast(), flags | libc::O_NOFOLLOW)
     };
-    past_guards(flags, look, open)
+    past_guards(flags, look, &open)
 }
 
 #[inline]
@@ -231,6 +276,50 @@ fn opening_stream(open: impl FnOnce() -> *mut FILE) -> *mut FILE {
         }
     }
     file
+}
+
+/// As `fopen`. A file that is to be emptied is opened here, where its truncation may wait.
+fn opening_stream_by_name(
+    path: *const c_char,
+    mode: *const c_char,
+    plainly: impl FnOnce() -> *mut FILE,
+) -> *mut FILE {
+    let flags = if mode.is_null() { None } else { emptying_mode(mode) };
+    let Some(flags) = flags.filter(|&flags| may_wait(flags)) else { return opening_stream(plainly) };
+    if !saves(|| kernel::open_path(HERE, path, flags)) {
+        return opening_stream(plainly);
+    }
+    // SAFETY: the program's path.
+    let fd = opening(HERE, path, flags, |flags| unsafe { open::real(path, flags, 0o666) });
+    if fd < 0 {
+        return core::ptr::null_mut();
+    }
+    opening_stream(|| {
+        // SAFETY: a descriptor that is nobody's yet, and the program's string.
+        let file = unsafe { fdopen::real(fd, mode) };
+        if file.is_null() {
+            closing(fd);
+            kernel::close(fd);
+        }
+        file
+    })
+}
+
+/// The flags of a plain mode that empties a file.
+fn emptying_mode(mode: *const c_char) -> Option<c_int> {
+    // SAFETY: libc reads the program's string likewise.
+    let mode = unsafe { core::ffi::CStr::from_ptr(mode) }.to_bytes();
+    let rest = mode.strip_prefix(b"w")?;
+    let mut flags = CREATE;
+    for letter in rest {
+        match letter {
+            b'b' => (),
+            b'+' => flags = flags & !libc::O_ACCMODE | libc::O_RDWR,
+            b'e' => flags |= libc::O_CLOEXEC,
+            _ => return None,
+        }
+    }
+    Some(flags)
 }
 
 /// libc closes the descriptor, or duplicates over it.
@@ -339,10 +428,10 @@ interpose! {
         if active() => opening(directory, path, flags, call!(__openat64_2(directory, path, flags) but flags));
 
     fn creat(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_openat, HERE, path, CREATE, mode);
-        if active() => opening(HERE, path, CREATE, call!(creat(path, mode) but _flags));
+        if active() => opening(HERE, path, CREATE, call!(open(path, flags, mode) but flags));
 
     fn creat64(path: *const c_char, mode: mode_t) -> c_int, until kernel(libc::SYS_openat, HERE, path, CREATE, mode);
-        if active() => opening(HERE, path, CREATE, call!(creat64(path, mode) but _flags));
+        if active() => opening(HERE, path, CREATE, call!(open(path, flags, mode) but flags));
 
     fn openat2(directory: c_int, path: *const c_char, how: usize, len: usize) -> c_int,
         until kernel(libc::SYS_openat2);
@@ -356,10 +445,10 @@ interpose! {
         if active() => opening_shared_memory(name, flags, call!(shm_open(name, flags, mode) but flags));
 
     fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
-        if active() => opening_stream(call!(fopen(path, mode)));
+        if active() => opening_stream_by_name(path, mode, call!(fopen(path, mode)));
 
     fn fopen64(path: *const c_char, mode: *const c_char) -> *mut FILE, until lookup(core::ptr::null_mut());
-        if active() => opening_stream(call!(fopen64(path, mode)));
+        if active() => opening_stream_by_name(path, mode, call!(fopen64(path, mode)));
 
     fn freopen(path: *const c_char, mode: *const c_char, file: *mut FILE) -> *mut FILE,
         until lookup(core::ptr::null_mut());

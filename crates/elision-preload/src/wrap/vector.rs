@@ -108,6 +108,7 @@ pub(crate) fn write(
         whole()
     };
     let Some(pieces) = pieces(iov, count) else { return whole() };
+    let _inside = client::truncate::enter();
     let offer = |piece: &iovec, offset: Option<off_t>| {
         let offset = offset.map_or(Some(None), at)?;
         offer_write(fd, piece.iov_base as usize, piece.iov_len, offset, cancel)

@@ -50,6 +50,17 @@ pub fn leased(path: &Path) -> bool {
     }
 }
 
+#[allow(dead_code)] // Few tests differ there.
+#[allow(unsafe_code)] // A structure that the kernel fills.
+pub fn on_tmpfs(path: &Path) -> bool {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+    let mut status = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: a C string, and a struct that the kernel fills.
+    unsafe {
+        libc::statfs(path.as_ptr(), status.as_mut_ptr()) == 0 && status.assume_init().f_type == 0x0102_1994
+    }
+}
+
 /// Compiles `tests/c/<name>.c`, with `flags`, into `directory`. Where `TEST_PROGRAMS` names a directory, each program is compiled once
 /// for all tests, and copied from there.
 #[allow(dead_code)] // Not every test has a C program.

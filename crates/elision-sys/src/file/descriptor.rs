@@ -73,6 +73,11 @@ pub fn read(fd: i32, bytes: &mut [u8]) -> Result<usize> {
     Ok(rustix::io::read(borrow(fd)?, bytes)?)
 }
 
+/// Cuts a file, or extends it with zeroes.
+pub fn set_len(fd: i32, len: u64) -> Result<()> {
+    Ok(rustix::fs::ftruncate(borrow(fd)?, len)?)
+}
+
 pub fn sync(fd: i32, metadata: bool) -> Result<()> {
     let fd = borrow(fd)?;
     Ok(if metadata { rustix::fs::fsync(fd) } else { rustix::fs::fdatasync(fd) }?)

@@ -45,10 +45,6 @@ pub fn remove_in(directory: i32, name: &CStr) -> Result<()> {
     Ok(rustix::fs::unlinkat(borrow(directory)?, name, AtFlags::empty())?)
 }
 
-pub fn set_len(fd: i32, len: u64) -> Result<()> {
-    Ok(rustix::fs::ftruncate(borrow(fd)?, len)?)
-}
-
 /// The empty file `to` shares all blocks of `from`.
 pub fn clone_from(to: i32, from: i32) -> Result<()> {
     // SAFETY: no pointers.

@@ -10,6 +10,10 @@ use core::mem::MaybeUninit;
 pub enum Stop {
     /// In user code or after a system call.
     Midway,
+    /// Where a system call begins or ends, after [`Onward::ToCall`].
+    Call,
+    /// At its end, after [`Onward::ToCall`].
+    Exiting,
     /// Before this signal, which [`trace_release`] delivers.
     Signal(i32),
     /// With its process (SIGSTOP), before.
@@ -22,6 +26,9 @@ pub enum Traced {
     Running,
     Gone,
 }
+
+/// How the kernel reports [`Stop::Call`].
+const AT_CALL: i32 = libc::SIGTRAP | 0x80;
 
 pub fn trace_seize(tid: i32) -> Result<()> {
     trace(libc::PTRACE_SEIZE, tid, 0).map(drop)
@@ -49,7 +56,9 @@ pub fn trace_poll(tid: i32) -> Traced {
         // The upper half is 0 for a signal on its way.
         Ok((_, status)) if status & 0xff == 0x7f => {
             Traced::Stopped(match ((status >> 8) & 0xff, status >> 16) {
+                (AT_CALL, 0) => Stop::Call,
                 (signal, 0) => Stop::Signal(signal),
+                (libc::SIGTRAP, libc::PTRACE_EVENT_EXIT) => Stop::Exiting,
                 (libc::SIGTRAP, _) => Stop::Midway,
                 _ => Stop::Group,
             })
@@ -65,12 +74,34 @@ pub enum Then {
     Over(i64),
 }
 
+/// How far a stopped thread runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Onward {
+    /// It is no longer traced.
+    Free,
+    /// To the next begin or end of a system call, another stop, or its end, of which the tracer hears first.
+    ToCall,
+    /// As [`Onward::ToCall`], system calls apart.
+    Past,
+}
+
 /// Lets a stopped thread go. `false`: it was killed, and is the caller's to reap.
+#[must_use]
+pub fn trace_release(tid: i32, stop: Stop, interrupted: impl FnOnce(&mut Registers) -> Then) -> bool {
+    trace_onward(tid, stop, Onward::Free, interrupted)
+}
+
+/// Lets a stopped thread run on. `false`: it was killed, and is the caller's to reap.
 ///
 /// A call that returns EINTR for the stop goes on, or fails if a handler runs first; `interrupted` may change or end it. Not
 /// close, which has closed, nor in [`Stop::Group`], where the program would see EINTR.
 #[must_use]
-pub fn trace_release(tid: i32, stop: Stop, interrupted: impl FnOnce(&mut Registers) -> Then) -> bool {
+pub fn trace_onward(
+    tid: i32,
+    stop: Stop,
+    onward: Onward,
+    interrupted: impl FnOnce(&mut Registers) -> Then,
+) -> bool {
     let signal = if let Stop::Signal(signal) = stop { signal } else { 0 };
     if stop != Stop::Group
         && let Some(mut registers) = Registers::of_thread(tid)
@@ -84,7 +115,41 @@ pub fn trace_release(tid: i32, stop: Stop, interrupted: impl FnOnce(&mut Registe
         }
         registers.set(tid);
     }
-    trace(libc::PTRACE_DETACH, tid, signal as usize).is_ok()
+    let (request, options) = match onward {
+        Onward::Free => (libc::PTRACE_DETACH, None),
+        Onward::ToCall => {
+            (libc::PTRACE_SYSCALL, Some(libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACEEXIT))
+        }
+        Onward::Past => (libc::PTRACE_CONT, None),
+    };
+    options.is_none_or(|options| trace(libc::PTRACE_SETOPTIONS, tid, options as usize).is_ok())
+        && trace(request, tid, signal as usize).is_ok()
+}
+
+/// What a thread in [`Stop::Call`] does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CallStop {
+    Begin { number: i64, arguments: [u64; 6] },
+    End { result: i64 },
+}
+
+pub fn trace_call(tid: i32) -> Option<CallStop> {
+    let mut info = MaybeUninit::<libc::ptrace_syscall_info>::zeroed();
+    let size = size_of::<libc::ptrace_syscall_info>();
+    let arguments =
+        [libc::PTRACE_GET_SYSCALL_INFO as usize, tid as usize, size, info.as_mut_ptr() as usize, 0, 0];
+    // SAFETY: the kernel fills plain data, at most `size` bytes; `op` says which part of the union.
+    unsafe {
+        syscall(libc::SYS_ptrace, arguments).ok()?;
+        let info = info.assume_init();
+        match info.op {
+            libc::PTRACE_SYSCALL_INFO_ENTRY => {
+                Some(CallStop::Begin { number: info.u.entry.nr as i64, arguments: info.u.entry.args })
+            }
+            libc::PTRACE_SYSCALL_INFO_EXIT => Some(CallStop::End { result: info.u.exit.sval }),
+            _ => None,
+        }
+    }
 }
 
 fn trace(request: u32, tid: i32, data: usize) -> Result<usize> {

@@ -19,7 +19,7 @@ use crate::extent::{Extent, TargetId};
 use crate::helper::files::{File, Guard, NO_COPY, NO_FILE, Source};
 use crate::helper::guard::breaks::Broken;
 use crate::helper::state::State;
-use crate::helper::{learn, materialise};
+use crate::helper::{learn, materialise, pending};
 use crate::shared::live;
 use crate::shared::processes;
 use crate::shared::requests::Request;
@@ -161,6 +161,10 @@ pub(crate) fn release(state: &mut State, id: TargetId) -> bool {
     let known = state.files.get(id);
     if known.guard == Guard::None {
         return true;
+    }
+    if state.pending.is_some() {
+        // Only the program's own threads may be held when pages are exchanged.
+        pending::end(state);
     }
     // The guard is asked for after the stamp: a guard that the kernel has taken away guarded nothing.
     let stamp = if state.fine_ctime { stamp::take(&known) } else { None }.filter(|_| is_held(&known));
