@@ -19,7 +19,7 @@ pub mod page_state;
 #[cfg(target_os = "linux")]
 pub mod probe;
 #[cfg(target_os = "linux")]
-pub mod quiet;
+pub(crate) mod quiet;
 pub mod settings;
 #[cfg(target_os = "linux")]
 pub mod shared;
