@@ -9,8 +9,8 @@ pub enum Meaning {
     Quiet,
     /// It stores the size of the file at this address, in this form.
     AsksSize(u64, Form),
-    /// It writes to the file: at this position, or at the description's.
-    Writes(Option<u64>),
+    /// It writes to the file: at this position, or at the description's; so many bytes at most.
+    Writes(Option<u64>, u64),
     /// It makes another descriptor of the description.
     Duplicates,
     /// Somebody may hear of it.
@@ -38,8 +38,9 @@ pub fn meaning(
         false => Meaning::Tells,
     };
     match number {
-        libc::SYS_write | libc::SYS_writev => of_ours(Meaning::Writes(None)),
-        libc::SYS_pwrite64 => of_ours(Meaning::Writes(Some(fourth))),
+        libc::SYS_write => of_ours(Meaning::Writes(None, third)),
+        libc::SYS_writev => of_ours(Meaning::Writes(None, u64::MAX)),
+        libc::SYS_pwrite64 => of_ours(Meaning::Writes(Some(fourth), third)),
         libc::SYS_fstat => of_ours(Meaning::AsksSize(second, Form::Stat)),
         libc::SYS_newfstatat => asks(second, fourth, third, Form::Stat),
         libc::SYS_statx => asks(second, third, fifth, Form::Statx),
@@ -56,8 +57,10 @@ pub fn meaning(
         // Room that is there already; what is beyond it stays beyond the end of the file.
         libc::SYS_fallocate => quiet_if(ours(first as i32) && second as i32 == libc::FALLOC_FL_KEEP_SIZE),
         libc::SYS_fadvise64 => of_ours(Meaning::Quiet),
-        // The other threads are stopped: to wait for one is to wait for ever.
-        libc::SYS_futex => quiet_if(second as i32 & FUTEX_COMMAND == libc::FUTEX_WAKE),
+        // The other threads are stopped: to wait for one is to wait for ever. Others may wait at memory that is only read here.
+        libc::SYS_futex => quiet_if(second as i32 == libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG),
+        // A shared mapping may become writable.
+        libc::SYS_mprotect => quiet_if(third as i32 & libc::PROT_WRITE == 0),
         libc::SYS_mmap => quiet_if(
             fourth as i32 & (libc::MAP_TYPE | libc::MAP_ANONYMOUS) == libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
         ),
@@ -65,7 +68,6 @@ pub fn meaning(
         libc::SYS_brk
         | libc::SYS_munmap
         | libc::SYS_mremap
-        | libc::SYS_mprotect
         | libc::SYS_madvise
         | libc::SYS_mincore
         | libc::SYS_getpid
@@ -96,8 +98,6 @@ pub fn meaning(
 /// The file's attributes.
 const FS_IOC_GETFLAGS: u64 = 0x8008_6601;
 
-const FUTEX_COMMAND: i32 = !(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,8 +112,8 @@ mod tests {
     #[test]
     fn what_concerns_the_file_alone_is_quiet() {
         let flags = libc::AT_EMPTY_PATH as u64;
-        assert_eq!(of(libc::SYS_write, [OURS, 1, 2, 0, 0, 0]), Meaning::Writes(None));
-        assert_eq!(of(libc::SYS_pwrite64, [OURS, 1, 2, 77, 0, 0]), Meaning::Writes(Some(77)));
+        assert_eq!(of(libc::SYS_write, [OURS, 1, 2, 0, 0, 0]), Meaning::Writes(None, 2));
+        assert_eq!(of(libc::SYS_pwrite64, [OURS, 1, 2, 77, 0, 0]), Meaning::Writes(Some(77), 2));
         assert_eq!(of(libc::SYS_fstat, [OURS, 9, 0, 0, 0, 0]), Meaning::AsksSize(9, Form::Stat));
         assert_eq!(of(libc::SYS_newfstatat, [OURS, EMPTY, 9, flags, 0, 0]), Meaning::AsksSize(9, Form::Stat));
         assert_eq!(of(libc::SYS_statx, [OURS, EMPTY, flags, 0, 9, 0]), Meaning::AsksSize(9, Form::Statx));
@@ -129,6 +129,7 @@ mod tests {
         assert_eq!(of(libc::SYS_mmap, [0, 9, 3, private, u64::MAX, 0]), Meaning::Quiet);
         let wake = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as u64;
         assert_eq!(of(libc::SYS_futex, [9, wake, 1, 0, 0, 0]), Meaning::Quiet);
+        assert_eq!(of(libc::SYS_mprotect, [9, 4096, libc::PROT_READ as u64, 0, 0, 0]), Meaning::Quiet);
     }
 
     #[test]
@@ -149,6 +150,8 @@ mod tests {
         assert_eq!(of(libc::SYS_fcntl, [OURS, libc::F_SETLK as u64, 9, 0, 0, 0]), Meaning::Tells);
         assert_eq!(of(libc::SYS_fallocate, [OURS, 0, 0, 9, 0, 0]), Meaning::Tells);
         assert_eq!(of(libc::SYS_futex, [9, libc::FUTEX_WAIT as u64, 1, 0, 0, 0]), Meaning::Tells);
+        assert_eq!(of(libc::SYS_futex, [9, libc::FUTEX_WAKE as u64, 1, 0, 0, 0]), Meaning::Tells);
+        assert_eq!(of(libc::SYS_mprotect, [9, 4096, libc::PROT_WRITE as u64, 0, 0, 0]), Meaning::Tells);
         let shared = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64;
         assert_eq!(of(libc::SYS_mmap, [0, 9, 3, shared, u64::MAX, 0]), Meaning::Tells);
         assert_eq!(of(libc::SYS_mmap, [0, 9, 3, libc::MAP_PRIVATE as u64, OURS, 0]), Meaning::Tells);

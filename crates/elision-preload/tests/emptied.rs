@@ -51,6 +51,13 @@ fn a_program_that_shares_memory_truncates_at_once() {
     assert_eq!(played("shared", 20, 1..3), 0);
 }
 
+/// Then the file is cut at once.
+#[test]
+fn another_process_opens_the_file_at_any_moment() {
+    let elided = played("opened", 60, 1..7);
+    assert!(elided > 0 || !stays_known(), "nothing was elided");
+}
+
 #[test]
 fn the_helper_is_killed_while_a_truncation_waits() {
     // (After forty in a row nobody starts another until the program asks.)

@@ -82,7 +82,9 @@ pub(crate) fn goes_on(state: &State, request: &Request) -> bool {
         Op::Wrote => of_the_save,
         Op::Plan if request.more => of_the_save,
         // What is skipped is a hole.
-        Op::Plan | Op::BeforeWrite => of_the_save && request.offset - request.head as u64 <= shared::size(),
+        Op::Plan | Op::BeforeWrite => {
+            of_the_save && request.offset.saturating_sub(request.head as u64) <= shared::size()
+        }
         _ => false,
     }
 }
@@ -106,7 +108,7 @@ pub(crate) fn watch(state: &mut State) -> bool {
             }
             Traced::Stopped(Stop::Call) => {
                 looks = 0;
-                if is_over(pending, world, files) || !at_call(state) {
+                if !at_call(state) {
                     return false;
                 }
                 state.pending.since_ns = task::now_ns();
@@ -133,6 +135,7 @@ fn at_call(state: &mut State) -> bool {
         Some(CallStop::Begin { .. }) if shared::is_inside() && files.get(pending.id).writer != 0 => {
             onward = Onward::Past;
         }
+        Some(CallStop::Begin { .. }) if is_over(pending, world, files) => return false,
         Some(CallStop::Begin { number, arguments }) => {
             let ours = |fd| fd >= 0 && pending.fds.contains(&fd);
             pending.call = match quiet::meaning(number, &arguments, ours, is_empty) {
@@ -143,32 +146,40 @@ fn at_call(state: &mut State) -> bool {
             match pending.call {
                 Meaning::Tells => return false,
                 Meaning::Duplicates if !pending.fds.contains(&-1) => return false,
-                Meaning::Writes(at) => {
+                Meaning::Writes(at, most) => {
                     pending.writes += 1;
                     let at = at.or_else(|| position(files, pending.id));
-                    if pending.writes > WRITES || at.is_none_or(|at| at > shared::size()) {
+                    let Some(at) = at.filter(|&at| at <= shared::size()) else { return false };
+                    if pending.writes > WRITES {
                         return false;
                     }
+                    pending.until = at.saturating_add(most);
                 }
                 _ => (),
             }
         }
-        Some(CallStop::End { result }) => match core::mem::replace(&mut pending.call, Meaning::Quiet) {
-            Meaning::AsksSize(at, form) if result == 0 => store_size(at as usize, form),
-            Meaning::Writes(at) if result > 0 => {
-                let end = at.map(|at| at + result as u64).or_else(|| position(files, pending.id));
-                shared::has_grown(end.unwrap_or(0));
-            }
-            Meaning::Duplicates if result >= 0 => {
-                if let Some(free) = pending.fds.iter_mut().find(|fd| **fd < 0) {
-                    *free = result as i32;
-                }
-            }
-            _ => (),
-        },
+        Some(CallStop::End { result }) => at_end(pending, files, result),
         None => return false,
     }
     world.let_run(*program, pending.tid, onward)
+}
+
+/// What has become of the call that has begun.
+fn at_end(pending: &mut Pending, files: &Files, result: i64) {
+    pending.until = 0;
+    match core::mem::replace(&mut pending.call, Meaning::Quiet) {
+        Meaning::AsksSize(at, form) if result == 0 => store_size(at as usize, form),
+        Meaning::Writes(at, _) if result > 0 => {
+            let end = at.map(|at| at + result as u64).or_else(|| position(files, pending.id));
+            shared::has_grown(end.unwrap_or(0));
+        }
+        Meaning::Duplicates if result >= 0 => {
+            if let Some(free) = pending.fds.iter_mut().find(|fd| **fd < 0) {
+                *free = result as i32;
+            }
+        }
+        _ => (),
+    }
 }
 
 /// Would a save with this plan keep the other threads waiting?
@@ -188,9 +199,15 @@ pub(crate) fn look_again(state: &mut State) -> bool {
 /// Cuts the file, and lets the program go.
 pub(crate) fn end(state: &mut State) {
     let State { pending, world, files, map, program, .. } = state;
-    let Pending { tid, id, .. } = core::mem::replace(pending, NO_PENDING);
-    // A killed program leaves what it has written.
-    let size = if world.is_ending(tid) { shared::size() } else { needed(files, id) };
+    let mut pending = core::mem::replace(pending, NO_PENDING);
+    let Pending { tid, id, .. } = pending;
+    // A call that has ended is accounted for first.
+    let _ = world.catch(*program, tid);
+    if let Some(CallStop::End { result }) = world.call_of(tid) {
+        at_end(&mut pending, files, result);
+    }
+    // A killed program leaves what it has written. What a write under way may need stays.
+    let size = if world.is_ending(tid) { shared::size() } else { needed(files, id).max(pending.until) };
     cut(files.get(id).source.fd, size);
     if let Some(entry) = files.get_mut(id) {
         entry.solid = entry.solid.min(size);
@@ -198,7 +215,6 @@ pub(crate) fn end(state: &mut State) {
     map.view().retain_of(id, |row| row.offset + row.len as u64 <= size);
     map.publish();
     shared::end();
-    let _ = world.catch(*program, tid);
     world.resume(*program);
 }
 

@@ -51,6 +51,8 @@ pub(crate) struct Pending {
     pub fds: [i32; DUPLICATES],
     /// What the call that has begun means.
     pub call: Meaning,
+    /// Where that call, a write, ends at most; or 0.
+    pub until: u64,
     pub writes: u32,
     /// Bytes that saves have written.
     pub written: usize,
@@ -66,6 +68,7 @@ pub(crate) const NO_PENDING: Pending = Pending {
     id: TargetId(0),
     fds: [-1; DUPLICATES],
     call: Meaning::Quiet,
+    until: 0,
     writes: 0,
     written: 0,
     begun_ns: 0,

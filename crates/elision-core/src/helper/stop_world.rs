@@ -10,7 +10,7 @@ use crate::shared::hot::HOT;
 use crate::shared::processes::{each_child, each_thread, is_dead};
 use crate::shared::requests;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::*};
-use elision_sys::task::{self, Onward, SignalInfo, Stop, Traced};
+use elision_sys::task::{self, CallStop, Onward, SignalInfo, Stop, Traced};
 
 /// Threads that can be held: more, with guard pages, exceed the usual `vm.max_map_count`.
 const THREADS: usize = 1 << 16;
@@ -294,6 +294,13 @@ impl StopWorld {
 
     pub(crate) fn holds_others(&self) -> bool {
         self.count > 1
+    }
+
+    /// What the thread does, if it has stopped where a call begins or ends.
+    pub(crate) fn call_of(&mut self, tid: i32) -> Option<CallStop> {
+        let at = self.place_of(tid)?;
+        let at_call = self.held().get(at)?.stopped == Some(Stop::Call);
+        if at_call { task::trace_call(tid) } else { None }
     }
 
     /// Was it killed?

@@ -3,6 +3,7 @@
 //
 // emptied told ROUNDS SEED     one random save after another, each told in another way
 // emptied shared ROUNDS SEED   the same by a program that shares writable memory, in which it tells
+// emptied opened ROUNDS SEED   the same, while another process opens the file at any moment
 // emptied killed ROUNDS SEED   the helper is killed at any moment; what was saved is looked at when it is closed
 // emptied save HOW FILE        reads, alters ten pages, and saves once
 // emptied leave FILE HOW       the same, but ends in the middle: exit, exec, signal
@@ -58,6 +59,13 @@ enum how { PIPE, SEND, SENDMSG, EVENT, SIGNAL, FLOCK, LOCK, END_OF_PIPE, READ, M
 
 struct order {
     int how;
+    char name[32];
+};
+
+// After so many steps the helper is killed, or the file opened.
+struct plan {
+    pid_t helper;
+    int spins;
     char name[32];
 };
 
@@ -361,7 +369,7 @@ static void ask(struct order *order, const char *what) {
 }
 
 // Of all that is written, `last` pages at least are equal to the file's.
-static void save(int round, int shares, int kills, int killer) {
+static void save(int round, int shares, int kills, int intruder) {
     long len = 4096 * (8 + dice(14)) + dice(4096), keep = dice(6) ? len : dice(len);
     round_now = round, history[0] = 0;
     sprintf(name, "f%d", round);
@@ -386,9 +394,10 @@ static void save(int round, int shares, int kills, int killer) {
         order.how = PIPE;
     wait_for(&order);
     int when = dice(4), now = 0, asked = 0;
-    if (kills) {
-        struct { pid_t helper; int spins; } plan = {helper(getpid(), 0), dice(3000000)};
-        write(killer, &plan, sizeof plan);
+    if (intruder >= 0) {
+        struct plan plan = {kills ? helper(getpid(), 0) : 0, dice(kills ? 3000000 : 1000000)};
+        strcpy(plan.name, name);
+        write(intruder, &plan, sizeof plan);
     }
     switch (dice(3)) {
     case 0: fd = open(name, O_WRONLY | O_TRUNC); break;
@@ -430,14 +439,16 @@ static void save(int round, int shares, int kills, int killer) {
     unlink(name);
 }
 
-static void kill_when_told(int orders) {
-    struct { pid_t helper; int spins; } plan;
+static void intrude(int orders) {
+    struct plan plan;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     while (read(orders, &plan, sizeof plan) == sizeof plan) {
         for (volatile int i = 0; i < plan.spins; i++)
             ;
         if (plan.helper > 0)
             kill(plan.helper, SIGKILL);
+        else
+            close(open(plan.name, O_RDONLY));
     }
     _exit(0);
 }
@@ -510,14 +521,15 @@ int main(int count, char **arguments) {
     if (!strcmp(what, "save"))
         return save_once(arguments[2], arguments[3]);
     int rounds = atoi(arguments[2]), shares = !strcmp(what, "shared"), kills = !strcmp(what, "killed"), plans[2];
+    int intrudes = kills || !strcmp(what, "opened");
     state = atoll(arguments[3]) * 2654435761u + 88172645463325252ull;
     set_up(shares);
     need(!pipe(plans), "pipe");
     if (!(witness = fork()))
         be_witness();
-    if (kills && !fork()) {
+    if (intrudes && !fork()) {
         close(plans[1]), close(orders[1]), close(acks[0]);
-        kill_when_told(plans[0]);
+        intrude(plans[0]);
     }
     close(orders[0]), close(acks[1]);
     p = memory(MOST);
@@ -526,7 +538,7 @@ int main(int count, char **arguments) {
     if ((threads = dice(2)))
         pthread_create(&thread, NULL, teller, NULL);
     for (int round = 0; round < rounds; round++)
-        save(round, shares, kills, plans[1]);
+        save(round, shares, kills, intrudes ? plans[1] : -1);
     if (message >= 0)
         msgctl(message, IPC_RMID, NULL);
     if (semaphore >= 0)
