@@ -259,6 +259,17 @@ static void *change(void *path) {
 }
 
 // Until it has happened, which whoever reads our standard error knows.
+// Memory that is shared: a store would tell.
+static void emptied(void) {
+    mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int fd = open("file", O_RDONLY);
+    pread(fd, block, LEN, 0);
+    close(fd);
+    fd = open("file", O_WRONLY | O_TRUNC);
+    write(fd, block, LEN);
+    close(fd);
+}
+
 static void raced(void) {
     pthread_t thread;
     char byte;
@@ -283,7 +294,7 @@ static const struct {
 } rows[] = {
     ROW(not_a_regular_file), ROW(file_system), ROW(open_flags), ROW(phase), ROW(odd_phase), ROW(small), ROW(memory),
     ROW(lease_refused), ROW(own_writer), ROW(not_sole_opener), ROW(limit), ROW(holes), ROW(unavailable),
-    ROW(helper), ROW(mostly_altered), ROW(changing_file), ROW(raced),
+    ROW(helper), ROW(mostly_altered), ROW(changing_file), ROW(raced), ROW(emptied),
 };
 
 int main(int count, char **words) {
