@@ -177,7 +177,7 @@ pub fn snapshot() -> Stats {
 pub const LINE: usize = 2048;
 
 #[cfg(target_os = "linux")]
-fn putting<'a>(line: &'a mut [u8; LINE], at: &'a mut usize) -> impl FnMut(&[u8]) + 'a {
+fn putting<'a>(line: &'a mut [u8], at: &'a mut usize) -> impl FnMut(&[u8]) + 'a {
     |bytes| {
         for &byte in bytes {
             if let Some(slot) = line.get_mut(*at) {
@@ -190,7 +190,7 @@ fn putting<'a>(line: &'a mut [u8; LINE], at: &'a mut usize) -> impl FnMut(&[u8])
 
 /// Writes the JSON line on the end of deferral; returns its length.
 #[cfg(target_os = "linux")]
-pub fn stopped_line(pid: i32, why: &str, line: &mut [u8; LINE]) -> usize {
+pub fn stopped_line(pid: i32, why: &str, line: &mut [u8]) -> usize {
     let mut at = 0;
     let mut put = putting(line, &mut at);
     put(b"{\"pid\":");

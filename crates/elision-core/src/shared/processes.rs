@@ -108,7 +108,7 @@ fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
 /// False: `visit` said false, or the kernel keeps no list.
 pub(crate) fn each_child(pid: i32, tid: i32, mut visit: impl FnMut(i32) -> bool) -> bool {
     let Ok(fd) = open_of_thread(pid, tid, b"/children") else { return false };
-    let mut buffer = [0u8; 128];
+    let mut buffer = [0u8; 48];
     let mut number = 0i64;
     let mut good = true;
     while good {

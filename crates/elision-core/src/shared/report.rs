@@ -12,9 +12,12 @@ pub(crate) fn report_alone() {
     }
 }
 
+/// Room for why deferral ended: the program's stack may be small.
+const SHORT_LINE: usize = 256;
+
 pub(crate) fn report_stop(why: &str) {
     report(|fd| {
-        let mut line = [0; stats::LINE];
+        let mut line = [0; SHORT_LINE];
         let length = stats::stopped_line(task::pid(), why, &mut line);
         let _ = file::write(fd, line.get(..length).unwrap_or(&[]));
     });
