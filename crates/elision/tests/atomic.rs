@@ -6,7 +6,7 @@ mod common;
 #[path = "../../elision-preload/tests/common/image.rs"]
 mod image;
 
-use common::{Foreign, PAGE, Part, bytes, difference, directory};
+use common::{Dice, Foreign, PAGE, Part, bytes, difference, directory};
 use elision::Buffer;
 use std::ffi::CStr;
 use std::fs::{self, Permissions};
@@ -254,35 +254,29 @@ fn saves_in_any_order() {
     let dir = directory();
     let path = dir.path().join("file");
     let mut other = Part::start("other", &[]);
-    let mut number = 7u64;
-    let mut below = |n: usize| {
-        number ^= number << 13;
-        number ^= number >> 7;
-        number ^= number << 17;
-        (number % n as u64) as usize
-    };
+    let mut dice = Dice(7);
     for round in 0..60 {
-        let len = below(90 * PAGE) + 1;
+        let len = dice.below(90 * PAGE) + 1;
         let mut expected = bytes(round + 1, len);
         fs::write(&path, &expected).unwrap();
-        if below(2) == 0 {
+        if dice.below(2) == 0 {
             fs::File::open(&path).unwrap().sync_all().unwrap();
         }
-        let mut buffer = match below(3) {
+        let mut buffer = match dice.below(3) {
             0 => elision::read(&path).unwrap(),
             1 => elision::edit(&path).unwrap(),
             _ => Buffer::try_from(&expected[..]).unwrap(),
         };
         for step in 0..8 {
-            let what = match below(9) {
+            let what = match dice.below(9) {
                 0 => {
-                    expected.resize(below(90 * PAGE) + 1, 0);
+                    expected.resize(dice.below(90 * PAGE) + 1, 0);
                     buffer.resize(expected.len()).unwrap();
                     "resized"
                 }
                 1 => {
                     let (path, seed, len) = (path.clone(), 99, 20 * PAGE);
-                    let change = match below(3) {
+                    let change = match dice.below(3) {
                         0 => Foreign::Rewrite { path, len, seed },
                         1 => Foreign::Replace { path, len, seed },
                         _ => Foreign::Truncate { path, len: 5 },
@@ -296,8 +290,8 @@ fn saves_in_any_order() {
                     "written"
                 }
                 3 | 4 => {
-                    for _ in 0..below(5) {
-                        let at = below(expected.len());
+                    for _ in 0..dice.below(5) {
+                        let at = dice.below(expected.len());
                         expected[at] ^= 0x11;
                         buffer[at] ^= 0x11;
                     }

@@ -505,7 +505,8 @@ fn a_synchronous_save_is_few_calls() {
         for (len, first, step, runs) in
             [(8 << 20, 1, 2, 1), ((8 << 20) + 123, 0, 2, 1), ((24 << 20) + 123, 1000, 1500, 5)]
         {
-            // Files that stay: what is learned of a file would count for one that gets its inode's number.
+            // Each case has a file of its own, which stays. A new file may get the inode number of a removed one, and the library
+            // would judge the new file by what it learned of the removed one.
             let path = dir.path().join(format!("{flag:x}-{len}-{step}"));
             let mut content = bytes(20, len);
             fs::write(&path, &content).unwrap();

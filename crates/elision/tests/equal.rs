@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{PAGE, bytes, difference, directory};
+use common::{Dice, PAGE, bytes, difference, directory};
 use elision::Buffer;
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -87,25 +87,19 @@ fn what_the_file_has_is_not_written() {
 fn whatever_differs_is_written() {
     let dir = directory();
     let mut content = bytes(2, 3 * MIB + 5);
-    let mut number = 5u64;
-    let mut below = |n: usize| {
-        number ^= number << 13;
-        number ^= number >> 7;
-        number ^= number << 17;
-        (number % n as u64) as usize
-    };
+    let mut dice = Dice(5);
     let (mut path, mut total) = (file(dir.path(), "0", &content), 0);
     for round in 0..200 {
         if round % 20 == 0 {
             path = file(dir.path(), &round.to_string(), &content);
         }
-        for _ in 0..below(7) {
-            let at = below(content.len());
-            let len = [1, 1, 700, 9 * PAGE, 100 * PAGE][below(5)].min(content.len() - at);
+        for _ in 0..dice.below(7) {
+            let at = dice.below(content.len());
+            let len = [1, 1, 700, 9 * PAGE, 100 * PAGE][dice.below(5)].min(content.len() - at);
             content[at..at + len].iter_mut().for_each(|byte| *byte ^= 0x21);
         }
         // At any place in its page.
-        let skip = below(3) * 24;
+        let skip = dice.below(3) * 24;
         let mut memory = vec![0; skip];
         memory.extend_from_slice(&content);
         total += elided(&path, &memory[skip..]);

@@ -6,7 +6,7 @@ mod common;
 #[path = "../../elision-preload/tests/common/image.rs"]
 mod image;
 
-use common::{PAGE, bytes, difference, directory};
+use common::{Dice, PAGE, bytes, difference, directory};
 use elision::Buffer;
 use std::ffi::CStr;
 use std::fs::{self, OpenOptions};
@@ -16,18 +16,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
-
-/// Random numbers, the same each time.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % n as u64) as usize
-    }
-}
 
 /// The oracle: what is there is written over, and cut or made longer at the end.
 fn in_place(path: &Path, content: &[u8]) -> io::Result<()> {

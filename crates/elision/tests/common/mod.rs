@@ -88,6 +88,18 @@ pub fn remembers(dir: &Path) -> bool {
     file_system(dir) != TMPFS
 }
 
+/// Numbers that look random and are the same each time.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n as u64) as usize
+    }
+}
+
 /// Must a read of a file of ours in `dir` be deferred? Not where leases are not trusted.
 pub fn defers(dir: &Path) -> bool {
     let magic = file_system(dir);
