@@ -1,6 +1,7 @@
 //! System calls by which nobody hears anything of the caller.
 //!
-//! While a truncation is put off ([`crate::helper::pending`]) the thread may make these only. What is not known to be quiet is not.
+//! While a truncation is put off ([`crate::helper::pending`]), the saving thread may make only these calls. A call that is not listed
+//! counts as one that tells.
 
 /// What a system call may tell, and what its end says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

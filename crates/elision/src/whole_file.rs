@@ -97,9 +97,9 @@ pub fn write(path: impl AsRef<Path>, mut contents: impl Contents) -> io::Result<
 /// Replaces the file at `path` by a new one of these bytes: at every moment, and when the program is killed, there is the old file or the new
 /// one, whole.
 ///
-/// On XFS and btrfs a [`Buffer`] is saved in a time that depends on what was altered since it was read or first saved so: the new file shares the
-/// other blocks with that file. (All is written if more than half was altered, or if more than 16 MiB, or a sixteenth, of that file are not on the
-/// device yet.) Elsewhere, and for other bytes, all is written.
+/// On XFS and btrfs the time to save a [`Buffer`] depends on how much of it was altered. The new file shares all other blocks with the file that
+/// the buffer was read from, or first saved to by this function. Everything is written if more than half was altered, or if more than 16 MiB or a
+/// sixteenth of that file is not on the device yet. On other file systems, and for other bytes, everything is written.
 ///
 /// - A symbolic link is followed. Another name of the old file (a hard link), and who has it open, keep the old one.
 /// - Mode, owner, group and extended attributes are those of the old file, ACLs among them. Where the owner cannot be given, the file is the

@@ -20,7 +20,7 @@ const GAP: usize = 32 * PAGE;
 /// Compared before it is judged.
 const TRIAL: usize = 512 << 10;
 
-/// What is read of the file. One write is compared at a time.
+/// Holds the file's bytes while they are compared. Only one write at a time is compared.
 struct Room(UnsafeCell<[u8; PIECE]>);
 
 // SAFETY: only who has set `BUSY` uses it.

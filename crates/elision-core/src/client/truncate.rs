@@ -20,7 +20,7 @@ pub fn put_off(fd: i32, stat: &Stat, options: TransferOptions) -> bool {
     let declined = call.send();
     let put_off = call.is_good() && declined.is_none();
     drop(call);
-    leave();
+    pending::set_inside(false);
     if let Some(reason) = declined {
         crate::decline_write(reason, stat.size as usize);
     }
@@ -37,12 +37,6 @@ pub fn enter() -> Inside {
         pending::set_inside(true);
     }
     Inside(enters)
-}
-
-fn leave() {
-    if pending::any() {
-        pending::set_inside(false);
-    }
 }
 
 impl Drop for Inside {

@@ -362,9 +362,7 @@ impl ElidedWrite {
         if let Some(size) = self.emptied {
             // A helper that was killed may have left more than that.
             let size = size.max(if start > 0 { so_far } else { 0 });
-            if file::stat(self.fd).is_ok_and(|stat| stat.size > size) {
-                let _ = file::set_len(self.fd, size);
-            }
+            file::cut(self.fd, size);
         }
         let mut writer = Writer::new(self.fd, self.whole);
         writer.write_part(start, self.whole.len - start);

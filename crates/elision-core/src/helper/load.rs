@@ -103,7 +103,7 @@ impl Load {
         } else if self.done > before && self.loses_pages(fd) {
             self.ahead = (self.asked / 4).max(2);
             self.used = (0..self.asked).rev().find(|&turn| self.is_touched(turn, tables)).unwrap_or(0);
-            // What was loaded further ahead may be lost, too.
+            // The kernel may have evicted what was loaded further ahead, too.
             self.asked = self.used + 1;
             (self.done, self.busy, self.busy_ns) = (self.asked, self.asked, now);
         }

@@ -208,7 +208,7 @@ pub(crate) fn end(state: &mut State) {
     }
     // A killed program leaves what it has written. What a write under way may need stays.
     let size = if world.is_ending(tid) { shared::size() } else { needed(files, id).max(pending.until) };
-    cut(files.get(id).source.fd, size);
+    file::cut(files.get(id).source.fd, size);
     if let Some(entry) = files.get_mut(id) {
         entry.solid = entry.solid.min(size);
     }
@@ -223,19 +223,13 @@ fn needed(files: &Files, id: TargetId) -> u64 {
     if files.get(id).writer != 0 { shared::until() } else { shared::size() }
 }
 
-fn cut(fd: i32, size: u64) {
-    if file::stat(fd).is_ok_and(|stat| stat.size > size) {
-        let _ = file::set_len(fd, size);
-    }
-}
-
 /// What a killed helper has put off.
 pub(crate) fn end_orphan(program: i32, files: &Files) {
     if let Some((fd, key, size)) = shared::now() {
         let size = files.find(key).map_or(size, |id| needed(files, id));
         if let Ok(fd) = file::take_descriptor(program, fd) {
             if file::stat(fd).is_ok_and(|stat| stat.id == key) {
-                cut(fd, size);
+                file::cut(fd, size);
             }
             file::close(fd);
         }

@@ -33,7 +33,8 @@ pub fn cached(fd: i32, start: u64, end: u64) -> Result<Cached> {
     })
 }
 
-/// Reads what is in the page cache, up to the first page that is not. (The kernel may then ask the device for that page.)
+/// Reads from the page cache only: the read ends at the first page that is not cached. (The kernel may then ask the device for that
+/// page.)
 pub fn read_cached(fd: i32, bytes: &mut [u8], offset: u64) -> Result<usize> {
     const RWF_NOWAIT: usize = 8;
     let part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };

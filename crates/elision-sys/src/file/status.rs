@@ -1,6 +1,7 @@
 //! Files' status.
 #![allow(unsafe_code)] // Pointers to locals.
 
+use super::descriptor::set_len;
 use crate::raw::{Result, borrow, syscall};
 use linux_raw_sys::general::FS_SYNC_FL;
 use linux_raw_sys::ioctl::FS_IOC_GETFLAGS;
@@ -64,6 +65,13 @@ fn to_stat(answer: Statx) -> Stat {
         size: answer.stx_size,
         blocks: answer.stx_blocks,
         links: answer.stx_nlink,
+    }
+}
+
+/// Cuts a file that is longer.
+pub fn cut(fd: i32, len: u64) {
+    if stat(fd).is_ok_and(|stat| stat.size > len) {
+        let _ = set_len(fd, len);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Where in its first page a large block starts. Pure arithmetic.
 //!
 //! A read can be deferred if address and file position agree modulo the page size; `malloc` promises 16 bytes only. The block
-//! is allocated before the read, so its place is a guess. The guess uses what is known of the file, and which places earlier blocks of
-//! that size needed. A wrong guess only costs a deferral.
+//! is allocated before the read, so this module guesses its place: from the file's position and size, and from the places that earlier
+//! blocks of that size needed. A wrong guess only costs a deferral.
 
 use super::PAGE;
 
