@@ -15,6 +15,8 @@ pub struct FsTraits {
     pub reads_atomic: bool,
     /// Files can share blocks (FICLONE), if it was made so.
     pub clones: bool,
+    /// It can be mounted read-only alone.
+    pub immutable: bool,
 }
 
 const USUAL: FsTraits = FsTraits {
@@ -25,9 +27,13 @@ const USUAL: FsTraits = FsTraits {
     counts_nameless_writers: true,
     reads_atomic: false,
     clones: false,
+    immutable: false,
 };
 
-const TABLE: [FsTraits; 4] = [
+/// Times tell nothing: another image may have the same.
+const IMMUTABLE: FsTraits = FsTraits { times_tell: false, immutable: true, ..USUAL };
+
+const TABLE: [FsTraits; 7] = [
     FsTraits { magic: 0xEF53, name: "ext2/ext3/ext4", ..USUAL },
     FsTraits { magic: 0x5846_5342, name: "xfs", reads_atomic: true, clones: true, ..USUAL },
     FsTraits { magic: 0x9123_683E, name: "btrfs", clones: true, ..USUAL },
@@ -41,6 +47,9 @@ const TABLE: [FsTraits; 4] = [
         counts_nameless_writers: false,
         ..USUAL
     },
+    FsTraits { magic: 0x7371_7368, name: "squashfs", ..IMMUTABLE },
+    FsTraits { magic: 0xE0F5_E1E2, name: "erofs", ..IMMUTABLE },
+    FsTraits { magic: 0x9660, name: "iso9660", ..IMMUTABLE },
 ];
 
 impl FsTraits {

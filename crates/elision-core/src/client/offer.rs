@@ -3,6 +3,7 @@
 use crate::client::fork;
 use crate::client::life;
 use crate::fs_traits::FsTraits;
+use crate::helper::guard::is_immutable;
 use crate::stats::Reason;
 use elision_sys::file::{self, Stat};
 
@@ -51,6 +52,8 @@ pub struct FileFacts {
     pub flags: i32,
     /// `None`: nothing of it is deferred.
     pub fs: Option<&'static FsTraits>,
+    /// It can never change, so no lease is needed.
+    pub immutable: bool,
 }
 
 impl FileFacts {
@@ -65,7 +68,9 @@ impl FileFacts {
             return Err(Reason::Small);
         }
         let flags = file::flags(fd).map_err(|_| Reason::NotRegular)?;
-        Ok(FileFacts { stat, flags, fs: fs(fd) })
+        let fs = fs(fd);
+        let immutable = fs.is_some_and(|fs| is_immutable(fd, fs, &stat));
+        Ok(FileFacts { stat, flags, fs, immutable })
     }
 }
 

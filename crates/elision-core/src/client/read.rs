@@ -62,7 +62,7 @@ fn plan(
     if facts.flags & (libc::O_DIRECT | libc::O_PATH) != 0 || access == libc::O_WRONLY {
         return Err((Reason::OpenFlags, len));
     }
-    let writes = access == libc::O_RDWR;
+    let writes = access == libc::O_RDWR && !facts.immutable;
     if writes && !options.owned {
         return Err((Reason::OwnWriter, len));
     }
@@ -92,7 +92,9 @@ fn plan(
         overwrites(facts, transfer);
         return Err((reason, transfer.len));
     }
-    check_lease(facts.fs, &facts.stat, writes).map_err(|reason| (reason, transfer.len))?;
+    if !facts.immutable {
+        check_lease(facts.fs, &facts.stat, writes).map_err(|reason| (reason, transfer.len))?;
+    }
     Ok(transfer)
 }
 
@@ -130,7 +132,7 @@ unsafe fn carry_out(
     let mut call = Call::new(Op::Associate, true).ok_or_else(crate::unavailable)?;
     let request = call.request();
     (request.fd, request.flags) = (fd, facts.flags);
-    (request.key, request.fs) = (facts.stat.id, facts.fs);
+    (request.key, request.fs, request.immutable) = (facts.stat.id, facts.fs, facts.immutable);
     (request.addr, request.len, request.offset) = (pages.addr, pages.len, pages.offset);
     (request.owned, request.forks, request.exclusive) = (options.owned, options.forks, options.exclusive);
     (request.head, request.tail) = (head.len, tail.len);

@@ -103,12 +103,14 @@ pub(crate) fn guard_for_read(
             {
                 return Ok((id, None));
             }
+            Guard::Immutable => return Ok((id, None)),
             // Two descriptions of one file: only one can be followed.
             Guard::Read | Guard::Write | Guard::Copy => return Err(Reason::OwnWriter),
             Guard::None => {}
         }
     }
     let kind = match access {
+        _ if request.immutable => Guard::Immutable,
         libc::O_RDONLY => Guard::Read,
         libc::O_RDWR if request.owned => Guard::Write,
         _ => return Err(Reason::OwnWriter),

@@ -19,6 +19,15 @@ pub enum Guard {
     Write,
     /// None is needed: a memory file that only relatives have open.
     Copy,
+    /// None is needed: the file can never change.
+    Immutable,
+}
+
+impl Guard {
+    /// Nothing that anybody does to the file needs an answer.
+    pub fn lasts(self) -> bool {
+        matches!(self, Guard::Copy | Guard::Immutable)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

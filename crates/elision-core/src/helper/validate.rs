@@ -29,8 +29,8 @@ pub fn validate(map: &mut Map, files: &Files) -> Result<(), &'static str> {
         let held = match file.guard {
             Guard::None if file.source.fd >= 0 => return Err("a file without a guard has a descriptor"),
             Guard::None => continue,
-            Guard::Copy if file.source.fd < 0 => return Err("a copy has no descriptor"),
-            Guard::Copy => continue,
+            Guard::Copy | Guard::Immutable if file.source.fd < 0 => return Err("a file has no descriptor"),
+            Guard::Copy | Guard::Immutable => continue,
             Guard::Read => libc::F_RDLCK,
             Guard::Write => libc::F_WRLCK,
         };

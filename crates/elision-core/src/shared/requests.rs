@@ -83,6 +83,8 @@ pub struct Request {
     pub forks: u64,
     /// No other thread stores into the pages around.
     pub exclusive: bool,
+    /// The file can never change.
+    pub immutable: bool,
     pub track: bool,
     pub head: usize,
     pub tail: usize,
@@ -120,6 +122,7 @@ const BLANK: Request = Request {
     owned: false,
     forks: 0,
     exclusive: false,
+    immutable: false,
     track: false,
     head: 0,
     tail: 0,

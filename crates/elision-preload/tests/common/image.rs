@@ -37,6 +37,8 @@ pub fn tool() -> Command {
     command
 }
 
+const IMAGE: &str = "IMAGE";
+
 /// A file system of a test's own in an image, which the test may spoil. It is gone with the value.
 pub struct Image {
     pub image: PathBuf,
@@ -49,21 +51,61 @@ impl Image {
     /// A new btrfs, after [`mounts_of_our_own`]. Its checksums make a page unreadable whose bytes on the device are wrong.
     /// None, and why is said, where it cannot be had.
     pub fn btrfs(options: &str) -> Option<Image> {
+        Image::new("btrfs", options, &["mkfs.btrfs", "-q", IMAGE])
+    }
+
+    /// An ext4 with this feature, likewise.
+    pub fn ext4_with(feature: &str) -> Option<Image> {
+        let image = Image::new("ext4", "defaults", &["mkfs.ext4", "-q", "-O", feature, IMAGE])?;
+        std::fs::set_permissions(&image.root, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        Some(image)
+    }
+
+    /// One that is read-only by nature, with the files of a directory, likewise.
+    pub fn of(kind: &str, content: &Path) -> Option<Image> {
+        let content = content.to_str().unwrap();
+        let make: &[&str] = match kind {
+            "squashfs" => &["mksquashfs", content, IMAGE, "-quiet", "-no-progress", "-noappend"],
+            "erofs" => &["mkfs.erofs", "--quiet", "-zlz4", IMAGE, content],
+            _ => &["genisoimage", "-quiet", "-R", "-o", IMAGE, content],
+        };
+        Image::new(kind, "ro", make)
+    }
+
+    /// `make`: the command, with [`IMAGE`] for the image.
+    fn new(kind: &str, options: &str, make: &[&str]) -> Option<Image> {
         let made = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(&made, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let (image, root) = (made.path().join("image"), made.path().join("root"));
         std::fs::create_dir(&root).unwrap();
         std::fs::File::create(&image).unwrap().set_len(128 << 20).unwrap();
-        let mount = ["mount", "-t", "btrfs", "-o", &format!("loop,{options}")].map(str::to_owned);
-        let steps =
-            [(vec!["mkfs.btrfs".into(), "-q".into()], vec![&image]), (mount.to_vec(), vec![&image, &root])];
-        for (command, paths) in steps {
-            let output = tool().args(&command).args(paths).output().unwrap();
+        let options = format!("loop,{options}");
+        let mount = ["mount", "-t", kind, "-o", &options, IMAGE, root.to_str().unwrap()];
+        for command in [make, &mount] {
+            let words =
+                command.iter().map(|&word| if word == IMAGE { image.to_str().unwrap() } else { word });
+            let output = tool().args(words).output().unwrap();
             if !output.status.success() {
                 println!("skipped: {}: {}", command[0], String::from_utf8_lossy(&output.stderr));
                 return None;
             }
         }
         Some(Image { image, root, _made: made })
+    }
+
+    /// Has the kernel verify a file from now on (fs-verity).
+    pub fn verify(&self, file: &Path) -> std::io::Result<()> {
+        use std::os::fd::AsRawFd;
+        // Version 1, SHA-256, blocks of a page.
+        let mut how = [0u8; 128];
+        how[..12].copy_from_slice(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 16, 0, 0]);
+        const ENABLE: libc::c_ulong = 0x4080_6685;
+        let file = std::fs::File::open(file)?;
+        // SAFETY: the kernel reads 128 bytes.
+        match unsafe { libc::ioctl(file.as_raw_fd(), ENABLE, how.as_ptr()) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
     }
 
     /// Spoils pages on the device, by their contents, which nothing else has; and has the kernel forget what it knows

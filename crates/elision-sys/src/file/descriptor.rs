@@ -43,6 +43,12 @@ pub fn flags(fd: i32) -> Result<i32> {
     fcntl(fd, libc::F_GETFL, 0)
 }
 
+/// A memory file that can never be written to, nor be cut.
+pub fn is_sealed(fd: i32) -> bool {
+    const SEALS: i32 = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK;
+    fcntl(fd, libc::F_GET_SEALS, 0).is_ok_and(|seals| seals & SEALS == SEALS)
+}
+
 pub fn seek(fd: i32, offset: i64, whence: i32) -> Result<u64> {
     // SAFETY: as above.
     Ok(unsafe { syscall(libc::SYS_lseek, [fd as usize, offset as usize, whence as usize, 0, 0, 0])? } as u64)

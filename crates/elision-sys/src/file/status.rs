@@ -19,6 +19,8 @@ pub struct Stat {
     /// Of 512 bytes.
     pub blocks: u64,
     pub links: u32,
+    /// fs-verity: nobody can open it for writing any more.
+    pub verity: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -65,6 +67,7 @@ fn to_stat(answer: Statx) -> Stat {
         size: answer.stx_size,
         blocks: answer.stx_blocks,
         links: answer.stx_nlink,
+        verity: answer.stx_attributes.contains(StatxAttributes::VERITY),
     }
 }
 

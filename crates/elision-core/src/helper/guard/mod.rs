@@ -5,11 +5,13 @@
 
 pub(crate) mod breaks;
 pub(crate) mod copy;
+mod immutable;
 mod lease;
 mod read_lease;
 pub(crate) mod stamp;
 mod write_lease;
 
+pub(crate) use immutable::is_immutable;
 pub(crate) use lease::keep_spare_descriptors;
 #[cfg(test)]
 pub(crate) use lease::take_read_lease;
@@ -35,6 +37,7 @@ pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Resu
         Guard::None | Guard::Copy => Err(Reason::OwnWriter),
         Guard::Read => read_lease::acquire(request),
         Guard::Write => write_lease::acquire(request),
+        Guard::Immutable => immutable::acquire(request),
     };
     let entered = taken.and_then(|fd| {
         enter(state, request, kind, fd).inspect_err(|_| {
@@ -60,7 +63,7 @@ pub(crate) fn is_held(known: &File) -> bool {
 
 fn still_holds(known: &File, though_wanted: bool) -> bool {
     match known.guard {
-        Guard::None | Guard::Copy => true,
+        Guard::None | Guard::Copy | Guard::Immutable => true,
         Guard::Read => read_lease::still_holds(known.source.fd, though_wanted),
         Guard::Write => write_lease::still_holds(known.source.fd, though_wanted),
     }
@@ -68,7 +71,7 @@ fn still_holds(known: &File, though_wanted: bool) -> bool {
 
 fn on_break(known: &File, program: i32) -> bool {
     match known.guard {
-        Guard::None | Guard::Copy => true,
+        Guard::None | Guard::Copy | Guard::Immutable => true,
         Guard::Read => read_lease::on_break(known, program),
         Guard::Write => write_lease::on_break(known, program),
     }
@@ -80,12 +83,17 @@ pub(crate) fn on_fork(known: &File, predecessor: i32) -> Option<i32> {
         Guard::Read => read_lease::on_fork(known, predecessor),
         Guard::Write => write_lease::on_fork(known, predecessor),
         Guard::Copy => copy::on_fork(known, predecessor),
+        Guard::Immutable => immutable::on_fork(known, predecessor),
     }
 }
 
 /// The file, for a forked child that got no guard while its parent's helper has one. −1: none.
 pub(crate) fn reopen(known: &File, predecessor: i32) -> i32 {
-    let fd = if known.guard == Guard::Read { read_lease::reopen(known, predecessor) } else { None };
+    let fd = if matches!(known.guard, Guard::Read | Guard::Immutable) {
+        read_lease::reopen(known, predecessor)
+    } else {
+        None
+    };
     fd.unwrap_or(-1)
 }
 
@@ -94,6 +102,7 @@ fn give_up(state: &State, known: &File, gone: bool) -> bool {
     match known.guard {
         Guard::None | Guard::Copy => true,
         Guard::Read => read_lease::give_up(known),
+        Guard::Immutable => immutable::give_up(),
         Guard::Write => write_lease::give_up(known, gone, state.program, state.tables.maps),
     }
 }
@@ -167,7 +176,8 @@ pub(crate) fn release(state: &mut State, id: TargetId) -> bool {
         pending::end(state);
     }
     // The guard is asked for after the stamp: a guard that the kernel has taken away guarded nothing.
-    let stamp = if state.fine_ctime { stamp::take(&known) } else { None }.filter(|_| is_held(&known));
+    let stamp = if state.fine_ctime && !known.guard.lasts() { stamp::take(&known) } else { None }
+        .filter(|_| is_held(&known));
     live::count_change();
     let gone = materialise::file(state, id);
     if !give_up(state, &known, gone) {
@@ -218,7 +228,11 @@ pub(crate) fn sweep(state: &mut State) {
 
 /// For a change other than a save; tells how much was deferred in vain.
 pub(crate) fn release_for_nothing(state: &mut State, id: TargetId, request: &mut Request) {
-    if !state.files.get(id).saved {
+    let known = state.files.get(id);
+    if known.guard.lasts() {
+        return;
+    }
+    if !known.saved {
         request.known = state.map.share(id).mapped;
     }
     release(state, id);
@@ -229,7 +243,7 @@ pub(crate) fn before_fork(state: &mut State) {
     let mut anonymous = None;
     for id in state.files.ids() {
         let known = state.files.get(id);
-        if !known.used || state.map.share(id).mapped == 0 {
+        if !known.used || known.guard == Guard::Immutable || state.map.share(id).mapped == 0 {
             continue;
         }
         let rows = state.map.view();

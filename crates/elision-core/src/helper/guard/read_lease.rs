@@ -15,7 +15,7 @@ pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
     lease::take(fd, libc::F_RDLCK).map(|()| fd).inspect_err(|_| file::close(fd))
 }
 
-fn open(pid: i32, fd: i32, flags: i32) -> Result<i32, Reason> {
+pub(super) fn open(pid: i32, fd: i32, flags: i32) -> Result<i32, Reason> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | flags;
     processes::open(&ProcPath::new(pid, "fd", Some(fd)), flags).map_err(lease::refused)
 }
