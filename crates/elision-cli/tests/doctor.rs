@@ -5,7 +5,8 @@ mod common;
 
 use std::env;
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -526,6 +527,37 @@ fn what_is_no_file() {
     let (code, report) = plain(dir.path()).doctor(text(&pipe));
     assert_eq!(code, 1);
     assert_says(&report, &["a pipe", "> only regular files are deferred"]);
+}
+
+/// By root, and by a user who could have no lease.
+#[test]
+fn a_file_that_can_never_change() {
+    let Some(dir) = able() else { return };
+    // SAFETY: a C string; the kernel just made the descriptor.
+    let file = unsafe { File::from_raw_fd(libc::memfd_create(c"file".as_ptr(), libc::MFD_ALLOW_SEALING)) };
+    (&file).write_all(&vec![7; SIZE]).expect("write");
+    file.set_permissions(Permissions::from_mode(0o644)).expect("chmod");
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    for (seals, deferred) in [(libc::F_SEAL_SHRINK, false), (libc::F_SEAL_WRITE, true)] {
+        // SAFETY: no memory.
+        assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) }, 0);
+        for user in [getuid().as_raw(), NOBODY] {
+            if user == NOBODY && !(root() && may_run(NOBODY)) {
+                continue;
+            }
+            let prepare = |command: &mut Command| {
+                if user == NOBODY {
+                    becomes(user)(command);
+                }
+            };
+            let (_, report) = Setting { prefix: &[], prepare: &prepare, dir: dir.path() }.doctor(&path);
+            let sentences = [
+                "deferred, of 8.0 MiB; it can never change, so no lease is needed",
+                "save                 it can never change",
+            ];
+            assert_eq!(sentences.map(|sentence| report.contains(sentence)), [deferred; 2], "{report}");
+        }
+    }
 }
 
 #[test]

@@ -297,3 +297,31 @@ fn a_file_that_is_being_written_is_read_traditionally() {
     assert_same(&buffer, &place.content);
     place.other.finish();
 }
+
+/// A memory file that is sealed needs no lease, by path or taken over, though it was opened for writing.
+#[test]
+fn a_sealed_memory_file_is_deferred() {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    let content = bytes(3, 12 * MIB + 5);
+    // SAFETY: a C string; the kernel just made the descriptor.
+    let file =
+        unsafe { fs::File::from_raw_fd(libc::memfd_create(c"file".as_ptr(), libc::MFD_ALLOW_SEALING)) };
+    std::io::Write::write_all(&mut &file, &content).unwrap();
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let deferred = || elision::stats::snapshot().deferred_bytes;
+    let before = deferred();
+    assert_eq!(difference(&elision::read(&path).unwrap(), &content), None);
+    assert_eq!(deferred(), before, "it could be changed");
+    let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK;
+    // SAFETY: no memory.
+    assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) }, 0);
+    let mut buffer = elision::read(&path).unwrap();
+    buffer[5 * MIB] ^= 1;
+    let other = elision::File::from(file).read(0, content.len()).unwrap();
+    assert!(deferred() >= before + 24 * MIB as u64);
+    drop(std::process::Command::new("true").status());
+    assert_eq!(difference(&other, &content), None);
+    buffer[5 * MIB] ^= 1;
+    assert_eq!(difference(&buffer, &content), None);
+    assert_eq!(elision::stats::snapshot().materialised_bytes, 0);
+}

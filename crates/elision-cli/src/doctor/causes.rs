@@ -2,10 +2,13 @@
 //!
 //! The table explains and decides nothing: `diagnosis.rs` has its probes made only after a step has turned out not to be possible.
 
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use elision_core::client::offer::FileFacts;
 use elision_core::probe;
 use rustix::process::{Resource, geteuid, getrlimit};
 
@@ -178,9 +181,15 @@ pub fn file_system(path: &Path) -> io::Result<()> {
     if found.supported { Ok(()) } else { Err(io::Error::other(text())) }
 }
 
+/// Can the file never change? (Not if it cannot be opened.)
+pub fn immutable(path: &Path) -> bool {
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    open.is_ok_and(|file| FileFacts::of(file.as_raw_fd(), 0).is_ok_and(|facts| facts.immutable))
+}
+
 fn owner(path: &Path) -> io::Result<()> {
     let (owner, user) = (path.metadata()?.uid(), geteuid().as_raw());
-    if owner == user || probe::has_capability(probe::CAP_LEASE) {
+    if owner == user || immutable(path) || probe::has_capability(probe::CAP_LEASE) {
         return Ok(());
     }
     Err(io::Error::other(format!("the file is uid {owner}'s, and you are {user} without CAP_LEASE")))
@@ -188,6 +197,7 @@ fn owner(path: &Path) -> io::Result<()> {
 
 fn lease(path: &Path) -> io::Result<()> {
     match (probe::read_lease(path), probe::file_system(path)) {
+        _ if immutable(path) => Ok(()),
         (Err(error), _) if error.raw_os_error() == Some(libc::EAGAIN) => {
             Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has the file open for writing"))
         }

@@ -10,6 +10,7 @@ use elision_core::settings::DEFAULT_MIN_BYTES;
 use elision_core::{probe, settings};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
+use super::causes;
 use super::child::Starter;
 use super::diagnosis::report_failure;
 use super::report::{Report, text_of};
@@ -50,9 +51,14 @@ pub fn examine(report: &mut Report, starter: &Starter, path: &Path) -> Result<()
     let read = starter.elided(Step::Look, path, Some(LEAST), |_| Ok(()))?;
     let deferred = read.totals.amounts.deferred_bytes;
     if read.good() && deferred > 0 {
-        report.ok("read", format!("{} deferred, of {}", bytes(deferred), bytes(meta.size())));
+        let immutable = causes::immutable(path);
+        let guard = if immutable { "it can never change, so no lease is needed" } else { "under a lease" };
+        report.ok("read", format!("{} deferred, of {}; {guard}", bytes(deferred), bytes(meta.size())));
         note_size(report, meta.size());
-        check_save(report, path);
+        match immutable {
+            true => report.note("save", "it can never change", None),
+            false => check_save(report, path),
+        }
     } else {
         report_failure(report, starter, "read", Step::Look, &read, path)?;
         report.note("save", "not tried: it needs what reads need, and more", None);

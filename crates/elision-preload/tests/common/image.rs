@@ -55,6 +55,7 @@ impl Image {
     }
 
     /// An ext4 with this feature, likewise.
+    #[allow(dead_code)] // Few tests have files that can never change.
     pub fn ext4_with(feature: &str) -> Option<Image> {
         let image = Image::new("ext4", "defaults", &["mkfs.ext4", "-q", "-O", feature, IMAGE])?;
         std::fs::set_permissions(&image.root, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -62,6 +63,7 @@ impl Image {
     }
 
     /// One that is read-only by nature, with the files of a directory, likewise.
+    #[allow(dead_code)] // As above.
     pub fn of(kind: &str, content: &Path) -> Option<Image> {
         let content = content.to_str().unwrap();
         let make: &[&str] = match kind {
@@ -94,6 +96,7 @@ impl Image {
     }
 
     /// Has the kernel verify a file from now on (fs-verity).
+    #[allow(dead_code)] // As above.
     pub fn verify(&self, file: &Path) -> std::io::Result<()> {
         use std::os::fd::AsRawFd;
         // Version 1, SHA-256, blocks of a page.
