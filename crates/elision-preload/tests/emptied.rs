@@ -139,6 +139,12 @@ fn writev_behind_an_empty_piece() {
     elides_in_c("writev");
 }
 
+/// No call has told that the memory has the file's bytes.
+#[test]
+fn a_copy_of_the_file() {
+    elides_in_c("copy");
+}
+
 #[test]
 fn while_other_threads_work() {
     elides_in_c("threads");
@@ -160,6 +166,18 @@ fn python_writes_what_it_has_read() {
         "import os, sys
 data = bytearray(os.path.getsize(sys.argv[1]))
 with open(sys.argv[1], 'rb', buffering=0) as file: file.readinto(data)
+for at in range(10): data[at << 20] ^= 1
+with open(sys.argv[1], 'wb') as file: file.write(data)",
+    ]);
+}
+
+#[test]
+fn python_writes_a_copy_of_what_it_has_read() {
+    elides(&[
+        "/usr/bin/python3",
+        "-c",
+        "import sys
+with open(sys.argv[1], 'rb') as file: data = bytearray(file.read())
 for at in range(10): data[at << 20] ^= 1
 with open(sys.argv[1], 'wb') as file: file.write(data)",
     ]);

@@ -4,11 +4,15 @@
 //! before all else, without a guard: most writes bring other bytes.
 #![allow(unsafe_code)] // Compares the program's memory.
 
+use crate::client::call::Call;
 use crate::client::launch;
-use crate::shared::control;
+use crate::client::offer::{self, check_lease};
+use crate::shared::requests::Op;
+use crate::shared::{control, write_guarded};
 use crate::transfer::{PAGE, Transfer};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use elision_sys::file::Stat;
 use elision_sys::{file, task};
 
 /// Bytes compared at a time.
@@ -20,17 +24,20 @@ const GAP: usize = 32 * PAGE;
 /// Compared before it is judged.
 const TRIAL: usize = 512 << 10;
 
-/// Holds the file's bytes while they are compared. Only one write at a time is compared.
+/// Holds bytes while they are compared. Only one comparison is under way at a time.
 struct Room(UnsafeCell<[u8; PIECE]>);
 
 // SAFETY: only who has set `BUSY` uses it.
 unsafe impl Sync for Room {}
 
-static ROOM: Room = Room(UnsafeCell::new([0; PIECE]));
+static OF_FILE: Room = Room(UnsafeCell::new([0; PIECE]));
+static OF_MEMORY: Room = Room(UnsafeCell::new([0; PIECE]));
 static BUSY: AtomicBool = AtomicBool::new(false);
 
-/// From this size on. Below, asking the helper takes longer than the write.
-pub(crate) const LEAST: usize = 16 << 20;
+/// Memory of this size and more is compared. Below, asking the helper takes longer than the write.
+pub fn least(threshold: usize) -> usize {
+    (16 << 20).min(threshold.saturating_mul(16))
+}
 
 /// From this size on a helper is started for it.
 const WORTH_A_HELPER: usize = 32 << 20;
@@ -73,25 +80,65 @@ fn is_cached(fd: i32, start: u64, end: u64) -> bool {
     file::cached(fd, start, end).is_ok_and(|cached| cached.pages == (end - start) / page)
 }
 
+/// Memory that has a file's bytes, as a comparison found.
+static RECOGNISED: AtomicUsize = AtomicUsize::new(0);
+
+/// Has the memory from `addr` on the bytes of the whole file that `fd` can read? If most of it, its altered pages are known from now
+/// on. The memory may be freed meanwhile.
+pub fn recognise(fd: i32, stat: &Stat, addr: usize, threshold: usize) {
+    let whole = Transfer { addr, len: stat.size as usize / PAGE * PAGE, offset: 0 };
+    let number = write_guarded::number(stat.id);
+    if whole.len < least(threshold) || !likely(fd, number, whole) {
+        return;
+    }
+    // Until a write of this memory shows that it was worth it.
+    learn(number, whole.len, false);
+    let Ok(fs) = check_lease(offer::fs(fd), stat, false) else { return };
+    let Some(mut comparison) = Comparison::begin(fd, true) else { return };
+    let Some(mut call) = Call::new(Op::Recognise, false) else { return };
+    let request = call.request();
+    (request.fd, request.flags, request.key, request.fs) = (fd, libc::O_RDONLY, stat.id, Some(fs));
+    (request.addr, request.len, request.offset) = (whole.addr, whole.len, whole.offset);
+    if call.send().is_some() {
+        return;
+    }
+    let request = call.request();
+    let mut good = true;
+    comparison.each_other(whole, |from, len| good &= request.push_run(addr + from, addr + from + len, 0, 0));
+    (request.more, request.track) = (true, good && comparison.pays());
+    if call.send().is_none() && call.is_good() {
+        RECOGNISED.store(addr, Relaxed);
+    }
+}
+
+/// The memory from `addr` on was written over its file: that it was compared was worth it.
+pub(crate) fn saved(number: u64, addr: usize, len: usize) {
+    if RECOGNISED.load(Relaxed) == addr {
+        learn(number, len, true);
+    }
+}
+
 /// A comparison under way.
 pub(crate) struct Comparison {
     fd: i32,
+    /// The memory may be freed meanwhile.
+    may_go: bool,
     compared: usize,
     /// What was to be written of that.
     others: usize,
 }
 
 impl Comparison {
-    pub(crate) fn begin(fd: i32) -> Option<Comparison> {
+    pub(crate) fn begin(fd: i32, may_go: bool) -> Option<Comparison> {
         let free = BUSY.compare_exchange(false, true, Acquire, Relaxed).is_ok();
-        free.then_some(Comparison { fd, compared: 0, others: 0 })
+        free.then_some(Comparison { fd, may_go, compared: 0, others: 0 })
     }
 
     pub(crate) fn pays(&self) -> bool {
         self.others <= self.compared / 4
     }
 
-    /// Calls with what has to be written of `part`: where it begins, and how long it is. The memory is readable.
+    /// Calls with what has to be written of `part`: where it begins, and how long it is. The memory is readable, or may go.
     pub(crate) fn each_other(&mut self, part: Transfer, mut write: impl FnMut(usize, usize)) {
         // Others from `from` to `until`; equal pages from there on.
         let (mut from, mut until, mut at) = (0, 0, 0);
@@ -123,12 +170,20 @@ impl Comparison {
             return 0;
         }
         // SAFETY: `BUSY` is this comparison's.
-        let room = unsafe { &mut *ROOM.0.get() };
+        let room = unsafe { &mut *OF_FILE.0.get() };
         let Some(there) = room.get_mut(..piece.len) else { return 0 };
         let got = file::read_cached(self.fd, there, piece.offset).unwrap_or(0);
+        let mut memory = piece.addr;
+        if self.may_go {
+            memory = OF_MEMORY.0.get().expose_provenance();
+            // SAFETY: a room of this comparison, at least as long as the piece.
+            if unsafe { task::copy_own(piece.addr, memory, piece.len) } != Ok(piece.len) {
+                return 0;
+            }
+        }
         let pages = there.chunks_exact(PAGE).take(got / PAGE).enumerate();
         pages.fold(0, |bits, (page, there)| {
-            let here = core::ptr::with_exposed_provenance(piece.addr + page * PAGE);
+            let here = core::ptr::with_exposed_provenance(memory + page * PAGE);
             // SAFETY: both are readable. A store by another thread comes before or after, byte by byte, as beside a copy.
             let same = unsafe { libc::memcmp(here, there.as_ptr().cast(), PAGE) } == 0;
             bits | u32::from(same) << page
@@ -212,8 +267,10 @@ mod tests {
                 let (page, count) = (below(PAGES), below(20));
                 new[page * PAGE..(page + count).min(PAGES) * PAGE].fill(1);
             }
-            let Some(mut comparison) = Comparison::begin(file.as_raw_fd()) else { panic!("busy") };
-            assert!(Comparison::begin(file.as_raw_fd()).is_none());
+            let Some(mut comparison) = Comparison::begin(file.as_raw_fd(), round % 2 == 1) else {
+                panic!("busy")
+            };
+            assert!(Comparison::begin(file.as_raw_fd(), false).is_none());
             let (mut left, mut last) = (old.clone(), 0);
             let whole = Transfer { addr: new.as_ptr().expose_provenance(), len: new.len(), offset: 0 };
             comparison.each_other(whole, |from, len| {
@@ -223,6 +280,6 @@ mod tests {
             });
             assert!(left == new, "round {round}");
         }
-        assert!(Comparison::begin(file.as_raw_fd()).is_some());
+        assert!(Comparison::begin(file.as_raw_fd(), false).is_some());
     }
 }

@@ -7,6 +7,7 @@ use crate::shared::requests::Op;
 use elision_sys::file::Stat;
 use elision_sys::task;
 
+pub use crate::client::equal::{least as recognised_from, recognise};
 pub use crate::shared::pending::allowed as may_wait;
 
 /// `fd` was opened without O_TRUNC. True: the program sees an empty file from now on, which becomes one before anybody else could

@@ -109,7 +109,7 @@ pub fn plan(
         crate::decline_write(reason, len);
         follow = false;
     }
-    let compares = len >= equal::LEAST.min(options.least.saturating_mul(16))
+    let compares = len >= equal::least(options.least)
         && !tracked
         && options.owned
         && flags & (libc::O_ACCMODE | libc::O_DSYNC) == libc::O_RDWR
@@ -271,7 +271,7 @@ impl ElidedWrite {
             altered += answer.altered;
             let runs = answer.runs.get(..answer.count.min(RUNS)).unwrap_or(&[]);
             if at == 0 && self.compares && comparable && self.flags & libc::O_DSYNC == 0 {
-                comparison = Comparison::begin(self.fd);
+                comparison = Comparison::begin(self.fd, false);
             }
             let mut written = 0;
             if at == 0 && head.len > 0 {
@@ -329,6 +329,9 @@ impl ElidedWrite {
         if self.compares {
             let paid = comparison.is_some_and(|comparison| comparison.pays());
             equal::learn(write_guarded::number(self.key), self.whole.len, paid);
+        }
+        if self.emptied.is_some() {
+            equal::saved(write_guarded::number(self.key), self.whole.addr, self.whole.len);
         }
         history::learn(write_guarded::number(self.key), known, altered);
         if self.flags & libc::O_DSYNC != 0 {

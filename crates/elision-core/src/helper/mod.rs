@@ -24,6 +24,7 @@ pub(crate) mod plan;
 pub(crate) mod prefetch;
 pub(crate) mod query;
 pub(crate) mod ranges;
+pub(crate) mod recognise;
 pub(crate) mod relocate;
 pub(crate) mod requests;
 pub(crate) mod reserve;

@@ -6,7 +6,7 @@ use crate::helper::requests::{self, Answer};
 use crate::helper::state::{self, State};
 use crate::helper::{
     associate, before_write, begin, clone, closing, guard, learn, pending, plan, prefetch, query, ranges,
-    relocate, truncate, validate, wrote,
+    recognise, relocate, truncate, validate, wrote,
 };
 use crate::shared::control::{self, END_VALUE, END_WORD, HARMLESS, LAST_HELPER, PROGRAM};
 use crate::shared::processes;
@@ -222,7 +222,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
         | Op::Leave => true,
         _ => false,
     };
-    let takes = matches!(request.op, Op::Associate | Op::Plan | Op::Truncate);
+    let takes = matches!(request.op, Op::Associate | Op::Plan | Op::Truncate | Op::Recognise);
     if takes {
         // A helper killed on the way needs a successor.
         live::LIVE.store(state.map.usage.extents + 1, Release);
@@ -235,6 +235,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
         Op::Plan => plan_save(state, request),
         Op::Clone => clone::clone(state, request),
         Op::Truncate => truncate::truncate(state, request),
+        Op::Recognise => recognise::recognise(state, request),
         Op::Wrote => {
             wrote::wrote(state, request);
             if state.pending.is_some() && !request.more && !pending::look_again(state) {

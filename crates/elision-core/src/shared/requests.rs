@@ -26,6 +26,8 @@ pub enum Op {
     Untrack,
     /// The file was opened to be emptied: may that wait until somebody could tell? `len`: the least that would be gained.
     Truncate,
+    /// Does a range have the file's bytes? First guard and protect. Then, with `more`: all but the runs does, if `track`.
+    Recognise,
     /// A small write to a guarded file is next.
     BeforeWrite,
     /// The file is about to change untracked.
@@ -89,7 +91,7 @@ pub struct Request {
     pub head: usize,
     pub tail: usize,
     pub tried: usize,
-    /// For [`Op::Plan`]: a part was planned before. For [`Op::Wrote`]: another will be.
+    /// For [`Op::Plan`]: a part was planned before. For [`Op::Wrote`]: another will be. For [`Op::Recognise`]: it was compared.
     pub more: bool,
     pub declined: Option<Reason>,
     pub broken: Option<&'static str>,

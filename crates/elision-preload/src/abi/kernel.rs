@@ -90,6 +90,15 @@ pub(crate) fn open_path(directory: i32, path: *const libc::c_char, flags: i32) -
         .map(|fd| fd as i32)
 }
 
+/// Opens an O_PATH descriptor's file for reading, by /proc. It waits for nobody.
+pub(crate) fn open_to_look(fd: i32) -> Option<i32> {
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let path = ProcPath::own(fd);
+    let (here, path) = (libc::AT_FDCWD as usize, path.as_c_str().as_ptr() as usize);
+    // SAFETY: a terminated path.
+    unsafe { syscall(libc::SYS_openat, [here, path, flags as usize, 0, 0, 0]) }.ok().map(|fd| fd as i32)
+}
+
 pub(crate) fn open_path2(directory: i32, path: *const libc::c_char, mut how: libc::open_how) -> Option<i32> {
     how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64 | how.flags & libc::O_NOFOLLOW as u64;
     how.mode = 0;

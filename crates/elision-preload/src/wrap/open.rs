@@ -10,7 +10,7 @@ use libc::{DIR, FILE, c_char, c_int, c_uint, mode_t};
 use crate::abi::interpose::interpose;
 use crate::abi::{kernel, raw};
 use crate::state::descriptions::{self, Moment};
-use crate::state::heap::expected;
+use crate::state::heap::{block, expected};
 use crate::state::stop::{active, stop, stopped};
 use crate::wrap::stdio;
 
@@ -25,9 +25,21 @@ pub(crate) fn opening(
     flags: c_int,
     open: impl Fn(c_int) -> c_int,
 ) -> c_int {
+    let later = may_wait(flags) && saves(directory, path, flags);
+    opening_later(directory, path, flags, later, open)
+}
+
+/// `later`: a truncation may wait.
+#[inline]
+fn opening_later(
+    directory: c_int,
+    path: *const c_char,
+    flags: c_int,
+    later: bool,
+    open: impl Fn(c_int) -> c_int,
+) -> c_int {
     let since = descriptions::moment();
     let look = || kernel::open_path(directory, path, flags);
-    let later = may_wait(flags) && saves(look);
     let fd = past_guards(if later { flags & !libc::O_TRUNC } else { flags }, look, &open);
     if fd < 0 {
         return fd;
@@ -45,17 +57,30 @@ fn may_wait(flags: c_int) -> bool {
         && flags & libc::O_ACCMODE != libc::O_RDONLY
         && flags & NOT == 0
         && client::life::at_work()
-        && client::memory::touched(0, usize::MAX)
         && client::truncate::may_wait()
+        && (client::memory::touched(0, usize::MAX) || has_big_block())
 }
 
-/// Is it a file that is worth it?
+fn has_big_block() -> bool {
+    let least = client::truncate::recognised_from(client::life::min_bytes());
+    block::live().any(|(len, _)| len >= least)
+}
+
+/// Is it a file that is worth it, and may the program have its bytes?
 #[cold]
-fn saves(look: impl FnOnce() -> Option<c_int>) -> bool {
-    let Some(fd) = look() else { return false };
-    let stat = elision_sys::file::stat(fd);
+fn saves(directory: c_int, path: *const c_char, flags: c_int) -> bool {
+    let least = client::life::min_bytes();
+    let Some(fd) = kernel::open_path(directory, path, flags) else { return false };
+    let stat = elision_sys::file::stat(fd).ok().filter(|stat| stat.is_regular() && stat.size >= least as u64);
+    if let Some(stat) = &stat
+        && let Some(addr) = block::like_a_file(stat.size)
+        && let Some(file) = kernel::open_to_look(fd)
+    {
+        client::truncate::recognise(file, stat, addr, least);
+        kernel::close(file);
+    }
     kernel::close(fd);
-    stat.is_ok_and(|stat| stat.is_regular() && stat.size >= client::life::min_bytes() as u64)
+    stat.is_some() && client::memory::touched(0, usize::MAX)
 }
 
 /// Truncates a file that was opened to be emptied, at once or later. `again` opens it as the program wanted.
@@ -286,11 +311,11 @@ fn opening_stream_by_name(
 ) -> *mut FILE {
     let flags = if mode.is_null() { None } else { emptying_mode(mode) };
     let Some(flags) = flags.filter(|&flags| may_wait(flags)) else { return opening_stream(plainly) };
-    if !saves(|| kernel::open_path(HERE, path, flags)) {
+    if !saves(HERE, path, flags) {
         return opening_stream(plainly);
     }
     // SAFETY: the program's path.
-    let fd = opening(HERE, path, flags, |flags| unsafe { open::real(path, flags, 0o666) });
+    let fd = opening_later(HERE, path, flags, true, |flags| unsafe { open::real(path, flags, 0o666) });
     if fd < 0 {
         return core::ptr::null_mut();
     }

@@ -385,7 +385,14 @@ static void save(int round, int shares, int kills, int intruder) {
     close(made);
     for (int i = dice(5); i > 0; i--)
         p[dice(len)] ^= 1;
-    long more = dice(4) ? 0 : dice(MOST - len);
+    unsigned char *whole = p, *block = NULL;
+    if (dice(3) == 0) {
+        // No call tells what these bytes are.
+        block = malloc(len + 4096);
+        p = block + (-(uintptr_t)block & 4095);
+        memcpy(p, whole, len);
+    }
+    long more = dice(4) || block ? 0 : dice(MOST - len);
     fill(p + len, more);
     len = keep < len ? keep : len + more;
     note("length", len, keep);
@@ -417,6 +424,8 @@ static void save(int round, int shares, int kills, int intruder) {
             look_oneself(dice(6));
         if (done >= len)
             continue;
+        if (dice(3) == 0)
+            p[done + dice(len - done)] ^= 1;
         long part = dice(3) ? len - done : 1 + dice(len - done);
         if (dice(12) == 0 && size > 0) {
             long from = dice(size);
@@ -437,6 +446,8 @@ static void save(int round, int shares, int kills, int intruder) {
     if (!asked)
         ask(&order, "the witness at the end");
     unlink(name);
+    free(block);
+    p = whole;
 }
 
 static void intrude(int orders) {
@@ -480,6 +491,12 @@ static int save_once(const char *how, const char *path) {
         for (int i = 0; i < 4; i++)
             pthread_create(&thread, NULL, work, NULL);
     long len = altered(path);
+    if (!strcmp(how, "copy")) {
+        unsigned char *block = malloc(len + 4096), *copy = block + (-(uintptr_t)block & 4095);
+        memcpy(copy, p, len);
+        p = copy;
+        p[len / 2] ^= 1;
+    }
     if (!strcmp(how, "fopen")) {
         FILE *file = fopen(path, "wb");
         return fwrite(p, 1, len, file) != len || fclose(file);

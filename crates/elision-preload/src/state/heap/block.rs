@@ -49,6 +49,9 @@ static THRESHOLD: AtomicUsize = AtomicUsize::new(0);
 const FIRST_THRESHOLD: usize = 128 << 10;
 pub const HIGHEST_THRESHOLD: usize = 32 << 20;
 
+/// What an object may have before its bytes: CPython's `bytes` have 32.
+const MOST_WORDS: usize = 64;
+
 /// Bytes of kept blocks, and excess bytes of live ones; each at most [`most`].
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 static EXCESS: AtomicUsize = AtomicUsize::new(0);
@@ -482,6 +485,20 @@ pub fn eligible(addr: usize, end: usize) -> bool {
 pub fn live() -> impl Iterator<Item = (usize, bool)> {
     let live = used_slots().map(Slot::block).filter(|block| block.state == State::Live);
     live.map(|block| (block.len, block.separate))
+}
+
+/// A block that may hold a whole file of this size: where the file's first byte would be.
+pub fn like_a_file(size: u64) -> Option<usize> {
+    let size = usize::try_from(size).ok()?;
+    used_slots().find_map(|slot| {
+        let block = slot.block();
+        let payload = slot.base() + block.offset;
+        let begin = payload.next_multiple_of(PAGE);
+        let end = slot.base() + block.len;
+        // Objects begin with a few words of their own, and may have room to grow.
+        let fits = begin - payload <= MOST_WORDS && (size..=size + size / 8 + PAGE).contains(&(end - begin));
+        (block.state == State::Live && !block.reshaped && fits).then_some(begin)
+    })
 }
 
 pub fn reshape(addr: usize, end: usize) {
