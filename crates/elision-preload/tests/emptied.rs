@@ -45,6 +45,11 @@ fn nobody_can_tell() {
     assert!(elided > 0 || !stays_known(), "nothing was elided");
 }
 
+#[test]
+fn another_thread_stores_while_a_copy_is_compared() {
+    played("race", 20, 1..3);
+}
+
 /// A store into memory that others share is no system call.
 #[test]
 fn a_program_that_shares_memory_truncates_at_once() {

@@ -5,6 +5,7 @@
 // emptied shared ROUNDS SEED   the same by a program that shares writable memory, in which it tells
 // emptied opened ROUNDS SEED   the same, while another process opens the file at any moment
 // emptied killed ROUNDS SEED   the helper is killed at any moment; what was saved is looked at when it is closed
+// emptied race ROUNDS SEED     another thread stores into a copy of the file while the file is opened
 // emptied save HOW FILE        reads, alters ten pages, and saves once
 // emptied leave FILE HOW       the same, but ends in the middle: exit, exec, signal
 #define _GNU_SOURCE
@@ -388,8 +389,7 @@ static void save(int round, int shares, int kills, int intruder) {
     unsigned char *whole = p, *block = NULL;
     if (dice(3) == 0) {
         // No call tells what these bytes are.
-        block = malloc(len + 4096);
-        p = block + (-(uintptr_t)block & 4095);
+        p = block = aligned_alloc(4096, (len + 4095) / 4096 * 4096);
         memcpy(p, whole, len);
     }
     long more = dice(4) || block ? 0 : dice(MOST - len);
@@ -513,6 +513,53 @@ static int save_once(const char *how, const char *path) {
     return write(fd, p, first) != first || write(fd, p + first, len - first) != len - first || close(fd);
 }
 
+static unsigned char *volatile stored_into;
+static int pace;
+
+// Page after page, about as fast as the comparison.
+static void *store(void *len) {
+    unsigned char *at = stored_into, *end = at + (size_t)len;
+    for (; stored_into && at < end; at += 4096) {
+        ++*at;
+        for (volatile int i = 0; i < pace; i++)
+            ;
+    }
+    return NULL;
+}
+
+// Another thread stores into a copy of the file until the file has been opened.
+static void race(int round) {
+    const size_t len = 4 << 20;
+    sprintf(name, "raced%d", round);
+    pthread_t thread;
+    unsigned char *old = aligned_alloc(4096, len), *copy = aligned_alloc(4096, len);
+    fill(old, len);
+    int made = open(name, O_RDWR | O_CREAT | O_TRUNC, 0644);
+    for (size_t done = 0; done < len; done += 2048)
+        write(made, old + done, 2048);
+    close(made);
+    made = open(name, O_RDONLY);
+    need(read(made, old, len) == len, "read");
+    close(made);
+    memcpy(copy, old, len);
+    stored_into = copy, pace = dice(4000);
+    pthread_create(&thread, NULL, store, (void *)(len / 8));
+    fd = open(name, O_WRONLY | O_TRUNC);
+    stored_into = NULL;
+    need(write(fd, copy, len) == len && !close(fd), "write");
+    made = open(name, O_RDONLY);
+    need(read(made, old, len) == len, "read again");
+    close(made);
+    // The thread may have stored once more.
+    int differ = 0;
+    for (size_t i = 0; i < len; i++)
+        differ += old[i] != copy[i];
+    round_now = round;
+    check(differ <= 1, "stored", 1, differ);
+    pthread_join(thread, NULL);
+    free(old), free(copy);
+}
+
 static void leave(const char *path, const char *how) {
     long len = altered(path);
     fd = open(path, O_WRONLY | O_TRUNC);
@@ -537,6 +584,12 @@ int main(int count, char **arguments) {
         leave(arguments[2], arguments[3]);
     if (!strcmp(what, "save"))
         return save_once(arguments[2], arguments[3]);
+    if (!strcmp(what, "race")) {
+        state = atoll(arguments[3]) * 2654435761u + 88172645463325252ull;
+        for (int round = 0; round < atoi(arguments[2]); round++)
+            race(round);
+        return 0;
+    }
     int rounds = atoi(arguments[2]), shares = !strcmp(what, "shared"), kills = !strcmp(what, "killed"), plans[2];
     int intrudes = kills || !strcmp(what, "opened");
     state = atoll(arguments[3]) * 2654435761u + 88172645463325252ull;
