@@ -146,6 +146,18 @@ fn no_call_takes_much_more_of_the_stack() {
     }
 }
 
+/// Each start of a program would pay for another library.
+#[test]
+fn the_drop_in_brings_no_library_but_itself() {
+    let loaded = |preload: &str| {
+        let mut command = std::process::Command::new("/bin/true");
+        let output = command.env("LD_TRACE_LOADED_OBJECTS", "1").env("LD_PRELOAD", preload).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (without, with) = (loaded(""), loaded(common::library().to_str().unwrap()));
+    assert_eq!(with.lines().count(), without.lines().count() + 1, "{with}");
+}
+
 /// Not a test of anything: prints a table. `cargo test --release -p elision-preload -- --ignored --nocapture cost`
 #[test]
 #[ignore = "a measurement"]

@@ -152,6 +152,11 @@ fn play(role: &str, arguments: &[String]) {
             assert_eq!(hear(), "end");
             return say(&prefetched().to_string());
         }
+        "wanted" => {
+            say("read");
+            assert_eq!(hear(), "compare");
+            return say(&difference(&buffer, &bytes(7, LEN)).unwrap_or("same".into()));
+        }
         "idle" => {
             let mut page = pages;
             while prefetched() == 0 {
@@ -234,6 +239,30 @@ fn where_memory_is_short_a_piece_takes_few_requests() {
         device.requests().unwrap() - before < 6 * (LEN / MIB) as u64
     });
     assert!(few, "as many requests as the kernel makes alone");
+}
+
+#[test]
+fn what_a_change_needs_takes_the_requests_of_a_plain_read() {
+    let Some(Slow { device, path, _place }) = device() else { return };
+    let mut requests = [0, 0];
+    for (plain, requests) in [true, false].into_iter().zip(&mut requests) {
+        device.make_cold(&File::open(&path).unwrap()).unwrap();
+        let before = device.requests().unwrap();
+        if plain {
+            assert_eq!(fs::read(&path).unwrap().len(), LEN);
+        } else {
+            let mut part = user(&device, &path, "wanted");
+            part.expect("read");
+            fs::OpenOptions::new().write(true).open(&path).unwrap();
+            part.say("compare");
+            part.expect("same");
+            part.finish();
+        }
+        *requests = device.requests().unwrap() - before;
+    }
+    let [plain, ours] = requests;
+    // In pieces of 1 MiB: five where a plain read has four.
+    assert!(ours <= plain + plain / 8, "{ours} requests, a plain read: {plain}");
 }
 
 #[test]

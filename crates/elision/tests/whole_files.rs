@@ -139,9 +139,9 @@ fn a_killed_helper_leaves_no_lease() {
 /// A buffer leaves no descriptor in the program, and no lease behind: once it has gone, the helper gives the lease up by itself.
 #[test]
 fn a_lease_ends_with_its_buffer() {
-    // Kept, so that no file gets the inode of another: the helper has learnt that the first was wanted by others.
+    // Kept, so that no file gets the inode of another; and of different sizes: the first was wanted by others.
     let mut kept = Vec::new();
-    for len in [4 * MIB, 4 * MIB + 1, 5 * MIB - 1] {
+    for len in [4 * MIB, 8 * MIB + 1, 17 * MIB - 1] {
         let Some(place) = place(len) else { return };
         let before = elision::stats::snapshot().deferred_bytes;
         let descriptors = common::descriptors();

@@ -16,6 +16,7 @@ use crate::helper::in_place;
 use crate::helper::map::Map;
 use crate::helper::mappings;
 use crate::helper::page_tables::{PROTECT, PageTables};
+use crate::helper::residency::is_loaded;
 use crate::helper::state::State;
 use crate::history;
 use crate::shared::hot::HOT;
@@ -360,6 +361,9 @@ const STEP: usize = 8 << 20;
 /// a fault for each page.
 const AHEAD: usize = 1 << 20;
 
+/// What is not in the page cache is read in longer pieces: the kernel's requests are no longer than the rest of a piece.
+const COLD: usize = 16 << 20;
+
 /// Returns how far it came. Reading is faster than the mapping, but may show as an access.
 fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mapping: bool) -> usize {
     let target = shadow + (from - extent.addr);
@@ -394,7 +398,9 @@ fn load(extent: Extent, shadow: usize, fd: i32, from: usize, to: usize, by_mappi
     while done < to - from {
         let offset = extent.offset + (from - extent.addr + done) as u64;
         requests::step();
-        let len = AHEAD.min(to - from - done);
+        let rest = to - from - done;
+        let cold = COLD.min(rest);
+        let len = if is_loaded(from + done + cold - PAGE) { AHEAD.min(rest) } else { cold };
         // SAFETY: the shadow is the helper's.
         match unsafe {
             let _ = memory::advise(target + done, len, libc::MADV_POPULATE_WRITE);

@@ -206,14 +206,18 @@ pub(crate) fn altered_bytes(tables: &mut PageTables, kind: Kind, at: usize, to: 
     bytes
 }
 
-/// Runs that are registered one by one: each may split its mapping in three.
+/// Runs that are registered one by one, in any case and at most: each may split its mapping in three.
 const FEW: usize = 8;
+const MANY: usize = 128;
+/// What the kernel maps at a fault.
+const AROUND: usize = 64 << 10;
 
 /// Registers the pages that [`follow`] protects. In a registered mapping each page takes a fault of its own. So at a file's first save
 /// a few altered pages are registered alone; later all are, or the mappings would become many.
 fn register(state: &mut State, request: &Request, id: TargetId, delta: u64) -> bool {
+    let few = (request.len / AROUND).min(state.map_limit / (4 * (state.map.usage.extents + 1)));
     let (map, tables) = (&mut state.map, &state.tables);
-    if state.files.get(id).saved || request.count > FEW {
+    if state.files.get(id).saved || request.count > few.clamp(FEW, MANY) {
         return track(map, tables, id, delta, request.addr, request.addr + request.len);
     }
     let mut runs = request.runs.iter().take(request.count);

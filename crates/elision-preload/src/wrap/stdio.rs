@@ -153,18 +153,21 @@ pub(crate) fn install() {
     for (_, function, keep, _) in &expected {
         keep.store(*function, Ordering::Relaxed);
     }
-    let Some(()) = tables.into_iter().try_for_each(|table| {
-        // SAFETY: within the table.
-        let first = unsafe { table.add(READ) } as usize;
-        writable(first, size_of::<usize>() * (CLOSE + 1 - READ), || {
-            for &(slot, _, _, ours) in &expected {
-                // SAFETY: within the table, and writable now.
-                unsafe { &*table.add(slot) }.store(ours as usize, Ordering::Relaxed);
-            }
-        })
-    }) else {
-        return; // One of the two may be replaced: nothing relies on it.
-    };
+    // SAFETY: within the tables.
+    let slots =
+        tables.map(|table| unsafe { [table.add(READ), table.add(CLOSE + 1)] }.map(|slot| slot as usize));
+    let [start, end] = [slots[0][0].min(slots[1][0]), slots[0][1].max(slots[1][1])];
+    let replaced = writable(start, end - start, || {
+        for &(slot, _, _, ours) in &expected {
+            // SAFETY: within the tables, and writable now.
+            tables
+                .iter()
+                .for_each(|table| unsafe { &*table.add(slot) }.store(ours as usize, Ordering::Relaxed));
+        }
+    });
+    if replaced.is_none() {
+        return;
+    }
     for (known, table) in TABLES.iter().zip(tables) {
         known.store(table as usize, Ordering::Relaxed);
     }
