@@ -619,3 +619,30 @@ fn a_copy_is_compared_with_its_file() {
         );
     }
 }
+
+/// Two reads share a page. A save finds that the page is the file's, and follows it from then on.
+#[test]
+fn a_page_between_two_reads_is_elided() {
+    const SAVE: &str = "import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+n, first = os.fstat(fd).st_size, (8 << 20) + 1000
+data = memoryview(bytearray(n))
+assert os.preadv(fd, [data[:first]], 0) == first and os.preadv(fd, [data[first:]], first) == n - first
+os.pwrite(fd, data, 0)
+if len(sys.argv) > 2:
+    data[first] ^= 1
+    os.pwrite(fd, data, 0)";
+    let made = directory();
+    let [plain, ours, stats] = ["plain", "ours", "stats"].map(|name| made.path().join(name));
+    make(&plain, 24 << 20);
+    for altered in [&[][..], &["altered"]] {
+        std::fs::copy(&plain, &ours).unwrap();
+        good(preloaded(Path::new(PYTHON), &stats).args(["-c", SAVE]).arg(&ours).args(altered).output().unwrap());
+        let mut wanted = std::fs::read(&plain).unwrap();
+        wanted[(8 << 20) + 1000] ^= altered.len() as u8;
+        assert!(std::fs::read(&ours).unwrap() == wanted);
+    }
+    // Each save writes the first page, and the last one what was altered.
+    let written = counter(&stats, "written_bytes");
+    assert_eq!(written, 4 * 4096, "{}", std::fs::read_to_string(&stats).unwrap());
+}

@@ -1,3 +1,5 @@
+#![allow(unsafe_code)] // Looks at a page of the program.
+
 use crate::extent::{self, Extent, Kind, PageFacts, TargetId};
 use crate::helper::before_write::{self, name_of};
 use crate::helper::files::{Files, Guard};
@@ -9,7 +11,7 @@ use crate::helper::state::State;
 use crate::shared::requests::Request;
 use crate::stats::Reason;
 use crate::transfer::PAGE;
-use elision_sys::{file, pages};
+use elision_sys::{file, pages, task};
 
 /// Synchronous runs with a smaller gap are joined: a call costs about 3 ms, a MiB 2.2 ms (ext4). Other runs cost 5 µs.
 const SYNCHRONOUS_GAP: usize = 1 << 20;
@@ -49,6 +51,7 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
         });
         let reached = match here {
             Some(row) => altered_runs(&mut state.tables, row.kind(), at, to, request),
+            None if known.is_none() && to - at == PAGE && !holes && equals(state, request, id, at) => to,
             None if push(request, at, to) => to,
             None => at,
         };
@@ -86,6 +89,22 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
         (entry.writer, entry.small, entry.saved) = (name_of(request), 0, true);
     }
     None
+}
+
+/// A page between two pieces that were read one after the other: the file's, if both halves are. Protected before it is compared.
+fn equals(state: &mut State, request: &Request, id: TargetId, at: usize) -> bool {
+    if request.track && !state.tables.track(at, PAGE) {
+        return false;
+    }
+    if request.track {
+        state.tables.scan_each(at, at + PAGE, PROTECT, |_| ());
+    }
+    let (offset, mut there) = (request.offset + (at - request.addr) as u64, [0u8; PAGE]);
+    // SAFETY: a page of the helper's own. The program's page may go meanwhile.
+    let copied = unsafe { task::copy_own(at, state.page.as_mut_ptr() as usize, PAGE) };
+    copied == Ok(PAGE)
+        && file::read_cached(state.files.get(id).source.fd, &mut there, offset) == Ok(PAGE)
+        && there == state.page
 }
 
 /// Are most pages deferred from elsewhere, and not mapped in the page tables?
