@@ -53,7 +53,7 @@ pub const CAUSES: &[Cause] = &[
         of: ALL,
         probe: owner,
         remedy: |_| {
-            "run as the owner, or with CAP_LEASE (Docker, Podman: --cap-add LEASE), or copy the file".into()
+            "run as the owner, or with CAP_LEASE (Docker, Podman: --cap-add LEASE), or copy the file (XFS, btrfs: cp --reflink)".into()
         },
     },
     Cause { name: "lease", of: ALL, probe: lease, remedy: lease_remedy },
@@ -212,7 +212,8 @@ fn lease_remedy(failure: &Failure) -> String {
     match (probe::sysctl("fs/leases-enable"), failure.errno) {
         (Some(0), _) => "leases are switched off: sysctl fs.leases-enable=1".into(),
         (_, libc::EPERM | 0) => "use a filter that lets fcntl through".into(),
-        _ => "wait until it is closed (fuser -v says by whom), or copy the file".into(),
+        _ => "wait until it is closed (fuser -v says by whom), or copy the file (XFS, btrfs: cp --reflink)"
+            .into(),
     }
 }
 
