@@ -625,7 +625,9 @@ fn the_demo_compares_and_leaves_nothing_behind() {
     let mut command = elision(&["demo", "--size", "8MiB", "--dir", text(dir.path())]);
     let output = command.env("TMPDIR", dir.path()).output().expect("run");
     assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
-    for expected in ["traditional", "peak memory", "Both files are identical"] {
+    for expected in
+        ["traditional", "in place", "O_TRUNC", "renamed", "peak memory", "Both files are identical"]
+    {
         assert!(stdout(&output).contains(expected), "{expected} is missing from:\n{}", stdout(&output));
     }
     assert_eq!(entries(dir.path()), [] as [PathBuf; 0]);

@@ -84,7 +84,7 @@ impl Setting<'_> {
         let file = self.dir.join("file");
         let (input, editor) = (format!("if={}", file.display()), built("elision-demo-edit"));
         let read = self.run(&["dd", &input, "of=/dev/null", "bs=8M", "status=none"]);
-        let saved = self.run(&[text(&editor), text(&file), "9", "100", "9000", "20000"]);
+        let saved = self.run(&[text(&editor), text(&file), "in_place", "9", "100", "9000", "20000"]);
         (read.0, saved.1)
     }
 

@@ -637,7 +637,14 @@ if len(sys.argv) > 2:
     make(&plain, 24 << 20);
     for altered in [&[][..], &["altered"]] {
         std::fs::copy(&plain, &ours).unwrap();
-        good(preloaded(Path::new(PYTHON), &stats).args(["-c", SAVE]).arg(&ours).args(altered).output().unwrap());
+        good(
+            preloaded(Path::new(PYTHON), &stats)
+                .args(["-c", SAVE])
+                .arg(&ours)
+                .args(altered)
+                .output()
+                .unwrap(),
+        );
         let mut wanted = std::fs::read(&plain).unwrap();
         wanted[(8 << 20) + 1000] ^= altered.len() as u8;
         assert!(std::fs::read(&ours).unwrap() == wanted);

@@ -22,7 +22,10 @@ pub fn run(bench: &Bench) -> Result {
         for (who, preload) in [("without", None), ("drop-in", Some(&library))] {
             settle(&path)?;
             let mut command = ordinary(&program);
-            command.arg(&path).args([records / 3].iter().chain(&change).map(usize::to_string));
+            command
+                .arg(&path)
+                .arg("in_place")
+                .args([records / 3].iter().chain(&change).map(usize::to_string));
             if let Some(library) = preload {
                 command.env("LD_PRELOAD", library);
             }

@@ -11,6 +11,10 @@ use indicatif::ProgressBar;
 /// The size of a record: a number, a value, a text.
 const RECORD: usize = 256;
 const CHUNK: usize = 4 << 20;
+/// The program edits the file once for each way to save it.
+pub const WAYS: [&str; 3] = ["in_place", "renamed", "over_it"];
+/// Each adds one to the changed values.
+const EDITS: u64 = WAYS.len() as u64;
 /// With fewer records, the three to change would not differ.
 const FEWEST: u64 = 16;
 
@@ -41,7 +45,11 @@ impl Job {
     /// The editing program, to be run on `file`.
     pub fn command(&self, editor: &Path, file: &Path) -> Command {
         let mut command = Command::new(editor);
-        command.arg(file).arg(self.find.to_string()).args(self.change.map(|number| number.to_string()));
+        command
+            .arg(file)
+            .arg(WAYS.join(","))
+            .arg(self.find.to_string())
+            .args(self.change.map(|number| number.to_string()));
         command
     }
 
@@ -86,8 +94,8 @@ impl Job {
         while number < self.records {
             let mut filled = 0;
             for record in chunk.chunks_exact_mut(RECORD).take((self.records - number) as usize) {
-                let changed = edited && self.change.contains(&number);
-                fill_record(record, number, value(number).wrapping_add(changed.into()));
+                let changed = if edited && self.change.contains(&number) { EDITS } else { 0 };
+                fill_record(record, number, value(number).wrapping_add(changed));
                 number += 1;
                 filled += RECORD;
             }
@@ -143,7 +151,7 @@ mod tests {
         let mut right = fs::read(&path).expect("read");
         for &number in &job.change {
             let at = number as usize * RECORD;
-            fill_record(&mut right[at..at + RECORD], number, value(number).wrapping_add(1));
+            fill_record(&mut right[at..at + RECORD], number, value(number).wrapping_add(EDITS));
         }
         fs::write(&path, &right).expect("write");
         assert_eq!(check(&job, &path), Ok(()));
