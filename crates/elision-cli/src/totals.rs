@@ -5,7 +5,7 @@
 //!
 //! ```json
 //! {"pid":1,"stopped":"why"}
-//! {"pid":1,"deferred_bytes":0,"loaded_bytes":0,"materialised_bytes":0,"prefetched_bytes":0,"elided_bytes":0,"written_bytes":0,"declined":{"reason":1},"declined_read_bytes":{"reason":1}}
+//! {"pid":1,"deferred_bytes":0,"loaded_bytes":0,"materialised_bytes":0,"prefetched_bytes":0,"elided_bytes":0,"shared_bytes":0,"written_bytes":0,"declined":{"reason":1},"declined_read_bytes":{"reason":1}}
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +25,7 @@ pub struct Amounts {
     pub materialised_bytes: u64,
     pub prefetched_bytes: u64,
     pub elided_bytes: u64,
+    pub shared_bytes: u64,
     pub written_bytes: u64,
 }
 
@@ -80,6 +81,7 @@ impl Totals {
         add(&mut self.amounts.materialised_bytes, line.amounts.materialised_bytes);
         add(&mut self.amounts.prefetched_bytes, line.amounts.prefetched_bytes);
         add(&mut self.amounts.elided_bytes, line.amounts.elided_bytes);
+        add(&mut self.amounts.shared_bytes, line.amounts.shared_bytes);
         add(&mut self.amounts.written_bytes, line.amounts.written_bytes);
         for (reason, count) in line.declined {
             add(self.declined.entry(reason).or_default(), count);
@@ -103,6 +105,7 @@ impl Totals {
             "materialised_bytes": self.amounts.materialised_bytes,
             "prefetched_bytes": self.amounts.prefetched_bytes,
             "elided_bytes": self.amounts.elided_bytes,
+            "shared_bytes": self.amounts.shared_bytes,
             "written_bytes": self.amounts.written_bytes,
             "declined": self.declined,
             "declined_read_bytes": self.declined_read_bytes,
@@ -129,6 +132,7 @@ impl Totals {
             ("materialised, because the file changed", self.amounts.materialised_bytes),
             ("loaded ahead, because the program waited", self.amounts.prefetched_bytes),
             ("elided: written without storing", self.amounts.elided_bytes),
+            ("shared: another file has the same blocks", self.amounts.shared_bytes),
             ("written", self.amounts.written_bytes),
         ] {
             table.add_row([meaning.into(), bytes(amount)]);
@@ -168,7 +172,7 @@ mod tests {
         r#"{"pid":7,"deferred_bytes":100,"loaded_bytes":1,"materialised_bytes":2,"elided_bytes":90,"#,
         r#""written_bytes":10,"declined":{"too small":2,"writer":1},"declined_read_bytes":{"writer":4096}}"#,
         "\n",
-        r#"{"pid":8,"deferred_bytes":11,"elided_bytes":5,"declined":{"writer":4},"declined_read_bytes":{"writer":2048},"new_field":[1]}"#,
+        r#"{"pid":8,"deferred_bytes":11,"elided_bytes":5,"shared_bytes":7,"declined":{"writer":4},"declined_read_bytes":{"writer":2048},"new_field":[1]}"#,
         "\n",
     );
 
@@ -177,7 +181,7 @@ mod tests {
         let totals = Totals::of(TWO);
         let expected = json!({
             "processes": 2, "deferred_bytes": 111, "loaded_bytes": 1, "materialised_bytes": 2, "prefetched_bytes": 0,
-            "elided_bytes": 95, "written_bytes": 10, "declined": {"too small": 2, "writer": 5},
+            "elided_bytes": 95, "shared_bytes": 7, "written_bytes": 10, "declined": {"too small": 2, "writer": 5},
             "declined_read_bytes": {"writer": 6144}, "stopped": {},
         });
         assert_eq!(totals.to_json(), expected);

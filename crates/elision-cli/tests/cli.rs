@@ -437,7 +437,7 @@ fn statistics_are_added_up_as_json() {
     let found: serde_json::Value = serde_json::from_slice(&fs::read(&file).expect("read")).expect("JSON");
     let expected = serde_json::json!({
         "processes": 2, "deferred_bytes": 2097152, "loaded_bytes": 0, "materialised_bytes": 0, "prefetched_bytes": 0,
-        "elided_bytes": 10, "written_bytes": 0, "declined": {"writer": 6}, "declined_read_bytes": {}, "stopped": {},
+        "elided_bytes": 10, "shared_bytes": 0, "written_bytes": 0, "declined": {"writer": 6}, "declined_read_bytes": {}, "stopped": {},
     });
     assert_eq!(found, expected);
     assert_eq!(entries(temporary.path()), [] as [PathBuf; 0]);

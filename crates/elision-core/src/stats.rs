@@ -79,6 +79,7 @@ pub struct Counters {
     pub materialised: AtomicU64,
     pub prefetched: AtomicU64,
     pub elided: AtomicU64,
+    pub shared: AtomicU64,
     pub written: AtomicU64,
     pub declined: [AtomicU64; REASONS],
     pub declined_read_bytes: [AtomicU64; REASONS],
@@ -90,6 +91,7 @@ pub static COUNTERS: Counters = Counters {
     materialised: AtomicU64::new(0),
     prefetched: AtomicU64::new(0),
     elided: AtomicU64::new(0),
+    shared: AtomicU64::new(0),
     written: AtomicU64::new(0),
     declined: [const { AtomicU64::new(0) }; REASONS],
     declined_read_bytes: [const { AtomicU64::new(0) }; REASONS],
@@ -116,10 +118,18 @@ impl Counters {
 
     #[cfg(target_os = "linux")]
     fn all(&self) -> impl Iterator<Item = &AtomicU64> {
-        [&self.deferred, &self.loaded, &self.materialised, &self.prefetched, &self.elided, &self.written]
-            .into_iter()
-            .chain(&self.declined)
-            .chain(&self.declined_read_bytes)
+        [
+            &self.deferred,
+            &self.loaded,
+            &self.materialised,
+            &self.prefetched,
+            &self.elided,
+            &self.shared,
+            &self.written,
+        ]
+        .into_iter()
+        .chain(&self.declined)
+        .chain(&self.declined_read_bytes)
     }
 
     #[cfg(target_os = "linux")]
@@ -146,6 +156,8 @@ pub struct Stats {
     pub prefetched_bytes: u64,
     /// Bytes that writes left out.
     pub elided_bytes: u64,
+    /// Bytes that writes left to be shared with the file that they were read from.
+    pub shared_bytes: u64,
     /// Bytes that the same writes wrote.
     pub written_bytes: u64,
     /// Traditional transfers, by reason.
@@ -167,6 +179,7 @@ pub fn snapshot() -> Stats {
         materialised_bytes: read(&COUNTERS.materialised),
         prefetched_bytes: read(&COUNTERS.prefetched),
         elided_bytes: read(&COUNTERS.elided),
+        shared_bytes: read(&COUNTERS.shared),
         written_bytes: read(&COUNTERS.written),
         declined: by_reason(&COUNTERS.declined),
         declined_read_bytes: by_reason(&COUNTERS.declined_read_bytes),
@@ -216,6 +229,7 @@ pub fn take_line(pid: i32, line: &mut [u8; LINE]) -> usize {
         ("materialised_bytes", &COUNTERS.materialised),
         ("prefetched_bytes", &COUNTERS.prefetched),
         ("elided_bytes", &COUNTERS.elided),
+        ("shared_bytes", &COUNTERS.shared),
         ("written_bytes", &COUNTERS.written),
     ] {
         put(b",\"");

@@ -61,7 +61,7 @@ impl Call {
         (request.addr, request.len, request.offset, request.tried) = (0, 0, 0, 0);
         (request.head, request.tail) = (0, 0);
         (request.owned, request.exclusive, request.track, request.more) = (false, false, false, false);
-        (request.deferred, request.immutable) = (false, false);
+        (request.deferred, request.immutable, request.shares) = (false, false, false);
         (request.declined, request.handled, request.count, request.known) = (None, 0, 0, 0);
         Some(call)
     }

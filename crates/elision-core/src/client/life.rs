@@ -7,7 +7,7 @@ use crate::client::fork;
 use crate::client::{fault, launch, leave};
 use crate::settings;
 use crate::shared::hot::HOT;
-use crate::shared::{control, pending, report, verbose};
+use crate::shared::{control, pending, report, sharing, verbose};
 use crate::stats;
 use crate::transfer::PAGE;
 use core::ffi::{CStr, c_char};
@@ -79,6 +79,13 @@ pub unsafe fn start() {
             verbose::say_not_understood("ELISION_TRUNCATE", value, "taken for now");
         }
         pending::allow(later);
+    }
+    if let Some(value) = variable("ELISION_SHARE") {
+        let on = settings::switch(value);
+        if on.is_none() {
+            verbose::say_not_understood("ELISION_SHARE", value, "taken for off");
+        }
+        sharing::allow(on == Some(true));
     }
     if let Some(path) = variable("ELISION_STATS") {
         report::set_stats_path(path);

@@ -15,7 +15,7 @@ use crate::client::offer::{self, TransferOptions, check_lease};
 use crate::history;
 use crate::shared::requests::{Op, RUNS};
 use crate::shared::{control, verbose};
-use crate::shared::{live, pending, write_guarded};
+use crate::shared::{live, pending, sharing, write_guarded};
 use crate::stats::{COUNTERS, Counters, Reason};
 use crate::transfer::{PAGE, Split, Transfer};
 use core::sync::atomic::{AtomicU64, Ordering::*};
@@ -48,6 +48,8 @@ pub struct ElidedWrite {
     compares: bool,
     /// The size that the program sees of a file whose truncation is put off.
     emptied: Option<u64>,
+    /// The file may share blocks with what the memory stands for.
+    shares: bool,
     way: Way,
 }
 
@@ -135,6 +137,7 @@ pub fn plan(
         follow,
         compares,
         emptied: None,
+        shares: false,
         way: Way::Small,
     };
     if offset.checked_add(len as u64).is_none_or(|end| end > limit || end > i64::MAX as u64) {
@@ -147,6 +150,7 @@ pub fn plan(
             write.flags |= libc::O_DSYNC;
         }
         write.emptied = pending::begin_save(key, offset + len as u64);
+        write.shares = sharing::allowed() && write.emptied.is_none() && offset >= stat.size;
         write.way = match write.first_plan(stat) {
             Ok(call) => Way::Planned(call),
             Err((reason, call)) => {
@@ -243,8 +247,11 @@ impl ElidedWrite {
     fn plan_pages(&self, call: &mut Call, at: usize) -> Option<Reason> {
         let Split { head, pages, tail } = self.whole.split();
         let rest = pages.part(at, pages.len - at);
+        if !call.is_good() {
+            return Some(Reason::Helper);
+        }
         let request = call.request();
-        (request.op, request.more) = (Op::Plan, at > 0);
+        (request.op, request.more, request.shares) = (Op::Plan, at > 0, self.shares);
         (request.fd, request.flags, request.key) = (self.fd, self.flags, self.key);
         (request.addr, request.len, request.offset) = (rest.addr, rest.len, rest.offset);
         (request.owned, request.forks, request.track) = (self.options.owned, self.options.forks, self.follow);
@@ -260,7 +267,7 @@ impl ElidedWrite {
     fn in_runs(&self, mut call: Call) -> (usize, Option<Errno>) {
         let Split { head, pages, tail } = self.whole.split();
         let mut writer = Writer::new(self.fd, self.whole);
-        let (mut at, mut known, mut altered) = (0, 0, 0);
+        let (mut at, mut known, mut altered, mut shared) = (0, 0, 0, 0);
         let mut comparison = None;
         loop {
             let rest = pages.part(at, pages.len - at);
@@ -269,21 +276,40 @@ impl ElidedWrite {
             let (handled, comparable) = (answer.handled.min(rest.len), answer.comparable);
             known += answer.known;
             altered += answer.altered;
-            let runs = answer.runs.get(..answer.count.min(RUNS)).unwrap_or(&[]);
+            // What lies between the runs equals the file, or is shared: until that fails once.
+            let (shares, count) = (answer.shares, answer.count.min(RUNS));
+            let mut tries = shares;
+            let first = answer.runs.first().filter(|_| count > 0).map(|run| run.addr);
             if at == 0 && self.compares && comparable && self.flags & libc::O_DSYNC == 0 {
                 comparison = Comparison::begin(self.fd, false);
             }
             let mut written = 0;
             if at == 0 && head.len > 0 {
                 writer.write_part(0, head.len);
-            } else if at == 0
-                && (comparison.is_some() || runs.first().is_none_or(|run| run.addr != pages.addr))
-            {
+            } else if at == 0 && !shares && (comparison.is_some() || first != Some(pages.addr)) {
                 writer.write_part(0, PAGE);
                 written = PAGE;
             }
-            for run in runs {
-                let (from, end) = (run.addr - self.whole.addr, run.addr - self.whole.addr + run.len);
+            let mut reached = start;
+            for i in 0..=count {
+                // Looked up anew each time: to share is a request, too.
+                let run = call.request().runs.get(i).filter(|_| i < count).copied();
+                let from = run.map_or(start + handled, |run| run.addr - self.whole.addr);
+                if shares && from > reached {
+                    writer.flush();
+                    tries &= writer.stop.is_none();
+                    let done = if tries { self.share(&mut call, reached, from) } else { 0 };
+                    if !call.is_good() {
+                        return self.rest_at_once(reached + done, Reason::Helper, Some(call));
+                    }
+                    shared += done;
+                    reached += done;
+                    tries = reached == from;
+                    writer.write_part(reached, from - reached);
+                }
+                let Some(run) = run else { break };
+                let end = from + run.len;
+                reached = end;
                 let skip = from.max(written);
                 match &mut comparison {
                     Some(comparison) => {
@@ -342,8 +368,30 @@ impl ElidedWrite {
             }
         }
         Counters::add(&COUNTERS.written, writer.bytes);
-        Counters::add(&COUNTERS.elided, self.whole.len - writer.bytes);
+        Counters::add(&COUNTERS.shared, shared);
+        Counters::add(&COUNTERS.elided, self.whole.len - writer.bytes - shared);
         (self.whole.len, None)
+    }
+
+    /// Has the file share what the memory stands for: bytes done. In steps, since the helper does nothing else meanwhile. What is not
+    /// shared is mapped, to be copied.
+    fn share(&self, call: &mut Call, from: usize, to: usize) -> usize {
+        const STEP: usize = 64 << 20;
+        let mut at = from;
+        while at < to {
+            let part = self.whole.part(at, STEP.min(to - at));
+            let request = call.request();
+            (request.op, request.addr, request.len, request.offset) =
+                (Op::Share, part.addr, part.len, part.offset);
+            let declined = call.send();
+            let handled = if declined.is_none() { call.request().handled.min(part.len) } else { 0 };
+            at += handled;
+            if handled < part.len {
+                memory::map_cached(self.whole.addr + at, to - at);
+                break;
+            }
+        }
+        at - from
     }
 
     /// Writes from `start` on traditionally, after the extents of others, and ends `call`.

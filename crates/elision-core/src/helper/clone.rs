@@ -1,16 +1,13 @@
 use crate::extent::{Extent, TargetId};
+use crate::helper::altered::{altered_bytes, altered_runs, push};
 use crate::helper::files::Guard;
 use crate::helper::guard::{is_held, is_whole};
 use crate::helper::mappings;
-use crate::helper::plan::{altered_bytes, altered_runs, push};
+use crate::helper::share::is_clean;
 use crate::helper::state::State;
 use crate::shared::requests::Request;
 use crate::stats::Reason;
-use crate::transfer::PAGE;
 use elision_sys::file;
-
-/// The kernel writes dirty pages to the device before it shares their blocks. More than this takes longer than to copy all.
-const DIRTY: u64 = 4096;
 
 /// Clones the file that most of the range stands for into the program's empty file, and tells the runs that are other than that file.
 /// With `more`: goes on in the range.
@@ -79,12 +76,11 @@ fn piece(state: &mut State, id: TargetId, delta: u64, at: usize, end: usize) -> 
 
 fn share_blocks(request: &Request, source: i32) -> Result<(), Reason> {
     let size = file::stat(source).map_err(|_| Reason::Raced)?.size;
-    let dirty = file::cached(source, 0, size).map_or(u64::MAX, |cached| cached.dirty + cached.being_written);
-    if dirty > DIRTY.min(size / PAGE as u64 / 16) {
+    if !is_clean(source, 0, size) {
         return Err(Reason::FileSystem);
     }
     let fd = file::take_descriptor(request.pid, request.fd).map_err(|_| Reason::NotRegular)?;
-    let cloned = file::clone_from(fd, source);
+    let cloned = file::clone_range(fd, 0, source, 0, 0);
     file::close(fd);
     cloned.map_err(|_| Reason::FileSystem)
 }

@@ -5,6 +5,7 @@
 //!
 //! Code here: raw system calls only; no allocation, panics, thread-local storage, libc.
 
+pub(crate) mod altered;
 pub(crate) mod associate;
 pub(crate) mod before_write;
 pub(crate) mod begin;
@@ -30,6 +31,7 @@ pub(crate) mod requests;
 pub(crate) mod reserve;
 pub(crate) mod residency;
 pub(crate) mod serve;
+pub(crate) mod share;
 pub(crate) mod state;
 pub(crate) mod stop_world;
 pub(crate) mod takeover;

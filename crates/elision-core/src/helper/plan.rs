@@ -1,20 +1,19 @@
 #![allow(unsafe_code)] // Looks at a page of the program.
 
-use crate::extent::{self, Extent, Kind, PageFacts, TargetId};
+use crate::extent::{Extent, TargetId};
+use crate::helper::altered::{altered_runs, least_gap, push};
 use crate::helper::before_write::{self, name_of};
 use crate::helper::files::{Files, Guard};
 use crate::helper::guard::{self, has_our_lease, is_held, is_whole};
 use crate::helper::map::Map;
 use crate::helper::mappings;
-use crate::helper::page_tables::{PROTECT, PageTables, SOMEWHERE, facts};
+use crate::helper::page_tables::{PROTECT, PageTables, SOMEWHERE};
+use crate::helper::share;
 use crate::helper::state::State;
 use crate::shared::requests::Request;
 use crate::stats::Reason;
 use crate::transfer::PAGE;
 use elision_sys::{file, pages, task};
-
-/// Synchronous runs with a smaller gap are joined: a call costs about 3 ms, a MiB 2.2 ms (ext4). Other runs cost 5 µs.
-const SYNCHRONOUS_GAP: usize = 1 << 20;
 
 /// Finds pages to write; the others equal the file. Protects them first: a store during the write counts for the next one.
 pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
@@ -28,12 +27,14 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
     let end_offset = request.offset + request.len as u64;
     let holes = has_holes(&mut state.files, id, request.offset, end_offset);
     request.comparable = !holes && is_plain(&state.tables, request.addr, request.len);
+    request.shares = request.shares && share::may(state, request, id);
     (request.count, request.handled, request.altered) = (0, 0, 0);
     let mut unknown = 0;
     let (start, end) = (request.addr, request.addr + request.len);
     let delta = request.offset.wrapping_sub(start as u64);
     let gap = least_gap(request);
-    if gap > 0 && !request.more {
+    let synchronous = request.flags & libc::O_DSYNC != 0;
+    if synchronous && !request.more {
         request.push_run(start, start + PAGE, 0, gap);
     }
     let mut at = start;
@@ -49,7 +50,8 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
                 && !holes
                 && row.stands_at(id, delta)
         });
-        let reached = match here {
+        let shared = known.filter(|row| request.shares && share::can_give(state, *row, id, request));
+        let reached = match here.or(shared) {
             Some(row) => altered_runs(&mut state.tables, row.kind(), at, to, request),
             None if known.is_none() && to - at == PAGE && !holes && equals(state, request, id, at) => to,
             None if push(request, at, to) => to,
@@ -64,9 +66,21 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
         }
     }
     request.handled = at - start;
+    if request.shares {
+        let shared = share::widen(request);
+        request.shares = shared > 0;
+        request.deferred &= shared < request.handled / 2;
+        before_write::before_write(
+            state,
+            id,
+            request.offset,
+            request.offset + request.handled as u64,
+            Some(delta),
+        );
+    }
     (request.known, request.altered) =
         (request.handled.saturating_sub(unknown), request.altered.saturating_sub(unknown));
-    if gap > 0 && request.tail > 0 && at == end {
+    if synchronous && request.tail > 0 && at == end {
         request.push_run(end - PAGE, end, 0, gap);
     }
     let protect = request.track && register(state, request, id, delta);
@@ -178,53 +192,6 @@ fn has_holes(files: &mut Files, id: TargetId, start: u64, end: u64) -> bool {
     holes
 }
 
-/// Appends the altered pages of `[at, to)`, and returns how far it came.
-pub(crate) fn altered_runs(
-    tables: &mut PageTables,
-    kind: Kind,
-    at: usize,
-    to: usize,
-    request: &mut Request,
-) -> usize {
-    let mut cursor = at;
-    let mut full = None;
-    let reached = tables.scan_while(at, to, SOMEWHERE, |run| {
-        let (from, until) = (run.start as usize, run.end as usize);
-        let nowhere = extent::state(kind, PageFacts::default()) == extent::State::Altered;
-        if nowhere && cursor < from && !push(request, cursor, from) {
-            full = Some(cursor);
-            return false;
-        }
-        cursor = until;
-        if extent::state(kind, facts(run.categories)) == extent::State::Altered && !push(request, from, until)
-        {
-            full = Some(from);
-        }
-        full.is_none()
-    });
-    if let Some(full) = full {
-        return full;
-    }
-    let nowhere = extent::state(kind, PageFacts::default()) == extent::State::Altered;
-    if nowhere && cursor < reached && !push(request, cursor, reached) {
-        return cursor;
-    }
-    reached
-}
-
-/// Of `[at, to)`, which is of one extent.
-pub(crate) fn altered_bytes(tables: &mut PageTables, kind: Kind, at: usize, to: usize) -> usize {
-    let nowhere = extent::state(kind, PageFacts::default()) == extent::State::Altered;
-    let mut bytes = if nowhere { to - at } else { 0 };
-    tables.scan_each(at, to, SOMEWHERE, |run| {
-        let altered = extent::state(kind, facts(run.categories)) == extent::State::Altered;
-        let len = (run.end - run.start) as usize;
-        bytes = if altered { bytes + len } else { bytes };
-        bytes = if nowhere { bytes - len } else { bytes };
-    });
-    bytes
-}
-
 /// Runs that are registered one by one, in any case and at most: each may split its mapping in three.
 const FEW: usize = 8;
 const MANY: usize = 128;
@@ -278,14 +245,4 @@ fn follow(map: &mut Map, tables: &mut PageTables, id: TargetId, delta: u64, from
         }
         at = end;
     }
-}
-
-pub(crate) fn push(request: &mut Request, from: usize, to: usize) -> bool {
-    let good = request.push_run(from, to, 0, least_gap(request));
-    request.altered += if good { to.saturating_sub(from) } else { 0 };
-    good
-}
-
-fn least_gap(request: &Request) -> usize {
-    if request.flags & libc::O_DSYNC != 0 { SYNCHRONOUS_GAP } else { 0 }
 }

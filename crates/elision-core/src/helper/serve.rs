@@ -6,7 +6,7 @@ use crate::helper::requests::{self, Answer};
 use crate::helper::state::{self, State};
 use crate::helper::{
     associate, before_write, begin, clone, closing, guard, learn, pending, plan, prefetch, query, ranges,
-    recognise, relocate, truncate, validate, wrote,
+    recognise, relocate, share, truncate, validate, wrote,
 };
 use crate::shared::control::{self, END_VALUE, END_WORD, HARMLESS, LAST_HELPER, PROGRAM};
 use crate::shared::processes;
@@ -234,6 +234,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
         Op::Associate => associate::associate(state, request),
         Op::Plan => plan_save(state, request),
         Op::Clone => clone::clone(state, request),
+        Op::Share => share::share(state, request),
         Op::Truncate => truncate::truncate(state, request),
         Op::Recognise => recognise::recognise(state, request),
         Op::Wrote => {

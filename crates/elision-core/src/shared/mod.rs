@@ -9,6 +9,7 @@ pub mod pending;
 pub(crate) mod processes;
 pub mod report;
 pub mod requests;
+pub(crate) mod sharing;
 pub(crate) mod stack;
 pub mod unmap_queue;
 pub mod verbose;

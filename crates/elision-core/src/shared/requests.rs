@@ -20,6 +20,8 @@ pub enum Op {
     Plan,
     /// Clone the file that a range stands for into the empty file `fd`, and tell what else the range has.
     Clone,
+    /// In a planned write: what the range stands for and the file are to share blocks. `handled`: so many bytes do. Leaves the runs.
+    Share,
     /// A planned write wrote `len` of `tried` bytes. It is over unless there is `more`.
     Wrote,
     /// Do not trust what a write of this range has armed.
@@ -95,6 +97,8 @@ pub struct Request {
     pub more: bool,
     pub declined: Option<Reason>,
     pub broken: Option<&'static str>,
+    /// For [`Op::Plan`]: may the file share blocks with others? Answer: what lies between the runs can.
+    pub shares: bool,
     /// Answer: bytes handled; ask again for the rest.
     pub handled: usize,
     /// Answer of [`Op::Plan`]: bytes already associated; of [`Op::Release`] and [`Op::BeforeWrite`]: deferred in vain.
@@ -130,6 +134,7 @@ const BLANK: Request = Request {
     tail: 0,
     tried: 0,
     more: false,
+    shares: false,
     declined: None,
     broken: None,
     handled: 0,

@@ -71,9 +71,18 @@ pub(crate) fn say_phase(transfer: &Transfer, placed: bool) {
     }
 }
 
-/// At the program's end, how much each reason has cost.
+/// At the program's end, what was shared, and how much each reason has cost.
 pub(crate) fn say_sums() {
     if VERBOSE.load(Relaxed) {
+        let shared = COUNTERS.shared.load(Relaxed);
+        if shared > 0 {
+            let mut digits = [0; 20];
+            say(&[
+                b"shared ",
+                decimal(shared, &mut digits),
+                b" bytes that were written with the file that has them",
+            ]);
+        }
         for (reason, bytes) in Reason::ALL.iter().zip(&COUNTERS.declined_read_bytes) {
             let bytes = bytes.load(Relaxed);
             if bytes > 0 {

@@ -1,10 +1,11 @@
 //! New files that take the place of others. Only programs that ask for that make these calls (but for the ioctl), so no filter is tried.
-#![allow(unsafe_code)] // An ioctl without pointers.
+#![allow(unsafe_code)] // A pointer to a local.
 
 use super::ProcPath;
 use crate::raw::{Errno, Result, borrow, syscall};
 use core::ffi::CStr;
-use linux_raw_sys::ioctl::FICLONE;
+use linux_raw_sys::general::file_clone_range;
+use linux_raw_sys::ioctl::FICLONERANGE;
 use rustix::fd::IntoRawFd;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, XattrFlags};
 use std::ffi::CString;
@@ -45,10 +46,14 @@ pub fn remove_in(directory: i32, name: &CStr) -> Result<()> {
     Ok(rustix::fs::unlinkat(borrow(directory)?, name, AtFlags::empty())?)
 }
 
-/// The empty file `to` shares all blocks of `from`.
-pub fn clone_from(to: i32, from: i32) -> Result<()> {
-    // SAFETY: no pointers.
-    unsafe { syscall(libc::SYS_ioctl, [to as usize, FICLONE as usize, from as usize, 0, 0, 0]).map(drop) }
+/// At `place`, `to` shares the blocks that `from` has at `start`, for `len` bytes (0: up to the end). All of them, or an error, and then
+/// perhaps some. Whole blocks, but for the end of `from`.
+pub fn clone_range(to: i32, place: u64, from: i32, start: u64, len: u64) -> Result<()> {
+    let range =
+        file_clone_range { src_fd: from.into(), src_offset: start, src_length: len, dest_offset: place };
+    let arguments = [to as usize, FICLONERANGE as usize, (&raw const range) as usize, 0, 0, 0];
+    // SAFETY: a local.
+    unsafe { syscall(libc::SYS_ioctl, arguments).map(drop) }
 }
 
 /// Owner and group, as far as rights allow. Says whether each is as wanted.

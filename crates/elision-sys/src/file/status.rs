@@ -142,6 +142,11 @@ pub fn writes_synchronously(fd: i32) -> bool {
         || asked.is_ok() && attributes & FS_SYNC_FL != 0
 }
 
+/// Of the file system.
+pub fn block_size(fd: i32) -> Result<u64> {
+    statfs(fd).map(|answer| answer.f_bsize as u64)
+}
+
 pub fn room(fd: i32) -> Result<u64> {
     statfs(fd).map(|answer| answer.f_bavail.saturating_mul(answer.f_bsize as u64))
 }
