@@ -66,6 +66,7 @@ Environment of a program that runs with Elision:
   ELISION=off          switch Elision off (also no, false, 0)
   ELISION_MIN_BYTES=N  leave reads and writes of fewer than N bytes alone [default: 4MB]
   ELISION_TRUNCATE=now empty files that are opened to be saved (O_TRUNC) at once, and write them in full
+  ELISION_SHARE=off    write copies in full, also where they could share blocks with what they are copies of
   ELISION_STATS=FILE   append one line of JSON to FILE when a process ends
   ELISION_VERBOSE=1    say on standard error that Elision is active, and what it declines
 

@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 fn directory() -> tempfile::TempDir {
     let place = std::env::var_os("ELISION_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
@@ -135,22 +136,42 @@ fn children(of: &str, called: &str) -> Vec<String> {
         .collect()
 }
 
+/// Kills the helper of a program at random moments, until it is done. How often.
+fn kill_helpers(pid: u32, done: &AtomicBool) -> u32 {
+    let (mut dice, mut kills) = (Dice(u64::from(pid) + 1), 0);
+    while !done.load(Relaxed) {
+        for supervisor in children(&pid.to_string(), "elision-watch") {
+            for helper in children(&supervisor, "elision") {
+                // The moments are random, and no event could stand for them.
+                std::thread::sleep(Duration::from_micros(dice.below(3_000)));
+                // SAFETY: no memory is involved.
+                unsafe { libc::kill(helper.parse().unwrap(), libc::SIGKILL) };
+                kills += 1;
+            }
+        }
+    }
+    kills
+}
+
 #[test]
 fn the_helper_is_killed() {
-    come_out_the_same(200..204, 5_000, |_, pid, done| {
-        let mut dice = Dice(u64::from(pid) + 1);
-        while !done.load(Relaxed) {
-            for supervisor in children(&pid.to_string(), "elision-watch") {
-                for helper in children(&supervisor, "elision") {
-                    // The moments are random, and no event could stand for them.
-                    std::thread::sleep(std::time::Duration::from_micros(dice.below(5_000)));
-                    // SAFETY: no memory is involved.
-                    unsafe { libc::kill(helper.parse().unwrap(), libc::SIGKILL) };
-                }
-            }
-            std::thread::sleep(std::time::Duration::from_micros(dice.below(20_000)));
-        }
+    come_out_the_same(200..202, 5_000, |_, pid, done| drop(kill_helpers(pid, done)));
+    let made = directory();
+    let [from, to, stats] = ["from", "to", "stats"].map(|name| made.path().join(name));
+    make(&from, SIZE);
+    let mut command = Command::new(compiled(made.path()));
+    common::offer_everything(&mut command, &stats);
+    command.arg("again").args([&from, &to]).arg("300");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (pid, done) = (child.id(), AtomicBool::new(false));
+    let (output, kills) = std::thread::scope(|scope| {
+        let kills = scope.spawn(|| kill_helpers(pid, &done));
+        let output = child.wait_with_output().unwrap();
+        done.store(true, Relaxed);
+        (output, kills.join().unwrap())
     });
+    println!("killed {kills} times");
+    assert!(output.status.success(), "{}", text(&output));
 }
 
 const SIZE: usize = (12 << 20) + 123;
@@ -179,11 +200,13 @@ fn copied(how: &str, environment: &[(&str, &str)], prepare: impl FnOnce(&Path)) 
         command.arg("copy").arg(how).arg(&from).arg(to).env_remove("LD_PRELOAD");
         let output = command.envs(environment.iter().copied()).output().unwrap();
         assert!(output.status.success(), "{how}: {}", text(&output));
+        text(&output)
     };
     let library = common::library();
-    let with = [("LD_PRELOAD", library.to_str().unwrap()), ("ELISION_STATS", stats.to_str().unwrap())];
+    let [library, path] = [&library, &stats].map(|path| path.to_str().unwrap());
+    let with = [("LD_PRELOAD", library), ("ELISION_STATS", path), ("ELISION_VERBOSE", "1")];
     // First, or the source would not be as it was prepared.
-    run(&ours, &[&with, environment].concat());
+    let said = run(&ours, &[&with, environment].concat());
     run(&plain, &[]);
     assert!(fs::read(&plain).unwrap() == fs::read(&ours).unwrap(), "{how}");
     let [plain, ours] = [plain, ours].map(|path| {
@@ -192,8 +215,9 @@ fn copied(how: &str, environment: &[(&str, &str)], prepare: impl FnOnce(&Path)) 
     });
     // The pieces of a file take a block or two to list.
     assert!(ours.blocks() <= plain.blocks() + 32, "{how}: {} blocks, {}", ours.blocks(), plain.blocks());
-    assert!(ours.mtime() > 0 && ours.mode() == plain.mode());
+    assert!(ours.mtime() > 1_000_000_000 && ours.mode() == plain.mode());
     let shared = shared_bytes(&stats);
+    assert_eq!(said.contains(&format!(": shared {shared} bytes that")), shared > 0, "{said}");
     if shares(made.path()) {
         return Some(shared);
     }

@@ -433,3 +433,35 @@ fn a_killed_program_leaves_the_old_file_or_the_new_one() {
     }
     assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
 }
+
+/// As a copy, or a temporary file that takes the old one's name. The buffer keeps what it was read from.
+#[test]
+fn what_is_saved_elsewhere_shares_blocks() {
+    let dir = directory();
+    let [path, other] = ["file", "copy"].map(|name| dir.path().join(name));
+    let mut expected = bytes(3, 9 * MIB + 700);
+    fs::write(&path, &expected).unwrap();
+    fs::File::open(&path).unwrap().sync_all().unwrap();
+    let mut buffer = elision::read(&path).unwrap();
+    for round in 0..3 {
+        for at in (round..expected.len()).step_by(MIB) {
+            expected[at] ^= 1;
+            buffer[at] ^= 1;
+        }
+        let before = elision::stats::snapshot();
+        elision::write(&other, &mut buffer).unwrap();
+        let after = elision::stats::snapshot();
+        assert_file(&other, &expected, "saved elsewhere");
+        let shared = after.shared_bytes - before.shared_bytes;
+        let all = expected.len() as u64;
+        if clones(dir.path()) {
+            assert!(shared > all * 9 / 10, "{shared} of {all}");
+        } else {
+            assert_eq!(shared, 0);
+        }
+        assert_eq!(after.written_bytes - before.written_bytes + shared, all);
+        fs::rename(&other, &path).unwrap();
+        assert_file(&path, &expected, "renamed");
+        elision_core::client::memory::validate().unwrap();
+    }
+}

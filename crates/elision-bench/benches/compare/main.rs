@@ -14,6 +14,7 @@ mod peers;
 mod program;
 mod read;
 mod saves;
+mod share;
 mod start;
 mod sum;
 mod threads;
@@ -22,7 +23,7 @@ use elision_bench::{Bench, Result};
 
 type Case = (&'static str, fn(&Bench) -> Result);
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     ("read", read::run),
     ("sum", sum::run),
     ("edit", edit::run),
@@ -36,6 +37,7 @@ const CASES: [Case; 15] = [
     ("extents", extents::run),
     ("threads", threads::run),
     ("cost", cost::run),
+    ("share", share::run),
     ("contention", contention::run),
     (SLOW, cold::run),
 ];

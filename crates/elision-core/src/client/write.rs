@@ -150,6 +150,7 @@ pub fn plan(
             write.flags |= libc::O_DSYNC;
         }
         write.emptied = pending::begin_save(key, offset + len as u64);
+        // What a file has keeps its place.
         write.shares = sharing::allowed() && write.emptied.is_none() && offset >= stat.size;
         write.way = match write.first_plan(stat) {
             Ok(call) => Way::Planned(call),

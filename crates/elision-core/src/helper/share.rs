@@ -13,15 +13,13 @@ use crate::stats::Reason;
 use crate::transfer::PAGE;
 use elision_sys::{file, limits};
 
-/// May what is planned for this file share blocks? Only behind the file's end: what it has keeps its place.
+/// May what is planned for this file share blocks?
 pub(crate) fn may(state: &State, request: &Request, id: TargetId) -> bool {
     let known = state.files.get(id);
-    let begin = request.offset - request.head as u64;
     let block = file::block_size(known.source.fd).unwrap_or(u64::MAX);
     known.fs.is_some_and(|fs| fs.clones)
         && block <= PAGE as u64
         && request.offset.is_multiple_of(block)
-        && (request.more || file::stat(known.source.fd).is_ok_and(|stat| stat.size <= begin))
         // The kernel would signal the helper.
         && limits::file_size() == u64::MAX
 }

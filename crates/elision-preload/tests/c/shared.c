@@ -2,6 +2,7 @@
 //
 // shared history SEED STEPS   random reads, changes, copies, renames; prints what calls return and what files are
 // shared copy HOW FROM TO     one copy: whole, pieces, edited (every tenth part of it), vector, synchronous, appended, over
+// shared again FROM TO ROUNDS the first pages of one, to the end of the other, again and again
 // shared full FROM TO         the same where there is no room for what was edited
 #define _GNU_SOURCE
 #include <errno.h>
@@ -202,7 +203,9 @@ static int copies(const char *how, const char *from, const char *to) {
     size_t len = stat.st_size, piece = strcmp(how, "pieces") ? len : 4 << 20;
     int flags = !strcmp(how, "synchronous") ? O_DSYNC : !strcmp(how, "appended") ? O_APPEND : 0;
     int out = open(to, O_WRONLY | O_CREAT | (strcmp(how, "over") ? O_TRUNC : 0) | flags, 0644);
-    need(out >= 0, to);
+    // The write drops these bits (not for root), and moves the times.
+    struct timespec old[2] = {{1000000000, 0}, {1000000000, 0}};
+    need(out >= 0 && !fchmod(out, 06755) && !futimens(out, old), to);
     unsigned char *p = memory(piece);
     for (size_t at = 0; at < len; at += piece) {
         size_t part = piece < len - at ? piece : len - at;
@@ -231,6 +234,21 @@ static int copies(const char *how, const char *from, const char *to) {
     return close(out);
 }
 
+static void again(const char *from, const char *to, int rounds) {
+    unsigned char *p = memory(MOST), part[4000];
+    for (int i = 0; i < rounds; i++) {
+        int in = open(from, O_RDONLY), out = open(to, O_RDWR | O_CREAT | O_TRUNC, 0644);
+        need(in >= 0 && out >= 0 && read(in, p, MOST) == MOST, "read");
+        p[dice(MOST)] ^= i, p[dice(MOST)] ^= i;
+        need(write(out, p, MOST) == MOST, "write");
+        for (size_t at = 0; at < MOST; at += sizeof part) {
+            ssize_t n = pread(out, part, sizeof part, at);
+            need(n > 0 && !memcmp(p + at, part, n), "bytes");
+        }
+        close(in), close(out);
+    }
+}
+
 int main(int count, char **arguments) {
     if (count == 4 && !strcmp(arguments[1], "history")) {
         state = 88172645463325252ull + atoll(arguments[2]) * 2654435761u;
@@ -239,6 +257,11 @@ int main(int count, char **arguments) {
     }
     if (count == 5 && !strcmp(arguments[1], "copy"))
         return copies(arguments[2], arguments[3], arguments[4]);
+    if (count == 5 && !strcmp(arguments[1], "again")) {
+        state = 88172645463325252ull;
+        again(arguments[2], arguments[3], atoi(arguments[4]));
+        return 0;
+    }
     if (count == 4 && !strcmp(arguments[1], "full"))
         return copies("full", arguments[2], arguments[3]);
     return 2;
