@@ -96,6 +96,9 @@ static void copy(const char *path, unsigned char *buffer) {
     static const int truncates[] = {O_TRUNC, O_TRUNC, 0, O_EXCL};
     int extra = modes[dice(7)], truncate = truncates[dice(4)];
     size_t from = dice(2) ? 0 : dice(4) * PAGE + (dice(2) ? 0 : dice(PAGE)), len = dice(3) ? MOST - from : dice(MOST - from) + 1;
+    // (ext4 may write a part of what it refuses.)
+    if (extra == O_DIRECT)
+        from = 0, len = len / PAGE * PAGE;
     if (dice(4) == 0)
         chmod(path, 06755);
     struct timespec old[2] = {{1000000000, 0}, {1000000000, 0}};
@@ -107,7 +110,7 @@ static void copy(const char *path, unsigned char *buffer) {
     struct stat before, after;
     fstat(fd, &before);
     off_t at = truncate == O_TRUNC ? 0 : dice(2) ? before.st_size : dice(2) ? dice(8) * PAGE : dice(MOST);
-    if (dice(4) == 0)
+    if (dice(4) == 0 || extra == O_DIRECT)
         at = at / PAGE * PAGE;
     lseek(fd, at, SEEK_SET);
     int other = dice(12) == 0 ? dup(fd) : dice(12) == 0 ? open(path, O_RDWR) : -1;
@@ -115,9 +118,11 @@ static void copy(const char *path, unsigned char *buffer) {
     struct rlimit limit = {dice(10) ? RLIM_INFINITY : dice(MOST), RLIM_INFINITY};
     setrlimit(RLIMIT_FSIZE, &limit);
     int pieces = dice(3) ? 1 : dice(4) + 1, how = dice(4);
+    if (extra == O_DIRECT)
+        pieces = 1, how = 2, limit.rlim_cur = RLIM_INFINITY, setrlimit(RLIMIT_FSIZE, &limit);
     long long written = 0;
     for (size_t done = 0; done < len;) {
-        size_t part = len / pieces + 1 < len - done ? len / pieces + 1 : len - done;
+        size_t part = pieces > 1 && len / pieces + 1 < len - done ? len / pieces + 1 : len - done;
         if (dice(2) && part > PAGE)
             part = part / PAGE * PAGE;
         struct iovec vector[2] = {{buffer + from + done, part / 2}, {buffer + from + done + part / 2, part - part / 2}};
