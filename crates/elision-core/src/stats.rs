@@ -1,12 +1,13 @@
 //! Counters of this process; a forked child starts from zero. While no transfer is under way, bytes deferred = loaded +
 //! materialised + dropped unread + pending.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// Why a transfer was traditional.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         #[repr(u8)]
         pub enum Reason { $($(#[$doc])* $name,)* }
 
@@ -15,6 +16,13 @@ macro_rules! reasons {
 
             pub fn name(self) -> &'static str {
                 match self { $(Reason::$name => $text,)* }
+            }
+        }
+
+        /// Its name.
+        impl fmt::Display for Reason {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
             }
         }
     };

@@ -1,12 +1,13 @@
 //! The same face where nothing can be deferred: plain memory, plain reads, plain writes.
 
+use crate::slice::part;
 use crate::threshold;
 use elision_core::page_state::PageState;
 use elision_core::stats::{COUNTERS, Reason};
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, DerefMut, Range, RangeBounds};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -115,8 +116,8 @@ impl Buffer {
     ///
     /// # Panics
     /// If the range is beyond the buffer.
-    pub fn load(&self, range: Range<usize>) -> io::Result<()> {
-        let _ = &self[range];
+    pub fn load(&self, range: impl RangeBounds<usize>) -> io::Result<()> {
+        let _ = part(self, &range);
         Ok(())
     }
 
@@ -127,8 +128,8 @@ impl Buffer {
     ///
     /// # Panics
     /// If the range is beyond the buffer.
-    pub fn unload(&mut self, range: Range<usize>) -> io::Result<usize> {
-        let _ = &self[range];
+    pub fn unload(&mut self, range: impl RangeBounds<usize>) -> io::Result<usize> {
+        let _ = part(self, &range);
         Ok(0)
     }
 
@@ -241,6 +242,14 @@ impl File {
     /// As `std::fs::File::sync_all`.
     pub fn sync_all(&self) -> io::Result<()> {
         self.lock().sync_all()
+    }
+
+    /// Waits until the file's bytes, and what is needed to find them, are on the disk.
+    ///
+    /// # Errors
+    /// As `std::fs::File::sync_data`.
+    pub fn sync_data(&self) -> io::Result<()> {
+        self.lock().sync_data()
     }
 
     /// The plain file.

@@ -3,7 +3,16 @@
 use crate::Buffer;
 use std::borrow::{Borrow, BorrowMut};
 use std::io;
+use std::ops::RangeBounds;
 use std::slice::{Iter, IterMut};
+
+/// The bytes of a range of any form (`..`, `2..`, `..=5`).
+///
+/// # Panics
+/// As indexing.
+pub(crate) fn part<'a>(bytes: &'a [u8], range: &impl RangeBounds<usize>) -> &'a [u8] {
+    &bytes[(range.start_bound().cloned(), range.end_bound().cloned())]
+}
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
@@ -37,6 +46,33 @@ impl TryFrom<&[u8]> for Buffer {
         let mut buffer = Buffer::new(bytes.len())?;
         buffer.copy_from_slice(bytes);
         Ok(buffer)
+    }
+}
+
+/// An empty buffer.
+///
+/// # Panics
+/// If there is no address space for one.
+impl Default for Buffer {
+    fn default() -> Buffer {
+        Buffer::new(0).expect("address space for an empty buffer")
+    }
+}
+
+/// A copy, at the begin of a page.
+///
+/// # Panics
+/// If there is no address space for it; `Buffer::try_from(&bytes[..])` returns that as an error.
+impl From<Vec<u8>> for Buffer {
+    fn from(bytes: Vec<u8>) -> Buffer {
+        Buffer::try_from(&bytes[..]).expect("address space for a buffer")
+    }
+}
+
+/// A copy, which loads all bytes.
+impl From<Buffer> for Vec<u8> {
+    fn from(buffer: Buffer) -> Vec<u8> {
+        buffer.to_vec()
     }
 }
 

@@ -291,6 +291,53 @@ fn a_buffer_is_compared_and_walked_as_bytes() {
     assert_eq!((&buffer).into_iter().count(), 4);
 }
 
+#[test]
+fn a_buffer_comes_from_a_vector_and_becomes_one() {
+    let content = bytes(9, 3 * PAGE + 5);
+    let buffer = Buffer::from(content.clone());
+    assert_same(&buffer, &content);
+    assert_same(&Vec::from(buffer), &content);
+    assert!(Buffer::default().is_empty());
+    let mut empty = Buffer::from(Vec::new());
+    empty.resize(PAGE + 1).unwrap();
+    assert_same(&empty, &[0; PAGE + 1]);
+}
+
+#[test]
+fn ranges_of_every_form() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let path = dir.path().join("file");
+    let content = bytes(10, 4 * PAGE);
+    fs::write(&path, &content).unwrap();
+    let mut buffer = elision::read(&path).unwrap();
+    buffer.load(..).unwrap();
+    buffer.load(PAGE..).unwrap();
+    buffer.load(..=PAGE).unwrap();
+    buffer.load((std::ops::Bound::Excluded(PAGE), std::ops::Bound::Unbounded)).unwrap();
+    // What is not deferred has nothing to give back.
+    let deferred = buffer.ranges()[0].1 != PageState::Plain;
+    let page = if deferred { PAGE } else { 0 };
+    assert_eq!(buffer.unload(PAGE..=2 * PAGE - 1).unwrap(), page);
+    assert_eq!(buffer.unload(..PAGE).unwrap(), page);
+    assert_eq!(buffer.unload(3 * PAGE..).unwrap(), page);
+    assert_eq!(buffer.unload(PAGE..PAGE).unwrap(), 0);
+    assert_same(&buffer, &content);
+    for outside in [4 * PAGE..=4 * PAGE, 0..=usize::MAX - 1] {
+        let load = std::panic::AssertUnwindSafe(|| buffer.load(outside));
+        std::panic::catch_unwind(load).expect_err("beyond the buffer");
+    }
+}
+
+#[test]
+fn a_reason_has_a_name() {
+    use elision::stats::Reason;
+    use std::collections::HashSet;
+    let names: HashSet<String> = Reason::ALL.iter().map(Reason::to_string).collect();
+    assert_eq!(names.len(), Reason::ALL.iter().collect::<HashSet<_>>().len());
+    assert_eq!(format!("{:>8}", Reason::Small), "   small");
+}
+
 /// A buffer that was read holds what was there then; a read takes in what a growing file has at some one time.
 #[test]
 fn a_file_that_grows() {

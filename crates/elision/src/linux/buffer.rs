@@ -3,6 +3,7 @@
 
 use crate::platform::file::File;
 use crate::platform::segment::{Segment, whole_pages};
+use crate::slice::part;
 use crate::threshold;
 use elision_core::client::offer::FileFacts;
 use elision_core::client::write::Track;
@@ -11,7 +12,7 @@ use elision_core::page_state::PageState;
 use elision_core::transfer::PAGE;
 use std::fmt;
 use std::io;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, DerefMut, Range, RangeBounds};
 
 /// Owned memory: a `[u8]` whose pages may stand for file bytes until they are altered. Page aligned, but what [`File::read`] read
 /// from a multiple of 16 begins that far into its page, as in the file.
@@ -34,6 +35,21 @@ use std::ops::{Deref, DerefMut, Range};
 ///
 /// A page that cannot be read from its device raises SIGBUS when it is touched; [`Buffer::load`] returns that as an
 /// error instead.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("table");
+/// # std::fs::write(&path, vec![7; 16 << 20])?;
+/// let mut table = elision::edit(&path)?;
+/// table.load(..4096)?; //                    the first page now, and its I/O error
+/// table[8 << 20] = 1; //                     one page of memory
+/// for (bytes, state) in table.ranges() {
+///     println!("{bytes:?}: {state:?}"); //   deferred, loaded, altered …
+/// }
+/// elision::write(&path, &mut table)?; //     that page, and the first
+/// # assert_eq!(std::fs::read(&path)?[8 << 20], 1);
+/// # std::io::Result::Ok(())
+/// ```
 pub struct Buffer {
     segment: Segment,
     /// The first byte.
@@ -163,8 +179,8 @@ impl Buffer {
     ///
     /// # Panics
     /// If the range is beyond the buffer.
-    pub fn load(&self, range: Range<usize>) -> io::Result<()> {
-        let part = &self[range];
+    pub fn load(&self, range: impl RangeBounds<usize>) -> io::Result<()> {
+        let part = part(self, &range);
         if part.is_empty() {
             return Ok(());
         }
@@ -179,9 +195,9 @@ impl Buffer {
     ///
     /// # Panics
     /// If the range is beyond the buffer.
-    pub fn unload(&mut self, range: Range<usize>) -> io::Result<usize> {
-        let _ = &self[range.clone()];
-        let (start, end) = (self.addr + range.start, self.addr + range.end);
+    pub fn unload(&mut self, range: impl RangeBounds<usize>) -> io::Result<usize> {
+        let part = part(self, &range).as_ptr_range();
+        let (start, end) = (part.start as usize, part.end as usize);
         let (start, end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
         // SAFETY: `&mut self` keeps everybody from altering these pages meanwhile.
         Ok(if start < end { unsafe { memory::unload(start, end - start) } } else { 0 })

@@ -132,6 +132,14 @@ impl File {
         self.file.sync_all()
     }
 
+    /// Waits until the file's bytes, and what is needed to find them, are on the disk.
+    ///
+    /// # Errors
+    /// As `std::fs::File::sync_data`.
+    pub fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     pub(crate) fn set_permissions(&self, permissions: fs::Permissions) -> io::Result<()> {
         self.file.set_permissions(permissions)
     }
