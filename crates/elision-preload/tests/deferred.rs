@@ -649,7 +649,8 @@ if len(sys.argv) > 2:
         wanted[(8 << 20) + 1000] ^= altered.len() as u8;
         assert!(std::fs::read(&ours).unwrap() == wanted);
     }
-    // Each save writes the first page, and the last one what was altered.
+    // Each save writes the first page, and the last one what was altered. A tmpfs gives no bytes to compare with.
+    let pages = if common::on_tmpfs(made.path()) { 6 } else { 4 };
     let written = counter(&stats, "written_bytes");
-    assert_eq!(written, 4 * 4096, "{}", std::fs::read_to_string(&stats).unwrap());
+    assert_eq!(written, pages * 4096, "{}", std::fs::read_to_string(&stats).unwrap());
 }

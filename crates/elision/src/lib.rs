@@ -23,6 +23,7 @@
 //! # What is promised
 //! This documentation follows semantic versioning. The crates beneath (`elision-core`, `elision-sys`) are internal.
 
+mod part;
 #[cfg_attr(all(target_os = "linux", not(elision_portable)), path = "linux/mod.rs")]
 #[cfg_attr(not(all(target_os = "linux", not(elision_portable))), path = "portable.rs")]
 mod platform;

@@ -1,6 +1,6 @@
 //! The same face where nothing can be deferred: plain memory, plain reads, plain writes.
 
-use crate::slice::part;
+use crate::part::part;
 use crate::threshold;
 use elision_core::page_state::PageState;
 use elision_core::stats::{COUNTERS, Reason};

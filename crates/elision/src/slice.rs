@@ -3,16 +3,7 @@
 use crate::Buffer;
 use std::borrow::{Borrow, BorrowMut};
 use std::io;
-use std::ops::RangeBounds;
 use std::slice::{Iter, IterMut};
-
-/// The bytes of a range of any form (`..`, `2..`, `..=5`).
-///
-/// # Panics
-/// As indexing.
-pub(crate) fn part<'a>(bytes: &'a [u8], range: &impl RangeBounds<usize>) -> &'a [u8] {
-    &bytes[(range.start_bound().cloned(), range.end_bound().cloned())]
-}
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {

@@ -20,19 +20,20 @@ pub(crate) fn learn(map: &mut Map, tables: &mut PageTables, files: &Files, addr:
 
 /// Unaltered pages are about to be copied: did deferring pay so far?
 pub(crate) fn learn_of_copy(map: &mut Map, tables: &mut PageTables, files: &Files, id: TargetId) {
-    let (mut known, mut altered, mut at) = (0, 0, 0);
+    let (mut known, mut altered, mut longest, mut at) = (0, 0, 0, 0);
     loop {
         let Some(row) = map.view().of_target(id, at).next() else { break };
         at = row.end();
         if row.is_mapped() {
             known += row.len;
+            longest = longest.max(row.len);
             altered += ever_altered(tables, row);
         }
     }
     let number = number(files.get(id).key);
     match altered / 4 >= known / 5 {
         true => history::learn_large(number, known, altered),
-        false if known >= history::LARGE => history::learn_of_copy(number, known),
+        false if known >= history::LARGE => history::learn_of_copy(number, longest),
         false => (),
     }
 }

@@ -293,14 +293,18 @@ static void unreadable_touched(void) {
     TELL(block[BAD * PAGE] == 1);
 }
 
-/* Pages that the device does not deliver, in a buffer that is saved: to its place, to another file; and in the end one of
- * them is written to by other means. */
+/* Pages that the device does not deliver, in a buffer that is saved: to its place, to a file that can share the blocks, to one that
+ * cannot; and in the end one of them is written to by other means. */
 static void unreadable_saved(void) {
     static unsigned char other[PAGE];
-    int fd = open("file", O_RDWR), copy = open("copy", O_RDWR | O_CREAT, 0600);
+    int fd = open("file", O_RDWR);
+    int copy = open("copy", O_RDWR | O_CREAT, 0600), shifted = open("shifted", O_RDWR | O_CREAT, 0600);
     unsigned char *p = read_and_alter(fd);
     TELL(pwrite(fd, p, SIZE, 0) == SIZE);
-    long done = pwrite(copy, p, SIZE, 0);
+    TELL(pwrite(copy, p, SIZE, 0) == SIZE);
+    TELL(pread(copy, other, PAGE, BAD * PAGE) == -1 && errno == EIO);
+    TELL(pread(copy, other, PAGE, 0) == PAGE && memcmp(other, p, PAGE) == 0);
+    long done = pwrite(shifted, p, SIZE, 1);
     printf("to another file: %s\n", done < 0 ? strerror(errno) : done <= BAD * PAGE ? "not beyond" : "too much");
     bytes_at(other, PAGE, BAD * PAGE, 2);
     TELL(pwrite(fd, other, PAGE, BAD * PAGE) == PAGE);

@@ -1,9 +1,9 @@
 //! Owned memory that files can be read into and written from without moving what did not change.
 #![allow(unsafe_code)] // A slice over memory that the kernel fills; why its bytes hold still is argued at `Buffer`.
 
+use crate::part::part;
 use crate::platform::file::File;
 use crate::platform::segment::{Segment, whole_pages};
-use crate::slice::part;
 use crate::threshold;
 use elision_core::client::offer::FileFacts;
 use elision_core::client::write::Track;
