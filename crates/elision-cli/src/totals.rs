@@ -141,7 +141,10 @@ impl Totals {
             let reads =
                 self.declined_read_bytes.get(reason).map(|&read| format!(", {} of reads", bytes(read)));
             table.add_row([
-                format!("declined: {reason}"),
+                match what_would_do(reason) {
+                    Some(what) => format!("declined: {reason} ({what})"),
+                    None => format!("declined: {reason}"),
+                },
                 format!("{count} times{}", reads.unwrap_or_default()),
             ]);
         }
@@ -153,6 +156,20 @@ impl Totals {
         }
         table
     }
+}
+
+/// What would have to be different, where that can be said in a few words.
+fn what_would_do(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "phase" => "the buffer could begin elsewhere: ELISION_VERBOSE=1",
+        "odd_phase" => "no block of malloc begins where it had to",
+        "small" => "--min-bytes",
+        "memory" => "the buffer is no ordinary private memory",
+        "own_writer" => "one O_RDWR descriptor for all",
+        "not_sole_opener" => "close the file elsewhere before the save",
+        "lease_refused" | "file_system" => "elision doctor FILE",
+        _ => return None,
+    })
 }
 
 /// Why processes with the drop-in, switched on, have nothing to report.
@@ -187,6 +204,8 @@ mod tests {
         assert_eq!(totals.to_json(), expected);
         let table = totals.to_table().to_string();
         assert!(table.contains("declined: writer") && table.contains("5 times, 6.0 KiB of reads"), "{table}");
+        let advised = Totals::of(r#"{"pid":1,"declined":{"phase":2}}"#).to_text("");
+        assert!(advised.contains("declined: phase (the buffer could begin elsewhere"), "{advised}");
     }
 
     #[test]
