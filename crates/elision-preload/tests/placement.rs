@@ -29,7 +29,9 @@ fn deferred(program: &Path, arguments: &[&str]) -> u64 {
     assert_eq!(said(true), said(false), "{arguments:?}");
     let stats = std::fs::File::open(&stats).unwrap();
     stats.lock().unwrap(); // The helper holds it until it has written.
-    common::counter(&std::io::read_to_string(stats).unwrap(), "deferred_bytes")
+    let stats = std::io::read_to_string(stats).unwrap();
+    println!("{arguments:?}: {stats}");
+    common::counter(&stats, "deferred_bytes")
 }
 
 fn rows(rows: &[(&str, u64)]) {
