@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{CellAlignment, Table, presets};
+use elision_core::stats::Reason;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -160,14 +161,14 @@ impl Totals {
 
 /// What would have to be different, where that can be said in a few words.
 fn what_would_do(reason: &str) -> Option<&'static str> {
-    Some(match reason {
-        "phase" => "the buffer could begin elsewhere: ELISION_VERBOSE=1",
-        "odd_phase" => "no block of malloc begins where it had to",
-        "small" => "--min-bytes",
-        "memory" => "the buffer is no ordinary private memory",
-        "own_writer" => "one O_RDWR descriptor for all",
-        "not_sole_opener" => "close the file elsewhere before the save",
-        "lease_refused" | "file_system" => "elision doctor FILE",
+    Some(match Reason::ALL.iter().find(|known| known.name() == reason)? {
+        Reason::Phase => "the buffer could begin elsewhere: ELISION_VERBOSE=1",
+        Reason::OddPhase => "no block of malloc begins where it had to",
+        Reason::Small => "--min-bytes",
+        Reason::Memory => "the buffer is no ordinary private memory",
+        Reason::OwnWriter => "one O_RDWR descriptor for all",
+        Reason::NotSole => "close the file elsewhere before the save",
+        Reason::LeaseRefused | Reason::FileSystem => "elision doctor FILE",
         _ => return None,
     })
 }

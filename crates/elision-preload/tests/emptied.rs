@@ -3,9 +3,9 @@
 #[allow(dead_code)] // Of what the tests share, these use a part.
 mod common;
 
-use common::Dice;
+use common::{Dice, text};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 fn directory() -> tempfile::TempDir {
@@ -27,15 +27,6 @@ fn played(what: &str, rounds: u32, seeds: std::ops::Range<u32>) -> u64 {
         assert!(output.status.success(), "{what} {rounds} {seed}: {}", text(&output));
     }
     common::counter(&std::fs::read_to_string(&stats).unwrap(), "elided_bytes")
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 /// Another process is told in each way that there is, and looks at the file. The program itself looks, too.

@@ -5,13 +5,13 @@
 mod common;
 
 use common::image::{Image, mounts_of_our_own};
-use common::{Dice, counter};
+use common::{Dice, counter, text};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -22,15 +22,6 @@ fn directory() -> tempfile::TempDir {
 
 fn compiled(directory: &Path) -> PathBuf {
     common::compile(directory, "shared", &["-O1", "-g", "-Wextra", "-Werror"])
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 /// Do files share blocks there?

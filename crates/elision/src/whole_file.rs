@@ -83,7 +83,8 @@ mod contents {
 /// system. After an error the file has the buffer's bytes up to where the error came, and its own behind them; if there was no room, only up
 /// to the new length.
 ///
-/// On XFS and btrfs a new file shares blocks with the file that a [`Buffer`] was read from, and only what was altered is written.
+/// On XFS and btrfs a new file shares blocks with the file that the [`Buffer`] was read from. Only altered pages, and short gaps between
+/// them, are written.
 ///
 /// The file stays open with a `&mut Buffer`, for the next save, until [`Buffer::close`] or the end of the buffer. Others notice: an open file
 /// cannot be executed (ETXTBSY), a watcher is told only then that it was closed (IN_CLOSE_WRITE), and its file system cannot be

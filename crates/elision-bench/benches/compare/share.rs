@@ -1,4 +1,5 @@
-//! Copies on file systems that share blocks: what they cost, what reaches the device, and what the next reader waits for.
+//! Copies on file systems that share blocks: the processor time and time of each, the bytes that reach the device, and the time that
+//! the copy's next reader takes.
 
 use crate::cost::Account;
 use crate::peers;

@@ -374,8 +374,8 @@ impl ElidedWrite {
         (self.whole.len, None)
     }
 
-    /// Has the file share what the memory stands for: bytes done. In steps, since the helper does nothing else meanwhile. What is not
-    /// shared is mapped, to be copied.
+    /// Asks the helper to have the file share the blocks of what the memory stands for. Returns how many bytes it shares. The helper
+    /// answers nobody else meanwhile, so it is asked in steps. The rest is mapped, to be copied.
     fn share(&self, call: &mut Call, from: usize, to: usize) -> usize {
         const STEP: usize = 64 << 20;
         let mut at = from;

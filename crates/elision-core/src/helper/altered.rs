@@ -16,11 +16,11 @@ pub(crate) fn altered_runs(
     to: usize,
     request: &mut Request,
 ) -> usize {
+    let nowhere = extent::state(kind, PageFacts::default()) == extent::State::Altered;
     let mut cursor = at;
     let mut full = None;
     let reached = tables.scan_while(at, to, SOMEWHERE, |run| {
         let (from, until) = (run.start as usize, run.end as usize);
-        let nowhere = extent::state(kind, PageFacts::default()) == extent::State::Altered;
         if nowhere && cursor < from && !push(request, cursor, from) {
             full = Some(cursor);
             return false;
@@ -35,7 +35,6 @@ pub(crate) fn altered_runs(
     if let Some(full) = full {
         return full;
     }
-    let nowhere = extent::state(kind, PageFacts::default()) == extent::State::Altered;
     if nowhere && cursor < reached && !push(request, cursor, reached) {
         return cursor;
     }

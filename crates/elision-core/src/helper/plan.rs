@@ -50,8 +50,8 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
                 && !holes
                 && row.stands_at(id, delta)
         });
-        let shared = known.filter(|row| request.shares && share::can_give(state, *row, id, request));
-        let reached = match here.or(shared) {
+        let shared = || known.filter(|row| request.shares && share::can_give(state, *row, id, request));
+        let reached = match here.or_else(shared) {
             Some(row) => altered_runs(&mut state.tables, row.kind(), at, to, request),
             None if known.is_none() && to - at == PAGE && !holes && equals(state, request, id, at) => to,
             None if push(request, at, to) => to,
@@ -107,10 +107,10 @@ pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
 
 /// A page between two pieces that were read one after the other: the file's, if both halves are. Protected before it is compared.
 fn equals(state: &mut State, request: &Request, id: TargetId, at: usize) -> bool {
-    if request.track && !state.tables.track(at, PAGE) {
-        return false;
-    }
     if request.track {
+        if !state.tables.track(at, PAGE) {
+            return false;
+        }
         state.tables.scan_each(at, at + PAGE, PROTECT, |_| ());
     }
     let (offset, mut there) = (request.offset + (at - request.addr) as u64, [0u8; PAGE]);

@@ -19,7 +19,7 @@ pub(crate) fn recognise(state: &mut State, request: &mut Request) -> Option<Reas
     }
     state.map.dropped = true;
     let id = state.files.find(request.key);
-    // Whoever gives up a guard, or takes over from a killed helper, forgets the writer: so the guard has been there all the time.
+    // The writer is forgotten when the guard is given up, and by a new helper. If it is still noted, the guard was held all the time.
     let ours = id.and_then(|id| state.files.get_mut(id)).filter(|entry| entry.writer == name_of(request));
     let guarded = ours.is_some_and(|entry| {
         entry.writer = 0;

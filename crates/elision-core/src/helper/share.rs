@@ -16,10 +16,9 @@ use elision_sys::{file, limits};
 /// May what is planned for this file share blocks?
 pub(crate) fn may(state: &State, request: &Request, id: TargetId) -> bool {
     let known = state.files.get(id);
-    let block = file::block_size(known.source.fd).unwrap_or(u64::MAX);
     known.fs.is_some_and(|fs| fs.clones)
-        && block <= PAGE as u64
-        && request.offset.is_multiple_of(block)
+        && file::block_size(known.source.fd)
+            .is_ok_and(|block| block <= PAGE as u64 && request.offset.is_multiple_of(block))
         // The kernel would signal the helper.
         && limits::file_size() == u64::MAX
 }
@@ -39,8 +38,8 @@ fn source(state: &State, row: Extent, id: TargetId, request: &Request) -> Option
 
 pub(crate) fn can_give(state: &State, row: Extent, id: TargetId, request: &Request) -> bool {
     source(state, row, id, request).is_some_and(|known| {
-        let block = file::block_size(known.source.fd).unwrap_or(u64::MAX);
-        row.offset.is_multiple_of(block) && is_clean(known.source.fd, row.offset, row.offset + row.len as u64)
+        file::block_size(known.source.fd).is_ok_and(|block| row.offset.is_multiple_of(block))
+            && is_clean(known.source.fd, row.offset, row.offset + row.len as u64)
     })
 }
 

@@ -5,6 +5,7 @@
 // shared again FROM TO ROUNDS the first pages of one, to the end of the other, again and again
 // shared full FROM TO         the same where there is no room for what was edited
 #define _GNU_SOURCE
+#include "helper.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -26,19 +27,6 @@ static unsigned long long state;
 static unsigned dice(unsigned n) {
     state ^= state << 13, state ^= state >> 7, state ^= state << 17;
     return state % n;
-}
-
-static void need(int good, const char *what) {
-    if (!good) {
-        printf("%s: %s\n", what, strerror(errno));
-        exit(1);
-    }
-}
-
-static unsigned char *memory(size_t len) {
-    unsigned char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    need(p != MAP_FAILED, "mmap");
-    return p;
 }
 
 static unsigned long long sum(unsigned long long sum, const unsigned char *p, size_t len) {

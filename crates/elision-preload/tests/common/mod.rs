@@ -23,6 +23,17 @@ pub fn library() -> PathBuf {
         .1
 }
 
+/// How a program ended, and all that it said.
+#[allow(dead_code)] // For tests that start programs themselves.
+pub fn text(output: &Output) -> String {
+    format!(
+        "{}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
 /// One counter of the statistics, summed over all processes.
 #[allow(dead_code)] // Not every test counts.
 pub fn counter(stats: &str, name: &str) -> u64 {

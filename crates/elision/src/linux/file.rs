@@ -132,7 +132,7 @@ impl File {
         self.file.sync_all()
     }
 
-    /// Waits until the file's bytes, and what is needed to find them, are on the disk.
+    /// Waits until the file's data is on the disk, and the metadata that is needed to read it.
     ///
     /// # Errors
     /// As `std::fs::File::sync_data`.
