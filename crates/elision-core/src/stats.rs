@@ -65,6 +65,8 @@ reasons! {
     Raced = "raced",
     /// A file was emptied when it was opened to be saved (O_TRUNC): nothing of it could be left out of the save.
     Emptied = "emptied",
+    /// A copy of another version of this library serves the program.
+    AnotherCopy = "another_copy",
 }
 
 static EXACT: AtomicBool = AtomicBool::new(false);
@@ -80,6 +82,9 @@ pub fn exact() -> bool {
 }
 
 const REASONS: usize = Reason::ALL.len();
+const SUMS: usize = 7;
+/// All counters of a process.
+pub const WORDS: usize = SUMS + 2 * REASONS;
 
 pub struct Counters {
     pub deferred: AtomicU64,
@@ -124,7 +129,13 @@ impl Counters {
         }
     }
 
-    #[cfg(target_os = "linux")]
+    /// In the order of the fields.
+    pub fn words(&self) -> [u64; WORDS] {
+        let mut words = [0; WORDS];
+        words.iter_mut().zip(self.all()).for_each(|(word, counter)| *word = counter.load(Relaxed));
+        words
+    }
+
     fn all(&self) -> impl Iterator<Item = &AtomicU64> {
         [
             &self.deferred,
@@ -174,24 +185,33 @@ pub struct Stats {
     pub declined_read_bytes: Vec<(Reason, u64)>,
 }
 
+impl Stats {
+    /// Of what [`Counters::words`] gives.
+    pub fn of(words: &[u64; WORDS]) -> Stats {
+        let (bytes, by_reason) = words.split_at(SUMS);
+        let (declined, read_bytes) = by_reason.split_at(REASONS);
+        let sum = |at: usize| bytes.get(at).copied().unwrap_or(0);
+        let by_reason = |counts: &[u64]| {
+            let all = Reason::ALL.iter().zip(counts).map(|(&reason, &count)| (reason, count));
+            all.filter(|&(_, count)| count > 0).collect()
+        };
+        Stats {
+            deferred_bytes: sum(0),
+            loaded_bytes: sum(1),
+            materialised_bytes: sum(2),
+            prefetched_bytes: sum(3),
+            elided_bytes: sum(4),
+            shared_bytes: sum(5),
+            written_bytes: sum(6),
+            declined: by_reason(declined),
+            declined_read_bytes: by_reason(read_bytes),
+        }
+    }
+}
+
 /// Loaded bytes count when an extent ends (see [`count_exactly`]); `Buffer::ranges` has those of a live buffer.
 pub fn snapshot() -> Stats {
-    let read = |counter: &AtomicU64| counter.load(Relaxed);
-    let by_reason = |counters: &[AtomicU64]| {
-        let all = Reason::ALL.iter().zip(counters).map(|(&reason, counter)| (reason, read(counter)));
-        all.filter(|&(_, count)| count > 0).collect()
-    };
-    Stats {
-        deferred_bytes: read(&COUNTERS.deferred),
-        loaded_bytes: read(&COUNTERS.loaded),
-        materialised_bytes: read(&COUNTERS.materialised),
-        prefetched_bytes: read(&COUNTERS.prefetched),
-        elided_bytes: read(&COUNTERS.elided),
-        shared_bytes: read(&COUNTERS.shared),
-        written_bytes: read(&COUNTERS.written),
-        declined: by_reason(&COUNTERS.declined),
-        declined_read_bytes: by_reason(&COUNTERS.declined_read_bytes),
-    }
+    Stats::of(&COUNTERS.words())
 }
 
 #[cfg(target_os = "linux")]

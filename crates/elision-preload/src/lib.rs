@@ -72,6 +72,13 @@ extern "C" fn last_of_all(_: *mut core::ffi::c_void) {
     process::ending();
 }
 
+/// By this name other copies of the library in the program find the drop-in, which serves them.
+#[cfg(not(test))]
+#[allow(unsafe_code)] // A name that no other library has.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)] // As C writes it.
+pub static elision_engine: client::engine::Engine = client::engine::Engine::of_the_drop_in();
+
 #[cfg(not(test))]
 #[allow(unsafe_code)] // The loader calls this section's functions by this type.
 mod sections {

@@ -1,7 +1,7 @@
 //! Address space: mapping, moving, protecting.
 #![allow(unsafe_code)] // Each function says who may change mappings.
 
-use crate::raw::{Result, borrow, syscall};
+use crate::raw::{Errno, Result, borrow, syscall};
 use core::ffi::c_void;
 use core::ptr::with_exposed_provenance_mut;
 use rustix::fd::IntoRawFd;
@@ -32,6 +32,21 @@ pub fn reserve(len: usize) -> Result<usize> {
 pub fn allocate(len: usize, shared: bool) -> Result<usize> {
     // SAFETY: not FIXED.
     unsafe { map(0, len, READ_WRITE, if shared { MapFlags::SHARED } else { MapFlags::PRIVATE }) }
+}
+
+/// Zeroed memory at an address where nothing is.
+///
+/// # Errors
+/// `EEXIST` if something is there.
+pub fn allocate_free(addr: usize, len: usize) -> Result<()> {
+    // SAFETY: what is there stays.
+    let got = unsafe { map(addr, len, READ_WRITE, MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE) }?;
+    if got == addr {
+        return Ok(());
+    }
+    // Before Linux 4.17 the address is a hint. SAFETY: just mapped, and nobody else's.
+    unsafe { unmap(got, len) };
+    Err(Errno(libc::EEXIST))
 }
 
 /// Zeroed memory in place of whatever is there.

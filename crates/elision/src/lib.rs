@@ -40,7 +40,8 @@ pub use whole_file::{Contents, edit, read, write, write_atomic, write_atomic_syn
 
 /// What was deferred, loaded, elided, written and declined, and why.
 pub mod stats {
-    pub use elision_core::stats::{Reason, Stats, count_exactly, snapshot};
+    pub use crate::platform::{count_exactly, snapshot};
+    pub use elision_core::stats::{Reason, Stats};
 }
 
 #[cfg(doctest)]

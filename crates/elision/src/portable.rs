@@ -4,6 +4,7 @@ use crate::part::part;
 use crate::threshold;
 use elision_core::page_state::PageState;
 use elision_core::stats::{COUNTERS, Reason};
+pub use elision_core::stats::{count_exactly, snapshot};
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -4,12 +4,14 @@
 pub mod call;
 pub mod changes;
 pub mod clone;
+pub mod engine;
 pub(crate) mod equal;
 pub(crate) mod fault;
 pub mod fork;
 pub(crate) mod launch;
 pub(crate) mod leave;
 pub mod life;
+mod meeting;
 pub mod memory;
 pub mod offer;
 pub mod read;

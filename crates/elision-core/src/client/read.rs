@@ -155,6 +155,21 @@ unsafe fn carry_out(
 }
 
 impl DeferredRead {
+    /// At an offset, carried out by another copy of this library.
+    pub(crate) fn by_another(
+        fd: i32,
+        addr: usize,
+        len: usize,
+        offset: u64,
+        has_fragments: bool,
+    ) -> DeferredRead {
+        DeferredRead { fd, transfer: Transfer { addr, len, offset }, moves: false, has_fragments }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.transfer.len
+    }
+
     /// Were fragments copied after the pages were mapped? If the file changed meanwhile, make the traditional call.
     pub fn has_fragments(&self) -> bool {
         self.has_fragments

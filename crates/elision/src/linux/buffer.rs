@@ -7,7 +7,7 @@ use crate::platform::segment::{Segment, whole_pages};
 use crate::threshold;
 use elision_core::client::offer::FileFacts;
 use elision_core::client::write::Track;
-use elision_core::client::{memory, read};
+use elision_core::client::{engine, read};
 use elision_core::page_state::PageState;
 use elision_core::transfer::PAGE;
 use std::fmt;
@@ -127,7 +127,7 @@ impl Buffer {
     /// Moves page by page, so that nothing is loaded, and what is deferred stays so.
     fn move_to(&mut self, mut moved: Buffer) -> io::Result<()> {
         // SAFETY: both are ours, and exclusively borrowed; neither is used below before it is what it should be.
-        let done = unsafe { memory::relocate(self.base(), self.room, moved.base()) };
+        let done = unsafe { engine::relocate(self.base(), self.room, moved.base()) };
         let rest = done.saturating_sub(self.phase()).min(self.len)..self.len;
         moved[rest.clone()].copy_from_slice(&self[rest]);
         moved.origin = self.origin.take();
@@ -200,7 +200,7 @@ impl Buffer {
         let (start, end) = (part.start as usize, part.end as usize);
         let (start, end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
         // SAFETY: `&mut self` keeps everybody from altering these pages meanwhile.
-        Ok(if start < end { unsafe { memory::unload(start, end - start) } } else { 0 })
+        Ok(if start < end { unsafe { engine::unload(start, end - start) } } else { 0 })
     }
 
     /// What each run of bytes is: in order, from 0 to the length of the buffer.
@@ -212,15 +212,8 @@ impl Buffer {
             _ => runs.push((range, state)),
         };
         let within = |addr: usize| addr.saturating_sub(self.addr).min(self.len);
-        let known = memory::query(self.base(), self.room, |run| {
-            let state = match run.state {
-                1 => PageState::Deferred,
-                2 => PageState::Loaded,
-                3 => PageState::Tracked,
-                4 => PageState::Altered,
-                _ => PageState::Plain,
-            };
-            push(within(run.addr)..within(run.addr + run.len), state);
+        let known = engine::query(self.base(), self.room, |addr, len, state| {
+            push(within(addr)..within(addr + len), state);
         });
         push(within(self.base() + known)..self.len, PageState::Plain);
         runs
@@ -320,7 +313,7 @@ impl Drop for Buffer {
         if self.segment.is_sole() {
             // The segment ends with its only buffer: unmapped once, as a whole.
             // SAFETY: the memory is ours, and goes.
-            unsafe { memory::forget(self.base(), self.room) };
+            unsafe { engine::forget(self.base(), self.room) };
         } else {
             self.segment.give(self.base(), self.room);
         }

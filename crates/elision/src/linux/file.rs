@@ -3,10 +3,11 @@
 
 use crate::threshold;
 use elision_core::client::offer::{self, FileFacts, Judged, TransferOptions};
-use elision_core::client::write::{self, Track};
-use elision_core::client::{changes, fork, memory, read};
+use elision_core::client::write::Track;
+use elision_core::client::{engine, read};
 use elision_core::stats::Reason;
 use elision_sys::file::FileKey;
+use elision_sys::raw::Errno;
 use elision_sys::{file, task};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -52,7 +53,7 @@ struct Ending(i32);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        changes::closing(self.0, true);
+        engine::closing(self.0);
     }
 }
 
@@ -83,7 +84,7 @@ impl File {
     /// # Errors
     /// As `std::fs::File::open`.
     pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
-        let born = fork::forks();
+        let born = engine::forks();
         Ok(File::of(fs::File::open(path)?, born))
     }
 
@@ -95,7 +96,7 @@ impl File {
         // The open would break the lease of what this process has mapped of the file. Released before, the helper keeps what it knows
         // of the file's pages.
         release(path.as_ref());
-        let born = fork::forks();
+        let born = engine::forks();
         Ok(File::of(options.open(path)?, born))
     }
 
@@ -146,7 +147,7 @@ impl File {
 
     /// Is it watched for the sake of memory that was saved to it?
     pub(crate) fn is_guarded(&self) -> bool {
-        changes::write_lease_on(self.raw())
+        engine::has_write_lease(self.raw())
     }
 
     /// The plain file. Whatever depends on it gets memory of its own, since it can be changed unseen from now on.
@@ -162,7 +163,7 @@ impl File {
 
     /// Is every change through this handle one of this process? Not once it has forked: the child has the handle, too.
     pub(crate) fn owned(&self) -> bool {
-        self.born == fork::forks()
+        self.born == engine::forks()
     }
 
     fn options(&self, offset: u64, least: usize) -> TransferOptions {
@@ -201,7 +202,7 @@ impl File {
                 let changes = self.changes.load(SeqCst);
                 let options = self.options(offset, least);
                 // SAFETY: the range is exclusively borrowed, and the pages around it are as the caller promises.
-                let read = unsafe { read::associate(self.raw(), facts, addr, len, options) };
+                let read = unsafe { engine::associate(self.raw(), facts, addr, len, options) };
                 let still = |read: &read::DeferredRead| !read.has_fragments() || self.is_alone(changes, 0);
                 let read = read.filter(still).map(read::DeferredRead::finish);
                 drop(deferral);
@@ -219,17 +220,8 @@ impl File {
         let options = self.options(offset, threshold::to_save());
         let _change = self.change();
         let changes = self.changes.load(SeqCst);
-        let stat = file::stat(self.raw()).unwrap_or_default();
-        let done = match write::plan(self.raw(), &stat, addr, len, options, track) {
-            Some(write) => {
-                let done = write.carry_out(self.is_alone(changes, 1))?;
-                if !self.is_alone(changes, 1) {
-                    memory::untrack(addr, len);
-                }
-                done
-            }
-            None => 0,
-        };
+        let alone = || self.is_alone(changes, 1);
+        let done = engine::write(self.raw(), addr, len, options, track, alone)?;
         self.file.write_all_at(&bytes[done..], offset + done as u64)
     }
 
@@ -266,7 +258,7 @@ impl File {
 
     /// Everything that depends on the file gets memory of its own.
     fn release(&self) {
-        changes::release_behind(self.raw());
+        engine::release_behind(self.raw());
     }
 
     pub(crate) fn raw(&self) -> i32 {
@@ -276,11 +268,12 @@ impl File {
     pub(crate) fn read_traditionally(&self, target: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < target.len() {
-            match self.file.read_at(&mut target[done..], offset + done as u64) {
+            // Not by libc's name: the drop-in would defer the read, and does not know of this file's changes under way.
+            match file::read_at(self.raw(), &mut target[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-                Err(error) => return Err(error),
+                Err(Errno(libc::EINTR)) => (),
+                Err(errno) => return Err(errno.into()),
             }
         }
         Ok(done)
@@ -327,7 +320,7 @@ impl From<fs::File> for File {
 fn release(path: &Path) {
     use std::os::unix::fs::MetadataExt;
     if let Ok(metadata) = fs::metadata(path) {
-        changes::release(FileKey { dev: metadata.dev(), ino: metadata.ino() });
+        engine::release(FileKey { dev: metadata.dev(), ino: metadata.ino() });
     }
 }
 

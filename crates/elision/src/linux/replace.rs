@@ -3,7 +3,7 @@
 
 use crate::platform::file::File;
 use crate::threshold;
-use elision_core::client::{clone, fork, offer};
+use elision_core::client::{engine, offer};
 use elision_sys::file;
 use std::collections::hash_map::RandomState;
 use std::ffi::{CStr, CString};
@@ -95,7 +95,7 @@ impl Place<'_> {
         named: bool,
     ) -> Result<io::Result<()>, (io::Error, Kept<'a>)> {
         let mode = if self.old.is_some() { 0o600 } else { 0o666 };
-        let born = fork::forks();
+        let born = engine::forks();
         let created = if named {
             self.under_new_name(|name| file::create_in(self.directory, Some(name), mode))
         } else {
@@ -155,7 +155,7 @@ impl Place<'_> {
     /// Contents, owner, mode and attributes.
     fn fill(&self, new: &File, bytes: &[u8], kept: bool) -> io::Result<()> {
         let big = bytes.len() >= threshold::to_save();
-        match big.then(|| clone::fill(new.raw(), bytes.as_ptr() as usize, bytes.len())).flatten() {
+        match big.then(|| engine::fill(new.raw(), bytes.as_ptr() as usize, bytes.len())).flatten() {
             Some(filled) => filled?,
             // The next save clones this file, where that can be.
             None => new.write_all(bytes, kept && offer::fs(new.raw()).is_some_and(|fs| fs.clones))?,

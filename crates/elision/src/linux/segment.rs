@@ -1,7 +1,7 @@
 //! Reserved address space, and which ranges of it are free.
 #![allow(unsafe_code)] // Hands out memory by address; that ranges never overlap is argued below.
 
-use elision_core::client::{fork, memory as extents};
+use elision_core::client::engine;
 use elision_core::free_list::FreeList;
 use elision_core::transfer::PAGE;
 use elision_sys::memory;
@@ -35,7 +35,8 @@ impl Segment {
     /// # Errors
     /// `ENOMEM` if there is no free range of that size, or RLIMIT_AS forbids it.
     pub fn reserve(bytes: usize) -> io::Result<Segment> {
-        fork::register();
+        // Before the first fork that is to be counted.
+        engine::forks();
         let len = whole_pages(bytes)?;
         let base = memory::reserve(len)?;
         let mut free = FreeList::default();
@@ -85,7 +86,7 @@ impl Segment {
         // SAFETY: the range was taken from this segment and its buffer is gone: nobody uses it. If the kernel is out
         // of map entries the pages stay, unused, until the segment ends.
         let given = unsafe {
-            extents::forget(addr, len);
+            engine::forget(addr, len);
             memory::unreserve(addr, len)
         };
         if given.is_err() {
