@@ -108,6 +108,7 @@ fn in_a_child(holds: impl FnOnce()) {
 fn play(role: &str, arguments: &[String]) {
     match role {
         "other" => common::play_other(),
+        "later" => later(Path::new(&arguments[0])),
         "program" => program(&arguments[0], &arguments[1], arguments[2] == "defers"),
         _ => panic!("{role}"),
     }
@@ -180,6 +181,43 @@ fn program(order: &str, dir: &str, deferring: bool) {
     }
     assert_eq!(helpers(pid).len(), expected);
     say("done");
+}
+
+/// As an older version leaves it: its sign, and a table that begins with another number.
+fn older_version() {
+    const PLACE: usize = 0x1e11_5100_0000;
+    const SIGN: usize = 0x5e61_1a3d_0c97_e2b4;
+    static TABLE: [u64; 2] = [1, 0];
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: nothing is there.
+    unsafe {
+        let place = std::ptr::with_exposed_provenance_mut(PLACE);
+        let page = libc::mmap(place, PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+        assert_eq!(page, place);
+        page.cast::<[usize; 2]>().write([SIGN, TABLE.as_ptr().expose_provenance()]);
+    }
+}
+
+/// After a copy of another version: all as ever, and nothing deferred.
+fn later(path: &Path) {
+    older_version();
+    let mut buffer = elision::edit(path).unwrap();
+    expect(&buffer, &bytes(1, LEN));
+    buffer[LEN / 2] ^= 1;
+    elision::write(path, &mut buffer).unwrap();
+    assert_eq!(fs::read(path).unwrap(), *buffer);
+    let stats = elision::stats::snapshot();
+    assert_eq!(stats.declined, [(elision::stats::Reason::AnotherCopy, 1)]);
+    assert_eq!((stats.deferred_bytes, stats.elided_bytes), (0, 0));
+    assert_eq!(helpers(std::process::id() as i32), [0; 0]);
+}
+
+#[test]
+fn a_copy_of_another_version_is_left_alone() {
+    let dir = directory();
+    let path = dir.path().join("data");
+    fs::write(&path, bytes(1, LEN)).unwrap();
+    Part::start("later", &[path.to_str().unwrap()]).finish();
 }
 
 fn together(order: &str, with: impl FnOnce(&mut std::process::Command), defers: impl Fn(&Path) -> bool) {
