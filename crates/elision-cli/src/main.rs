@@ -6,9 +6,11 @@ mod doctor;
 mod ending;
 mod preload;
 mod program;
+mod report;
 mod run;
 mod start;
 mod supervise;
+mod top;
 mod totals;
 mod units;
 
@@ -44,6 +46,12 @@ enum Job {
     Doctor(doctor::Args),
     #[command(hide = true)]
     DoctorStep(doctor::StepArgs),
+    /// Watch what running programs have deferred, loaded and altered
+    ///
+    /// Shows each program that has deferred something, and its files: how much is deferred, loaded, and in memory of the program's own.
+    /// Programs of other users are seen by root alone.
+    #[command(after_help = TOP_HELP)]
+    Top(top::Args),
     /// Edit a big file without and with Elision, and compare time, bytes and memory
     ///
     /// Makes two equal files. An ordinary program reads all of a file, changes three records, and writes all of it back: the first file
@@ -57,9 +65,11 @@ Examples:
   elision run -- python3 edit.py big.bin        run a program with Elision
   elision run --stats -- python3 edit.py        and print what it deferred and elided
   elision run --stats=out.json -- make          the same as JSON, for make and all that it starts
+  elision run --report=out.html -- ./simulate   a page that shows each file's pages over time
   elision doctor                                does it work in this directory?
   elision doctor big.bin                        can this file be deferred, and its saves elided?
   elision doctor python3                        can this program be run with Elision?
+  elision top                                   watch what running programs have deferred
   elision demo                                  see the difference on a file of 1 GiB
 
 Environment of a program that runs with Elision:
@@ -114,6 +124,21 @@ Examples:
   docker run --cap-add SYS_PTRACE IMAGE elision doctor
                                               containers often lack this capability";
 
+const TOP_HELP: &str = "\
+Keys: q, Esc or Ctrl-C end it; the arrows and page keys move.
+
+Files that can never change (squashfs, fs-verity and the like) are not shown: no lease tells of them.
+
+Examples:
+  elision top             all programs of yours
+  elision top 4711        one process
+  elision top --once      print the table, and end
+
+Exit status:
+  0  it was shown
+  1  the process has deferred nothing, or the terminal cannot be drawn on
+  2  the command line is wrong";
+
 const DEMO_HELP: &str = "\
 Examples:
   elision demo
@@ -129,6 +154,7 @@ fn main() -> ExitCode {
         Job::Run(args) => (run::run(args), run::OWN_FAILURE),
         Job::Doctor(args) => (doctor::run(args), doctor::ASKED_WRONGLY),
         Job::DoctorStep(args) => (doctor::step(args), doctor::ASKED_WRONGLY),
+        Job::Top(args) => (top::run(args), 1),
         Job::Demo(args) => (demo::run(args), 1),
     };
     // All temporary files have been removed by now.

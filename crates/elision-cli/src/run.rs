@@ -19,6 +19,7 @@ use crate::collector::{self, Collector};
 use crate::ending::Ending;
 use crate::preload;
 use crate::program::{self, Program};
+use crate::report;
 use crate::start;
 use crate::supervise::supervise;
 use crate::totals;
@@ -36,6 +37,10 @@ pub struct Args {
     /// as a JSON object to FILE
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     stats: Option<Option<PathBuf>>,
+    /// When the program has ended, write a page of HTML to FILE: which pages of each file were loaded, altered, elided, over time; the
+    /// sums; what was declined, and what to do about it
+    #[arg(long, value_name = "FILE", require_equals = true)]
+    report: Option<PathBuf>,
     /// Leave reads and writes of fewer than N bytes alone. Units: K, M, G are powers of 1000; KiB, MiB, GiB of 1024 [default: 4MB]
     #[arg(long, value_name = "N", value_parser = units::size)]
     min_bytes: Option<usize>,
@@ -47,7 +52,7 @@ pub struct Args {
     command: Vec<OsString>,
 }
 
-/// Runs the program. Returns only with `--stats`, or if the program could not be started.
+/// Runs the program. Returns only with `--stats` or `--report`, or if the program could not be started.
 pub fn run(args: Args) -> Result<Ending> {
     let (name, arguments) = args.command.split_first().expect("clap demands one");
     let mut command = Command::new(name);
@@ -55,10 +60,12 @@ pub fn run(args: Args) -> Result<Ending> {
     start::hand_down(&mut command);
 
     // Opened first: a failure after hours would lose the report.
-    let open = |path: &PathBuf| {
-        File::create(path).with_context(|| format!("cannot write the statistics to {}", path.display()))
+    let open = |path: &PathBuf, what| {
+        File::create(path).with_context(|| format!("cannot write the {what} to {}", path.display()))
     };
-    let report = args.stats.as_ref().map(|path| path.as_ref().map(open).transpose()).transpose()?;
+    let to_file = |path: &PathBuf| open(path, "statistics");
+    let stats = args.stats.as_ref().map(|path| path.as_ref().map(to_file).transpose()).transpose()?;
+    let report = args.report.as_ref().map(|path| open(path, "report")).transpose()?;
 
     let settled = settle(&mut command, args.min_bytes);
     let library = library(name);
@@ -72,9 +79,9 @@ pub fn run(args: Args) -> Result<Ending> {
         }
     }
 
-    let Some(report) = report else {
+    if stats.is_none() && report.is_none() {
         return Ok(could_not_start(name, command.exec()));
-    };
+    }
     let without_statistics = |command: &mut Command, why: &dyn std::fmt::Display| {
         eprintln!("elision: {} runs without statistics: {why}", name.display());
         Ok(could_not_start(name, command.exec()))
@@ -85,6 +92,9 @@ pub fn run(args: Args) -> Result<Ending> {
         Err(error) => return without_statistics(&mut command, &format_args!("{error:#}")),
     };
     command.env("ELISION_STATS", collector.path());
+    if report.is_some() {
+        command.env("ELISION_REPORT", "1");
+    }
     let status = match supervise(&mut command) {
         Ok(status) => status,
         // No second process is allowed: the program takes the place of this one.
@@ -93,6 +103,7 @@ pub fn run(args: Args) -> Result<Ending> {
                 Some(outer) => command.env("ELISION_STATS", outer),
                 None => command.env_remove("ELISION_STATS"),
             };
+            command.env_remove("ELISION_REPORT");
             return without_statistics(&mut command, &error);
         }
         Err(error) => return Ok(could_not_start(name, error)),
@@ -102,11 +113,19 @@ pub fn run(args: Args) -> Result<Ending> {
         if let Some(outer) = &outer {
             collector::pass_on(Path::new(outer), &lines)?;
         }
-        match report {
-            Some(mut file) => {
+        let nothing = nothing(name, library.is_some(), &settled);
+        match stats {
+            Some(Some(mut file)) => {
                 writeln!(file, "{}", totals.to_json()).context("cannot write the statistics")?
             }
-            None => eprintln!("{}", totals.to_text(&nothing(name, library.is_some(), &settled))),
+            Some(None) => eprintln!("{}", totals.to_text(&nothing)),
+            None => (),
+        }
+        if let Some(mut file) = report {
+            let command = args.command.join(OsStr::new(" "));
+            let stories = report::stories(&String::from_utf8_lossy(&lines));
+            let page = report::page(&command.to_string_lossy(), &totals, &nothing, &stories);
+            file.write_all(page.as_bytes()).context("cannot write the report")?;
         }
         Ok(())
     });

@@ -1,6 +1,6 @@
 //! Standing in for a program while it runs: signals are passed on, stops and the end are mirrored.
 //!
-//! Only `--stats` needs this, because there is something to do after the program; otherwise the command execs. The program runs in the
+//! Only `--stats` and `--report` need this, because there is something to do after the program; otherwise the command execs. The program runs in the
 //! command's process group, so the terminal's keys reach it directly. Signals that the kernel sends to that group are dropped here;
 //! signals that a process sends to the command are passed on.
 #![allow(unsafe_code)] // Masks have no safe wrapper, and handlers are unsafe by nature.

@@ -35,6 +35,8 @@ pub struct Amounts {
 struct Line {
     pid: u64,
     stopped: Option<String>,
+    /// The line is about a file (see `report/story.rs`).
+    file: Option<String>,
     #[serde(flatten)]
     amounts: Amounts,
     #[serde(default)]
@@ -70,6 +72,9 @@ impl Totals {
     }
 
     fn add(&mut self, line: Line) {
+        if line.file.is_some() {
+            return;
+        }
         if let Some(why) = line.stopped {
             *self.stopped.entry(why).or_default() += 1;
             return;
@@ -160,7 +165,7 @@ impl Totals {
 }
 
 /// What would have to be different, where that can be said in a few words.
-fn what_would_do(reason: &str) -> Option<&'static str> {
+pub fn what_would_do(reason: &str) -> Option<&'static str> {
     Some(match Reason::ALL.iter().find(|known| known.name() == reason)? {
         Reason::Phase => "the buffer could begin elsewhere: ELISION_VERBOSE=1",
         Reason::OddPhase => "no block of malloc begins where it had to",

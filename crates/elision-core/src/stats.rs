@@ -218,7 +218,7 @@ pub fn snapshot() -> Stats {
 pub const LINE: usize = 2048;
 
 #[cfg(target_os = "linux")]
-fn putting<'a>(line: &'a mut [u8], at: &'a mut usize) -> impl FnMut(&[u8]) + 'a {
+pub(crate) fn putting<'a>(line: &'a mut [u8], at: &'a mut usize) -> impl FnMut(&[u8]) + 'a {
     |bytes| {
         for &byte in bytes {
             if let Some(slot) = line.get_mut(*at) {

@@ -90,6 +90,9 @@ pub unsafe fn start() {
     if let Some(path) = variable("ELISION_STATS") {
         report::set_stats_path(path);
         stats::count_exactly(true);
+        if variable("ELISION_REPORT").is_some() {
+            report::tell_of_pages();
+        }
     }
     let verbose = variable("ELISION_VERBOSE").is_some_and(|value| settings::switch(value) != Some(false));
     verbose::set_verbose(verbose);

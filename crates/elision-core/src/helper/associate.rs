@@ -83,6 +83,7 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
     live::mark(addr, len);
     state.map.publish();
     state.prefetch.note(extent);
+    state.journal.begin_strip(&state.files.get(id));
     Counters::add(&COUNTERS.deferred, len);
     (request.addr, request.handled, request.changes) = (addr, len, live::changes());
     None

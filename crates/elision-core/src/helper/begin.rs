@@ -24,6 +24,7 @@ pub(crate) fn open(state: &mut State) -> bool {
     state.tables.maps = file::open(c"/proc/self/maps", read_only, 0).unwrap_or(-1);
     state.tables.tracker = pages::tracker().unwrap_or(-1);
     state.stats = report::open_stats();
+    state.journal.begin(if report::tells_of_pages() { state.stats } else { -1 }, state.program);
     state.fine_ctime = kernel_at_least(6, 13);
     state.map_limit = number_in(c"/proc/sys/vm/max_map_count").unwrap_or(65_530).saturating_sub(2_000) / 4;
     let here = state as *const State as usize;

@@ -1,7 +1,7 @@
 //! Loads an extent's file bytes into the page cache, ahead of the program.
 
 use crate::cold::{self, Route, SHALLOW};
-use crate::extent::{BLANK, Extent};
+use crate::extent::{BLANK, Extent, TargetId};
 use crate::helper::page_tables::{PageTables, SOMEWHERE};
 use crate::helper::residency::is_loaded;
 use crate::stats::{COUNTERS, Counters};
@@ -45,6 +45,8 @@ pub(crate) struct Load {
     busy: usize,
     /// The device was measured, and the load is still worth while: it goes on to the end.
     pub sure: bool,
+    /// Asked for, and not told of: from where to where.
+    told: (usize, usize),
 }
 
 pub(crate) const NO_LOAD: Load = Load {
@@ -63,6 +65,7 @@ pub(crate) const NO_LOAD: Load = Load {
     busy_ns: 0,
     busy: 0,
     sure: false,
+    told: (0, 0),
 };
 
 impl Load {
@@ -111,7 +114,11 @@ impl Load {
             && self.asked - self.done < self.depth
             && self.asked - self.used < self.ahead
         {
-            self.ask(self.route.step(self.asked), fd);
+            let step = self.route.step(self.asked);
+            self.ask(step, fd);
+            let (from, to) = self.range(step);
+            self.told =
+                if self.told.1 == 0 { (from, to) } else { (self.told.0.min(from), self.told.1.max(to)) };
             self.asked += 1;
         }
     }
@@ -140,6 +147,11 @@ impl Load {
         }
         (self.busy_ns, self.busy) = (now, self.done);
         Some(bytes as u64 * 1_000 / (took / 1_000_000))
+    }
+
+    pub(crate) fn take_asked(&mut self) -> Option<(TargetId, u64, usize)> {
+        let (from, to) = core::mem::take(&mut self.told);
+        (to > from).then(|| (self.extent.target, self.extent.offset + from as u64, to - from))
     }
 
     fn range(&self, step: usize) -> (usize, usize) {

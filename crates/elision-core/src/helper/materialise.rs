@@ -18,6 +18,7 @@ use crate::helper::mappings;
 use crate::helper::page_tables::{PROTECT, PageTables};
 use crate::helper::residency::is_loaded;
 use crate::helper::state::State;
+use crate::helper::strips::MATERIALISED;
 use crate::history;
 use crate::shared::hot::HOT;
 use crate::shared::requests;
@@ -330,6 +331,7 @@ fn swap(state: &mut State, shadow: Shadow, track: bool) -> Exchange {
             return Exchange::Failed(start);
         }
     }
+    state.journal.note(state.files.get(extent.target).key, extent.offset, extent.len, MATERIALISED);
     if copy.is_none() {
         let _ = state.map.view().remove(extent.addr, extent.len);
     }

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)] // Advice to the kernel.
 
 use crate::cold::{self, FASTEST, Faults, Large, Reading, Waiting};
-use crate::extent::{BLANK, Extent};
+use crate::extent::{BLANK, Extent, TargetId};
 use crate::helper::files::{File, Files};
 use crate::helper::load::{Load, MOST_READ, NO_LOAD};
 use crate::helper::map::Map;
@@ -128,6 +128,11 @@ impl Prefetch {
             self.used += 1;
         }
         self.due_ns = 0;
+    }
+
+    /// What was asked for since the last call: of which file, offset and bytes.
+    pub(crate) fn take_asked(&mut self) -> Option<(TargetId, u64, usize)> {
+        self.load.take_asked()
     }
 
     pub(crate) fn moved(&mut self, from: usize, len: usize, to: usize) {

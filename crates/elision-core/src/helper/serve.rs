@@ -5,8 +5,8 @@ use crate::helper::guard::breaks::{self, NAMED_BREAK};
 use crate::helper::requests::{self, Answer};
 use crate::helper::state::{self, State};
 use crate::helper::{
-    associate, before_write, begin, clone, closing, guard, learn, pending, plan, prefetch, query, ranges,
-    recognise, relocate, share, truncate, validate, wrote,
+    associate, before_write, begin, clone, closing, guard, journal, learn, pending, plan, prefetch, query,
+    ranges, recognise, relocate, share, truncate, validate, wrote,
 };
 use crate::shared::control::{self, END_VALUE, END_WORD, HARMLESS, LAST_HELPER, PROGRAM};
 use crate::shared::processes;
@@ -138,8 +138,12 @@ fn serve(state: &mut State) -> ! {
             rounds = (rounds / 2).max(1);
         }
         load_ahead(state, true);
+        journal::look(state, false);
         let mut timeout = if again || late { 1 } else { LONG };
         if let Some(due) = state.prefetch.due_ms() {
+            timeout = timeout.min(due);
+        }
+        if let Some(due) = state.journal.due_ms() {
             timeout = timeout.min(due);
         }
         if state.map.dropped && timeout > 5 {
@@ -229,6 +233,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
         // A fork waits for the answer, so none comes in between.
         request.owned &= request.forks == forks::count();
     }
+    journal::before(state, request.op);
     request.declined = match request.op {
         Op::Ping => None,
         Op::Associate => associate::associate(state, request),
@@ -239,6 +244,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
         Op::Recognise => recognise::recognise(state, request),
         Op::Wrote => {
             wrote::wrote(state, request);
+            journal::saved(state, request);
             if state.pending.is_some() && !request.more && !pending::look_again(state) {
                 pending::end(state);
             }
@@ -382,6 +388,7 @@ fn report_once(state: &mut State) {
     if state.stats < 0 {
         return;
     }
+    journal::look(state, true);
     let mut at = 0;
     while let Some(row) = state.map.view().next(at) {
         learn::count_loaded(&mut state.map, &mut state.tables, row.addr, row.len);

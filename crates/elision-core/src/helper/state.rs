@@ -10,6 +10,7 @@ use crate::helper::page_tables::PageTables;
 use crate::helper::prefetch::Prefetch;
 use crate::helper::reserve::Reserve;
 use crate::helper::stop_world::StopWorld;
+use crate::helper::strips::Journal;
 use crate::quiet::Meaning;
 use crate::transfer::PAGE;
 use core::ptr;
@@ -35,6 +36,7 @@ pub(crate) struct State {
     /// The file of a write lease that is being taken, before there is an entry.
     pub taking: FileKey,
     pub stats: i32,
+    pub journal: Journal,
     /// When to look which files are closed (see [`crate::helper::closing`]), or 0.
     pub look_at_ms: u64,
     /// The fork that was just answered, or 0.

@@ -4,6 +4,7 @@
 use crate::shared::control;
 use crate::stats::{self, COUNTERS};
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use elision_sys::{file, limits, task};
 
 pub(crate) fn report_alone() {
@@ -41,6 +42,17 @@ pub(crate) fn write_stats(fd: i32, pid: i32) {
     let mut line = [0; stats::LINE];
     let length = stats::take_line(pid, &mut line);
     let _ = file::write(fd, line.get(..length).unwrap_or(&[]));
+}
+
+static PAGES: AtomicBool = AtomicBool::new(false);
+
+/// Do lines tell of the pages of files, too?
+pub(crate) fn tells_of_pages() -> bool {
+    PAGES.load(Relaxed)
+}
+
+pub(crate) fn tell_of_pages() {
+    PAGES.store(true, Relaxed);
 }
 
 /// A path, zero-terminated; empty: nowhere.
