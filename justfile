@@ -26,7 +26,7 @@ lint: doc
 
 # the libraries' documentation
 doc:
-    RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --lib
+    RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --lib --features elision/bytes,elision/stable_deref_trait
 
 # the benches; arguments go to scripts/bench
 bench *ARGS:

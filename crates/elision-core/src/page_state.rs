@@ -1,6 +1,13 @@
 //! The page states that a buffer reports.
 
 /// The state of a run of bytes.
+///
+/// ```
+/// use elision_core::page_state::PageState; // in the crate `elision`: `elision::PageState`
+///
+/// let costs_memory = |state| matches!(state, PageState::Plain | PageState::Tracked | PageState::Altered);
+/// assert!(!costs_memory(PageState::Loaded)); // the page cache has it anyway
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum PageState {
     /// Associated with no file.

@@ -183,6 +183,15 @@ pub fn sysctl(name: &str) -> Option<u64> {
     sysctl_text(name)?.parse().ok()
 }
 
+/// What a path is on.
+///
+/// ```
+/// use elision_core::probe; // in the crate `elision`: `elision::probe`
+///
+/// let here = probe::file_system(std::path::Path::new("."))?;
+/// println!("{}: {}", here.name, if here.supported { "may be deferred" } else { "is left alone" });
+/// # std::io::Result::Ok(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileSystem {
     /// `f_type`.

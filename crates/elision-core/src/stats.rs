@@ -6,7 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// Why a transfer was traditional.
+        /// Why a transfer was traditional. [`snapshot`] counts them; it prints as its name in the statistics of the drop-in.
+        ///
+        /// ```
+        /// use elision_core::stats::Reason; // in the crate `elision`: `elision::stats::Reason`
+        ///
+        /// assert_eq!(Reason::LeaseRefused.to_string(), "lease_refused");
+        /// ```
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         #[repr(u8)]
         pub enum Reason { $($(#[$doc])* $name,)* }
@@ -162,7 +168,15 @@ impl Counters {
     }
 }
 
-/// A reading of the counters.
+/// A reading of the counters. What happened between two of them is their difference.
+///
+/// ```
+/// let stats = elision_core::stats::snapshot(); // in the crate `elision`: `elision::stats::snapshot`
+/// println!("{} bytes deferred, {} loaded since", stats.deferred_bytes, stats.loaded_bytes);
+/// for (reason, count) in &stats.declined {
+///     println!("{count} transfers were traditional: {reason}"); // `lease_refused`, `small` …
+/// }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
     /// Bytes that reads did not load.

@@ -153,6 +153,12 @@ fn program(order: &str, dir: &str, deferring: bool) {
         let unloaded = call!(copy, copy_unload: fn(&mut Buffer) -> usize, unsafe { &mut **read });
         assert!(deferring || unloaded == 0);
         // SAFETY: as above.
+        let twin = call!(copy, copy_clone: fn(&Buffer) -> *mut Buffer, unsafe { &**read });
+        assert_eq!(known(twin) >= whole, deferring);
+        expect(contents(twin, copy), &shared);
+        // SAFETY: of this copy, and dropped once.
+        call!(copy, copy_drop: fn(Box<Buffer>), unsafe { Box::from_raw(twin) });
+        // SAFETY: as above.
         call!(copy, copy_grow: fn(&mut Buffer, usize), unsafe { &mut **edited }, 200 << 20);
         expected.resize(LEN + (200 << 20), 0);
         let new = own.with_extension("new");

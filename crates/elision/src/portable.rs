@@ -1,4 +1,5 @@
 //! The same face where nothing can be deferred: plain memory, plain reads, plain writes.
+#![cfg_attr(feature = "stable_deref_trait", allow(unsafe_code))] // A promise on addresses.
 
 use crate::part::part;
 use crate::threshold;
@@ -68,6 +69,24 @@ impl Buffer {
         self.bytes.try_reserve_exact(more).map_err(|_| io::ErrorKind::OutOfMemory)?;
         self.bytes.resize(len, 0);
         Ok(())
+    }
+
+    /// Longer, with room for more of it.
+    pub(crate) fn grow(&mut self, len: usize) -> io::Result<()> {
+        let more = len.saturating_sub(self.bytes.len());
+        self.bytes.try_reserve(more).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        self.bytes.resize(len, 0);
+        Ok(())
+    }
+
+    /// A copy. It keeps no file open.
+    ///
+    /// # Errors
+    /// If memory has no room for it.
+    pub fn try_clone(&self) -> io::Result<Buffer> {
+        let mut copy = Buffer::new(self.len())?;
+        copy.copy_from_slice(self);
+        Ok(copy)
     }
 
     /// Fills `self[at..at + len]` from `file`, and says how many bytes there were.
@@ -164,6 +183,10 @@ impl DerefMut for Buffer {
     }
 }
 
+// SAFETY: as for the `Vec` that has the bytes.
+#[cfg(feature = "stable_deref_trait")]
+unsafe impl stable_deref_trait::StableDeref for Buffer {}
+
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Buffer").field("len", &self.len()).finish_non_exhaustive()
@@ -177,6 +200,19 @@ pub struct File(Mutex<fs::File>);
 impl From<fs::File> for File {
     fn from(file: fs::File) -> File {
         File(Mutex::new(file))
+    }
+}
+
+/// Plain reads from the file's position on.
+impl Read for File {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).read(target)
+    }
+}
+
+impl Seek for File {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).seek(to)
     }
 }
 

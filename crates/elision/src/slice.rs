@@ -2,8 +2,119 @@
 
 use crate::Buffer;
 use std::borrow::{Borrow, BorrowMut};
-use std::io;
+use std::io::{self, Write};
 use std::slice::{Iter, IterMut};
+use std::str::Utf8Error;
+
+impl Buffer {
+    /// Appends a copy of these bytes. What the buffer has already stays deferred.
+    ///
+    /// ```
+    /// let mut buffer = elision::Buffer::default();
+    /// buffer.extend_from_slice(b"one, ")?;
+    /// buffer.extend_from_slice(b"two")?;
+    /// assert_eq!(buffer, b"one, two");
+    /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Buffer::resize`]; the buffer is unchanged then.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let end = self.len();
+        self.grow(end.checked_add(bytes.len()).ok_or(io::ErrorKind::OutOfMemory)?)?;
+        self[end..].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Drops all but the first `len` bytes, and gives their memory back. Does nothing if there are no more.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.len() {
+            self.resize(len).expect("shrinking takes no memory");
+        }
+    }
+
+    /// Drops all bytes, and gives their memory back.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+    }
+
+    /// The bytes as text, without a copy: what `std::fs::read_to_string` is for. Checks all bytes, which loads them. (There is no `read_to_string`
+    /// here: a `String` owns memory of the allocator's, so nothing of it could be deferred.)
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("log");
+    /// # std::fs::write(&path, "start\nstop\n".repeat(1 << 20))?;
+    /// let log = elision::read(&path)?;
+    /// assert_eq!(log.to_str()?.lines().filter(|line| line.contains("stop")).count(), 1 << 20);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If they are not UTF-8.
+    pub fn to_str(&self) -> Result<&str, Utf8Error> {
+        std::str::from_utf8(self)
+    }
+}
+
+/// [`Buffer::try_clone`].
+///
+/// # Panics
+/// If there is no address space for it.
+impl Clone for Buffer {
+    fn clone(&self) -> Buffer {
+        self.try_clone().expect("address space for a buffer")
+    }
+}
+
+/// Appends, as [`Buffer::extend_from_slice`]. To fill a buffer from its begin, write to its slice (`&mut buffer[..]`); to read one, or to
+/// seek in it, put it into a [`Cursor`](io::Cursor).
+///
+/// ```
+/// use std::io::{BufRead, Cursor, Write};
+///
+/// let mut buffer = elision::Buffer::default();
+/// for n in 1..=3 {
+///     writeln!(buffer, "line {n}")?;
+/// }
+/// let lines: Result<Vec<String>, _> = Cursor::new(buffer).lines().collect();
+/// assert_eq!(lines?, ["line 1", "line 2", "line 3"]);
+/// # std::io::Result::Ok(())
+/// ```
+impl Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.extend_from_slice(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Appends, some KiB at a time.
+///
+/// # Panics
+/// If there is no address space for it.
+impl Extend<u8> for Buffer {
+    fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
+        let mut bytes = bytes.into_iter();
+        loop {
+            let piece: Vec<u8> = bytes.by_ref().take(1 << 14).collect();
+            if piece.is_empty() {
+                break;
+            }
+            self.extend_from_slice(&piece).expect("address space for more bytes");
+        }
+    }
+}
+
+/// Appends, as [`Extend<u8>`].
+impl<'a> Extend<&'a u8> for Buffer {
+    fn extend<I: IntoIterator<Item = &'a u8>>(&mut self, bytes: I) {
+        self.extend(bytes.into_iter().copied());
+    }
+}
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
@@ -117,4 +228,22 @@ equals! {
     Vec<u8>;
     [u8; N], N;
     &[u8; N], N;
+}
+
+/// Takes the buffer over as it is: what is deferred stays deferred, and slices of it share it. (`Vec::from` of them is a copy.)
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("page");
+/// # std::fs::write(&path, vec![7; 16 << 20])?;
+/// let whole = bytes::Bytes::from(elision::read(&path)?);
+/// let part = whole.slice(1 << 20..2 << 20); // nothing is loaded, nothing is copied
+/// std::thread::spawn(move || assert_eq!(part[5], 7)).join().unwrap();
+/// # std::io::Result::Ok(())
+/// ```
+#[cfg(feature = "bytes")]
+impl From<Buffer> for bytes::Bytes {
+    fn from(buffer: Buffer) -> bytes::Bytes {
+        bytes::Bytes::from_owner(buffer)
+    }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Reads a whole file, in time that does not depend on its size: `std::fs::read`, deferred.
 ///
-/// The bytes are those that the file has now, whatever happens to it later.
+/// The bytes are those that the file has now, whatever happens to it later. For text: [`Buffer::to_str`].
 ///
 /// # Errors
 /// As `std::fs::read`. An I/O error of a page that is loaded later arrives when it is touched; see [`Buffer::load`].
@@ -31,6 +31,17 @@ pub fn edit(path: impl AsRef<Path>) -> io::Result<Buffer> {
 
 /// What can be saved: bytes in whatever holds them. Of a [`Buffer`] only what was altered is written; `&mut Buffer` also remembers what
 /// was written, for the next save.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("notes");
+/// elision::write(&path, "text")?;
+/// elision::write(&path, vec![1, 2, 3])?;
+/// let shared = std::sync::Arc::new(elision::read(&path)?);
+/// elision::write(dir.path().join("copy"), &*shared)?;
+/// # assert_eq!(std::fs::read(dir.path().join("copy"))?, [1, 2, 3]);
+/// # std::io::Result::Ok(())
+/// ```
 pub trait Contents: contents::Contents {}
 
 impl<T: contents::Contents> Contents for T {}
@@ -143,17 +154,7 @@ fn save(path: &Path, bytes: &[u8], mut kept: Option<&mut Option<File>>) -> io::R
     let writable = |file: &File| file.may_be_replaced(path);
     let file = match kept.as_deref_mut().and_then(Option::take).filter(same).filter(writable) {
         Some(file) => file,
-        None => {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(false);
-            match File::open_with(options.clone().read(true), path) {
-                // A file that may be written but not read.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    File::open_with(&options, path)?
-                }
-                other => other?,
-            }
-        }
+        None => open_to_write(path, false)?,
     };
     let len = bytes.len();
     let write = || file.write_all(bytes, stays);
@@ -181,6 +182,37 @@ fn save(path: &Path, bytes: &[u8], mut kept: Option<&mut Option<File>>) -> io::R
         *kept = Some(file);
     }
     Ok(())
+}
+
+impl File {
+    /// Creates a file, or empties the one that is there, and opens it for writing, and for reading if that may be (or nothing of later saves
+    /// could be left out).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let mut buffer = elision::Buffer::new(16 << 20)?;
+    /// let file = elision::File::create(dir.path().join("state"))?;
+    /// file.write(0, &mut buffer)?;
+    /// buffer[5_000_000] = 1;
+    /// file.write(0, &mut buffer)?; // that page, and the first
+    /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// As `std::fs::File::create`.
+    pub fn create(path: impl AsRef<Path>) -> io::Result<File> {
+        open_to_write(path.as_ref(), true)
+    }
+}
+
+/// Opens for reading and writing, or for writing alone where that is all one may. Creates what is not there.
+fn open_to_write(path: &Path, truncate: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(truncate);
+    match File::open_with(options.clone().read(true), path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open_with(&options, path),
+        other => other,
+    }
 }
 
 fn no_room(written: &io::Result<()>) -> bool {

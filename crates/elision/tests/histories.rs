@@ -18,6 +18,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
 use std::cell::RefCell;
 use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -109,6 +110,11 @@ enum Step {
         len: usize,
         shared: bool,
     },
+    /// `Buffer::try_clone`.
+    Clone {
+        from: usize,
+        to: usize,
+    },
     Drop {
         buffer: usize,
     },
@@ -119,6 +125,12 @@ enum Step {
     Resize {
         buffer: usize,
         len: usize,
+    },
+    /// `io::Write` for `Buffer`.
+    Append {
+        buffer: usize,
+        len: usize,
+        seed: u64,
     },
     /// `Buffer::read_at`; `cut` makes two reads of it that meet there.
     ReadAt {
@@ -208,9 +220,11 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (h(), f(), any::<bool>()).prop_map(|(handle, file, write)| Step::Open { handle, file, write }),
         2 => h().prop_map(|handle| Step::Close { handle }),
         3 => (b(), file_len(), any::<bool>()).prop_map(|(buffer, len, shared)| Step::New { buffer, len, shared }),
+        3 => (b(), b()).prop_map(|(from, to)| Step::Clone { from, to }),
         1 => b().prop_map(|buffer| Step::Drop { buffer }),
         1 => b().prop_map(|buffer| Step::LetGo { buffer }),
         3 => (b(), file_len()).prop_map(|(buffer, len)| Step::Resize { buffer, len }),
+        2 => (b(), place(4), seed()).prop_map(|(buffer, len, seed)| Step::Append { buffer, len, seed }),
         9 => (b(), h(), place(8), place(16), place(8), prop::option::of(place(8)), any::<bool>()).prop_map(
             |(buffer, handle, at, len, offset, cut, congruent)| {
                 let offset = if congruent { offset / PAGE * PAGE + at % PAGE } else { offset };
@@ -478,6 +492,13 @@ impl World<'_> {
                 let made = if shared { self.segment.buffer(len) } else { Buffer::new(len) };
                 self.slots[buffer] = Some(Slot::new(io("new", made)?));
             }
+            Step::Clone { from, to } => {
+                self.slot(from)?;
+                let Some(slot) = &self.slots[from] else { return Ok(()) };
+                let buffer = io("clone", slot.buffer.try_clone())?;
+                let (model, candidates) = (slot.model.clone(), slot.candidates.clone());
+                self.slots[to] = Some(Slot { buffer, model, candidates, last: slot.last });
+            }
             Step::Drop { buffer } => self.slots[buffer] = None,
             Step::LetGo { buffer } => {
                 if let Some(slot) = &mut self.slots[buffer] {
@@ -495,6 +516,15 @@ impl World<'_> {
                     // What was cut off is zeroed.
                     slot.stored(len - 1, 1);
                 }
+            }
+            Step::Append { buffer, len, seed } => {
+                self.slot(buffer)?;
+                let Some(slot) = &mut self.slots[buffer] else { return Ok(()) };
+                let (content, end) = (bytes(seed, len), slot.model.len());
+                io("append", slot.buffer.write_all(&content))?;
+                slot.model.extend(content);
+                slot.fit();
+                slot.stored(end, len);
             }
             Step::ReadAt { buffer, handle, at, len, offset, cut } => {
                 self.slot(buffer)?;

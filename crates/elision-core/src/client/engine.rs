@@ -52,6 +52,7 @@ pub struct Engine {
     fill: extern "C" fn(fd: i32, addr: usize, len: usize) -> isize,
     forget: unsafe extern "C" fn(addr: usize, len: usize),
     relocate: unsafe extern "C" fn(addr: usize, len: usize, to: usize) -> usize,
+    duplicate: unsafe extern "C" fn(addr: usize, len: usize, to: usize, copy: Run, Context),
     unload: unsafe extern "C" fn(addr: usize, len: usize) -> usize,
     query: extern "C" fn(addr: usize, len: usize, Run, Context) -> usize,
     release: extern "C" fn(dev: u64, ino: u64),
@@ -80,6 +81,7 @@ impl Engine {
             fill,
             forget: own_forget,
             relocate: own_relocate,
+            duplicate: own_duplicate,
             unload: own_unload,
             query: own_query,
             release: own_release,
@@ -179,6 +181,11 @@ unsafe extern "C" fn own_forget(addr: usize, len: usize) {
 unsafe extern "C" fn own_relocate(addr: usize, len: usize, to: usize) -> usize {
     // SAFETY: the caller's promise.
     unsafe { memory::relocate(addr, len, to) }
+}
+
+unsafe extern "C" fn own_duplicate(addr: usize, len: usize, to: usize, copy: Run, context: Context) {
+    // SAFETY: the caller's promise.
+    unsafe { memory::duplicate(addr, len, to, |at, len| copy(context, at, len, 0)) }
 }
 
 unsafe extern "C" fn own_unload(addr: usize, len: usize) -> usize {
@@ -314,6 +321,21 @@ pub unsafe fn forget(addr: usize, len: usize) {
 pub unsafe fn relocate(addr: usize, len: usize, to: usize) -> usize {
     // SAFETY: the caller's promise.
     known().map_or(0, |engine| unsafe { (engine.relocate)(addr, len, to) })
+}
+
+/// See [`memory::duplicate`].
+///
+/// # Safety
+/// As there.
+pub unsafe fn duplicate<F: FnMut(usize, usize)>(addr: usize, len: usize, to: usize, mut copy: F) {
+    extern "C" fn run<F: FnMut(usize, usize)>(context: Context, at: usize, len: usize, _: u8) {
+        // SAFETY: `duplicate` below passed its closure, which outlives the call, and nobody else calls it.
+        unsafe { (*context.cast::<core::cell::RefCell<F>>()).borrow_mut()(at, len) }
+    }
+    let Some(engine) = known() else { return copy(0, len) };
+    let copy = core::cell::RefCell::new(copy);
+    // SAFETY: the caller's promise.
+    unsafe { (engine.duplicate)(addr, len, to, run::<F>, core::ptr::from_ref(&copy).cast()) }
 }
 
 /// See [`memory::unload`].

@@ -113,6 +113,35 @@ pub unsafe fn relocate(addr: usize, len: usize, to: usize) -> usize {
     handled + if more { tried } else { 0 }
 }
 
+/// Lets whole pages at `to` stand for the file bytes that those at `addr` stand for. Calls `copy` with each part (from, length) of the range
+/// that the caller has to copy.
+///
+/// # Safety
+/// Nobody stores into the pages at `addr` meanwhile; those at `to` are the caller's alone, and fresh.
+pub unsafe fn duplicate(addr: usize, len: usize, to: usize, mut copy: impl FnMut(usize, usize)) {
+    let mut at = 0;
+    while at < len && touched(addr, len) {
+        let Some(mut call) = Call::new(Op::Duplicate, false) else { break };
+        let request = call.request();
+        (request.addr, request.len, request.offset) = (addr + at, len - at, (to + at) as u64);
+        if call.send().is_some() {
+            break;
+        }
+        let answer = call.request();
+        let (handled, runs, count) = (answer.handled.min(len - at), answer.runs, answer.count.min(RUNS));
+        // Signals are blocked until here.
+        drop(call);
+        if handled == 0 {
+            break;
+        }
+        runs.iter().take(count).for_each(|run| copy(run.addr - addr, run.len));
+        at += handled;
+    }
+    if at < len {
+        copy(at, len - at);
+    }
+}
+
 /// Stops tracking a range just written: another write to the file was under way.
 pub fn untrack(addr: usize, len: usize) {
     ask(Op::Untrack, pages_inside(addr, len));

@@ -139,7 +139,13 @@ fn equals_file(
 }
 
 /// Only private, writable memory of no file but our mappings is fit.
-fn unfit_memory(map: &mut Map, tables: &PageTables, limit: usize, addr: usize, len: usize) -> Option<Reason> {
+pub(crate) fn unfit_memory(
+    map: &mut Map,
+    tables: &PageTables,
+    limit: usize,
+    addr: usize,
+    len: usize,
+) -> Option<Reason> {
     if map.usage.mapped >= limit {
         return Some(Reason::Limit);
     }

@@ -110,7 +110,7 @@ pub(crate) fn answer_quiesced(guarded: impl Fn(FileKey) -> bool) {
         match request.op {
             Op::Ping | Op::BeforeWrite | Op::Closing | Op::Surrender => request.declined = None,
             Op::Release if !guarded(request.key) => request.declined = None,
-            Op::Associate | Op::Plan => request.declined = Some(Reason::Helper),
+            Op::Associate | Op::Plan | Op::Duplicate => request.declined = Some(Reason::Helper),
             _ => {
                 put_back(slot);
                 continue;

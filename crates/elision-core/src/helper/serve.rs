@@ -5,8 +5,8 @@ use crate::helper::guard::breaks::{self, NAMED_BREAK};
 use crate::helper::requests::{self, Answer};
 use crate::helper::state::{self, State};
 use crate::helper::{
-    associate, before_write, begin, clone, closing, guard, journal, learn, pending, plan, prefetch, query,
-    ranges, recognise, relocate, share, truncate, validate, wrote,
+    associate, before_write, begin, clone, closing, duplicate, guard, journal, learn, pending, plan,
+    prefetch, query, ranges, recognise, relocate, share, truncate, validate, wrote,
 };
 use crate::shared::control::{self, END_VALUE, END_WORD, HARMLESS, LAST_HELPER, PROGRAM};
 use crate::shared::processes;
@@ -282,6 +282,7 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
             None
         }
         Op::Relocate => relocate::relocate(state, request),
+        Op::Duplicate => duplicate::duplicate(state, request),
         Op::Unload => {
             request.handled = ranges::unload(state, request.addr, request.len);
             None

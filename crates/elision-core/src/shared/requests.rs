@@ -41,6 +41,8 @@ pub enum Op {
     Dissolve,
     /// Move the pages of a range to address `offset`.
     Relocate,
+    /// Let the pages at address `offset` stand for what those of a range stand for, but for the runs.
+    Duplicate,
     Zero,
     /// Give loaded pages back; `handled`: how many bytes.
     Unload,
@@ -79,7 +81,7 @@ pub struct Request {
     pub fs: Option<&'static FsTraits>,
     pub addr: usize,
     pub len: usize,
-    /// File position of `addr`; for [`Op::Relocate`] the new address.
+    /// File position of `addr`; for [`Op::Relocate`] and [`Op::Duplicate`] the new address.
     pub offset: u64,
     /// The library sees every change through this description first.
     pub owned: bool,

@@ -44,6 +44,11 @@ pub extern "C" fn copy_grow(buffer: &mut Buffer, by: usize) {
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn copy_clone(buffer: &Buffer) -> *mut Buffer {
+    Box::into_raw(Box::new(buffer.clone()))
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn copy_unload(buffer: &mut Buffer) -> usize {
     buffer.unload(..).unwrap()
 }

@@ -55,7 +55,7 @@ pub struct Buffer {
     /// The first byte.
     addr: usize,
     len: usize,
-    /// Whole pages, of which the first has the first byte.
+    /// Whole pages, of which the first has the first byte. Behind the last byte they are zero.
     room: usize,
     /// The file this buffer was read from for editing, or saved to: kept open for the next save.
     pub(crate) origin: Option<File>,
@@ -78,9 +78,13 @@ impl Buffer {
 
     /// The same, `phase` bytes into its first page.
     fn with_phase(len: usize, phase: usize) -> io::Result<Buffer> {
-        // Room to grow in place costs nothing, unless address space is limited: then exactly what is needed.
-        let roomy = len.saturating_mul(2).saturating_add(64 << 20);
-        let segment = Segment::reserve(roomy).or_else(|_| Segment::reserve(len.saturating_add(phase)))?;
+        Buffer::with_room(len, phase, len.saturating_mul(2).saturating_add(64 << 20))
+    }
+
+    /// The same, in a segment of `room` bytes. Room to grow in place costs nothing, unless address space is limited: then exactly what is
+    /// needed.
+    fn with_room(len: usize, phase: usize, room: usize) -> io::Result<Buffer> {
+        let segment = Segment::reserve(room).or_else(|_| Segment::reserve(len.saturating_add(phase)))?;
         Buffer::place(segment, len, phase)
     }
 
@@ -122,6 +126,61 @@ impl Buffer {
         }
         self.len = len;
         Ok(())
+    }
+
+    /// [`Buffer::resize`] to more bytes, after which there may be more: with room behind them, and room for many times as much.
+    pub(crate) fn grow(&mut self, len: usize) -> io::Result<()> {
+        let needed = whole_pages(len.saturating_add(self.phase()))?;
+        if needed > self.room {
+            // (Not in a segment that others use.)
+            let ahead = if self.segment.is_sole() { (needed / 8).next_multiple_of(PAGE) } else { 0 };
+            let extend = |more| self.segment.extend(self.base() + self.room, more);
+            self.room = match needed - self.room {
+                more if extend(more + ahead) => needed + ahead,
+                more if extend(more) => needed,
+                _ => {
+                    let room = len.saturating_mul(16).saturating_add(64 << 20);
+                    return self.move_to(Buffer::with_room(len, self.phase(), room)?);
+                }
+            };
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// A copy, which stands for the same file bytes: what is not altered is neither loaded nor copied, and takes no memory.
+    ///
+    /// Only altered bytes are copied, and what stands for no file. So is everything where more than half was altered, and of buffers of less
+    /// than 1 MiB. The copy keeps no file open: its first [`write`](crate::write()) opens one.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("image");
+    /// # std::fs::write(&path, vec![7; 16 << 20])?;
+    /// let before = elision::edit(&path)?;
+    /// let mut after = before.try_clone()?; // nothing is loaded
+    /// after[8 << 20] = 1; //                  one page
+    /// assert_eq!(before[8 << 20], 7);
+    /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// `ENOMEM` if there is no address space for it.
+    pub fn try_clone(&self) -> io::Result<Buffer> {
+        let mut copy = Buffer::with_phase(self.len, self.phase())?;
+        if self.len < threshold::to_save() {
+            copy.copy_from_slice(self);
+            return Ok(copy);
+        }
+        let (target, room) = (copy.base(), copy.room);
+        let copy_part = |at: usize, len: usize| {
+            let from = at.saturating_sub(self.phase()).min(self.len);
+            let to = (at + len).saturating_sub(self.phase()).min(self.len);
+            copy[from..to].copy_from_slice(&self[from..to]);
+        };
+        // SAFETY: `&self` keeps everybody from storing into the one, and nobody has the other yet.
+        unsafe { engine::duplicate(self.base(), room, target, copy_part) };
+        Ok(copy)
     }
 
     /// Moves page by page, so that nothing is loaded, and what is deferred stays so.
@@ -336,6 +395,11 @@ impl DerefMut for Buffer {
         unsafe { std::slice::from_raw_parts_mut(self.addr as *mut u8, self.len) }
     }
 }
+
+// SAFETY: the bytes are in a mapping of their own, whose address a move of the buffer does not change, nor does anything that `&Buffer`
+// can do: loading and materialising exchange pages in their place. `resize` may move them, and takes `&mut`.
+#[cfg(feature = "stable_deref_trait")]
+unsafe impl stable_deref_trait::StableDeref for Buffer {}
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,7 +10,7 @@ use elision_sys::file::FileKey;
 use elision_sys::raw::Errno;
 use elision_sys::{file, task};
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -20,7 +20,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 ///
 /// Reads through a descriptor that is open for writing can be deferred only if every write through it is seen.
 /// `std::fs::File` can be cloned, lent and written to from safe code. This type keeps its descriptor to itself; that is
-/// all it adds.
+/// all it adds. So it has no `AsFd`: who borrows a descriptor can write through it, which the kernel does not count as another opener.
+/// [`File::into_std`] gives it away.
+///
+/// [`File::read`], [`File::write`] and those of [`Buffer`](crate::Buffer) take offsets. `io::Read` and `io::Seek` are there, too, for code
+/// that takes any reader (a header's parser): plain reads, and the file's position.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -313,6 +317,31 @@ impl File {
 impl From<fs::File> for File {
     fn from(file: fs::File) -> File {
         File::of(file, NEVER_OWNED)
+    }
+}
+
+/// Plain reads from the file's position on. (`file.read(…)` is [`File::read`]; generic code finds this one.)
+///
+/// ```
+/// use std::io::{Read, Seek, SeekFrom};
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("data");
+/// # std::fs::write(&path, b"MAGIC2345678")?;
+/// let mut file = elision::File::open(&path)?;
+/// let mut magic = [0; 5];
+/// file.read_exact(&mut magic)?;
+/// assert_eq!((&magic, file.stream_position()?), (b"MAGIC", 5));
+/// # std::io::Result::Ok(())
+/// ```
+impl Read for File {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        self.file.read(target)
+    }
+}
+
+impl Seek for File {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
     }
 }
 
