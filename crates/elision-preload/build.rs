@@ -1,4 +1,5 @@
-//! Links the unwinder into the drop-in, which would else load libgcc_s.so with every program: a seventh of what a start costs.
+//! Links the unwinder into the drop-in, which would else load libgcc_s.so with every program: a seventh of what a start costs. And tells
+//! the command's build script, which builds the drop-in once more to put it into the command, where the sources are.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,6 +7,7 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     let variable = |name| std::env::var(name).unwrap_or_default();
+    println!("cargo:sources={}", variable("CARGO_MANIFEST_DIR"));
     if variable("TARGET") != variable("HOST") || variable("CARGO_CFG_TARGET_ENV") != "gnu" {
         return;
     }

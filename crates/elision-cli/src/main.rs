@@ -3,6 +3,7 @@
 mod collector;
 mod demo;
 mod doctor;
+mod embedded;
 mod ending;
 mod preload;
 mod program;
@@ -81,7 +82,8 @@ Environment of a program that runs with Elision:
   ELISION_VERBOSE=1    say on standard error that Elision is active, and what it declines
 
 Environment of the command itself:
-  ELISION_PRELOAD=FILE the drop-in [default: libelision_preload.so beside the command, or in ../lib]";
+  ELISION_PRELOAD=FILE the drop-in [default: libelision_preload.so beside the command or in ../lib, else the one inside the
+                       command, which is put into ~/.cache/elision]";
 
 const RUN_HELP: &str = "\
 Examples:

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::embedded;
+
 const NAME: &str = "libelision_preload.so";
 
 /// The advice if a part is missing: `cargo run` builds only the command.
 pub const BUILD: &str = "`cargo build --release` builds it beside the command";
 
-/// Finds the drop-in: where `ELISION_PRELOAD` says, or near this executable.
+/// Finds the drop-in: where `ELISION_PRELOAD` says, near this executable, or in it.
 pub fn find() -> Result<PathBuf> {
     if let Some(named) = env::var_os("ELISION_PRELOAD").filter(|named| !named.is_empty()) {
         let path = Path::new(&named).canonicalize();
@@ -33,9 +35,14 @@ fn find_near(dir: &Path) -> Result<PathBuf> {
     let places = ["deps", ".", "../lib", "../lib/elision"].map(|place| dir.join(place).join(NAME));
     match places.iter().find_map(|path| path.canonicalize().ok()) {
         Some(path) => loadable(path),
-        None => bail!(
-            "{NAME} is not here; looked for{}\n{BUILD}; or install it there, or name it in ELISION_PRELOAD",
-            places.iter().map(|path| format!("\n  {}", path.display())).collect::<String>()
+        None => embedded::find(NAME).map_or_else(
+            || {
+                bail!(
+                    "{NAME} is not here; looked for{}\n{BUILD}; or install it there, or name it in ELISION_PRELOAD",
+                    places.iter().map(|path| format!("\n  {}", path.display())).collect::<String>()
+                )
+            },
+            |found| loadable(found?),
         ),
     }
 }
