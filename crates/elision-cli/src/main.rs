@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod embedded;
 mod ending;
+mod manual;
 mod preload;
 mod program;
 mod report;
@@ -17,7 +18,7 @@ mod units;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use ending::Ending;
 
@@ -59,6 +60,12 @@ enum Job {
     /// without Elision, the second with it. Prints both costs side by side, checks every byte, and removes the files.
     #[command(after_help = DEMO_HELP)]
     Demo(demo::Args),
+    /// Print completions for a shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions(manual::CompletionArgs),
+    /// Write the manual pages into a directory, for packages
+    #[command(hide = true)]
+    Man(manual::ManArgs),
 }
 
 const HELP: &str = "\
@@ -151,6 +158,12 @@ Exit status:
   1  they are not, or the demo failed
   2  the command line is wrong";
 
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  elision completions bash > ~/.local/share/bash-completion/completions/elision
+  elision completions fish > ~/.config/fish/completions/elision.fish
+  elision completions zsh > _elision       in a directory of $fpath";
+
 fn main() -> ExitCode {
     let (ending, own_failure) = match Cli::parse().command {
         Job::Run(args) => (run::run(args), run::OWN_FAILURE),
@@ -158,6 +171,8 @@ fn main() -> ExitCode {
         Job::DoctorStep(args) => (doctor::step(args), doctor::ASKED_WRONGLY),
         Job::Top(args) => (top::run(args), 1),
         Job::Demo(args) => (demo::run(args), 1),
+        Job::Completions(args) => (manual::completions(Cli::command(), args), 1),
+        Job::Man(args) => (manual::man(Cli::command(), args), 1),
     };
     // All temporary files have been removed by now.
     match ending {

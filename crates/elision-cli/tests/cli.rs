@@ -685,3 +685,76 @@ fn help_teaches() {
     }
     assert!(stdout(&self::output(&["--version"])).starts_with("elision "));
 }
+
+/// What bash offers for these words.
+fn completed(script: &Path, words: &str) -> String {
+    let ask = format!(
+        "source {} && COMP_WORDS=({words} '') && COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)) && \
+         _elision elision '' \"${{COMP_WORDS[COMP_CWORD - 1]}}\" && echo \"${{COMPREPLY[*]}}\"",
+        script.display()
+    );
+    let output = Command::new("bash").args(["--norc", "-c", &ask]).output().expect("bash");
+    assert!(output.status.success(), "{words}: {}", stderr(&output));
+    stdout(&output)
+}
+
+#[test]
+fn completions_complete() {
+    let dir = dir();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = output(&["completions", shell]);
+        assert!(output.status.success(), "{shell}: {}", stderr(&output));
+        for word in ["run", "doctor", "demo", "min-bytes"] {
+            assert!(stdout(&output).contains(word), "{shell}: {word} is missing");
+        }
+        fs::write(dir.path().join(shell), output.stdout).expect("write");
+    }
+    if Command::new("bash").arg("--version").output().is_err() {
+        println!("skipped: bash not found");
+        return;
+    }
+    let bash = dir.path().join("bash");
+    let commands = completed(&bash, "elision");
+    assert!(commands.contains("run") && commands.contains("doctor"), "{commands}");
+    let options = completed(&bash, "elision run");
+    assert!(options.contains("--stats") && options.contains("--min-bytes"), "{options}");
+    assert_eq!(output(&["completions", "dos"]).status.code(), Some(2));
+}
+
+#[test]
+fn manual_pages_are_written() {
+    let dir = dir();
+    let pages = dir.path().join("man1");
+    let output = output(&["man", text(&pages)]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mut names: Vec<_> =
+        entries(&pages).iter().map(|page| page.file_name().expect("a name").to_owned()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "elision-completions.1",
+            "elision-demo.1",
+            "elision-doctor.1",
+            "elision-run.1",
+            "elision-top.1",
+            "elision.1"
+        ]
+    );
+    for (page, words) in [("elision.1", "ELISION_MIN_BYTES"), ("elision-run.1", "Exit status")] {
+        let shown = fs::read_to_string(pages.join(page)).expect("there");
+        assert!(shown.starts_with(".ie") && shown.contains(words), "{page}: {shown}");
+        match Command::new("man")
+            .args(["--warnings", "-l"])
+            .arg(pages.join(page))
+            .env("MANWIDTH", "80")
+            .output()
+        {
+            Ok(output) => assert!(stdout(&output).contains(words), "{page}: {}", stdout(&output)),
+            Err(_) => println!("skipped: man not found"),
+        }
+    }
+    let file = dir.path().join("file");
+    fs::write(&file, "").expect("write");
+    assert_eq!(self::output(&["man", text(&file)]).status.code(), Some(1));
+}
