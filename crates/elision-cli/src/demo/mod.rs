@@ -138,11 +138,14 @@ fn warn_if_unsupported(place: &Path) {
     }
 }
 
-/// The editing program, which is built and installed beside this one.
+/// The editing program, which is built beside this one, and installed there or (by packages) in ../lib/elision.
 fn editor() -> Result<PathBuf> {
-    let path = env::current_exe()
-        .context("cannot tell where this executable is")?
-        .with_file_name("elision-demo-edit");
+    let command = env::current_exe().context("cannot tell where this executable is")?;
+    let path = command.with_file_name("elision-demo-edit");
+    let packaged = command.with_file_name("../lib/elision/elision-demo-edit");
+    if !path.exists() && packaged.exists() {
+        return Ok(packaged);
+    }
     ensure!(path.exists(), "{} is missing; {}", path.display(), preload::BUILD);
     Ok(path)
 }
