@@ -173,6 +173,43 @@ fn between_any_two_instructions() {
     assert!(killed > ROUNDS / 2, "only {killed} helpers were there to be killed");
 }
 
+/// When it is asked for the first thing that depends on it. What it knew of the file is out of date, and is forgotten on the way. Nobody
+/// calls afterwards: the helper's parent starts another, or the truncation waits until the kernel takes the pages away.
+#[test]
+fn while_nothing_depends_on_it_yet() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    if !common::defers(dir.path()) {
+        return;
+    }
+    let mut killer = Part::start("killer", &[]);
+    let path = dir.path().join("data");
+    // (After forty in a row nobody starts another until the program asks.)
+    for round in 0..36 {
+        fs::write(&path, bytes(5, LEN)).unwrap();
+        let mut saved = elision::edit(&path).unwrap();
+        saved[5000] ^= 1;
+        elision::write(&path, &mut saved).unwrap();
+        saved.close();
+        let expected = bytes(round + 9, LEN);
+        fs::write(&path, &expected).unwrap();
+        let file = File::open(&path).unwrap();
+        let mut buffer = Buffer::new(LEN).unwrap();
+        let Some(&pid) = helpers(std::process::id() as i32).first() else { continue };
+        killer.say(&format!("{pid} {round} {}", round % 5 * 40));
+        if killer.hear() == "refused" {
+            return println!("skipped: this user may not trace what is not his child");
+        }
+        assert_eq!(buffer.read_at(0, LEN, &file, 0).unwrap(), LEN);
+        // What was asked for may be done in fewer steps.
+        // SAFETY: no memory is involved.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        killer.expect("killed");
+        OpenOptions::new().write(true).truncate(true).open(&path).unwrap();
+        assert_same(&buffer, &expected, &format!("round {round}"));
+    }
+}
+
 fn open(path: &Path, only_read: bool) -> File {
     File::open_with(OpenOptions::new().read(true).write(!only_read), path).unwrap()
 }

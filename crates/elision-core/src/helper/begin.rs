@@ -11,6 +11,7 @@ pub(crate) fn open(state: &mut State) -> bool {
     requests::begin();
     state.program = PROGRAM.load(Acquire);
     state.retiring = false;
+    state.map.taking = false;
     state.look_at_ms = 0;
     state.world.begin();
     state.pending = NO_PENDING;

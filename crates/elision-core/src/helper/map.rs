@@ -13,6 +13,8 @@ pub(crate) struct Map {
     pub dropped: bool,
     /// The kernel has still to be asked what is mapped.
     pub unsurveyed: bool,
+    /// A request is being answered that may make an extent: if the helper is killed, another has to look.
+    pub taking: bool,
     /// What is being mapped while the map does not say so yet.
     pub intent: Extent,
 }
@@ -42,6 +44,6 @@ impl Map {
     }
 
     pub(crate) fn publish(&self) {
-        live::publish(self.usage.extents + usize::from(self.unsurveyed));
+        live::publish(self.usage.extents + usize::from(self.unsurveyed) + usize::from(self.taking));
     }
 }

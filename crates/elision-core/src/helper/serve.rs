@@ -228,8 +228,8 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
     };
     let takes = matches!(request.op, Op::Associate | Op::Plan | Op::Truncate | Op::Recognise);
     if takes {
-        // A helper killed on the way needs a successor.
-        live::LIVE.store(state.map.usage.extents + 1, Release);
+        state.map.taking = true;
+        state.map.publish();
         // A fork waits for the answer, so none comes in between.
         request.owned &= request.forks == forks::count();
     }
@@ -333,7 +333,8 @@ fn answer(state: &mut State, request: &mut Request) -> Answer {
         }
     };
     if takes {
-        live::LIVE.store(state.map.usage.extents, Release);
+        state.map.taking = false;
+        state.map.publish();
     }
     if ends { Answer::GivenToAll } else { Answer::Given }
 }

@@ -131,6 +131,7 @@ fn enter_mapped(state: &mut State, whole: Extent) {
 
 fn in_the_program(state: &mut State, work: impl FnOnce(&mut State)) {
     state.world.alone = true;
+    state.map.taking = false;
     state.tables.tracker = -1;
     let read_only = libc::O_RDONLY | libc::O_CLOEXEC;
     state.tables.pagemap = file::open(c"/proc/self/pagemap", read_only, 0).unwrap_or(-1);
