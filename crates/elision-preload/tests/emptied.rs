@@ -105,8 +105,13 @@ fn elides(command: &[&str]) {
     if !stays_known() {
         return;
     }
-    let stats = saves(command, &[]);
-    assert!(common::counter(&stats, "elided_bytes") > SIZE as u64 * 95 / 100, "{stats}");
+    // On a busy machine the truncation may not wait so long (`PATIENCE_NS` in `helper/pending.rs`).
+    let mut stats = String::new();
+    let elided = (0..5).any(|_| {
+        stats = saves(command, &[]);
+        common::counter(&stats, "elided_bytes") > SIZE as u64 * 95 / 100
+    });
+    assert!(elided, "{stats}");
 }
 
 fn elides_in_c(how: &str) {
