@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import signal
 import tempfile
 
 import pytest
@@ -53,10 +54,11 @@ def deferring(place):
 
 
 def run_in_child(work):
-    """Forks, and says whether `work` returned true there."""
+    """Forks, and says whether `work` returned true there, within half a minute."""
     child = os.fork()
     if child == 0:
         try:
+            signal.alarm(30)
             os._exit(0 if work() else 1)
         except BaseException as error:
             os.write(2, f"in the child: {error!r}\n".encode())

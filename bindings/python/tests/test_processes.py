@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ def test_a_child_has_the_bytes_whatever_becomes_of_the_file(path):
     child = os.fork()
     if child == 0:
         try:
+            signal.alarm(30)
             os.close(go)
             os.read(ready, 1)  # Until the parent has changed the file.
             expected = bytearray(pattern())
