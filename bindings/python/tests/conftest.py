@@ -3,6 +3,8 @@
 import faulthandler
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -27,6 +29,28 @@ def place(monkeypatch):
     with tempfile.TemporaryDirectory(dir=os.environ.get("ELISION_TEST_DIR")) as directory:
         monkeypatch.chdir(directory)
         yield directory
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "alone: in a process of its own, since Elision learns from what was done before")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Runs a test that is marked `alone` in a process of its own."""
+    if pyfuncitem.get_closest_marker("alone") is None or "TEST_ALONE" in os.environ:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    environment = {**os.environ, "TEST_ALONE": "1"}
+    run = subprocess.run(
+        command, cwd=pyfuncitem.config.rootpath, env=environment, capture_output=True, text=True, timeout=50
+    )
+    if run.returncode != 0:
+        pytest.fail(run.stdout + run.stderr, pytrace=False)
+    if "1 skipped" in run.stdout:
+        pytest.skip(run.stdout.strip().splitlines()[-2])
+    assert "1 passed" in run.stdout, run
+    return True
 
 
 def pattern(size=SIZE):

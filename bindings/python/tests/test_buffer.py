@@ -21,6 +21,7 @@ def content(path):
         return file.read()
 
 
+@pytest.mark.alone
 def test_a_save_writes_what_was_altered(path, deferring):
     records = elision.edit(path)
     assert records.ranges() == [(0, SIZE, "deferred")]
@@ -143,6 +144,7 @@ def test_a_closed_buffer(path):
     view.release()
 
 
+@pytest.mark.alone
 def test_load_and_unload(path, deferring):
     records = elision.read(path)
     records.load(4 * MIB, 8 * MIB)

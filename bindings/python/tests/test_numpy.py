@@ -17,6 +17,7 @@ def table(place):
     return numbers
 
 
+@pytest.mark.alone
 def test_an_array_is_loaded_altered_and_saved(table, deferring):
     loaded = elision.numpy.load("table.npy")
     assert type(loaded) is numpy.ndarray and (loaded == table).all()
