@@ -57,21 +57,63 @@ fn descriptors_and_memories_that_cannot_be_compared() {
     assert!(common::counter(&stats, "elided_bytes") > 5 << 19, "{stats}");
 }
 
-/// What Docker's default filter refuses to whoever may not trace everybody: files are read in deferred form all the same, and children have
-/// what they had.
+/// The helper takes the program's descriptors by another way then, and saves are elided as far as that goes without write tracking.
 #[test]
-fn what_containers_are_refused() {
+fn descriptors_that_the_helper_may_not_take() {
     let made = directory();
     let program = compiled(&made);
-    let calls = [libc::SYS_kcmp, libc::SYS_pidfd_getfd, libc::SYS_userfaultfd].map(|call| call.to_string());
-    let stats = same(&program, "refuse", &calls.join(","));
-    let without = same(&program, "refuse", "999");
-    if common::counter(&without, "deferred_bytes") == 0 {
-        return println!("skipped: nothing is deferred here: {without}");
+    for calls in [
+        &[libc::SYS_pidfd_getfd][..],
+        &[libc::SYS_pidfd_open],
+        &[libc::SYS_pidfd_getfd, libc::SYS_userfaultfd],
+    ] {
+        let calls = calls.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+        let stats = same(&program, "refuse", &calls);
+        if common::counter(&stats, "deferred_bytes") == 0 {
+            return println!("skipped: nothing is deferred here: {stats}");
+        }
+        // Both reads, and the first save but for two pages.
+        assert!(common::counter(&stats, "deferred_bytes") >= 3 << 20, "{calls}: {stats}");
+        assert!(common::counter(&stats, "elided_bytes") >= (1 << 20) - 3 * 4096, "{calls}: {stats}");
+        assert_eq!(common::counter(&stats, "lease_refused"), 0, "{calls}: {stats}");
     }
-    // (What is open for writing is not: the helper cannot get at the program's own descriptor.)
+    // Without sockets either, files that are open for writing are read and written the plain way.
+    let stats = same(&program, "refuse", &format!("{},{}", libc::SYS_pidfd_getfd, libc::SYS_socket));
     assert!(common::counter(&stats, "deferred_bytes") >= 2 << 20, "{stats}");
     assert!(common::counter(&stats, "lease_refused") > 0, "{stats}");
+}
+
+/// Docker's filter and capabilities.
+#[test]
+fn a_container() {
+    let made = directory();
+    let program = compiled(&made);
+    let container = common::compile(made.path(), "container", &["-O1", "-Wextra", "-Werror"]);
+    let run = |stats: Option<&Path>| {
+        let inside = directory();
+        let mut command = Command::new(&container);
+        command.arg(&program).args(["refuse", "999"]).current_dir(&inside).env_remove("LD_PRELOAD");
+        if let Some(stats) = stats {
+            command.arg(common::library()).env("ELISION_MIN_BYTES", "4096").env("ELISION_STATS", stats);
+        }
+        let output = command.output().unwrap();
+        (output, std::fs::read(inside.path().join("file")).unwrap_or_default())
+    };
+    let plain = run(None);
+    if plain.0.status.code() == Some(125) {
+        return println!("skipped: {}", common::text(&plain.0));
+    }
+    assert!(plain.0.status.success(), "{}", common::text(&plain.0));
+    let stats = made.path().join("stats");
+    let ours = run(Some(&stats));
+    assert_eq!(common::text(&plain.0), common::text(&ours.0));
+    assert!(plain.1 == ours.1, "the file");
+    let stats = std::fs::read_to_string(&stats).unwrap_or_default();
+    if common::counter(&same(&program, "refuse", "999"), "deferred_bytes") == 0 {
+        return println!("skipped: nothing is deferred here");
+    }
+    assert!(common::counter(&stats, "deferred_bytes") >= 3 << 20, "{stats}");
+    assert!(common::counter(&stats, "elided_bytes") >= (1 << 20) - 3 * 4096, "{stats}");
 }
 
 /// What a program's own threads call before it is known that no filter kills for it, which a plain program may not.

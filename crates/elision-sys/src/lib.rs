@@ -12,6 +12,8 @@ pub mod calls;
 #[cfg(target_os = "linux")]
 pub mod file;
 #[cfg(target_os = "linux")]
+pub mod hand_over;
+#[cfg(target_os = "linux")]
 pub mod limits;
 #[cfg(target_os = "linux")]
 pub mod memory;

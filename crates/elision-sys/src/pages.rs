@@ -1,6 +1,7 @@
 //! Pages: mappings, page tables, write tracking.
 #![allow(unsafe_code)] // ioctls on local structs.
 
+use crate::file;
 use crate::raw::{Errno, Result, syscall};
 use linux_raw_sys::general::procmap_query_flags::*;
 use linux_raw_sys::general::*;
@@ -77,10 +78,10 @@ pub fn scan(
 pub fn have_moved(from: usize, to: usize, len: usize) -> bool {
     // A file's mapping has moved, or the old place is unreadable; else the pages tell. (In this order: a file's pages may become
     // anonymous.)
-    let seen = crate::file::open(c"/proc/self/maps", libc::O_RDONLY | libc::O_CLOEXEC, 0).is_ok_and(|maps| {
+    let seen = file::open(c"/proc/self/maps", libc::O_RDONLY | libc::O_CLOEXEC, 0).is_ok_and(|maps| {
         let of_a_file = mapping(maps, to).is_ok_and(|there| there.start <= to && there.ino != 0);
         let gone = mapping(maps, from).is_ok_and(|left| left.start > from || !left.readable);
-        crate::file::close(maps);
+        file::close(maps);
         of_a_file || gone
     });
     seen || any_in(to, len)
@@ -90,9 +91,9 @@ pub fn have_moved(from: usize, to: usize, len: usize) -> bool {
 fn any_in(addr: usize, len: usize) -> bool {
     let wanted = Wanted { any: category::PRESENT | category::SWAPPED, ..Wanted::default() };
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
-    crate::file::open(c"/proc/self/pagemap", flags, 0).is_ok_and(|pagemap| {
+    file::open(c"/proc/self/pagemap", flags, 0).is_ok_and(|pagemap| {
         let found = scan(pagemap, addr, addr + len, wanted, &mut [Run::default()]);
-        crate::file::close(pagemap);
+        file::close(pagemap);
         found.is_ok_and(|(count, _)| count > 0)
     })
 }
@@ -168,18 +169,34 @@ pub fn tracker() -> Result<i32> {
     let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
     let flags = flags | UserfaultfdFlags::from_bits_retain(UFFD_USER_MODE_ONLY);
     // SAFETY: no memory.
-    let fd = unsafe { rustix::mm::userfaultfd(flags) }?.into_raw_fd();
+    let fd = match unsafe { rustix::mm::userfaultfd(flags) } {
+        Ok(fd) => fd.into_raw_fd(),
+        Err(error) => from_device(flags).map_err(|_| error)?,
+    };
     let features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC;
     let mut api = uffdio_api { api: UFFD_API.into(), features: features.into(), ioctls: 0 };
     // SAFETY: the request's struct.
     match unsafe { ioctl(fd, UFFDIO_API, &mut api) } {
         Ok(_) => Ok(fd),
         Err(error) => {
-            crate::file::close(fd);
+            file::close(fd);
             Err(error)
         }
     }
 }
+
+/// Where a filter refuses the system call, a container may have the device (Linux 6.1).
+fn from_device(flags: UserfaultfdFlags) -> Result<i32> {
+    let device = file::open(c"/dev/userfaultfd", libc::O_RDWR | libc::O_CLOEXEC, 0)?;
+    let arguments = [device as usize, USERFAULTFD_IOC_NEW as usize, flags.bits() as usize, 0, 0, 0];
+    // SAFETY: no memory.
+    let made = unsafe { syscall(libc::SYS_ioctl, arguments) };
+    file::close(device);
+    made.map(|fd| fd as i32)
+}
+
+/// `_IO(0xAA, 0)`.
+const USERFAULTFD_IOC_NEW: u32 = 0xaa00;
 
 pub fn track(tracker: i32, addr: usize, len: usize) -> Result<()> {
     let range = uffdio_range { start: addr as u64, len: len as u64 };

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // The slots are shared with another process: see [`crate::shared::requests`].
 
 use crate::client::launch;
+use crate::helper::guard;
 use crate::shared::control;
 use crate::shared::requests::{
     self, CLAIMED, DONE, FREE, LOST, Op, POOL, POSTED, Request, SLEEPS, Slot, TAKEN,
@@ -9,6 +10,7 @@ use crate::shared::requests::{
 use crate::stats::Reason;
 use core::sync::atomic::Ordering::*;
 use elision_sys::file::FileKey;
+use elision_sys::hand_over::hand_over;
 use elision_sys::task;
 
 /// Rounds of polling before the thread sleeps: some hundred microseconds, as long as a woken helper takes.
@@ -33,6 +35,7 @@ impl Call {
     /// Claims a slot, and starts the helper if `start` and possible. `None`: do without.
     pub fn new(op: Op, start: bool) -> Option<Call> {
         let mask = task::block_signals();
+        guard::give_up_own_orphans();
         let slot = loop {
             if !(if start { launch::ensure() } else { launch::present() }) {
                 break None;
@@ -57,6 +60,7 @@ impl Call {
         request.op = op;
         request.pid = task::pid();
         request.fd = -1;
+        (request.meet, request.sender) = (None, 0);
         request.key = FileKey::default();
         (request.addr, request.len, request.offset, request.tried) = (0, 0, 0, 0);
         (request.head, request.tail) = (0, 0);
@@ -71,7 +75,28 @@ impl Call {
         unsafe { &mut *self.slot.request.get() }
     }
 
+    /// Hands the helper the descriptor if it cannot take it.
     pub fn send(&mut self) -> Option<Reason> {
+        let declined = self.exchange();
+        if self.lost || declined.is_none() {
+            return declined;
+        }
+        let request = self.request();
+        let Some(address) = request.meet.take() else { return declined };
+        match hand_over(request.fd, address, control::helper() as i32) {
+            Ok(sender) => {
+                request.sender = sender;
+                let declined = self.exchange();
+                if !self.lost {
+                    self.request().sender = 0;
+                }
+                declined
+            }
+            Err(_) => declined,
+        }
+    }
+
+    fn exchange(&mut self) -> Option<Reason> {
         if self.lost {
             return Some(Reason::Helper);
         }

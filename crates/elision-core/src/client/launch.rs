@@ -1,7 +1,7 @@
 //! Starts the helper, and another when it was killed.
 #![allow(unsafe_code)] // Starts a process that shares this memory.
 
-use crate::helper::{state, takeover};
+use crate::helper::{guard, state, takeover};
 use crate::shared::control::{
     self, END_VALUE, END_WORD, HARMLESS, IDLE, LAST_HELPER, PROGRAM, RUNNING, START, STARTING, TRIES,
     UNAVAILABLE, alive, anybody, block, supervisor,
@@ -111,6 +111,7 @@ pub fn present() -> bool {
 
 /// Before a call that the kernel delays until the helper releases a guard: as [`present`], and a stopped helper is continued.
 pub fn look_after() {
+    guard::give_up_own_orphans();
     if !any_or_leases() {
         return;
     }

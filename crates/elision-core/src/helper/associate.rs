@@ -91,7 +91,7 @@ pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reas
 
 pub(crate) fn guard_for_read(
     state: &mut State,
-    request: &Request,
+    request: &mut Request,
 ) -> Result<(TargetId, Option<Stat>), Reason> {
     let access = request.flags & libc::O_ACCMODE;
     if let Some(id) = state.files.find(request.key) {

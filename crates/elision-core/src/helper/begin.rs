@@ -15,6 +15,7 @@ pub(crate) fn open(state: &mut State) -> bool {
     state.look_at_ms = 0;
     state.world.begin();
     state.pending = NO_PENDING;
+    state.listener = None;
     pending::end_orphan(state.program, &state.files);
     state.prefetch.begin(PREDECESSOR.load(Acquire) > 0);
     if !processes::open_root() {

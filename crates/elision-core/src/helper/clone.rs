@@ -1,5 +1,6 @@
 use crate::extent::{Extent, TargetId};
 use crate::helper::altered::{altered_bytes, altered_runs, push};
+use crate::helper::descriptions;
 use crate::helper::files::Guard;
 use crate::helper::guard::{is_held, is_whole};
 use crate::helper::mappings;
@@ -36,7 +37,7 @@ pub(crate) fn clone(state: &mut State, request: &mut Request) -> Option<Reason> 
         if altered > request.len / 2 {
             return Some(Reason::MostlyAltered);
         }
-        if let Err(reason) = share_blocks(request, known.source.fd) {
+        if let Err(reason) = share_blocks(state, request, known.source.fd) {
             return Some(reason);
         }
         if !is_held(&known) {
@@ -74,12 +75,12 @@ fn piece(state: &mut State, id: TargetId, delta: u64, at: usize, end: usize) -> 
     }
 }
 
-fn share_blocks(request: &Request, source: i32) -> Result<(), Reason> {
+fn share_blocks(state: &mut State, request: &mut Request, source: i32) -> Result<(), Reason> {
     let size = file::stat(source).map_err(|_| Reason::Raced)?.size;
     if !is_clean(source, 0, size) {
         return Err(Reason::FileSystem);
     }
-    let fd = file::take_descriptor(request.pid, request.fd).map_err(|_| Reason::NotRegular)?;
+    let fd = descriptions::of(state, request).map_err(|_| Reason::NotRegular)?;
     let cloned = file::clone_range(fd, 0, source, 0, 0);
     file::close(fd);
     cloned.map_err(|_| Reason::FileSystem)

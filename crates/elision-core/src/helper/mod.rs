@@ -11,6 +11,7 @@ pub(crate) mod before_write;
 pub(crate) mod begin;
 pub(crate) mod clone;
 pub(crate) mod closing;
+pub(crate) mod descriptions;
 pub(crate) mod duplicate;
 mod files;
 pub(crate) mod guard;

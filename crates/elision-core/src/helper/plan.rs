@@ -140,7 +140,7 @@ fn is_elsewhere(row: Extent, id: Option<TargetId>, delta: u64) -> bool {
     row.is_mapped() && !id.is_some_and(|id| row.stands_at(id, delta))
 }
 
-fn guard_for_write(state: &mut State, request: &Request) -> Result<TargetId, Reason> {
+fn guard_for_write(state: &mut State, request: &mut Request) -> Result<TargetId, Reason> {
     if let Some(id) = state.files.find(request.key)
         && state.files.get(id).guard != Guard::None
     {

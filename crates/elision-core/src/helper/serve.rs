@@ -8,7 +8,7 @@ use crate::helper::{
     associate, before_write, begin, clone, closing, duplicate, guard, journal, learn, pending, plan,
     prefetch, query, ranges, recognise, relocate, share, truncate, validate, wrote,
 };
-use crate::shared::control::{self, END_VALUE, END_WORD, HARMLESS, LAST_HELPER, PROGRAM};
+use crate::shared::control::{self, END_VALUE, END_WORD, HARMLESS, PROGRAM};
 use crate::shared::processes;
 use crate::shared::requests::{ASLEEP, BELL, Op, Request, ring, step};
 use crate::shared::{forks, live, report};
@@ -63,7 +63,7 @@ pub(crate) extern "C" fn main() -> ! {
     calls::make_every_call();
     HARMLESS.store(true, Release);
     processes::begin();
-    LAST_HELPER.store(task::pid(), Release);
+    control::enter_helper();
     task::block_all_but(&[BREAK, NAMED_BREAK, PARENTS_END, libc::SIGALRM]);
     let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();

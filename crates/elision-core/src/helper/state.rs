@@ -16,6 +16,7 @@ use crate::transfer::PAGE;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering::*};
 use elision_sys::file::FileKey;
+use elision_sys::hand_over::Listener;
 use elision_sys::memory;
 
 pub(crate) struct State {
@@ -35,6 +36,10 @@ pub(crate) struct State {
     pub page: [u8; PAGE],
     /// The file of a write lease that is being taken, before there is an entry.
     pub taking: FileKey,
+    /// Where the program's thread is about to hand over a descriptor.
+    pub listener: Option<Listener>,
+    /// Whose description was handed over in vain, and when.
+    pub in_vain: (FileKey, u64),
     pub stats: i32,
     pub journal: Journal,
     /// When to look which files are closed (see [`crate::helper::closing`]), or 0.

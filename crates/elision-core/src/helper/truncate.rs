@@ -8,7 +8,7 @@ use crate::stats::Reason;
 use elision_sys::file::FileKey;
 
 /// Puts the truncation off if the program has pages that equal the file's: `len` bytes at least. Else the program truncates.
-pub(crate) fn truncate(state: &mut State, request: &Request) -> Option<Reason> {
+pub(crate) fn truncate(state: &mut State, request: &mut Request) -> Option<Reason> {
     if !request.owned || equal(state, request.key) < request.len {
         return Some(Reason::Emptied);
     }

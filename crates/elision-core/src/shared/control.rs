@@ -43,6 +43,10 @@ pub(crate) static HARMLESS: AtomicBool = AtomicBool::new(false);
 pub(crate) static LAST_HELPER: AtomicI32 = AtomicI32::new(0);
 /// How many helpers may be killed in a row before the client gives up for now.
 pub(crate) const TRIES: u32 = 40;
+/// The helper before this one.
+static FORERUNNER: AtomicI32 = AtomicI32::new(0);
+/// A killed helper that has left leases on the program's descriptions, where its successor cannot reach them. 0: none.
+static ORPHANS_OF: AtomicI32 = AtomicI32::new(0);
 static EPOCH: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) fn prepare() -> bool {
@@ -80,6 +84,22 @@ pub(crate) fn shares_memory(pid: i32) -> bool {
         let cookie = block.cookie.each_ref().map(|word| word.load(Acquire));
         task::peek_at(pid, block.cookie.as_ptr() as usize) == Ok(cookie)
     })
+}
+
+/// In a helper that begins.
+pub(crate) fn enter_helper() {
+    FORERUNNER.store(LAST_HELPER.swap(task::pid(), AcqRel), Release);
+}
+
+pub(crate) fn leave_orphans() {
+    ORPHANS_OF.store(FORERUNNER.load(Acquire), Release);
+}
+
+pub(crate) fn take_orphans() -> Option<i32> {
+    if ORPHANS_OF.load(Acquire) == 0 {
+        return None;
+    }
+    Some(ORPHANS_OF.swap(0, AcqRel)).filter(|&helper| helper != 0)
 }
 
 pub(crate) fn epoch() -> u32 {

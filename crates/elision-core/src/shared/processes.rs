@@ -67,10 +67,18 @@ pub(crate) fn each_descriptor(pid: i32, visit: impl FnMut(i32) -> bool) -> bool 
     each_number(ProcPath::new(pid, "fd", None), visit)
 }
 
-fn each_number(path: ProcPath, mut visit: impl FnMut(i32) -> bool) -> bool {
-    let Ok(directory) = open(&path, libc::O_DIRECTORY) else {
-        return false;
-    };
+/// In the program, which must not use the helper's descriptor of /proc.
+pub(crate) fn each_own_descriptor(visit: impl FnMut(i32) -> bool) -> bool {
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    file::open(c"/proc/self/fd", flags, 0).is_ok_and(|directory| each_entry(directory, visit))
+}
+
+fn each_number(path: ProcPath, visit: impl FnMut(i32) -> bool) -> bool {
+    open(&path, libc::O_DIRECTORY).is_ok_and(|directory| each_entry(directory, visit))
+}
+
+/// Closes the directory.
+fn each_entry(directory: i32, mut visit: impl FnMut(i32) -> bool) -> bool {
     // Small: it may be on a signal handler's stack.
     let mut buffer = [0u8; 256];
     let mut good = true;

@@ -10,6 +10,7 @@ use core::cell::UnsafeCell;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
 use elision_sys::file::FileKey;
+use elision_sys::hand_over::Address;
 use elision_sys::task;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -76,6 +77,10 @@ pub struct Request {
     /// For [`Op::Truncate`]: the thread that asks.
     pub tid: i32,
     pub fd: i32,
+    /// Answer: declined, unless the client hands its descriptor over there.
+    pub meet: Option<Address>,
+    /// The process that did so. 0: none.
+    pub sender: i32,
     pub flags: i32,
     pub key: FileKey,
     pub fs: Option<&'static FsTraits>,
@@ -121,6 +126,8 @@ const BLANK: Request = Request {
     pid: 0,
     tid: 0,
     fd: -1,
+    meet: None,
+    sender: 0,
     flags: 0,
     key: FileKey { dev: 0, ino: 0 },
     fs: None,

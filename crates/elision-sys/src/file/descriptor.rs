@@ -29,9 +29,25 @@ pub fn close(fd: i32) {
 
 /// Closes everything in a descriptor table of its own.
 pub fn unshare_and_close_all() -> Result<()> {
-    let flags = libc::CLOSE_RANGE_UNSHARE as usize;
+    unshare_and_close_from(0)
+}
+
+/// In a descriptor table of its own, which has the descriptors below `fd` alone.
+pub(crate) fn unshare_and_close_from(fd: i32) -> Result<()> {
+    close_range(fd as u32, u32::MAX, libc::CLOSE_RANGE_UNSHARE)
+}
+
+pub(crate) fn close_below(fd: i32) -> Result<()> {
+    match (fd as u32).checked_sub(1) {
+        Some(last) => close_range(0, last, 0),
+        None => Ok(()),
+    }
+}
+
+fn close_range(first: u32, last: u32, flags: u32) -> Result<()> {
+    let arguments = [first as usize, last as usize, flags as usize, 0, 0, 0];
     // SAFETY: as above.
-    unsafe { syscall(libc::SYS_close_range, [0, u32::MAX as usize, flags, 0, 0, 0]).map(drop) }
+    unsafe { syscall(libc::SYS_close_range, arguments).map(drop) }
 }
 
 pub fn fcntl(fd: i32, command: i32, argument: usize) -> Result<i32> {

@@ -48,6 +48,11 @@ pub fn reap_clone(child: i32) {
     let _ = wait(child, libc::WNOHANG | libc::__WCLONE);
 }
 
+/// Waits for one that is about to end.
+pub fn wait_clone(child: i32) {
+    while wait(child, libc::__WCLONE) == Err(Errno(libc::EINTR)) {}
+}
+
 /// Waits for a child of clone, continued if stopped. `Some`: the signal that killed it.
 pub fn wait_killed(child: i32) -> Option<i32> {
     loop {

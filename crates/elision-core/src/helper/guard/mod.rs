@@ -22,13 +22,18 @@ use crate::helper::files::{File, Guard, NO_COPY, NO_FILE, Source};
 use crate::helper::guard::breaks::Broken;
 use crate::helper::state::State;
 use crate::helper::{learn, materialise, pending};
+use crate::shared::control;
 use crate::shared::live;
 use crate::shared::processes;
 use crate::shared::requests::Request;
 use crate::stats::Reason;
 use elision_sys::file::{self, FileKey, Stat};
 
-pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Result<(TargetId, Stat), Reason> {
+pub(crate) fn acquire(
+    state: &mut State,
+    kind: Guard,
+    request: &mut Request,
+) -> Result<(TargetId, Stat), Reason> {
     // The lease outlives a helper that is killed before the file is entered.
     if kind == Guard::Write {
         state.taking = request.key;
@@ -36,7 +41,7 @@ pub(crate) fn acquire(state: &mut State, kind: Guard, request: &Request) -> Resu
     let taken = match kind {
         Guard::None | Guard::Copy => Err(Reason::OwnWriter),
         Guard::Read => read_lease::acquire(request),
-        Guard::Write => write_lease::acquire(request),
+        Guard::Write => write_lease::acquire(state, request),
         Guard::Immutable => immutable::acquire(request),
     };
     let entered = taken.and_then(|fd| {
@@ -280,6 +285,16 @@ pub(crate) fn surrender(state: &mut State) {
 /// The program is gone, but another process may have inherited its descriptions.
 pub(crate) fn give_back_descriptions(state: &State) {
     state.files.known().filter(|file| file.guard == Guard::Write).for_each(write_lease::unlock);
+}
+
+/// In the program: what a killed helper has left, and the next could not reach.
+pub(crate) fn give_up_own_orphans() {
+    if let Some(helper) = control::take_orphans() {
+        processes::each_own_descriptor(|fd| {
+            write_lease::give_up_own_orphan(fd, helper);
+            true
+        });
+    }
 }
 
 /// Releases what a dead helper has left: else openers wait until the program closes. (Read leases go with mappings.)

@@ -1,15 +1,17 @@
 //! A write lease on the program's own description: nobody else has the file open.
 
+use crate::helper::descriptions;
 use crate::helper::files::File;
 use crate::helper::guard::lease::{self, shows_lock};
+use crate::helper::state::State;
 use crate::shared::processes;
 use crate::shared::requests::Request;
 use crate::stats::Reason;
 use elision_sys::file::{self, FileKey, ProcPath};
 use elision_sys::{pages, task};
 
-pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
-    let fd = file::take_descriptor(request.pid, request.fd).map_err(lease::refused)?;
+pub(super) fn acquire(state: &mut State, request: &mut Request) -> Result<i32, Reason> {
+    let fd = descriptions::of(state, request).map_err(lease::refused)?;
     // Another file's description may have a lease of the program's, which this would replace.
     let taken = match file::stat(fd) {
         Ok(stat) if stat.id == request.key => lease::take(fd, libc::F_WRLCK),
@@ -17,6 +19,7 @@ pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
     };
     if taken.is_err() {
         file::close(fd);
+        descriptions::note_in_vain(state, request);
     }
     taken.map(|()| fd)
 }
@@ -53,13 +56,18 @@ pub(super) fn unlock(known: &File) {
 }
 
 pub(super) fn give_up_orphan(program: i32, number: i32, guarded: impl FnOnce(FileKey) -> bool) {
-    if let Ok(fd) = file::take_descriptor(program, number) {
+    if let Ok(fd) = descriptions::of_orphan(program, number) {
         let ours = file::stat(fd).is_ok_and(|stat| guarded(stat.id));
-        // The program is the owner of leases that it takes itself.
-        if ours && file::fcntl(fd, libc::F_GETOWN, 0) != Ok(program) {
+        if ours && !lease::is_of(fd, program) {
             let _ = file::set_lease(fd, libc::F_UNLCK);
         }
         file::close(fd);
+    }
+}
+
+pub(super) fn give_up_own_orphan(fd: i32, helper: i32) {
+    if file::lease(fd) == Ok(libc::F_WRLCK) && lease::is_of(fd, helper) {
+        let _ = file::set_lease(fd, libc::F_UNLCK);
     }
 }
 
