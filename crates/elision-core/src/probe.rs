@@ -2,8 +2,9 @@
 //! is the kernel's, or [`Unsupported`](io::ErrorKind::Unsupported) if the call lacked the effect.
 #![allow(unsafe_code)] // System calls that no safe wrapper offers.
 
+use elision_sys::hand_over::{self, Listener};
 use elision_sys::pages::{self, Run, Wanted, category};
-use elision_sys::{PAGE, memory};
+use elision_sys::{PAGE, memory, task};
 use std::ffi::{CString, c_int, c_long};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -89,6 +90,22 @@ pub fn pidfd_getfd() -> io::Result<()> {
         let got = check(libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), file.as_raw_fd(), 0))?;
         drop(OwnedFd::from_raw_fd(got as c_int));
     }
+    Ok(())
+}
+
+/// Can a process be given a descriptor of this one? By `pidfd_getfd`, or through a socket.
+pub fn descriptors() -> io::Result<()> {
+    pidfd_getfd().or_else(|refused| hand_over().map_err(|_| refused))
+}
+
+fn hand_over() -> io::Result<()> {
+    let (file, listener) = (File::open("/dev/null")?, Listener::new()?);
+    let mask = task::block_signals();
+    let sender = hand_over::hand_over(file.as_raw_fd(), listener.address, task::pid());
+    task::restore_signals(mask);
+    let got = listener.take(sender?)?;
+    // SAFETY: this function's.
+    drop(unsafe { OwnedFd::from_raw_fd(got) });
     Ok(())
 }
 

@@ -104,7 +104,7 @@ pub const CAUSES: &[Cause] = &[
     Cause {
         name: "pidfd_getfd",
         of: SAVES,
-        probe: |_| probe::pidfd_getfd(),
+        probe: |_| probe::descriptors(),
         remedy: |failure| failure.of_call((5, 6), CAP_SYS_PTRACE),
     },
     Cause {
@@ -114,7 +114,7 @@ pub const CAUSES: &[Cause] = &[
         remedy: |failure| {
             failure.of_call(
                 (6, 7),
-                "use a filter that lets it through (Docker, Podman: --security-opt seccomp=FILE)",
+                "use a filter that lets it through, or a /dev/userfaultfd that you may open (Docker, Podman: --security-opt seccomp=FILE; or --device /dev/userfaultfd, as root in the container)",
             )
         },
     },

@@ -154,6 +154,8 @@ pub(crate) fn lost() -> bool {
 pub(crate) fn start_again() {
     let mut next = IDLE;
     if any_or_leases() {
+        // SAFETY: there is no helper, and START keeps other threads out.
+        unsafe { takeover::truncate_alone() };
         let started = start(-1);
         if started == Some(false) && !anybody() {
             // SAFETY: there is no helper, and START keeps other threads out.

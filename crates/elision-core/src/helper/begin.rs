@@ -1,6 +1,6 @@
 use crate::helper::page_tables::SOMEWHERE;
 use crate::helper::state::{NO_PENDING, State};
-use crate::helper::{pending, ranges, requests, takeover};
+use crate::helper::{descriptions, pending, ranges, requests, takeover};
 use crate::shared::control::{PREDECESSOR, PROGRAM};
 use crate::shared::{processes, report};
 use core::sync::atomic::Ordering::*;
@@ -52,6 +52,7 @@ pub(crate) fn open(state: &mut State) -> bool {
         // These extents need a helper, whether the program can be held or not.
         -1 => {
             takeover::take_over_from_nobody(state);
+            descriptions::close_inherited();
             held
         }
         pid => {

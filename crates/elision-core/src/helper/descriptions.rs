@@ -2,8 +2,9 @@
 
 use crate::helper::state::State;
 use crate::shared::control;
-use crate::shared::requests::{Op, Request};
-use elision_sys::file;
+use crate::shared::processes;
+use crate::shared::requests::Request;
+use elision_sys::file::{self, FileKey};
 use elision_sys::hand_over::Listener;
 use elision_sys::raw::{Errno, Result};
 use elision_sys::task;
@@ -18,10 +19,9 @@ pub(crate) fn of(state: &mut State, request: &mut Request) -> Result<i32> {
         return listener.take(request.sender);
     }
     file::take_descriptor(request.pid, request.fd).inspect_err(|&errno| {
-        // What was put off could not be made up for by another helper.
         let (in_vain, since) = state.in_vain;
         let again = in_vain != request.key || task::ms_since(since) >= IN_VAIN_MS;
-        if is_refused(errno) && again && request.op != Op::Truncate {
+        if is_refused(errno) && again {
             if state.listener.is_none() {
                 state.listener = Listener::new().ok();
             }
@@ -37,8 +37,58 @@ pub(crate) fn note_in_vain(state: &mut State, request: &Request) {
     }
 }
 
-/// Any description of the program, for a helper that takes over, or the program itself.
-pub(crate) fn of_orphan(program: i32, number: i32) -> Result<i32> {
+/// In a helper that begins: what is in its table was its predecessor's. (Everything else is closed on exec.)
+pub(crate) fn begin() {
+    processes::each_descriptor(task::pid(), |fd| {
+        let _ = file::fcntl(fd, libc::F_SETFD, 0);
+        true
+    });
+}
+
+fn each_inherited(mut visit: impl FnMut(i32)) {
+    processes::each_descriptor(task::pid(), |fd| {
+        if file::fcntl(fd, libc::F_GETFD, 0) == Ok(0) {
+            visit(fd);
+        }
+        true
+    });
+}
+
+/// In a helper: gives up its predecessor's leases, and closes its descriptors.
+pub(crate) fn close_inherited() {
+    each_inherited(|fd| {
+        if file::lease(fd) == Ok(libc::F_WRLCK) {
+            give_back(fd);
+        }
+        file::close(fd);
+    });
+}
+
+/// A description of the program's is without a lease again.
+pub(crate) fn give_back(fd: i32) {
+    let _ = file::set_lease(fd, libc::F_UNLCK);
+    let _ = file::fcntl(fd, libc::F_SETOWN, 0);
+}
+
+/// The program's description of a file under a write lease, for the successor of a killed helper.
+pub(crate) fn of_orphan(program: i32, number: i32, key: FileKey) -> Result<i32> {
+    let mut found = None;
+    if program != task::pid() {
+        each_inherited(|fd| {
+            let writable = file::flags(fd).is_ok_and(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY);
+            if writable && file::stat(fd).is_ok_and(|stat| stat.id == key) {
+                found = Some(fd);
+            }
+        });
+    }
+    match found {
+        Some(fd) => file::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0),
+        None => of_program(program, number),
+    }
+}
+
+/// Any description of the program.
+pub(crate) fn of_program(program: i32, number: i32) -> Result<i32> {
     if program == task::pid() {
         return file::fcntl(number, libc::F_DUPFD_CLOEXEC, 0);
     }

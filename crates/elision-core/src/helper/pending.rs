@@ -228,7 +228,7 @@ fn needed(files: &Files, id: TargetId) -> u64 {
 pub(crate) fn end_orphan(program: i32, files: &Files) {
     if let Some((fd, key, size)) = shared::now() {
         let size = files.find(key).map_or(size, |id| needed(files, id));
-        if let Ok(fd) = descriptions::of_orphan(program, fd) {
+        if let Ok(fd) = descriptions::of_orphan(program, fd, key) {
             if file::stat(fd).is_ok_and(|stat| stat.id == key) {
                 file::cut(fd, size);
             }

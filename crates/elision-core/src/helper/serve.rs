@@ -5,8 +5,8 @@ use crate::helper::guard::breaks::{self, NAMED_BREAK};
 use crate::helper::requests::{self, Answer};
 use crate::helper::state::{self, State};
 use crate::helper::{
-    associate, before_write, begin, clone, closing, duplicate, guard, journal, learn, pending, plan,
-    prefetch, query, ranges, recognise, relocate, share, truncate, validate, wrote,
+    associate, before_write, begin, clone, closing, descriptions, duplicate, guard, journal, learn,
+    pending, plan, prefetch, query, ranges, recognise, relocate, share, truncate, validate, wrote,
 };
 use crate::shared::control::{self, END_VALUE, END_WORD, HARMLESS, PROGRAM};
 use crate::shared::processes;
@@ -65,7 +65,7 @@ pub(crate) extern "C" fn main() -> ! {
     processes::begin();
     control::enter_helper();
     task::block_all_but(&[BREAK, NAMED_BREAK, PARENTS_END, libc::SIGALRM]);
-    let isolated = file::unshare_and_close_all().is_ok();
+    descriptions::begin();
     task::new_session();
     task::set_name(c"elision");
     guard::keep_spare_descriptors(limits::raise_descriptor_limit());
@@ -85,10 +85,11 @@ pub(crate) extern "C" fn main() -> ! {
             && task::handle_signal(libc::SIGALRM, crate::helper::stop_world::on_timer).is_ok()
     };
     task::signal_at_parents_end(PARENTS_END);
-    let ready = isolated && handled && sees && begin::open(state);
+    let ready = handled && sees && begin::open(state);
     // Only now: the statistics path may be relative.
     task::leave_directory();
     if !ready {
+        file::close_all();
         block.say(2);
         task::exit();
     }
@@ -183,7 +184,7 @@ fn quiesce_for_fork(state: &mut State) {
     if state.retiring {
         wait_for_children();
         report_once(state);
-        task::exit();
+        end();
     }
     let fork = core::mem::take(&mut state.fork);
     if fork != 0 {
@@ -383,6 +384,12 @@ fn finish(state: &mut State) -> ! {
     wait_for_children();
     guard::give_back_descriptions(state);
     report_once(state);
+    end()
+}
+
+/// The supervisor, which shares the descriptors, ends a little later.
+fn end() -> ! {
+    file::close_all();
     task::exit()
 }
 

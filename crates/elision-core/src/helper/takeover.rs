@@ -170,6 +170,17 @@ pub(crate) unsafe fn materialise_alone() {
     }
 }
 
+/// In a program whose helper and supervisor were killed: the next helper may not reach the file.
+///
+/// # Safety
+/// As [`take_over_alone`].
+pub(crate) unsafe fn truncate_alone() {
+    // SAFETY: the caller's promise.
+    if let Some(state) = unsafe { state::state() } {
+        pending::end_orphan(task::pid(), &state.files);
+    }
+}
+
 /// In a program whose killed helper cannot be replaced. Other threads run: a store into a page being exchanged is lost.
 ///
 /// # Safety

@@ -1,7 +1,7 @@
 //! The helper's parent: starts another helper when one is killed.
 //!
 //! Without it, whoever wants to change a file would wait for the program's next large call, or for the kernel to break the lease.
-//! The supervisor keeps the helper's rules, without descriptors or state. The program's next large call replaces a killed one.
+//! The supervisor keeps the helper's rules, without state. The program's next large call replaces a killed one.
 #![allow(unsafe_code)] // Starts a process that shares this memory, and sets a signal handler.
 
 use crate::helper::serve::{self, PARENTS_END};
@@ -21,6 +21,10 @@ pub(crate) extern "C" fn main() -> ! {
     task::set_name(processes::SUPERVISORS_NAME);
     limits::leave_no_core();
     block.set_cookie();
+    // The helper shares this table. So a killed one leaves its descriptors to the next, which thus reaches the program's descriptions.
+    if file::unshare_and_close_all().is_err() {
+        give_up(block);
+    }
     let (mut tries, mut settled) = (0, false);
     loop {
         let begun = task::now_ms();
@@ -64,12 +68,11 @@ fn give_up(block: &ControlBlock) -> ! {
 
 /// Leaves the program's own things to it. False: there can be no supervisor.
 fn settle() -> bool {
-    let isolated = file::unshare_and_close_all().is_ok();
     task::new_session();
     // SAFETY: the handler is async-signal-safe.
     let handled = unsafe { task::handle_signal(PARENTS_END, serve::on_parents_end).is_ok() };
     if handled {
         task::signal_at_parents_end(PARENTS_END);
     }
-    isolated && handled
+    handled
 }

@@ -1,6 +1,7 @@
 // What Docker gives to a program unless it is asked for more: its filter of system calls and its capabilities.
 //
 // container COMMAND [WORD...]: becomes the command.
+// container -NUMBER[,NUMBER...] COMMAND [WORD...]: under a filter that refuses these calls alone, with the capabilities that it has.
 #include <errno.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
@@ -9,6 +10,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -46,7 +48,7 @@ static void drop_capabilities(void) {
             need(!prctl(PR_CAPBSET_DROP, capability, 0, 0, 0), "PR_CAPBSET_DROP");
 }
 
-static void filter_calls(void) {
+static void filter_calls(const int *calls, size_t count) {
     // A new namespace needs a privilege; clone3 does not show what it asks for, and seems to be missing.
     const unsigned namespaces = 0x7e020000;
     struct sock_filter filter[160] = {
@@ -55,8 +57,8 @@ static void filter_calls(void) {
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
     };
     int at = 3;
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
-        filter[at++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, refused[i], 0, 1);
+    for (size_t i = 0; i < count; i++) {
+        filter[at++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, calls[i], 0, 1);
         filter[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
     }
     filter[at++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 3);
@@ -70,13 +72,20 @@ static void filter_calls(void) {
 }
 
 int main(int count, char **words) {
+    int calls[64];
+    size_t few = 0;
+    if (count > 1 && *words[1] == '-') {
+        for (char *number = strtok(words[1] + 1, ","); number && few < 64; number = strtok(NULL, ","))
+            calls[few++] = atoi(number);
+        words++, count--;
+    }
     if (count < 2) {
-        fprintf(stderr, "container COMMAND [WORD...]\n");
+        fprintf(stderr, "container [-NUMBER,...] COMMAND [WORD...]\n");
         return 125;
     }
-    if (geteuid() == 0)
+    if (few == 0 && geteuid() == 0)
         drop_capabilities();
-    filter_calls();
+    filter_calls(few ? calls : refused, few ? few : sizeof refused / sizeof *refused);
     execvp(words[1], words + 1);
     perror(words[1]);
     return 127;

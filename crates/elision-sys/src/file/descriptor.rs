@@ -32,6 +32,10 @@ pub fn unshare_and_close_all() -> Result<()> {
     unshare_and_close_from(0)
 }
 
+pub fn close_all() {
+    let _ = close_range(0, u32::MAX, 0);
+}
+
 /// In a descriptor table of its own, which has the descriptors below `fd` alone.
 pub(crate) fn unshare_and_close_from(fd: i32) -> Result<()> {
     close_range(fd as u32, u32::MAX, libc::CLOSE_RANGE_UNSHARE)

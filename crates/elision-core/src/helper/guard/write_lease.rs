@@ -51,12 +51,11 @@ pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) -> bool
 }
 
 pub(super) fn unlock(known: &File) {
-    let _ = file::set_lease(known.source.fd, libc::F_UNLCK);
-    let _ = file::fcntl(known.source.fd, libc::F_SETOWN, 0);
+    descriptions::give_back(known.source.fd);
 }
 
 pub(super) fn give_up_orphan(program: i32, number: i32, guarded: impl FnOnce(FileKey) -> bool) {
-    if let Ok(fd) = descriptions::of_orphan(program, number) {
+    if let Ok(fd) = descriptions::of_program(program, number) {
         let ours = file::stat(fd).is_ok_and(|stat| guarded(stat.id));
         if ours && !lease::is_of(fd, program) {
             let _ = file::set_lease(fd, libc::F_UNLCK);
