@@ -66,6 +66,7 @@ fn descriptors_that_the_helper_may_not_take() {
         &[libc::SYS_pidfd_getfd][..],
         &[libc::SYS_pidfd_open],
         &[libc::SYS_pidfd_getfd, libc::SYS_userfaultfd],
+        &[libc::SYS_pidfd_getfd, libc::SYS_userfaultfd, libc::SYS_process_vm_readv],
     ] {
         let calls = calls.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
         let stats = same(&program, "refuse", &calls);

@@ -12,7 +12,7 @@ macro_rules! calls {
 }
 
 /// Of the library, and of the drop-in on its own account; not those that end or make a process.
-pub const CALLS: [(&str, i64); 63] = calls![
+pub const CALLS: [(&str, i64); 64] = calls![
     SYS_accept4,
     SYS_bind,
     SYS_cachestat,
@@ -72,6 +72,7 @@ pub const CALLS: [(&str, i64); 63] = calls![
     SYS_setsid,
     SYS_socket,
     SYS_statx,
+    SYS_uname,
     SYS_userfaultfd,
     SYS_wait4,
     SYS_waitid,

@@ -36,6 +36,15 @@ pub fn leave_no_core() {
     let _ = limit(libc::RLIMIT_CORE, Some(&libc::rlimit64 { rlim_cur: 1, rlim_max: 1 }), null_mut());
 }
 
+/// The kernel's version. Empty if a filter refuses to tell.
+pub fn release() -> [u8; 65] {
+    // SAFETY: letters alone.
+    let mut names: libc::utsname = unsafe { core::mem::zeroed() };
+    // SAFETY: a local.
+    let _ = unsafe { syscall(libc::SYS_uname, [(&raw mut names) as usize, 0, 0, 0, 0, 0]) };
+    names.release.map(|letter| letter as u8)
+}
+
 /// 0 if unknown.
 pub fn file_size() -> u64 {
     of(libc::RLIMIT_FSIZE).map_or(0, |limit| limit.rlim_cur)

@@ -2,7 +2,6 @@
 #![allow(unsafe_code)] // The slots are shared with another process: see [`crate::shared::requests`].
 
 use crate::client::launch;
-use crate::helper::guard;
 use crate::shared::control;
 use crate::shared::requests::{
     self, CLAIMED, DONE, FREE, LOST, Op, POOL, POSTED, Request, SLEEPS, Slot, TAKEN,
@@ -35,7 +34,6 @@ impl Call {
     /// Claims a slot, and starts the helper if `start` and possible. `None`: do without.
     pub fn new(op: Op, start: bool) -> Option<Call> {
         let mask = task::block_signals();
-        guard::give_up_own_orphans();
         let slot = loop {
             if !(if start { launch::ensure() } else { launch::present() }) {
                 break None;

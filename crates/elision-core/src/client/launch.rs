@@ -111,7 +111,6 @@ pub fn present() -> bool {
 
 /// Before a call that the kernel delays until the helper releases a guard: as [`present`], and a stopped helper is continued.
 pub fn look_after() {
-    guard::give_up_own_orphans();
     if !any_or_leases() {
         return;
     }
@@ -163,6 +162,7 @@ pub(crate) fn start_again() {
         } else {
             next = next_start(started);
         }
+        guard::give_up_own_orphans();
     }
     START.store(next, Release);
 }
@@ -210,7 +210,7 @@ pub(crate) fn begin_in_child() -> i32 {
     PROGRAM.store(task::pid(), Release);
     find_end_word();
     START.store(IDLE, Release);
-    LAST_HELPER.swap(0, AcqRel)
+    control::forget_helpers()
 }
 
 pub(crate) fn start_in_child(predecessor: i32) -> bool {

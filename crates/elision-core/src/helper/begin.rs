@@ -4,8 +4,7 @@ use crate::helper::{descriptions, pending, ranges, requests, takeover};
 use crate::shared::control::{PREDECESSOR, PROGRAM};
 use crate::shared::{processes, report};
 use core::sync::atomic::Ordering::*;
-use elision_sys::file;
-use elision_sys::pages;
+use elision_sys::{file, limits, pages};
 
 pub(crate) fn open(state: &mut State) -> bool {
     requests::begin();
@@ -64,12 +63,7 @@ pub(crate) fn open(state: &mut State) -> bool {
 }
 
 fn kernel_at_least(major: u32, minor: u32) -> bool {
-    let mut text = [0u8; 32];
-    let Ok(fd) = file::open(c"/proc/sys/kernel/osrelease", libc::O_RDONLY | libc::O_CLOEXEC, 0) else {
-        return false;
-    };
-    let _ = file::read(fd, &mut text);
-    file::close(fd);
+    let text = limits::release();
     let mut numbers = text.split(|byte| !byte.is_ascii_digit()).map(parse);
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major as usize, minor as usize)
 }

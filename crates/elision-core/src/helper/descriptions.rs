@@ -57,11 +57,16 @@ fn each_inherited(mut visit: impl FnMut(i32)) {
 /// In a helper: gives up its predecessor's leases, and closes its descriptors.
 pub(crate) fn close_inherited() {
     each_inherited(|fd| {
-        if file::lease(fd) == Ok(libc::F_WRLCK) {
-            give_back(fd);
-        }
+        give_up_orphan(fd);
         file::close(fd);
     });
+}
+
+/// Gives up a killed helper's lease. (One that is being broken shows only what must become of it, so the owner tells.)
+pub(crate) fn give_up_orphan(fd: i32) {
+    if file::fcntl(fd, libc::F_GETOWN, 0).is_ok_and(control::was_helper) {
+        give_back(fd);
+    }
 }
 
 /// A description of the program's is without a lease again.

@@ -43,10 +43,11 @@ pub(crate) static HARMLESS: AtomicBool = AtomicBool::new(false);
 pub(crate) static LAST_HELPER: AtomicI32 = AtomicI32::new(0);
 /// How many helpers may be killed in a row before the client gives up for now.
 pub(crate) const TRIES: u32 = 40;
-/// The helper before this one.
-static FORERUNNER: AtomicI32 = AtomicI32::new(0);
-/// A killed helper that has left leases on the program's descriptions, where its successor cannot reach them. 0: none.
-static ORPHANS_OF: AtomicI32 = AtomicI32::new(0);
+/// This memory's latest helpers, and how many there were.
+static HELPERS: [AtomicI32; 16] = [const { AtomicI32::new(0) }; 16];
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+/// Killed helpers have left leases on the program's descriptions, where their successor cannot reach them.
+static ORPHANS: AtomicBool = AtomicBool::new(false);
 static EPOCH: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) fn prepare() -> bool {
@@ -88,18 +89,29 @@ pub(crate) fn shares_memory(pid: i32) -> bool {
 
 /// In a helper that begins.
 pub(crate) fn enter_helper() {
-    FORERUNNER.store(LAST_HELPER.swap(task::pid(), AcqRel), Release);
+    LAST_HELPER.store(task::pid(), Release);
+    let number = STARTED.fetch_add(1, AcqRel);
+    if let Some(entry) = HELPERS.get(number % HELPERS.len()) {
+        entry.store(task::pid(), Release);
+    }
+}
+
+/// In a forked child: the last helper, which is the parent's.
+pub(crate) fn forget_helpers() -> i32 {
+    HELPERS.iter().for_each(|entry| entry.store(0, Release));
+    LAST_HELPER.swap(0, AcqRel)
+}
+
+pub(crate) fn was_helper(pid: i32) -> bool {
+    pid != 0 && pid as u32 != helper() && HELPERS.iter().any(|entry| entry.load(Acquire) == pid)
 }
 
 pub(crate) fn leave_orphans() {
-    ORPHANS_OF.store(FORERUNNER.load(Acquire), Release);
+    ORPHANS.store(true, Release);
 }
 
-pub(crate) fn take_orphans() -> Option<i32> {
-    if ORPHANS_OF.load(Acquire) == 0 {
-        return None;
-    }
-    Some(ORPHANS_OF.swap(0, AcqRel)).filter(|&helper| helper != 0)
+pub(crate) fn take_orphans() -> bool {
+    ORPHANS.swap(false, AcqRel)
 }
 
 pub(crate) fn epoch() -> u32 {

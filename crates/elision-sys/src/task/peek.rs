@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // Pointers for the kernel.
 
 use super::identity::pid;
+use crate::file::{self, ProcPath};
 use crate::raw::{Errno, Result, syscall};
 
 pub fn peek(addr: usize) -> Option<[i64; 2]> {
@@ -36,5 +37,26 @@ unsafe fn copy_of(pid: i32, from: usize, to: usize, len: usize) -> Result<usize>
     let (ours, theirs) = (part(to), part(from));
     let arguments = [pid as usize, (&raw const ours) as usize, 1, (&raw const theirs) as usize, 1, 0];
     // SAFETY: the caller's promise; the kernel checks `from`.
-    unsafe { syscall(libc::SYS_process_vm_readv, arguments) }
+    match unsafe { syscall(libc::SYS_process_vm_readv, arguments) } {
+        // Containers' filters before Docker 23.
+        Err(refused @ Errno(libc::EPERM | libc::ENOSYS)) => {
+            // SAFETY: as above.
+            unsafe { copy_by_file(pid, from, to, len) }.map_err(|_| refused)?
+        }
+        done => done,
+    }
+}
+
+/// The outer error: there is no such file.
+///
+/// # Safety: `to` must be the caller's to overwrite.
+unsafe fn copy_by_file(pid: i32, from: usize, to: usize, len: usize) -> Result<Result<usize>> {
+    let memory = file::open(ProcPath::new(pid, "mem", None).as_c_str(), libc::O_RDONLY | libc::O_CLOEXEC, 0)?;
+    // SAFETY: the caller's promise.
+    let copied = unsafe { file::pread(memory, to, len, from as u64) };
+    file::close(memory);
+    Ok(match copied {
+        Err(Errno(libc::EIO)) => Err(Errno(libc::EFAULT)),
+        done => done,
+    })
 }

@@ -100,8 +100,12 @@ impl Dice {
     }
 }
 
-/// Must a read of a file of ours in `dir` be deferred? Not where leases are not trusted.
+/// Must a read of a file of ours in `dir` be deferred? Not where leases are not trusted, nor before Linux 6.11.
 pub fn defers(dir: &Path) -> bool {
+    if let Err(error) = elision_core::probe::procmap_query() {
+        println!("skipped: nothing is deferred by this kernel: PROCMAP_QUERY: {error}");
+        return false;
+    }
     let magic = file_system(dir);
     let known = [0xEF53, 0x5846_5342, 0x9123_683E, TMPFS].contains(&magic);
     if !known {

@@ -58,11 +58,6 @@ pub(super) fn still_holds(fd: i32, lease: i32, though_wanted: bool) -> bool {
     file::lease(fd) == Ok(lease) || though_wanted && shows_lock(task::pid(), fd, &[b"LEASE"], false)
 }
 
-/// Is the process told of a break? The program is of leases that it takes itself.
-pub(crate) fn is_of(fd: i32, process: i32) -> bool {
-    file::fcntl(fd, libc::F_GETOWN, 0) == Ok(process)
-}
-
 /// `otherwise`: the answer if /proc cannot be read.
 pub(super) fn shows_lock(pid: i32, fd: i32, kinds: &[&[u8]], otherwise: bool) -> bool {
     let mut text = [0u8; 4096];

@@ -18,6 +18,7 @@ pub(crate) use lease::take_read_lease;
 pub(crate) use write_lease::{has_our_lease, holds_locks, program_holds};
 
 use crate::extent::{Extent, TargetId};
+use crate::helper::descriptions;
 use crate::helper::files::{File, Guard, NO_COPY, NO_FILE, Source};
 use crate::helper::guard::breaks::Broken;
 use crate::helper::state::State;
@@ -289,9 +290,9 @@ pub(crate) fn give_back_descriptions(state: &State) {
 
 /// In the program: what a killed helper has left, and the next could not reach.
 pub(crate) fn give_up_own_orphans() {
-    if let Some(helper) = control::take_orphans() {
+    if control::take_orphans() {
         processes::each_own_descriptor(|fd| {
-            write_lease::give_up_own_orphan(fd, helper);
+            descriptions::give_up_orphan(fd);
             true
         });
     }

@@ -57,16 +57,11 @@ pub(super) fn unlock(known: &File) {
 pub(super) fn give_up_orphan(program: i32, number: i32, guarded: impl FnOnce(FileKey) -> bool) {
     if let Ok(fd) = descriptions::of_program(program, number) {
         let ours = file::stat(fd).is_ok_and(|stat| guarded(stat.id));
-        if ours && !lease::is_of(fd, program) {
+        // The program is the owner of leases that it takes itself.
+        if ours && file::fcntl(fd, libc::F_GETOWN, 0) != Ok(program) {
             let _ = file::set_lease(fd, libc::F_UNLCK);
         }
         file::close(fd);
-    }
-}
-
-pub(super) fn give_up_own_orphan(fd: i32, helper: i32) {
-    if file::lease(fd) == Ok(libc::F_WRLCK) && lease::is_of(fd, helper) {
-        let _ = file::set_lease(fd, libc::F_UNLCK);
     }
 }
 
