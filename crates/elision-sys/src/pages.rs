@@ -20,7 +20,9 @@ unsafe fn ioctl<T>(fd: i32, request: u32, argument: &mut T) -> Result<usize> {
 
 pub mod category {
     #![allow(missing_docs)]
-    use linux_raw_sys::general::{PAGE_IS_FILE, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, PAGE_IS_WRITTEN};
+    use linux_raw_sys::general::*;
+    /// The page's mapping is write-tracked. Elsewhere [`WRITTEN`] says nothing: since Linux 7.3 it is missing there.
+    pub const TRACKED: u64 = PAGE_IS_WPALLOWED as u64;
     pub const WRITTEN: u64 = PAGE_IS_WRITTEN as u64;
     pub const FILE: u64 = PAGE_IS_FILE as u64;
     pub const PRESENT: u64 = PAGE_IS_PRESENT as u64;
@@ -67,7 +69,11 @@ pub fn scan(
         category_inverted: wanted.inverted,
         category_mask: wanted.all,
         category_anyof_mask: wanted.any,
-        return_mask: category::WRITTEN | category::FILE | category::PRESENT | category::SWAPPED,
+        return_mask: category::TRACKED
+            | category::WRITTEN
+            | category::FILE
+            | category::PRESENT
+            | category::SWAPPED,
     };
     // SAFETY: the request's struct; runs with their number.
     let count = unsafe { ioctl(pagemap, PAGEMAP_SCAN, &mut argument)? };

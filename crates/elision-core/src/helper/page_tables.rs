@@ -83,6 +83,25 @@ pub(crate) fn facts(categories: u64) -> PageFacts {
         present: categories & category::PRESENT != 0,
         swapped: categories & category::SWAPPED != 0,
         file: categories & category::FILE != 0,
-        written: categories & category::WRITTEN != 0,
+        // Written, or never armed.
+        written: categories & (category::WRITTEN | category::TRACKED) != category::TRACKED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Linux 7.3 and later report no page as written that is not tracked. What was stored into was taken for unaltered, and not saved.
+    #[test]
+    fn what_is_not_tracked_counts_as_written() {
+        for (categories, written) in [
+            (category::PRESENT, true),
+            (category::PRESENT | category::WRITTEN, true),
+            (category::PRESENT | category::TRACKED | category::WRITTEN, true),
+            (category::PRESENT | category::TRACKED, false),
+        ] {
+            assert_eq!(facts(categories).written, written, "{categories:b}");
+        }
     }
 }
