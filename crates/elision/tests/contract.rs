@@ -258,7 +258,10 @@ fn offsets_that_no_file_has() {
     for offset in [i64::MAX as u64 + 1, u64::MAX] {
         assert_eq!(file.read(offset, 1).unwrap_err().raw_os_error(), Some(libc::EINVAL), "{offset}");
     }
-    assert_eq!(file.read(i64::MAX as u64, 1).unwrap().len(), 0);
+    // (The end for most; an overlayfs says EINVAL.)
+    let plain = fs::File::open(&path).unwrap().read_at(&mut [0], i64::MAX as u64);
+    let ours = file.read(i64::MAX as u64, 1).map(|read| read.len());
+    assert_eq!(ours.map_err(|error| error.raw_os_error()), plain.map_err(|error| error.raw_os_error()));
 }
 
 #[test]
@@ -503,7 +506,7 @@ fn a_part_of_a_file_is_deferred_wherever_it_begins() {
             assert!(buffer.unload(PAGE / 2..9 * PAGE).unwrap() <= 9 * PAGE);
             // Beyond its segment, so that it moves.
             buffer.resize(len + (256 << 20)).unwrap();
-            assert!(deferred(&buffer) >= len - 2 * PAGE, "{offset} {len}: {:?}", buffer.ranges());
+            assert!(deferred(&buffer) >= least, "{offset} {len}: {:?}", buffer.ranges());
             buffer.resize(len - 77).unwrap();
             buffer.resize(len).unwrap();
             assert_same(&buffer[..len - 77], &part[..len - 77]);

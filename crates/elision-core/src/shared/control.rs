@@ -43,8 +43,8 @@ pub(crate) static HARMLESS: AtomicBool = AtomicBool::new(false);
 pub(crate) static LAST_HELPER: AtomicI32 = AtomicI32::new(0);
 /// How many helpers may be killed in a row before the client gives up for now.
 pub(crate) const TRIES: u32 = 40;
-/// This memory's latest helpers, and how many there were.
-static HELPERS: [AtomicI32; 16] = [const { AtomicI32::new(0) }; 16];
+/// This memory's latest helpers (more than [`TRIES`]), and how many there were.
+static HELPERS: [AtomicI32; 64] = [const { AtomicI32::new(0) }; 64];
 static STARTED: AtomicUsize = AtomicUsize::new(0);
 /// Killed helpers have left leases on the program's descriptions, where their successor cannot reach them.
 static ORPHANS: AtomicBool = AtomicBool::new(false);
