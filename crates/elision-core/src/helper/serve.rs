@@ -5,8 +5,8 @@ use crate::helper::guard::breaks::{self, NAMED_BREAK};
 use crate::helper::requests::{self, Answer};
 use crate::helper::state::{self, State};
 use crate::helper::{
-    associate, before_write, begin, clone, closing, descriptions, duplicate, guard, journal, learn,
-    pending, plan, prefetch, query, ranges, recognise, relocate, share, truncate, validate, wrote,
+    associate, before_write, begin, clone, closing, descriptions, duplicate, guard, journal, learn, pending,
+    plan, prefetch, query, ranges, recognise, relocate, share, truncate, validate, wrote,
 };
 use crate::shared::control::{self, END_VALUE, END_WORD, HARMLESS, PROGRAM};
 use crate::shared::processes;

@@ -310,6 +310,8 @@ impl File {
         if i64::try_from(offset).is_err() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
+        // To the last byte that a file can have: some file systems refuse a read that reaches further.
+        let len = len.min((i64::MAX as u64 - offset) as usize);
         self.read_new(offset, len, threshold::to_read(), self.facts())
     }
 
