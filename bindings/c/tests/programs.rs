@@ -1,12 +1,16 @@
 //! The library as it is installed: what it exports, and programs in C and C++ that are compiled against it and run.
+#![allow(unsafe_code)] // Loads the library, and calls what it exports.
 
 use std::collections::BTreeSet;
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::fs;
+use std::mem::transmute;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use elision_c as _; // So that cargo builds the archive.
+use elision_c::{elision_range, elision_state}; // (So cargo builds the archive, too.)
 
 /// The archive that was built last: with this test, or by itself.
 fn archive() -> PathBuf {
@@ -216,6 +220,72 @@ fn the_snippets_of_the_readme_do_what_they_say() {
         }
     }
     assert_eq!(count, 2);
+}
+
+/// The helpers' parents, of which a program that defers has one.
+fn supervisors() -> usize {
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let children = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap());
+    let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    children.map(|pids| pids.split_whitespace().filter(|pid| name(pid) == "elision-watch\n").count()).sum()
+}
+
+/// A big file is read by the crate in this program, and by the library.
+fn both_read(crate_first: bool) {
+    let Some(prefix) = install() else { return };
+    let library = CString::new(prefix.path().join("lib/libelision.so").into_os_string().into_vec()).unwrap();
+    // SAFETY: the library is loaded, and what it exports has the types of its header.
+    let (read, ranges) = unsafe {
+        let library = libc::dlopen(library.as_ptr(), libc::RTLD_NOW);
+        let function = |name: &CStr| {
+            let found = libc::dlsym(library, name.as_ptr());
+            assert!(!found.is_null(), "{name:?}");
+            found
+        };
+        (
+            transmute::<*mut c_void, extern "C" fn(*const c_char) -> *mut c_void>(function(c"elision_read")),
+            transmute::<*mut c_void, extern "C" fn(*const c_void, *mut elision_range, usize) -> isize>(
+                function(c"elision_buffer_ranges"),
+            ),
+        )
+    };
+    let dir = directory();
+    let (path, bytes) = file_in(dir.path());
+    let by_crate = || {
+        let buffer = elision::read(&path).unwrap();
+        assert!(*buffer == bytes);
+        buffer
+    };
+    let by_library = || {
+        let buffer = read(CString::new(path.as_os_str().as_bytes()).unwrap().as_ptr());
+        assert!(!buffer.is_null());
+        buffer
+    };
+    let (of_crate, of_library) = if crate_first {
+        let first = by_crate();
+        (first, by_library())
+    } else {
+        let first = by_library();
+        (by_crate(), first)
+    };
+    let is_deferred = of_crate.ranges().iter().any(|(_, state)| *state != elision::PageState::Plain);
+    if !is_deferred {
+        println!("skipped: nothing is deferred here: {:?}", elision::stats::snapshot().declined);
+    }
+    let mut first = elision_range { start: 0, end: 0, state: elision_state::ELISION_PLAIN };
+    assert!(ranges(of_library, &mut first, 1) > 0);
+    assert_eq!(first.state != elision_state::ELISION_PLAIN, is_deferred);
+    assert_eq!(supervisors(), usize::from(is_deferred));
+}
+
+#[test]
+fn the_crate_serves_the_library() {
+    both_read(true);
+}
+
+#[test]
+fn the_library_serves_the_crate() {
+    both_read(false);
 }
 
 /// Every function, once as it should be called and once as it should not.
