@@ -42,7 +42,7 @@ pub fn probe(py: Python<'_>, path: Option<PathBuf>) -> Vec<Row> {
             row("/proc", ability::proc()),
             row("PAGEMAP_SCAN (Linux 6.7)", ability::pagemap_scan()),
             row("write tracking (Linux 6.7)", ability::write_tracking()),
-            row("PROCMAP_QUERY (Linux 6.11)", ability::procmap_query()),
+            row("/proc/PID/maps", ability::mappings()),
             row("pidfd_getfd (Linux 5.6)", ability::pidfd_getfd()),
             tracing(),
         ];

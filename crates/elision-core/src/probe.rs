@@ -4,7 +4,7 @@
 
 use elision_sys::hand_over::{self, Listener};
 use elision_sys::pages::{self, Run, Wanted, category};
-use elision_sys::{PAGE, memory, task};
+use elision_sys::{PAGE, maps, memory, task};
 use std::ffi::{CString, c_int, c_long};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -56,11 +56,11 @@ pub fn write_tracking() -> io::Result<()> {
     }
 }
 
-/// `PROCMAP_QUERY` (Linux 6.11).
-pub fn procmap_query() -> io::Result<()> {
+/// Are the mappings in /proc/PID/maps?
+pub fn mappings() -> io::Result<()> {
     let maps = File::open("/proc/self/maps")?;
     let pages = Pages::new(1)?;
-    let found = pages::mapping(maps.as_raw_fd(), pages.addr(0))?;
+    let found = maps::mapping(maps.as_raw_fd(), pages.addr(0))?;
     if (found.start..found.end).contains(&pages.addr(0)) {
         Ok(())
     } else {

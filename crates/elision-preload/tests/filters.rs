@@ -87,9 +87,20 @@ fn descriptors_that_the_helper_may_not_take() {
 /// Docker's filter and capabilities.
 #[test]
 fn a_container() {
+    as_ever_under("container");
+}
+
+/// Without PROCMAP_QUERY the text of /proc/PID/maps tells of mappings.
+#[test]
+fn before_linux_6_11() {
+    as_ever_under("before_6_11");
+}
+
+/// Under that C program, which becomes the one that it is told.
+fn as_ever_under(wrapper: &str) {
     let made = directory();
     let program = compiled(&made);
-    let container = common::compile(made.path(), "container", &["-O1", "-Wextra", "-Werror"]);
+    let container = common::compile(made.path(), wrapper, &["-O1", "-Wextra", "-Werror"]);
     let run = |stats: Option<&Path>| {
         let inside = directory();
         let mut command = Command::new(&container);

@@ -101,8 +101,8 @@ fn play(program: &Path, seeds: std::ops::Range<u64>, flags: &str) {
         of("elided_bytes"),
         of("written_bytes"),
     );
-    if let Err(error) = elision_core::probe::procmap_query() {
-        return println!("skipped: nothing is deferred by this kernel: PROCMAP_QUERY: {error}");
+    if let Err(error) = elision_core::probe::pagemap_scan() {
+        return println!("skipped: nothing is deferred by this kernel: PAGEMAP_SCAN: {error}");
     }
     // A quarter of what is usual, or more.
     assert!(of("deferred_bytes") > histories * 2_000_000, "hardly anything was deferred");

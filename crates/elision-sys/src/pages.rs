@@ -1,16 +1,15 @@
-//! Pages: mappings, page tables, write tracking.
+//! Pages: page tables, write tracking.
 #![allow(unsafe_code)] // ioctls on local structs.
 
 use crate::file;
+use crate::maps::mapping;
 use crate::raw::{Errno, Result, syscall};
-use linux_raw_sys::general::procmap_query_flags::*;
 use linux_raw_sys::general::*;
 use linux_raw_sys::ioctl::{UFFDIO_API, UFFDIO_REGISTER, UFFDIO_WRITEPROTECT};
 use rustix::fd::IntoRawFd;
 use rustix::mm::UserfaultfdFlags;
 
 const PAGEMAP_SCAN: u32 = 0xC060_6610;
-const PROCMAP_QUERY: u32 = 0xC068_6611;
 
 /// # Safety: `T` must be the request's struct.
 unsafe fn ioctl<T>(fd: i32, request: u32, argument: &mut T) -> Result<usize> {
@@ -101,72 +100,6 @@ fn any_in(addr: usize, len: usize) -> bool {
         let found = scan(pagemap, addr, addr + len, wanted, &mut [Run::default()]);
         file::close(pagemap);
         found.is_ok_and(|(count, _)| count > 0)
-    })
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Mapping {
-    pub start: usize,
-    pub end: usize,
-    pub readable: bool,
-    pub writable: bool,
-    pub shared: bool,
-    pub dev: u64,
-    /// 0: anonymous.
-    pub ino: u64,
-    pub offset: u64,
-}
-
-/// The mapping at or above `addr`, in /proc/self/maps (Linux 6.11).
-pub fn mapping(maps: i32, addr: usize) -> Result<Mapping> {
-    query_mapping(maps, addr, COVERING_OR_NEXT)
-}
-
-/// The same for readable and writable files.
-pub fn mapping_like_ours(maps: i32, addr: usize) -> Result<Mapping> {
-    query_mapping(maps, addr, COVERING_OR_NEXT | OF_A_FILE | READABLE | WRITABLE)
-}
-
-/// The same for memory that is writable and shared.
-pub fn mapping_shared(maps: i32, addr: usize) -> Result<Mapping> {
-    query_mapping(maps, addr, COVERING_OR_NEXT | WRITABLE | SHARED)
-}
-
-/// True if unknown.
-pub fn is_mapped(maps: i32, ino: u64) -> bool {
-    let mut at = 0;
-    loop {
-        match query_mapping(maps, at, COVERING_OR_NEXT | OF_A_FILE) {
-            Ok(mapping) if mapping.ino == ino => return true,
-            Ok(mapping) => at = mapping.end,
-            Err(Errno(errno)) => return errno != libc::ENOENT,
-        }
-    }
-}
-
-const READABLE: u64 = PROCMAP_QUERY_VMA_READABLE as u64;
-const WRITABLE: u64 = PROCMAP_QUERY_VMA_WRITABLE as u64;
-const SHARED: u64 = PROCMAP_QUERY_VMA_SHARED as u64;
-const COVERING_OR_NEXT: u64 = PROCMAP_QUERY_COVERING_OR_NEXT_VMA as u64;
-const OF_A_FILE: u64 = PROCMAP_QUERY_FILE_BACKED_VMA as u64;
-
-fn query_mapping(maps: i32, addr: usize, flags: u64) -> Result<Mapping> {
-    // SAFETY: plain numbers.
-    let blank: procmap_query = unsafe { core::mem::zeroed() };
-    let size = size_of::<procmap_query>() as u64;
-    let mut query = procmap_query { size, query_flags: flags, query_addr: addr as u64, ..blank };
-    // SAFETY: the request's struct, without a name.
-    unsafe { ioctl(maps, PROCMAP_QUERY, &mut query)? };
-    let is = |flag: u64| query.vma_flags & flag != 0;
-    Ok(Mapping {
-        start: query.vma_start as usize,
-        end: query.vma_end as usize,
-        readable: is(READABLE),
-        writable: is(WRITABLE),
-        shared: is(SHARED),
-        dev: libc::makedev(query.dev_major, query.dev_minor),
-        ino: query.inode,
-        offset: query.vma_offset,
     })
 }
 

@@ -16,7 +16,7 @@
 //! why that is safe where a memory map is not. ARCHITECTURE.md says how it is built, docs/LIMITS.md what it cannot do.
 //!
 //! # Platform
-//! Linux on x86-64, from 6.11 on, for local files on ext4, XFS, btrfs or tmpfs that the process owns, and for files that can never
+//! Linux on x86-64, from 6.7 on, for local files on ext4, XFS, btrfs or tmpfs that the process owns, and for files that can never
 //! change (squashfs, erofs, ISO 9660, fs-verity, sealed memory files). Everywhere else,
 //! and whenever in doubt, the same calls read and write traditionally. [`stats::snapshot`] says how often and why.
 //!

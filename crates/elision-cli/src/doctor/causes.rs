@@ -90,10 +90,10 @@ pub const CAUSES: &[Cause] = &[
         },
     },
     Cause {
-        name: "PROCMAP_QUERY",
+        name: "/proc/PID/maps",
         of: ALL,
-        probe: |_| probe::procmap_query(),
-        remedy: |failure| failure.of_call((6, 11), "/proc/PID/maps must be there, and ioctl be let through"),
+        probe: |_| probe::mappings(),
+        remedy: |_| "/proc/PID/maps must be there".into(),
     },
     Cause {
         name: "futex_waitv",

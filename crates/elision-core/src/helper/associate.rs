@@ -12,7 +12,7 @@ use crate::shared::requests::Request;
 use crate::stats::{COUNTERS, Counters, Reason};
 use crate::transfer::PAGE;
 use elision_sys::file::Stat;
-use elision_sys::{file, memory, pages};
+use elision_sys::{file, maps, memory};
 
 /// With `exclusive`, the shared pages at both ends are associated, too, if all their bytes equal the file.
 pub(crate) fn associate(state: &mut State, request: &mut Request) -> Option<Reason> {
@@ -151,7 +151,7 @@ pub(crate) fn unfit_memory(
     }
     let mut at = addr;
     while at < addr + len {
-        let Ok(mapping) = pages::mapping(tables.maps, at) else { return Some(Reason::Memory) };
+        let Ok(mapping) = maps::mapping(tables.maps, at) else { return Some(Reason::Memory) };
         let ours = mapping.ino == 0 || map.view().overlapping(at, PAGE).any(|row| row.is_mapped());
         if mapping.start > at || !mapping.readable || !mapping.writable || mapping.shared || !ours {
             return Some(Reason::Memory);

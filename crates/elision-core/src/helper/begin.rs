@@ -4,7 +4,7 @@ use crate::helper::{descriptions, pending, ranges, requests, takeover};
 use crate::shared::control::{PREDECESSOR, PROGRAM};
 use crate::shared::{processes, report};
 use core::sync::atomic::Ordering::*;
-use elision_sys::{file, limits, pages};
+use elision_sys::{file, limits, maps, pages};
 
 pub(crate) fn open(state: &mut State) -> bool {
     requests::begin();
@@ -34,7 +34,7 @@ pub(crate) fn open(state: &mut State) -> bool {
         pages::scan(state.tables.pagemap, here & !4095, (here & !4095) + 4096, SOMEWHERE, &mut runs).is_ok()
     };
     state.reserve.keep();
-    let asks = state.tables.maps >= 0 && pages::mapping(state.tables.maps, here).is_ok();
+    let asks = state.tables.maps >= 0 && maps::mapping(state.tables.maps, here).is_ok();
     if !scans || !asks {
         return false;
     }

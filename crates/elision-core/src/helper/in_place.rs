@@ -9,7 +9,7 @@ use crate::helper::state::State;
 use crate::shared::live::{self, IN_HAND};
 use crate::transfer::PAGE;
 use core::sync::atomic::{AtomicU8, Ordering::*, compiler_fence};
-use elision_sys::{memory, pages};
+use elision_sys::{maps, memory};
 
 /// Copies pages in their mapping, and exchanges them if the program is `held`: else a truncation takes them away.
 pub(crate) fn copy(state: &mut State, extent: Extent, unreadable: bool, held: bool) {
@@ -57,7 +57,7 @@ pub(crate) fn find_again(tables: &PageTables, addr: usize, len: usize) {
     let (mut at, end) = (addr, addr + len);
     while live::marks_are_kept()
         && at < end
-        && let Ok(mapping) = pages::mapping(tables.maps, at)
+        && let Ok(mapping) = maps::mapping(tables.maps, at)
         && mapping.start < end
     {
         let (from, to) = (mapping.start.max(at), mapping.end.min(end));

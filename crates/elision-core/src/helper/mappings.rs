@@ -4,7 +4,7 @@ use crate::extent::{Extent, SourceId};
 use crate::helper::files::Files;
 use crate::helper::map::Map;
 use crate::helper::page_tables::PageTables;
-use elision_sys::pages;
+use elision_sys::maps;
 
 pub(crate) fn is_ours(tables: &PageTables, files: &Files, extent: Extent) -> bool {
     let mut at = extent.addr;
@@ -35,7 +35,7 @@ pub(crate) fn prune(map: &mut Map, tables: &PageTables, files: &Files, extent: E
 pub(crate) fn learn(tables: &PageTables, files: &mut Files, source: SourceId, addr: usize) {
     if !files.source(source).is_known()
         && tables.maps >= 0
-        && let Ok(mapping) = pages::mapping(tables.maps, addr)
+        && let Ok(mapping) = maps::mapping(tables.maps, addr)
         && let Some(source) = files.source_mut(source)
     {
         source.shown = (mapping.dev, mapping.ino);
@@ -48,7 +48,7 @@ pub(crate) fn stretch(tables: &PageTables, files: &Files, extent: Extent, at: us
     if tables.maps < 0 {
         return (extent.end(), true);
     }
-    let Ok(mapping) = pages::mapping(tables.maps, at) else { return (extent.end(), false) };
+    let Ok(mapping) = maps::mapping(tables.maps, at) else { return (extent.end(), false) };
     if mapping.start > at {
         return (mapping.start.min(extent.end()), false);
     }

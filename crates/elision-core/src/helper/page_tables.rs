@@ -1,4 +1,5 @@
 use crate::extent::PageFacts;
+use elision_sys::maps;
 use elision_sys::pages::{self, Run, Wanted, category};
 
 const SCAN: usize = 512;
@@ -63,7 +64,7 @@ impl PageTables {
 
     pub(crate) fn is_plain(&self, addr: usize) -> bool {
         self.maps >= 0
-            && pages::mapping(self.maps, addr)
+            && maps::mapping(self.maps, addr)
                 .is_ok_and(|m| m.start <= addr && m.readable && m.writable && !m.shared && m.ino == 0)
     }
 

@@ -19,7 +19,7 @@ use crate::shared::pending as shared;
 use crate::shared::requests::{Op, Request, step};
 use core::mem::offset_of;
 use elision_sys::file;
-use elision_sys::pages;
+use elision_sys::maps;
 use elision_sys::task::{self, CallStop, Onward, Stop, Traced};
 
 /// Threads that are held for a save.
@@ -66,7 +66,7 @@ pub(crate) fn begin(state: &mut State, id: TargetId, request: &Request) -> bool 
 /// Stores into memory that others share are not seen.
 fn shares_memory(tables: &PageTables) -> bool {
     let mut at = 0;
-    while let Ok(mapping) = pages::mapping_shared(tables.maps, at) {
+    while let Ok(mapping) = maps::mapping_shared(tables.maps, at) {
         if !crate::shared::forks::is_board(mapping.start, mapping.end) {
             return true;
         }

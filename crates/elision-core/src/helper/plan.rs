@@ -13,7 +13,7 @@ use crate::helper::state::State;
 use crate::shared::requests::Request;
 use crate::stats::Reason;
 use crate::transfer::PAGE;
-use elision_sys::{file, pages, task};
+use elision_sys::{file, maps, task};
 
 /// Finds pages to write; the others equal the file. Protects them first: a store during the write counts for the next one.
 pub(crate) fn plan(state: &mut State, request: &mut Request) -> Option<Reason> {
@@ -166,7 +166,7 @@ fn guard_for_write(state: &mut State, request: &mut Request) -> Result<TargetId,
 fn is_plain(tables: &PageTables, addr: usize, len: usize) -> bool {
     let mut at = addr;
     while at < addr + len {
-        match pages::mapping(tables.maps, at) {
+        match maps::mapping(tables.maps, at) {
             Ok(mapping) if mapping.start <= at && mapping.readable && mapping.ino == 0 => at = mapping.end,
             _ => return false,
         }

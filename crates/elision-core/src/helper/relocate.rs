@@ -7,7 +7,7 @@ use crate::helper::state::State;
 use crate::shared::live;
 use crate::shared::requests::Request;
 use crate::stats::Reason;
-use elision_sys::{memory, pages};
+use elision_sys::{maps, memory};
 
 /// The request says what has moved and is about to: the helper may be killed. The kernel does not move tracking protection.
 pub(crate) fn relocate(state: &mut State, request: &mut Request) -> Option<Reason> {
@@ -27,7 +27,7 @@ pub(crate) fn relocate(state: &mut State, request: &mut Request) -> Option<Reaso
     }
     let mut at = from;
     while at < end {
-        let Ok(mapping) = pages::mapping(state.tables.maps, at) else { break };
+        let Ok(mapping) = maps::mapping(state.tables.maps, at) else { break };
         let piece_end = mapping.end.min(end);
         let len = piece_end - at;
         request.tried = len;

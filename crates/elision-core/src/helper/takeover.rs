@@ -9,7 +9,7 @@ use crate::helper::state::{self, NO_PENDING, State};
 use crate::helper::{guard, in_place, mappings, materialise, pending, ranges, requests};
 use crate::shared::live;
 use elision_sys::file::{self, FileKey};
-use elision_sys::{pages, task};
+use elision_sys::{maps, task};
 
 /// In a forked child: takes guards of its own while the parent's helper waits.
 pub(crate) fn take_over(state: &mut State, predecessor: i32) {
@@ -105,7 +105,7 @@ fn recall(state: &mut State) {
 /// changes of the file: so the kernel is asked only if the map cannot be believed.
 fn survey(map: &mut Map, tables: &PageTables, files: &Files) {
     let mut at = 0;
-    while let Ok(mapping) = pages::mapping_like_ours(tables.maps, at) {
+    while let Ok(mapping) = maps::mapping_like_ours(tables.maps, at) {
         at = mapping.end;
         if let Some(file) = files.shown_as(mapping.dev, mapping.ino).filter(|_| !mapping.shared) {
             let (addr, len) = (mapping.start, mapping.end - mapping.start);

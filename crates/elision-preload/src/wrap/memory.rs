@@ -252,7 +252,7 @@ fn unmap(addr: usize, len: usize) -> Result<usize> {
 
 mod pieces {
     use crate::abi::kernel;
-    use elision_sys::{file, pages};
+    use elision_sys::{file, maps};
 
     pub(super) fn several(from: usize, to: usize) -> bool {
         let mut count = 0;
@@ -281,11 +281,11 @@ mod pieces {
         each_mapping(from, to, |mapping| piece(mapping.start.max(from), mapping.end.min(to)));
     }
 
-    fn each_mapping(from: usize, to: usize, mut act: impl FnMut(&pages::Mapping)) {
+    fn each_mapping(from: usize, to: usize, mut act: impl FnMut(&maps::Mapping)) {
         let Ok(maps) = file::open(c"/proc/self/maps", libc::O_RDONLY | libc::O_CLOEXEC, 0) else { return };
         let mut at = from;
         while at < to
-            && let Ok(mapping) = pages::mapping(maps, at)
+            && let Ok(mapping) = maps::mapping(maps, at)
             && mapping.start < to
         {
             act(&mapping);

@@ -100,10 +100,10 @@ impl Dice {
     }
 }
 
-/// Must a read of a file of ours in `dir` be deferred? Not where leases are not trusted, nor before Linux 6.11.
+/// Must a read of a file of ours in `dir` be deferred? Not where leases are not trusted, nor before Linux 6.7.
 pub fn defers(dir: &Path) -> bool {
-    if let Err(error) = elision_core::probe::procmap_query() {
-        println!("skipped: nothing is deferred by this kernel: PROCMAP_QUERY: {error}");
+    if let Err(error) = elision_core::probe::pagemap_scan() {
+        println!("skipped: nothing is deferred by this kernel: PAGEMAP_SCAN: {error}");
         return false;
     }
     let magic = file_system(dir);

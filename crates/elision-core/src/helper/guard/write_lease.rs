@@ -8,7 +8,7 @@ use crate::shared::processes;
 use crate::shared::requests::Request;
 use crate::stats::Reason;
 use elision_sys::file::{self, FileKey, ProcPath};
-use elision_sys::{pages, task};
+use elision_sys::{maps, task};
 
 pub(super) fn acquire(state: &mut State, request: &mut Request) -> Result<i32, Reason> {
     let fd = descriptions::of(state, request).map_err(lease::refused)?;
@@ -43,7 +43,7 @@ pub(super) fn give_up(known: &File, gone: bool, program: i32, maps: i32) -> bool
         && known.closed != 0
         && !program_holds(known, program)
         && maps >= 0
-        && !pages::is_mapped(maps, known.key.ino);
+        && !maps::is_mapped(maps, known.key.ino);
     if !ends_with_us {
         unlock(known);
     }
