@@ -51,7 +51,7 @@ reasons! {
     Memory = "memory",
     /// No lease: the file is open for writing, or another user's.
     LeaseRefused = "lease_refused",
-    /// This process has the file open for writing, unwatched.
+    /// This process has the file open for writing, unwatched; or it is a program, which is likely to be executed next.
     OwnWriter = "own_writer",
     /// No write lease: the file is open elsewhere.
     NotSole = "not_sole_opener",

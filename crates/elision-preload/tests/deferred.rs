@@ -3,9 +3,11 @@
 #[allow(dead_code)] // Of what the tests share, these use a part.
 mod common;
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 const SIZE: usize = 64 << 20;
@@ -263,45 +265,98 @@ fn a_save_into_an_emptied_file_is_not_tracked() {
 fn what_was_just_closed_can_be_executed() {
     let made = directory();
     let (program, patched) = (compiled(made.path()), made.path().join("patched"));
-    std::fs::copy("/bin/true", &patched).unwrap();
-    // Bytes after what the loader looks at, of which the last is changed.
-    std::fs::OpenOptions::new().append(true).open(&patched).unwrap().write_all(&vec![0; 1 << 20]).unwrap();
+    make_program(&patched, 1 << 20);
     let said = compare(&program, "execute", &patched, &made.path().join("stats"));
     assert_eq!(said.matches("status 0\n").count(), 20, "{said}");
 }
 
-/// The helper keeps the description a little longer than the program, and whoever executes the file waits for the lease. When that ended
-/// before the description did, one in ten found the file still open for writing (ETXTBSY). Some still do: the kernel ends the lease some
-/// instructions before it counts the file as closed.
+/// Bytes after what the loader looks at.
+fn make_program(path: &Path, more: usize) {
+    std::fs::copy("/bin/true", path).unwrap();
+    std::fs::OpenOptions::new().append(true).open(path).unwrap().write_all(&vec![0; more]).unwrap();
+}
+
+/// The case `patch`, with a file and its statistics.
+struct Patcher {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    stats: PathBuf,
+}
+
+impl Patcher {
+    fn start(directory: &Path, file: &Path) -> Patcher {
+        let (program, stats) = (compiled(directory), directory.join("stats"));
+        let mut command = preloaded(&program, &stats);
+        command.env("ELISION_MIN_BYTES", "4096").arg("patch").arg(file);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Patcher { child, output, stats }
+    }
+
+    fn patch(&mut self, byte: u8) {
+        self.child.stdin.as_ref().unwrap().write_all(&[byte]).unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+    }
+
+    fn let_go(&mut self) {
+        self.child.stdin.as_ref().unwrap().write_all(b"\n").unwrap();
+    }
+
+    fn end(mut self) -> PathBuf {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+        self.stats
+    }
+}
+
+/// Whoever executes the file waits for the lease, which is given up with the description. When it ended before that, one in ten
+/// found the file still open for writing (ETXTBSY). Some still do: the kernel ends the lease some instructions before it counts the
+/// file as closed.
 #[test]
 fn what_another_has_just_closed_can_be_executed() {
     let made = directory();
-    let (program, patched, stats) =
-        (compiled(made.path()), made.path().join("patched"), made.path().join("stats"));
-    std::fs::copy("/bin/true", &patched).unwrap();
-    std::fs::OpenOptions::new().append(true).open(&patched).unwrap().write_all(&vec![0; 4 << 20]).unwrap();
-    let mut command = preloaded(&program, &stats);
-    command.env("ELISION_MIN_BYTES", "4096").arg("patch").arg(&patched);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let (mut input, mut output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let patched = made.path().join("patched");
+    make_program(&patched, 4 << 20);
+    let permit = |mode| std::fs::set_permissions(&patched, Permissions::from_mode(mode)).unwrap();
+    let mut patcher = Patcher::start(made.path(), &patched);
     let mut busy = 0;
     for round in 0..100 {
-        input.write_all(&[round]).unwrap();
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
+        // Else it would not be deferred.
+        permit(0o644);
+        patcher.patch(round);
+        permit(0o755);
         match Command::new(&patched).status() {
             Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => busy += 1,
             status => {
                 assert!(status.as_ref().is_ok_and(|status| status.success()), "round {round}: {status:?}")
             }
         }
-        input.write_all(&[round]).unwrap();
+        patcher.let_go();
     }
     assert!(busy < 5, "{busy} found it busy");
-    drop(input);
-    assert!(child.wait().unwrap().success());
-    assert!(counter(&stats, "elided_bytes") > 0, "nothing was elided");
+    assert!(counter(&patcher.end(), "elided_bytes") > 0, "nothing was elided");
+}
+
+/// It is executed next. All would have to be loaded for that, and for a moment it was busy.
+#[test]
+fn a_program_that_is_edited_is_not_deferred() {
+    let made = directory();
+    let file = made.path().join("file");
+    for (begins, mode, deferred) in
+        [("\x7fELF", 0o755, false), ("#!/", 0o100, false), ("\x7fELF", 0o644, true), ("# !", 0o777, true)]
+    {
+        std::fs::write(&file, begins.to_owned() + &" ".repeat(1 << 20)).unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(mode | 0o600)).unwrap();
+        let mut patcher = Patcher::start(made.path(), &file);
+        patcher.patch(b'x');
+        patcher.let_go();
+        let stats = patcher.end();
+        let counted = (counter(&stats, "deferred_bytes") > 0, counter(&stats, "own_writer") > 0);
+        assert_eq!(counted, (deferred, !deferred), "{begins:?}, {mode:o}");
+        std::fs::remove_file(stats).unwrap();
+    }
 }
 
 /// A program that has deferred a file, and says so. Ends when its input does.

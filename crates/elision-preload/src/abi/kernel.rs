@@ -152,6 +152,14 @@ pub(crate) fn truncate(fd: i32) -> bool {
     }
 }
 
+/// Would it execute the open file?
+pub(crate) fn is_program(fd: i32, stat: &file::Stat) -> bool {
+    let mut beginning = [0; 4];
+    stat.mode & 0o111 != 0
+        && file::read_at(fd, &mut beginning, 0).is_ok()
+        && (beginning == *b"\x7fELF" || beginning.starts_with(b"#!"))
+}
+
 pub(crate) fn close(fd: i32) {
     // SAFETY: nothing else uses it.
     let _ = unsafe { syscall(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };

@@ -108,6 +108,10 @@ pub(crate) fn offer_read(
             return None;
         }
     };
+    // It is likely to be executed soon: then the kernel wants nobody to have it open for writing, and all would have to be loaded.
+    if descriptions::writable(fd) && kernel::is_program(fd, &facts.stat) {
+        descriptions::disown(fd);
+    }
     let owned = descriptions::owned(fd, &facts.stat);
     let mut options = TransferOptions::for_program(offset, owned);
     options.placed = learn_place(fd, addr, len, offset);

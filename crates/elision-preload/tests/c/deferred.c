@@ -240,14 +240,16 @@ int main(int count, char **arguments) {
         }
         return 0;
     }
-    if (!strcmp(what, "execute")) { /* patches a program in place, and runs it at once */
+    if (!strcmp(what, "execute")) { /* patches what will be a program in place, and runs it at once */
         for (int i = 0; i < 20; i++) {
-            int fd = open(path, O_RDWR), status = -1;
+            int fd = chmod(path, 0644) ? -1 : open(path, O_RDWR), status = -1;
             whole(fd);
             bytes[size - 1] = i;
             if (i % 2 && pwrite(fd, bytes, size, 0) != (ssize_t)size)
                 return 1;
             close(fd);
+            if (chmod(path, 0755))
+                return 1;
             pid_t pid = i % 4 < 2 ? fork() : vfork();
             if (pid == 0) {
                 execl(path, path, NULL);
