@@ -45,6 +45,12 @@ const DEEPEST: usize = 104;
 /// few of the requests.
 const QUEUE_NS: u64 = 260_000_000;
 
+/// Steps that a load of `bytes` stays ahead of the program at most, where memory is for `room` bytes: what is loaded further ahead would be
+/// evicted before it is used.
+pub fn ahead(bytes: usize, room: u64, step: usize) -> usize {
+    if bytes as u64 <= room / 4 * 3 { usize::MAX } else { ((room / 4) as usize / step.max(1)).max(2) }
+}
+
 /// Steps in a row that may be late.
 const LATE: usize = 8;
 
@@ -290,6 +296,25 @@ mod tests {
             for turn in 0..route.steps {
                 prop_assert!(!std::mem::replace(&mut seen[route.step(turn)], true));
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_load_stays_near_the_program_only_if_memory_is_too_small(
+            mib in 1usize..4096,
+            room in 1u64..4096,
+            step in 1usize..=16,
+        ) {
+            let step = step * (128 << 10);
+            match ahead(mib << 20, room << 20, step) {
+                usize::MAX => prop_assert!(mib as u64 * 4 <= room * 3),
+                steps => {
+                    prop_assert!(mib as u64 * 4 > room * 3 && steps >= 2);
+                    prop_assert!(steps == 2 || (steps * step) as u64 <= (room << 20) / 4);
+                }
+            }
+            prop_assert_eq!(ahead(mib << 20, u64::MAX, step), usize::MAX);
         }
     }
 

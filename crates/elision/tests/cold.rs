@@ -214,7 +214,7 @@ fn where_memory_is_short_little_is_loaded_ahead_of_the_program() {
     if let Err(error) = device.limit_memory(LEN as u64 / 3) {
         return println!("skipped: {error}");
     }
-    for (how, least, most) in [("in order", LEN / 2, LEN * 3 / 2), ("idle", LEN / 8, LEN * 3 / 4)] {
+    for (how, least, most) in [("in order", LEN / 2, LEN * 5 / 4), ("idle", LEN / 32, LEN / 4)] {
         device.make_cold(&File::open(&path).unwrap()).unwrap();
         let mut part = user(&device, &path, how);
         let loaded: usize = part.hear().parse().unwrap();

@@ -69,7 +69,8 @@ pub(crate) const NO_LOAD: Load = Load {
 };
 
 impl Load {
-    pub(crate) fn new(extent: Extent, untouchable: usize, some: u32, fd: i32, now: u64) -> Load {
+    /// `room`: so much memory may be used for it.
+    pub(crate) fn new(extent: Extent, untouchable: usize, some: u32, fd: i32, now: u64, room: u64) -> Load {
         let whole = Load { extent, untouchable, step: LARGEST_STEP, ..NO_LOAD };
         let steps = |step| extent.len.div_ceil(step);
         let route = Route::new(steps(LARGEST_STEP), some);
@@ -85,7 +86,8 @@ impl Load {
             asked => asked.min(LARGEST_STEP),
         };
         let route = Route::new(steps(step), some);
-        Load { step, route, depth: SHALLOW, progress_ns: now, busy_ns: now, ..whole }
+        let ahead = cold::ahead(extent.len, room, step);
+        Load { step, route, ahead, depth: SHALLOW, progress_ns: now, busy_ns: now, ..whole }
     }
 
     pub(crate) fn go_on(&mut self, fd: i32, tables: &mut PageTables, now: u64) {

@@ -33,6 +33,7 @@ pub(crate) mod relocate;
 pub(crate) mod requests;
 pub(crate) mod reserve;
 pub(crate) mod residency;
+mod room;
 pub(crate) mod serve;
 pub(crate) mod share;
 pub(crate) mod state;

@@ -12,6 +12,7 @@ use crate::helper::map::Map;
 use crate::helper::mappings;
 use crate::helper::page_tables::PageTables;
 use crate::helper::residency::{self, Survey, is_loaded};
+use crate::helper::room::room;
 use crate::shared::processes;
 use crate::transfer::PAGE;
 use elision_sys::file::{self, FileKey, ProcPath};
@@ -300,7 +301,7 @@ impl Watch {
         if prefetch.untouchable == 0 {
             prefetch.untouchable = memory::reserve(MOST_READ).unwrap_or(0);
         }
-        prefetch.load = Load::new(self.extent, prefetch.untouchable, some, file.source.fd, now);
+        prefetch.load = Load::new(self.extent, prefetch.untouchable, some, file.source.fd, now, room());
         match known {
             Some(speed) => prefetch.load.go_deep(speed),
             None => prefetch.load.sure = eager,
