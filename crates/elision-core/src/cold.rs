@@ -51,6 +51,12 @@ pub fn ahead(bytes: usize, room: u64, step: usize) -> usize {
     if bytes as u64 <= room / 4 * 3 { usize::MAX } else { ((room / 4) as usize / step.max(1)).max(2) }
 }
 
+/// Is memory short? If the kernel has evicted an eighth of what a load brought. (It evicts some pages that are not used yet on machines with
+/// memory enough, too. A load that ends for that leaves a program to its faults.) The oldest pages go first, so most looks are at one step.
+pub fn is_short(done: usize, step: usize, evicted: impl Fn(usize) -> usize) -> bool {
+    evicted(done / 8) > 0 && (0..done).map(evicted).sum::<usize>() > done * step / 8
+}
+
 /// Steps in a row that may be late.
 const LATE: usize = 8;
 
@@ -315,6 +321,19 @@ mod tests {
                 }
             }
             prop_assert_eq!(ahead(mib << 20, u64::MAX, step), usize::MAX);
+        }
+    }
+
+    proptest! {
+        /// Where memory holds `room` steps, the oldest are evicted first.
+        #[test]
+        fn memory_is_short_if_much_was_evicted(room in 1usize..200, done in 1usize..400, reclaimed in 0usize..400) {
+            let lost = done.saturating_sub(room);
+            let short = is_short(done, STEP, |turn| if turn < lost { STEP } else { 0 });
+            prop_assert_eq!(short, lost * 8 > done);
+            // Somebody reclaims a few pages here and there.
+            let few = is_short(done, STEP, |turn| if turn % 16 == reclaimed % 16 { STEP } else { 0 });
+            prop_assert!(!few || done < 16);
         }
     }
 

@@ -171,9 +171,11 @@ impl Load {
         tables.count(self.extent.addr + from, self.extent.addr + to, SOMEWHERE) > 0
     }
 
-    /// The kernel has evicted pages that this load brought first: memory is short.
+    /// Does the kernel evict what this load brings, since memory is short?
     fn loses_pages(&self, fd: i32) -> bool {
-        self.cache(self.route.step(self.done / 8), fd).is_ok_and(|cache| cache.evicted > 0)
+        let evicted =
+            |turn| self.cache(self.route.step(turn), fd).map_or(0, |cache| cache.evicted as usize * PAGE);
+        cold::is_short(self.done, self.step, evicted)
     }
 
     fn cache(&self, step: usize, fd: i32) -> Result<Cached> {
