@@ -12,7 +12,7 @@ const GROUPS: [(&[u8], &[u8]); 2] =
 pub(crate) fn room() -> u64 {
     let (mut text, mut path) = ([0u8; 1024], [0u8; 512]);
     let text = processes::open(&ProcPath::new(task::pid(), "cgroup", None), 0)
-        .map_or(&[][..], |fd| read(fd, &mut text));
+        .map_or(Default::default(), |fd| read(fd, &mut text));
     let Some((version, mut group)) = group_in(text) else { return u64::MAX };
     let Some((root, name)) = GROUPS.get(version) else { return u64::MAX };
     let mut least = u64::MAX;
@@ -70,9 +70,9 @@ mod tests {
     #[test]
     fn the_group_that_limits_memory_is_found() {
         let group = |text: &'static str| group_in(text.as_bytes());
-        assert_eq!(group("0::/user.slice/a\n"), Some((0, &b"/user.slice/a"[..])));
-        assert_eq!(group("5:cpu,memory:/docker/a:b\n0::/other\n"), Some((1, &b"/docker/a:b"[..])));
-        assert_eq!(group("0::/other\n7:memory:/\n"), Some((1, &b"/"[..])));
+        assert_eq!(group("0::/user.slice/a\n"), Some((0, b"/user.slice/a".as_slice())));
+        assert_eq!(group("5:cpu,memory:/docker/a:b\n0::/other\n"), Some((1, b"/docker/a:b".as_slice())));
+        assert_eq!(group("0::/other\n7:memory:/\n"), Some((1, b"/".as_slice())));
         assert_eq!(group("3:cpuset,memoryless:/a\n"), None);
         assert_eq!(group(""), None);
         // Cut off.
