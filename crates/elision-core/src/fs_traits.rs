@@ -17,6 +17,9 @@ pub struct FsTraits {
     pub clones: bool,
     /// It can be mounted read-only alone.
     pub immutable: bool,
+    /// Its files belong to layers. A lease counts no writable mapping of the upper layer's files whose descriptor is closed, and `cachestat`
+    /// counts nothing.
+    pub layered: bool,
 }
 
 const USUAL: FsTraits = FsTraits {
@@ -28,12 +31,13 @@ const USUAL: FsTraits = FsTraits {
     reads_atomic: false,
     clones: false,
     immutable: false,
+    layered: false,
 };
 
 /// Times tell nothing: another image may have the same.
 const IMMUTABLE: FsTraits = FsTraits { times_tell: false, immutable: true, ..USUAL };
 
-const TABLE: [FsTraits; 7] = [
+const TABLE: [FsTraits; 8] = [
     FsTraits { magic: 0xEF53, name: "ext2/ext3/ext4", ..USUAL },
     FsTraits { magic: 0x5846_5342, name: "xfs", reads_atomic: true, clones: true, ..USUAL },
     FsTraits { magic: 0x9123_683E, name: "btrfs", clones: true, ..USUAL },
@@ -45,6 +49,15 @@ const TABLE: [FsTraits; 7] = [
         // A touch fills a hole, or raises SIGBUS without room.
         keeps_holes: false,
         counts_nameless_writers: false,
+        ..USUAL
+    },
+    FsTraits {
+        magic: 0x794c_7630,
+        name: "overlayfs",
+        // As far as is known of the layers below.
+        times_tell: false,
+        keeps_holes: false,
+        layered: true,
         ..USUAL
     },
     FsTraits { magic: 0x7371_7368, name: "squashfs", ..IMMUTABLE },

@@ -2,6 +2,7 @@
 //! is the kernel's, or [`Unsupported`](io::ErrorKind::Unsupported) if the call lacked the effect.
 #![allow(unsafe_code)] // System calls that no safe wrapper offers.
 
+use elision_sys::file::only_in_lower_layer;
 use elision_sys::hand_over::{self, Listener};
 use elision_sys::pages::{self, Run, Wanted, category};
 use elision_sys::{PAGE, maps, memory, task};
@@ -217,16 +218,19 @@ pub struct FileSystem {
     pub magic: u32,
     /// Its usual name, or "unknown".
     pub name: &'static str,
-    /// May its files be deferred? A granted lease is not enough: /proc grants leases, and its bytes change.
+    /// May it be deferred? A granted lease is not enough: /proc grants leases, and its bytes change. Of an overlay, only a file that is in a
+    /// lower layer alone, and that is yours.
     pub supported: bool,
 }
+
+const OVERLAY: u32 = 0x794c_7630;
 
 const FILE_SYSTEMS: &[(u32, &str, bool)] = &[
     (0x0000_ef53, "ext2/ext3/ext4", true),
     (0x5846_5342, "XFS", true),
     (0x9123_683e, "btrfs", true),
     (0x0102_1994, "tmpfs", true),
-    (0x794c_7630, "overlayfs", false),
+    (OVERLAY, "overlayfs", false),
     (0x6573_5546, "FUSE", false),
     (0x0000_6969, "NFS", false),
     (0xff53_4d42, "CIFS", false),
@@ -253,12 +257,21 @@ const FILE_SYSTEMS: &[(u32, &str, bool)] = &[
 
 /// The file system that holds `path`.
 pub fn file_system(path: &Path) -> io::Result<FileSystem> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
+    let name = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: statfs holds only integers.
     let mut answer: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: `path` ends in a zero byte; one statfs is written.
-    check(unsafe { libc::statfs(path.as_ptr(), &mut answer) }.into())?;
-    Ok(name_file_system(answer.f_type as u32))
+    // SAFETY: `name` ends in a zero byte; one statfs is written.
+    check(unsafe { libc::statfs(name.as_ptr(), &mut answer) }.into())?;
+    let found = name_file_system(answer.f_type as u32);
+    Ok(FileSystem {
+        supported: found.supported || found.magic == OVERLAY && is_of_lower_layer(path),
+        ..found
+    })
+}
+
+fn is_of_lower_layer(path: &Path) -> bool {
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    open.is_ok_and(|file| only_in_lower_layer(file.as_raw_fd()))
 }
 
 fn name_file_system(magic: u32) -> FileSystem {

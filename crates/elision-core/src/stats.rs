@@ -37,7 +37,7 @@ macro_rules! reasons {
 reasons! {
     /// Not a regular file.
     NotRegular = "not_a_regular_file",
-    /// A file system whose leases and page cache are not known to be reliable.
+    /// A file system, or the upper layer of an overlay, whose leases and page cache are not known to be reliable.
     FileSystem = "file_system",
     /// O_DIRECT or O_APPEND.
     OpenFlags = "open_flags",

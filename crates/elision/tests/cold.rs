@@ -28,7 +28,7 @@ const SLOW: Speed = Speed { requests: 200, bytes: 125_000_000, read_ahead_kib: 1
 struct Slow {
     device: Device,
     path: PathBuf,
-    _place: tempfile::TempDir,
+    _place: common::Directory,
 }
 
 fn device() -> Option<Slow> {

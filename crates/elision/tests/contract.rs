@@ -57,8 +57,8 @@ fn files_of_every_kind() {
     let at = |name: &str| dir.path().join(name);
     fs::write(at("empty"), b"").unwrap();
     fs::write(at("byte"), b"x").unwrap();
-    fs::write(at("page"), bytes(1, PAGE)).unwrap();
-    fs::write(at("odd"), bytes(2, LEN)).unwrap();
+    common::create(&at("page"), bytes(1, PAGE)).unwrap();
+    common::create(&at("odd"), bytes(2, LEN)).unwrap();
     fs::create_dir(at("directory")).unwrap();
     std::os::unix::fs::symlink("odd", at("link")).unwrap();
     std::os::unix::fs::symlink("nowhere", at("dangling")).unwrap();
@@ -127,7 +127,7 @@ fn hard_links_are_one_file() {
     let dir = directory();
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
     let mut expected = bytes(4, LEN);
-    fs::write(&one, &expected).unwrap();
+    common::create(&one, &expected).unwrap();
     fs::hard_link(&one, &two).unwrap();
     let by_other_name = elision::read(&two).unwrap();
     let before = expected.clone();
@@ -309,7 +309,7 @@ fn ranges_of_every_form() {
     let dir = directory();
     let path = dir.path().join("file");
     let content = bytes(10, 4 * PAGE);
-    fs::write(&path, &content).unwrap();
+    common::create(&path, &content).unwrap();
     let mut buffer = elision::read(&path).unwrap();
     buffer.load(..).unwrap();
     buffer.load(PAGE..).unwrap();
@@ -413,7 +413,7 @@ fn times_move_and_set_uid_falls() {
     let dir = directory();
     let (one, other) = (dir.path().join("one"), dir.path().join("other"));
     for path in [&one, &other] {
-        fs::write(path, bytes(1, LEN)).unwrap();
+        common::create(path, bytes(1, LEN)).unwrap();
         fs::set_permissions(path, Permissions::from_mode(0o6755)).unwrap();
     }
     let mut buffer = elision::edit(&one).unwrap();
@@ -461,7 +461,7 @@ fn the_end_of_file_inside_a_page() {
     let dir = directory();
     let path = dir.path().join("data");
     let content = bytes(11, LEN);
-    fs::write(&path, &content).unwrap();
+    common::create(&path, &content).unwrap();
     let file = File::open(&path).unwrap();
     let mut buffer = Buffer::new(LEN + 3 * PAGE).unwrap();
     buffer.fill(0xAB);
@@ -483,7 +483,7 @@ fn a_part_of_a_file_is_deferred_wherever_it_begins() {
     let dir = directory();
     let path = dir.path().join("file");
     let content = bytes(1, 64 * PAGE + 1000);
-    fs::write(&path, &content).unwrap();
+    common::create(&path, &content).unwrap();
     let file = File::open(&path).unwrap();
     for offset in [0, 16, 128, PAGE - 16, PAGE, 3 * PAGE + 2048] {
         for len in [40 * PAGE, 40 * PAGE + 123, content.len() - offset] {
@@ -497,7 +497,7 @@ fn a_part_of_a_file_is_deferred_wherever_it_begins() {
                 let deferred = ranges.iter().filter(|(_, state)| *state != PageState::Plain);
                 deferred.map(|(range, _)| range.len()).sum::<usize>()
             };
-            let least = if common::defers(dir.path()) { len - 2 * PAGE } else { 0 };
+            let least = if common::defers_reads(dir.path()) { len - 2 * PAGE } else { 0 };
             assert!(deferred(&buffer) >= least, "{offset} {len}: {:?}", buffer.ranges());
             buffer.load(PAGE..9 * PAGE).unwrap();
             assert!(buffer.unload(PAGE / 2..9 * PAGE).unwrap() <= 9 * PAGE);
@@ -523,7 +523,7 @@ fn a_part_of_a_file_is_deferred_wherever_it_begins() {
 }
 
 fn file_with(path: &Path, content: &[u8], change: impl FnOnce(&File)) {
-    fs::write(path, content).unwrap();
+    common::create(path, content).unwrap();
     change(&File::open_with(OpenOptions::new().read(true).write(true), path).unwrap());
 }
 
@@ -533,7 +533,7 @@ fn errors_are_those_of_the_calls() {
     let dir = directory();
     let path = dir.path().join("data");
     let content = bytes(12, LEN);
-    fs::write(&path, &content).unwrap();
+    common::create(&path, &content).unwrap();
     let mut buffer = elision::read(&path).unwrap();
     let read_only = File::open(&path).unwrap();
     buffer[0] ^= 1;
@@ -568,7 +568,7 @@ fn a_synchronous_save_is_few_calls() {
             // would judge the new file by what it learned of the removed one.
             let path = dir.path().join(format!("{flag:x}-{len}-{step}"));
             let mut content = bytes(20, len);
-            fs::write(&path, &content).unwrap();
+            common::create(&path, &content).unwrap();
             if flag == 0 {
                 // Every write to it, however it was opened (chattr +S).
                 const SET: u64 = 0x4008_6602;
@@ -614,7 +614,7 @@ fn into_std_lets_go() {
     let dir = directory();
     let path = dir.path().join("data");
     let content = bytes(13, LEN);
-    fs::write(&path, &content).unwrap();
+    common::create(&path, &content).unwrap();
     let file = File::open_with(OpenOptions::new().read(true).write(true), &path).unwrap();
     let mut buffer = file.read(0, LEN).unwrap();
     let plain = file.into_std();
@@ -669,12 +669,12 @@ fn a_file_that_was_opened_by_std() {
     let dir = directory();
     let path = dir.path().join("data");
     let mut content = bytes(3, 40 * PAGE);
-    fs::write(&path, &content).unwrap();
+    common::create(&path, &content).unwrap();
     let deferred = || elision::stats::snapshot().deferred_bytes;
     let before = deferred();
     let buffer = File::from(fs::File::open(&path).unwrap()).read(0, usize::MAX).unwrap();
     assert!(buffer[..] == content[..]);
-    assert_eq!(deferred() - before, if common::defers(dir.path()) { 40 * PAGE as u64 } else { 0 });
+    assert_eq!(deferred() - before, if common::defers_reads(dir.path()) { 40 * PAGE as u64 } else { 0 });
     drop(buffer);
 
     let plain = OpenOptions::new().read(true).write(true).open(&path).unwrap();
@@ -702,7 +702,7 @@ fn a_file_that_is_altered_throughout_is_soon_read_at_once() {
         return;
     }
     let path = dir.path().join("data");
-    fs::write(&path, bytes(6, 40 * PAGE)).unwrap();
+    common::create(&path, bytes(6, 40 * PAGE)).unwrap();
     let edit = |seed: u64, pages: usize| {
         let before = elision::stats::snapshot().deferred_bytes;
         let mut buffer = elision::edit(&path).unwrap();

@@ -55,7 +55,7 @@ fn a_neighbour_is_dropped_during_a_break() {
     let expected = bytes(1, COUNT * EACH);
     let mut other = Part::start("other", &[]);
     for (round, wait) in MOMENTS.into_iter().enumerate() {
-        fs::write(&path, &expected).unwrap();
+        common::create(&path, &expected).unwrap();
         let segment = Segment::reserve(2 * COUNT * EACH).unwrap();
         let file = File::open(&path).unwrap();
         let mut buffers: Vec<Buffer> = (0..COUNT)
@@ -90,7 +90,7 @@ fn a_buffer_shrinks_during_a_break() {
     let expected = bytes(3, LEN);
     let mut other = Part::start("other", &[]);
     for (round, wait) in MOMENTS.into_iter().enumerate() {
-        fs::write(&path, &expected).unwrap();
+        common::create(&path, &expected).unwrap();
         let mut buffer = elision::read(&path).unwrap();
         let kept = LEN / 8 * (round % 7 + 1) + 5;
         let command = match round % 2 {
@@ -111,7 +111,7 @@ fn a_file_is_read_while_it_is_changed_through_the_same_handle() {
     elision::set_min_bytes(PAGE);
     let dir = directory();
     let path = dir.path().join("data");
-    fs::write(&path, bytes(5, LEN)).unwrap();
+    common::create(&path, bytes(5, LEN)).unwrap();
     let file = File::open_with(OpenOptions::new().read(true).write(true), &path).unwrap();
     let stop = AtomicBool::new(false);
     let (mut reads, mut changed) = (0, 0);
@@ -154,8 +154,8 @@ fn small_writes_while_every_slot_is_taken() {
     let dir = directory();
     let (path, busy) = (dir.path().join("data"), dir.path().join("busy"));
     let content = bytes(10, COUNT * EACH);
-    fs::write(&path, &content).unwrap();
-    fs::write(&busy, bytes(6, 4 * MIB)).unwrap();
+    common::create(&path, &content).unwrap();
+    common::create(&busy, bytes(6, 4 * MIB)).unwrap();
     let file = File::open_with(OpenOptions::new().read(true).write(true), &path).unwrap();
     let reader = File::open(&busy).unwrap();
     let _guard = reader.read(0, 4 * MIB).unwrap();
@@ -194,8 +194,8 @@ fn small_writes_while_every_slot_is_taken() {
 fn the_helper_is_killed_while_several_threads_wait() {
     let dir = directory();
     let path = dir.path().join("data");
-    fs::write(&path, bytes(7, 8 * MIB)).unwrap();
-    if !common::defers(dir.path()) {
+    common::create(&path, bytes(7, 8 * MIB)).unwrap();
+    if !common::defers_reads(dir.path()) {
         return;
     }
     let expected = Arc::new(sample(&bytes(7, 4 * MIB)));
@@ -349,7 +349,7 @@ fn a_spawned_child_opens_a_deferred_file() {
     let dir = directory();
     let path = dir.path().join("data");
     let mut expected = bytes(8, LEN);
-    fs::write(&path, &expected).unwrap();
+    common::create(&path, &expected).unwrap();
     let mut buffer = elision::read(&path).unwrap();
     buffer[MIB] ^= 0xff;
     expected[MIB] ^= 0xff;
@@ -415,7 +415,7 @@ fn a_mapped_store_on_tmpfs_is_overwritten() {
     };
     let path = dir.path().join("data");
     let mut expected = bytes(9, LEN);
-    fs::write(&path, &expected).unwrap();
+    common::create(&path, &expected).unwrap();
     for round in 0..3 {
         let mut buffer = elision::edit(&path).unwrap();
         buffer[0] ^= 0xff;
@@ -436,7 +436,7 @@ fn a_mapped_store_on_tmpfs_is_overwritten() {
 }
 
 /// A new directory on tmpfs: where the tests are run for, or where there is one everywhere.
-fn on_tmpfs() -> Option<tempfile::TempDir> {
+fn on_tmpfs() -> Option<common::Directory> {
     let is_tmpfs = |dir: &CStr| {
         // SAFETY: plain data, filled by the kernel.
         unsafe {
@@ -448,7 +448,7 @@ fn on_tmpfs() -> Option<tempfile::TempDir> {
     if is_tmpfs(&CString::new(dir.path().as_os_str().as_encoded_bytes()).unwrap()) {
         return Some(dir);
     }
-    if is_tmpfs(c"/dev/shm") { tempfile::tempdir_in("/dev/shm").ok() } else { None }
+    if is_tmpfs(c"/dev/shm") { Some(common::directory_in(Path::new("/dev/shm"))) } else { None }
 }
 
 fn play(role: &str, arguments: &[String]) {
@@ -486,8 +486,8 @@ fn neighbours_are_deferred() {
     elision::set_min_bytes(PAGE);
     let dir = directory();
     let path = dir.path().join("data");
-    fs::write(&path, bytes(1, 2 * MIB)).unwrap();
-    if !common::defers(dir.path()) {
+    common::create(&path, bytes(1, 2 * MIB)).unwrap();
+    if !common::defers_reads(dir.path()) {
         return;
     }
     let segment = Segment::reserve(4 * MIB).unwrap();

@@ -43,7 +43,7 @@ fn content(len: usize) -> Vec<u8> {
 /// A new file of that content.
 fn file(path: &Path, len: usize) -> Vec<u8> {
     let all = content(len);
-    fs::write(path, &all).unwrap();
+    common::create(path, &all).unwrap();
     all
 }
 
@@ -86,7 +86,7 @@ fn holds_still_under(which: usize) {
     let expected = file(&path, 256 * MIB);
     let mut other = Part::start("other", &[]);
     let mut buffer = elision::read(&path).unwrap();
-    if common::defers(dir.path()) {
+    if common::defers_reads(dir.path()) {
         assert_eq!(buffer.ranges(), [(0..256 * MIB, PageState::Deferred)]);
     }
     // Some pages touched, some altered, most neither.
@@ -169,7 +169,7 @@ fn a_killed_program_leaves_nothing() {
     let mut holder = Part::start("holder", &[path.to_str().unwrap()]);
     holder.expect("ready");
     let left = helpers(holder.pid());
-    if common::defers(dir.path()) {
+    if common::defers_reads(dir.path()) {
         assert_eq!(left.len(), 1);
     }
     holder.child.kill().unwrap();
@@ -188,7 +188,7 @@ fn an_exec_leaves_nothing() {
     let mut holder = Part::start("execs", &[path.to_str().unwrap()]);
     holder.expect("ready");
     let left = helpers(holder.pid());
-    if common::defers(dir.path()) {
+    if common::defers_reads(dir.path()) {
         assert_eq!(left.len(), 1);
     }
     holder.say("exec");
@@ -213,7 +213,7 @@ fn a_killed_helper_is_replaced() {
     let expected = file(&path, 16 * MIB);
     let second = dir.path().join("second");
     let expected_second = file(&second, 8 * MIB);
-    if !common::defers(dir.path()) {
+    if !common::defers_reads(dir.path()) {
         return;
     }
     let mut other = Part::start("other", &[]);
@@ -242,7 +242,7 @@ fn who_starts_it_is_killed() {
     // Of different sizes: what is wanted of one tells nothing of another.
     let sizes = [8, 16, 32].map(|size| size * MIB);
     let expected = [0, 1, 2].map(|at| file(&paths[at], sizes[at]));
-    if !common::defers(dir.path()) {
+    if !common::defers_reads(dir.path()) {
         return;
     }
     let me = std::process::id() as i32;
@@ -336,7 +336,7 @@ fn a_thread_waits_for_a_device_while_another_wants_the_file() {
     let dir = directory();
     let path = dir.path().join("data");
     let expected = file(&path, 8 * MIB);
-    if !common::defers(dir.path()) {
+    if !common::defers_reads(dir.path()) {
         return;
     }
     let mut other = Part::start("other", &[]);
@@ -664,7 +664,7 @@ fn a_forked_child_need_not_load() {
     let dir = directory();
     let path = dir.path().join("data");
     let expected = file(&path, 16 * MIB);
-    if !common::defers(dir.path()) {
+    if !common::defers_reads(dir.path()) {
         return;
     }
     let buffer = elision::read(&path).unwrap();
@@ -685,7 +685,7 @@ fn what_is_read_after_a_fork_is_deferred() {
     let dir = directory();
     let path = dir.path().join("data");
     file(&path, 8 * MIB);
-    if !common::defers(dir.path()) {
+    if !common::defers_reads(dir.path()) {
         return;
     }
     let opened = File::open(&path).unwrap();
@@ -709,7 +709,7 @@ fn one_read_that_cannot_be_deferred_does_not_end_it() {
     let [path, wanted] = ["data", "wanted"].map(|name| dir.path().join(name));
     let expected = file(&path, 8 * MIB);
     file(&wanted, 8 * MIB);
-    if !common::defers(dir.path()) {
+    if !common::defers_reads(dir.path()) {
         return;
     }
     let mut other = Part::start("other", &[]);
@@ -1053,7 +1053,7 @@ fn more_files_than_descriptors() {
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &few) }, 0);
     elision::set_min_bytes(PAGE);
     let dir = directory();
-    if !common::defers(dir.path()) {
+    if !common::defers_reads(dir.path()) {
         return println!("skipped: nothing is deferred here");
     }
     let (paths, expected) = small_files(dir.path(), 200);

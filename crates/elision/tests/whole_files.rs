@@ -21,7 +21,7 @@ const MIB: usize = 1 << 20;
 
 /// A place with a file in it, and the helper running. `None`: nothing is deferred here.
 struct Place {
-    dir: tempfile::TempDir,
+    dir: common::Directory,
     path: PathBuf,
     content: Vec<u8>,
     other: Part,

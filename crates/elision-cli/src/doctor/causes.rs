@@ -138,6 +138,8 @@ pub const PROC: &str = "/proc";
 
 const CAP_SYS_PTRACE: &str = "Docker, Podman: --cap-add SYS_PTRACE; else use a filter that lets it through";
 
+pub const OVERLAY: &str = "overlayfs";
+
 pub const ELSEWHERE: &str = "keep what is big on ext4, XFS, btrfs or tmpfs (in a container: on a volume)";
 
 /// How a probe failed.
@@ -175,10 +177,17 @@ fn release() -> (u32, u32) {
 
 pub fn file_system(path: &Path) -> io::Result<()> {
     let found = probe::file_system(path)?;
-    let text = || {
-        format!("{} (0x{:x}), on which everything is read and written traditionally", found.name, found.magic)
-    };
-    if found.supported { Ok(()) } else { Err(io::Error::other(text())) }
+    match found {
+        _ if found.supported => Ok(()),
+        _ if found.name == OVERLAY => Err(io::Error::other(
+            "overlayfs: of your own files, those of a lower layer (an image's) are deferred until somebody opens them for writing; all else \
+             is read and written traditionally",
+        )),
+        _ => Err(io::Error::other(format!(
+            "{} (0x{:x}), on which everything is read and written traditionally",
+            found.name, found.magic
+        ))),
+    }
 }
 
 /// Can the file never change? (Not if it cannot be opened.)

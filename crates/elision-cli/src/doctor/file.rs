@@ -57,6 +57,9 @@ pub fn examine(report: &mut Report, starter: &Starter, path: &Path) -> Result<()
         note_size(report, meta.size());
         match immutable {
             true => report.note("save", "it can never change", None),
+            false if probe::file_system(path).is_ok_and(|found| found.name == causes::OVERLAY) => {
+                report.note("save", "written in full: an overlay copies the file to its upper layer", None);
+            }
             false => check_save(report, path),
         }
     } else {

@@ -93,7 +93,7 @@ pub fn recognise(fd: i32, stat: &Stat, addr: usize, threshold: usize) {
     }
     // Until a write of this memory shows that it was worth it.
     learn(number, whole.len, false);
-    let Ok(fs) = check_lease(offer::fs(fd), stat, false) else { return };
+    let Ok(fs) = check_lease(fd, offer::fs(fd), stat, false) else { return };
     let Some(mut comparison) = Comparison::begin(fd, true) else { return };
     let Some(mut call) = Call::new(Op::Recognise, false) else { return };
     let request = call.request();

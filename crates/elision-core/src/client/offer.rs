@@ -79,17 +79,22 @@ pub fn fs(fd: i32) -> Option<&'static FsTraits> {
     file::filesystem(fd).ok().and_then(FsTraits::of)
 }
 
-/// The file system, if a lease would hold.
+/// The file system, if a lease would hold. Of an overlay: on a file of a lower layer, which nobody can have mapped writably. A writer's has
+/// been copied up.
 ///
 /// # Errors
 /// The reason to decline. The helper relies on this: it never opens a network or user-space file, and so never hangs.
 pub(crate) fn check_lease(
+    fd: i32,
     fs: Option<&'static FsTraits>,
     stat: &Stat,
     writes: bool,
 ) -> Result<&'static FsTraits, Reason> {
     match fs {
         None => Err(Reason::FileSystem),
+        Some(fs) if fs.layered && (writes || !stat.local || !file::only_in_lower_layer(fd)) => {
+            Err(Reason::FileSystem)
+        }
         Some(fs) if stat.links > 0 || fs.counts_nameless_writers => Ok(fs),
         Some(_) if writes => Err(Reason::NotSole),
         Some(_) => Err(Reason::LeaseRefused),

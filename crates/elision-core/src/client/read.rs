@@ -93,7 +93,7 @@ fn plan(
         return Err((reason, transfer.len));
     }
     if !facts.immutable {
-        check_lease(facts.fs, &facts.stat, writes).map_err(|reason| (reason, transfer.len))?;
+        check_lease(fd, facts.fs, &facts.stat, writes).map_err(|reason| (reason, transfer.len))?;
     }
     Ok(transfer)
 }

@@ -13,7 +13,7 @@ pub use crate::shared::pending::allowed as may_wait;
 /// `fd` was opened without O_TRUNC. True: the program sees an empty file from now on, which becomes one before anybody else could
 /// tell. False: the caller truncates it.
 pub fn put_off(fd: i32, stat: &Stat, options: TransferOptions) -> bool {
-    let Ok(fs) = check_lease(fs(fd), stat, true) else { return false };
+    let Ok(fs) = check_lease(fd, fs(fd), stat, true) else { return false };
     let Some(mut call) = Call::new(Op::Truncate, false) else { return false };
     let request = call.request();
     (request.fd, request.tid, request.key, request.fs) = (fd, task::tid(), stat.id, Some(fs));

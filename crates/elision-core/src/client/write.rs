@@ -232,7 +232,7 @@ impl ElidedWrite {
 
     /// Plans the first part. The request, or the reason and the request, if any.
     fn first_plan(&self, stat: &Stat) -> core::result::Result<Call, (Reason, Option<Call>)> {
-        let fs = check_lease(offer::fs(self.fd), stat, true).map_err(|reason| (reason, None))?;
+        let fs = check_lease(self.fd, offer::fs(self.fd), stat, true).map_err(|reason| (reason, None))?;
         let mut call = Call::new(Op::Plan, true).ok_or_else(|| (crate::unavailable(), None))?;
         call.request().fs = Some(fs);
         let declined = self.plan_pages(&mut call, 0);

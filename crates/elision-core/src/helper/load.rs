@@ -2,8 +2,9 @@
 
 use crate::cold::{self, Route, SHALLOW};
 use crate::extent::{BLANK, Extent, TargetId};
+use crate::helper::files::File;
 use crate::helper::page_tables::{PageTables, SOMEWHERE};
-use crate::helper::residency::is_loaded;
+use crate::helper::residency::{self, is_loaded};
 use crate::stats::{COUNTERS, Counters};
 use crate::transfer::PAGE;
 use elision_sys::file::{self, Cached};
@@ -70,16 +71,23 @@ pub(crate) const NO_LOAD: Load = Load {
 
 impl Load {
     /// `room`: so much memory may be used for it.
-    pub(crate) fn new(extent: Extent, untouchable: usize, some: u32, fd: i32, now: u64, room: u64) -> Load {
+    pub(crate) fn new(
+        extent: Extent,
+        untouchable: usize,
+        some: u32,
+        file: &File,
+        now: u64,
+        room: u64,
+    ) -> Load {
         let whole = Load { extent, untouchable, step: LARGEST_STEP, ..NO_LOAD };
         let steps = |step| extent.len.div_ceil(step);
         let route = Route::new(steps(LARGEST_STEP), some);
         // The kernel cuts what is too much for the device.
         let cold =
-            (0..steps(LARGEST_STEP)).map(|turn| route.step(turn)).find(|&step| whole.cached(step, fd) == 0);
+            (0..steps(LARGEST_STEP)).map(|turn| route.step(turn)).find(|&step| whole.cached(step, file) == 0);
         let asked = cold.map_or(0, |step| {
-            whole.begin(step, 0, fd);
-            whole.cached(step, fd) as usize * PAGE
+            whole.begin(step, 0, file);
+            whole.cached(step, file) as usize * PAGE
         });
         let step = match asked.next_multiple_of(SMALLEST_STEP) {
             0 => LARGEST_STEP / 2,
@@ -90,7 +98,7 @@ impl Load {
         Load { step, route, ahead, depth: SHALLOW, progress_ns: now, busy_ns: now, ..whole }
     }
 
-    pub(crate) fn go_on(&mut self, fd: i32, tables: &mut PageTables, now: u64) {
+    pub(crate) fn go_on(&mut self, file: &File, tables: &mut PageTables, now: u64) {
         let before = self.done;
         self.done = cold::come(before, self.asked, |turn| self.is_loaded(self.route.step(turn)));
         if self.done > before {
@@ -105,7 +113,7 @@ impl Load {
             while self.used + 1 < self.asked && self.is_touched(self.used + 1, tables) {
                 self.used += 1;
             }
-        } else if self.done > before && self.loses_pages(fd) {
+        } else if self.done > before && self.loses_pages(file) {
             self.ahead = (self.asked / 4).max(2);
             self.used = (0..self.asked).rev().find(|&turn| self.is_touched(turn, tables)).unwrap_or(0);
             // The kernel may have evicted what was loaded further ahead, too.
@@ -117,7 +125,7 @@ impl Load {
             && self.asked - self.used < self.ahead
         {
             let step = self.route.step(self.asked);
-            self.ask(step, fd);
+            self.ask(step, file);
             let (from, to) = self.range(step);
             self.told =
                 if self.told.1 == 0 { (from, to) } else { (self.told.0.min(from), self.told.1.max(to)) };
@@ -172,47 +180,52 @@ impl Load {
     }
 
     /// Does the kernel evict what this load brings, since memory is short?
-    fn loses_pages(&self, fd: i32) -> bool {
+    fn loses_pages(&self, file: &File) -> bool {
         let evicted =
-            |turn| self.cache(self.route.step(turn), fd).map_or(0, |cache| cache.evicted as usize * PAGE);
+            |turn| self.cache(self.route.step(turn), file).map_or(0, |cache| cache.evicted as usize * PAGE);
         cold::is_short(self.done, self.step, evicted)
     }
 
-    fn cache(&self, step: usize, fd: i32) -> Result<Cached> {
+    fn cache(&self, step: usize, file: &File) -> Result<Cached> {
         let (from, to) = self.range(step);
-        file::cached(fd, self.extent.offset + from as u64, self.extent.offset + to as u64)
+        residency::cached(file, self.extent.offset + from as u64, self.extent.offset + to as u64)
     }
 
-    fn cached(&self, step: usize, fd: i32) -> u64 {
-        self.cache(step, fd).map_or(0, |cache| cache.pages)
+    fn cached(&self, step: usize, file: &File) -> u64 {
+        self.cache(step, file).map_or(0, |cache| cache.pages)
     }
 
-    fn begin(&self, step: usize, within: usize, fd: i32) {
+    fn begin(&self, step: usize, within: usize, file: &File) {
         if self.untouchable == 0 {
             return;
         }
         let (from, _) = self.range(step);
-        file::begin_to_read(fd, self.extent.offset + (from + within) as u64, self.untouchable, MOST_READ);
+        file::begin_to_read(
+            file.source.fd,
+            self.extent.offset + (from + within) as u64,
+            self.untouchable,
+            MOST_READ,
+        );
     }
 
-    fn ask(&self, step: usize, fd: i32) {
+    fn ask(&self, step: usize, file: &File) {
         let (from, to) = self.range(step);
         let pages = ((to - from) / PAGE) as u64;
-        let before = self.cached(step, fd);
+        let before = self.cached(step, file);
         let mut cached = before;
         // A page of the last request is marked, the first or one in the middle: the kernel goes on from there, in larger folios.
         let last = step.saturating_sub(1);
         for (of, within) in [(last, 0), (last, self.step / 2), (step, 0)] {
             if cached < pages {
-                self.begin(of, within, fd);
-                cached = self.cached(step, fd);
+                self.begin(of, within, file);
+                cached = self.cached(step, file);
             }
         }
         if cached < pages {
-            let _ = file::read_ahead(fd, self.extent.offset + from as u64, to - from);
-            cached = self.cached(step, fd);
+            let _ = file::read_ahead(file.source.fd, self.extent.offset + from as u64, to - from);
+            cached = self.cached(step, file);
         }
-        let asked = match self.cache(step, fd) {
+        let asked = match self.cache(step, file) {
             Ok(_) => cached.saturating_sub(before) as usize * PAGE,
             Err(_) => to - from,
         };

@@ -265,7 +265,7 @@ impl Watch {
         if residency::is_all_loaded(self.extent) {
             return false;
         }
-        let Survey { missing, evicted, .. } = Survey::of(self.extent, file.source.fd);
+        let Survey { missing, evicted, .. } = Survey::of(self.extent, file);
         let before = prefetch.ended;
         *self = Watch { new: false, file: file.key, whole: missing, rest: missing, evicted, ..*self };
         if before.file == file.key {
@@ -301,7 +301,7 @@ impl Watch {
         if prefetch.untouchable == 0 {
             prefetch.untouchable = memory::reserve(MOST_READ).unwrap_or(0);
         }
-        prefetch.load = Load::new(self.extent, prefetch.untouchable, some, file.source.fd, now, room());
+        prefetch.load = Load::new(self.extent, prefetch.untouchable, some, file, now, room());
         match known {
             Some(speed) => prefetch.load.go_deep(speed),
             None => prefetch.load.sure = eager,
@@ -311,7 +311,7 @@ impl Watch {
 
     /// `None`: the program has not waited long enough for a load. Else a bit for each part of the read that has pages in the page cache.
     fn is_due(&mut self, speed: u64, file: &File) -> Option<u32> {
-        let Survey { missing: rest, evicted, some } = Survey::of(self.extent, file.source.fd);
+        let Survey { missing: rest, evicted, some } = Survey::of(self.extent, file);
         self.rest = rest;
         self.waited_ns = self.waited_ns.min(cold::waited_for(self.whole.saturating_sub(rest) / PAGE as u64));
         self.look_ns = self.waited_ns + cold::patience_ns(self.whole, speed) / 4;
@@ -327,7 +327,7 @@ impl Watch {
     fn load(&mut self, prefetch: &mut Prefetch, tables: &mut PageTables, file: &File, now: u64) -> bool {
         let mut load = core::mem::replace(&mut prefetch.load, NO_LOAD);
         let used = load.used;
-        load.go_on(file.source.fd, tables, now);
+        load.go_on(file, tables, now);
         if load.done == 0 {
             load.waited_ns = self.waited_ns;
         }

@@ -2,9 +2,11 @@
 
 use crate::cold::PARTS;
 use crate::extent::Extent;
+use crate::helper::files::File;
 use crate::transfer::PAGE;
 use elision_sys::file::{self, Cached};
 use elision_sys::memory;
+use elision_sys::raw::{Errno, Result};
 
 /// Pages that tell how a range is.
 const SAMPLES: usize = 32;
@@ -31,14 +33,14 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
-    pub(crate) fn of(extent: Extent, fd: i32) -> Survey {
+    pub(crate) fn of(extent: Extent, file: &File) -> Survey {
         let mut survey = Survey { missing: 0, evicted: 0, some: 0 };
         let at = |part: usize| part * (extent.len / PAGE) / PARTS * PAGE;
         for (part, from, to) in (0..PARTS).map(|part| (part, at(part), at(part + 1))) {
             if from < to {
                 let (start, end) = (extent.offset + from as u64, extent.offset + to as u64);
-                let Cached { pages, evicted, .. } = file::cached(fd, start, end)
-                    .unwrap_or_else(|_| sample(extent.addr + from, extent.addr + to));
+                let Cached { pages, evicted, .. } =
+                    cached(file, start, end).unwrap_or_else(|_| sample(extent.addr + from, extent.addr + to));
                 survey.missing += (to - from) as u64 - (pages * PAGE as u64).min((to - from) as u64);
                 survey.evicted += evicted;
                 survey.some |= u32::from(pages > 0) << part;
@@ -48,7 +50,15 @@ impl Survey {
     }
 }
 
-/// Where `cachestat` is missing.
+/// (Of an overlay's file the kernel counts what the overlay has in memory: nothing.)
+pub(crate) fn cached(file: &File, start: u64, end: u64) -> Result<Cached> {
+    match file.fs {
+        Some(fs) if fs.layered => Err(Errno(libc::ENOSYS)),
+        _ => file::cached(file.source.fd, start, end),
+    }
+}
+
+/// Where `cachestat` does not tell.
 fn sample(from: usize, to: usize) -> Cached {
     let step = ((to - from) / PAGE).div_ceil(SAMPLES).max(1);
     let loaded = (from..to).step_by(step * PAGE).filter(|&page| is_loaded(page)).count();

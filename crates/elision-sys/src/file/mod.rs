@@ -2,6 +2,7 @@
 
 mod descriptor;
 mod extents;
+mod layers;
 mod lease;
 mod memory_file;
 mod page_cache;
@@ -11,6 +12,7 @@ mod status;
 
 pub use descriptor::*;
 pub use extents::has_hole;
+pub use layers::only_in_lower_layer;
 pub use lease::*;
 pub use memory_file::{begin_to_share, is_shared, memory_file};
 pub(crate) use page_cache::SYS_cachestat;

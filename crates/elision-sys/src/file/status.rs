@@ -21,6 +21,9 @@ pub struct Stat {
     pub links: u32,
     /// fs-verity: nobody can open it for writing any more.
     pub verity: bool,
+    /// Of a file system that knows "no dump", as ext4, XFS, btrfs and tmpfs do, and none over a network or in user space. An overlay answers
+    /// as the file's layer does.
+    pub local: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -68,6 +71,7 @@ fn to_stat(answer: Statx) -> Stat {
         blocks: answer.stx_blocks,
         links: answer.stx_nlink,
         verity: answer.stx_attributes.contains(StatxAttributes::VERITY),
+        local: answer.stx_attributes_mask.contains(StatxAttributes::NODUMP),
     }
 }
 

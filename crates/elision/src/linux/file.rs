@@ -181,9 +181,9 @@ impl File {
         FileFacts::of(self.raw(), 0).ok()
     }
 
-    /// Does the size say how much there is to be read? In /proc it is 0, and elsewhere it may be of some time ago.
+    /// Does the size say how much there is to be read? In /proc it is 0, and elsewhere (or below an overlay) it may be of some time ago.
     pub(crate) fn size_is_true(&self, facts: Option<&FileFacts>) -> bool {
-        facts.map_or_else(|| offer::fs(self.raw()), |facts| facts.fs).is_some()
+        facts.map_or_else(|| offer::fs(self.raw()), |facts| facts.fs).is_some_and(|fs| !fs.layered)
     }
 
     /// Reads from `offset`, deferred if that can be and there are at least `least` bytes, and says how many there were (fewer only at

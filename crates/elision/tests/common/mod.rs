@@ -5,12 +5,14 @@
 //! are real, cost one exec and need no interpreter.
 #![allow(dead_code)] // Each test file uses its share.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 pub const PAGE: usize = 4096;
@@ -60,12 +62,62 @@ pub fn in_ample_time(usual: u32, mut play: impl FnMut(u32)) -> u32 {
 /// What one test of random cases may take. The runner ends a test after five minutes.
 const AMPLE: Duration = Duration::from_secs(30);
 
-/// A new directory in the place that the tests are run for.
-pub fn directory() -> tempfile::TempDir {
-    match std::env::var_os("ELISION_TEST_DIR") {
-        Some(dir) => tempfile::tempdir_in(dir).unwrap(),
-        None => tempfile::tempdir().unwrap(),
+/// A test's own directory, gone with the value.
+pub struct Directory {
+    path: PathBuf,
+    /// Where `path` is on an overlay: what the overlay finds there in its lower layer.
+    below: Option<PathBuf>,
+}
+
+impl Directory {
+    pub fn path(&self) -> &Path {
+        &self.path
     }
+}
+
+impl AsRef<Path> for Directory {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        for path in Some(&self.path).into_iter().chain(&self.below) {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// A new directory in the place that the tests are run for. On an overlay its files are in the upper layer, but for those that
+/// [`create`] makes.
+pub fn directory() -> Directory {
+    match (std::env::var_os("ELISION_TEST_DIR"), lower()) {
+        (Some(dir), Some(lower)) => {
+            let below = tempfile::tempdir_in(lower).unwrap().keep();
+            Directory { path: Path::new(&dir).join(below.file_name().unwrap()), below: Some(below) }
+        }
+        (dir, _) => directory_in(&dir.map_or_else(std::env::temp_dir, PathBuf::from)),
+    }
+}
+
+pub fn directory_in(dir: &Path) -> Directory {
+    Directory { path: tempfile::tempdir_in(dir).unwrap().keep(), below: None }
+}
+
+/// The lower layer, where the place that the tests are run for is an overlay.
+pub fn lower() -> Option<PathBuf> {
+    std::env::var_os("ELISION_TEST_LOWER").map(PathBuf::from)
+}
+
+/// As `fs::write`. On an overlay a file that is new, and that nobody has looked for yet, is made in the lower layer.
+pub fn create(path: &Path, content: impl AsRef<[u8]>) -> io::Result<()> {
+    static MADE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let below = std::env::var_os("ELISION_TEST_DIR")
+        .zip(lower())
+        .filter(|_| MADE.lock().unwrap().insert(path.into()));
+    let below = below.and_then(|(dir, lower)| Some(lower.join(path.strip_prefix(dir).ok()?)));
+    fs::write(below.as_deref().unwrap_or(path), content)
 }
 
 const TMPFS: i64 = 0x0102_1994;
@@ -98,6 +150,12 @@ impl Dice {
         self.0 ^= self.0 << 17;
         (self.0 % n as u64) as usize
     }
+}
+
+/// Must a read of a file that [`create`] made be deferred?
+pub fn defers_reads(dir: &Path) -> bool {
+    let layer = lower();
+    defers(layer.as_deref().unwrap_or(dir))
 }
 
 /// Must a read of a file of ours in `dir` be deferred? Not where leases are not trusted, nor before Linux 6.7.
@@ -332,6 +390,8 @@ pub enum Foreign {
     Recreate { path: PathBuf, len: usize, seed: u64 },
     /// Unlinks.
     Unlink { path: PathBuf },
+    /// chmod(2): an overlay copies the file to its upper layer.
+    Mode { path: PathBuf, mode: u32 },
     /// Opens, to write as well or not, and keeps it open (one at a time).
     Hold { path: PathBuf, write: bool },
     /// Writes through what it holds.
@@ -357,6 +417,7 @@ impl Foreign {
             Foreign::WriteHeld { offset, len, seed } => (8, none, *offset, *len as u64, *seed),
             Foreign::LetGo => (9, none, 0, 0, 0),
             Foreign::Read { path } => (10, &**path, 0, 0, 0),
+            Foreign::Mode { path, mode } => (11, &**path, 0, u64::from(*mode), 0),
         };
         let path = path.as_os_str().as_encoded_bytes();
         let mut text = Vec::new();
@@ -406,6 +467,7 @@ pub fn play_other() {
                 7 => held = Some(fs::OpenOptions::new().read(true).write(len != 0).open(&path)?),
                 8 => held.as_ref().unwrap().write_all_at(&content(), offset)?,
                 9 => held = None,
+                11 => fs::set_permissions(&path, fs::Permissions::from_mode(len as u32))?,
                 _ => return fs::read(&path),
             }
             Ok(Vec::new())

@@ -12,7 +12,12 @@ use elision_sys::file::{self, ProcPath};
 pub(super) fn acquire(request: &Request) -> Result<i32, Reason> {
     // Mapping counts as access, so O_NOATIME is passed on.
     let fd = open(request.pid, request.fd, request.flags & libc::O_NOATIME)?;
-    lease::take(fd, libc::F_RDLCK).map(|()| fd).inspect_err(|_| file::close(fd))
+    let taken = lease::take(fd, libc::F_RDLCK).and_then(|()| {
+        // From the lease on nobody opens it for writing. Asked now, a file of a lower layer never was: that would have copied it up.
+        let layered = request.fs.is_some_and(|fs| fs.layered);
+        if layered && !file::only_in_lower_layer(fd) { Err(Reason::FileSystem) } else { Ok(fd) }
+    });
+    taken.inspect_err(|_| file::close(fd))
 }
 
 pub(super) fn open(pid: i32, fd: i32, flags: i32) -> Result<i32, Reason> {
