@@ -356,10 +356,10 @@ fn quotas_that_are_used_up() {
     });
 }
 
-/// Leases on overlayfs are granted beside a shared mapping that is stored into, and are not broken by what happens to the files
-/// beneath. So nothing is deferred there.
+/// Leases on overlayfs are granted beside a shared mapping that is stored into, whose descriptor is closed. So nothing is deferred of what
+/// was made there.
 #[test]
-fn overlayfs_is_left_alone() {
+fn files_made_on_an_overlay_are_left_alone() {
     if elsewhere() || !mounts_of_our_own() {
         return;
     }

@@ -1,9 +1,10 @@
-//! Files that can never change: deferred without a lease, for everybody.
+//! Files that can never change: deferred without a lease, for everybody. And those of an overlay's lower layer, which change by being copied
+//! up.
 
 #[allow(dead_code)] // Of what the tests share, these use a part.
 mod common;
 
-use common::image::{Image, mounts_of_our_own};
+use common::image::{self, Image, mounts_of_our_own};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -15,9 +16,16 @@ fn open_to_all(directory: &Path) {
     std::fs::set_permissions(directory, PermissionsExt::from_mode(0o777)).unwrap();
 }
 
-/// Runs the program without the drop-in and with it, as this user; the same must come of it. Gives what was deferred. None, and why is
-/// said, if that user may not run it.
 fn deferred(program: &Path, arguments: &[&str], user: Option<u32>) -> Option<u64> {
+    let stats = statistics(program, arguments, user)?;
+    // Nothing waits, and a fork needs no memory.
+    assert_eq!(common::counter(&stats, "materialised_bytes"), 0, "{stats}");
+    Some(common::counter(&stats, "deferred_bytes"))
+}
+
+/// Runs the program without the drop-in and with it, as this user; the same must come of it. None, and why is said, if that user may not
+/// run it.
+fn statistics(program: &Path, arguments: &[&str], user: Option<u32>) -> Option<String> {
     let made = tempfile::tempdir().unwrap();
     open_to_all(made.path());
     let stats = made.path().join("stats");
@@ -43,10 +51,7 @@ fn deferred(program: &Path, arguments: &[&str], user: Option<u32>) -> Option<u64
         return None;
     }
     assert_eq!((ours.status, text(&ours.stdout)), (plain.status, text(&plain.stdout)), "{arguments:?}");
-    let stats = std::fs::read_to_string(&stats).unwrap_or_default();
-    // Nothing waits, and a fork needs no memory.
-    assert_eq!(common::counter(&stats, "materialised_bytes"), 0, "{stats}");
-    Some(common::counter(&stats, "deferred_bytes"))
+    Some(std::fs::read_to_string(&stats).unwrap_or_default())
 }
 
 /// As root, if the test is run by root, and as an ordinary user who owns none of it.
@@ -89,6 +94,41 @@ fn of_file_systems_that_are_read_only_by_nature() {
             assert!(deferred >= 2 * (SIZE as u64 - 8192), "{} as {user:?}: {deferred}", path.display());
         }
     }
+}
+
+/// Of its owner's, under a lease. Nothing of the same file once it was copied up.
+#[test]
+fn of_the_lower_layer_of_an_overlay() {
+    if !mounts_of_our_own() {
+        return;
+    }
+    let made = tempfile::tempdir().unwrap();
+    open_to_all(made.path());
+    let program = common::compile(made.path(), "immutable", &["-O1", "-Wextra", "-Werror"]);
+    let [lower, upper, work, root] = ["lower", "upper", "work", "root"].map(|name| made.path().join(name));
+    for directory in [&lower, &upper, &work, &root] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    std::fs::write(lower.join("file"), (0..SIZE).map(|at| (at / 1000) as u8).collect::<Vec<_>>()).unwrap();
+    let [lower, upper, work] = [&lower, &upper, &work].map(|layer| layer.display());
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let mount = ["mount", "-t", "overlay", "-o", &options, "overlay", root.to_str().unwrap()];
+    if !image::tool().args(mount).status().unwrap().success() {
+        return println!("skipped: no overlay");
+    }
+    let path = root.join("file");
+    let run = |user| statistics(&program, &["file", path.to_str().unwrap()], user);
+    for user in users() {
+        let Some(stats) = run(user) else { continue };
+        let deferred = common::counter(&stats, "deferred_bytes");
+        let expected = if user.is_none() { 2 * SIZE as u64 - 8192 } else { 0 };
+        assert!(deferred >= expected && (deferred > 0) == (expected > 0), "as {user:?}: {stats}");
+    }
+    open_to_all(&path);
+    let stats = run(None).unwrap();
+    assert_eq!(common::counter(&stats, "deferred_bytes"), 0, "{stats}");
+    assert!(common::counter(&stats, "file_system") > 0, "{stats}");
+    assert!(image::tool().args(["umount", "--lazy", root.to_str().unwrap()]).status().unwrap().success());
 }
 
 /// fs-verity: where the file system was made for it.
