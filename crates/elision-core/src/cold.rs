@@ -58,7 +58,7 @@ pub fn is_short(done: usize, step: usize, evicted: impl Fn(usize) -> usize) -> b
 }
 
 /// Steps in a row that may be late.
-const LATE: usize = 8;
+pub const LATE: usize = 8;
 
 /// How many of the steps that were asked for have come. The kernel cuts some requests in two, and queues the second part last. So a step
 /// may come after the steps behind it: it is late, and is counted with them.

@@ -14,6 +14,7 @@ use elision_core::cold;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 crate::roles!(play);
@@ -28,6 +29,7 @@ const SLOW: Speed = Speed { requests: 200, bytes: 125_000_000, read_ahead_kib: 1
 struct Slow {
     device: Device,
     path: PathBuf,
+    _overlay: Option<Overlay>,
     _place: common::Directory,
 }
 
@@ -47,7 +49,34 @@ fn device() -> Option<Slow> {
     let path = device.path().join("file");
     fs::write(&path, bytes(7, LEN)).unwrap();
     device.make_cold(&File::open(&path).unwrap()).unwrap();
-    Some(Slow { device, path, _place: place })
+    Some(Slow { device, path, _overlay: None, _place: place })
+}
+
+/// An overlay whose lower layer is the device. The kernel says less there of what is in the page cache.
+struct Overlay(PathBuf);
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn below_an_overlay() -> Option<Slow> {
+    let mut slow = device()?;
+    let place = slow._place.path();
+    let [upper, work, root] = ["upper", "work", "root"].map(|name| place.join(name));
+    for dir in [&upper, &work, &root] {
+        fs::create_dir(dir).unwrap();
+    }
+    let [lower, upper, work] = [slow.device.path(), &upper, &work].map(Path::display);
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let mut mount = Command::new("mount");
+    if !mount.args(["-t", "overlay", "-o", &options, "overlay"]).arg(&root).status().unwrap().success() {
+        println!("skipped: no overlay");
+        return None;
+    }
+    (slow.path, slow._overlay) = (root.join("file"), Some(Overlay(root)));
+    Some(slow)
 }
 
 /// How many of the file's bytes are in the page cache.
@@ -187,7 +216,7 @@ fn play(role: &str, arguments: &[String]) {
 
 #[test]
 fn nothing_is_loaded_before_the_program_has_waited() {
-    let Some(Slow { device, path, _place }) = device() else { return };
+    let Some(Slow { device, path, _overlay, _place }) = device() else { return };
     let mut part = user(&device, &path, "sparse");
     part.expect("patient");
     part.finish();
@@ -195,7 +224,16 @@ fn nothing_is_loaded_before_the_program_has_waited() {
 
 #[test]
 fn use_that_loads_badly_is_loaded_ahead() {
-    let Some(Slow { device, path, _place }) = device() else { return };
+    loads_ahead(device());
+}
+
+#[test]
+fn likewise_below_an_overlay() {
+    loads_ahead(below_an_overlay());
+}
+
+fn loads_ahead(slow: Option<Slow>) {
+    let Some(Slow { device, path, .. }) = &slow else { return };
     for how in ["stores", "backwards", "backwards, without cachestat"] {
         device.make_cold(&File::open(&path).unwrap()).unwrap();
         let mut part = user(&device, &path, how);
@@ -210,7 +248,16 @@ fn use_that_loads_badly_is_loaded_ahead() {
 
 #[test]
 fn where_memory_is_short_little_is_loaded_ahead_of_the_program() {
-    let Some(Slow { mut device, path, _place }) = device() else { return };
+    loads_little_ahead(device());
+}
+
+#[test]
+fn where_memory_is_short_likewise_below_an_overlay() {
+    loads_little_ahead(below_an_overlay());
+}
+
+fn loads_little_ahead(slow: Option<Slow>) {
+    let Some(Slow { mut device, path, _overlay, _place }) = slow else { return };
     if let Err(error) = device.limit_memory(LEN as u64 / 3) {
         return println!("skipped: {error}");
     }
@@ -225,7 +272,7 @@ fn where_memory_is_short_little_is_loaded_ahead_of_the_program() {
 
 #[test]
 fn where_memory_is_short_a_piece_takes_few_requests() {
-    let Some(Slow { mut device, path, _place }) = device() else { return };
+    let Some(Slow { mut device, path, _overlay, _place }) = device() else { return };
     if let Err(error) = device.limit_memory(LEN as u64 / 3) {
         return println!("skipped: {error}");
     }
@@ -243,7 +290,7 @@ fn where_memory_is_short_a_piece_takes_few_requests() {
 
 #[test]
 fn what_a_change_needs_takes_the_requests_of_a_plain_read() {
-    let Some(Slow { device, path, _place }) = device() else { return };
+    let Some(Slow { device, path, _overlay, _place }) = device() else { return };
     let mut requests = [0, 0];
     for (plain, requests) in [true, false].into_iter().zip(&mut requests) {
         device.make_cold(&File::open(&path).unwrap()).unwrap();
@@ -267,7 +314,7 @@ fn what_a_change_needs_takes_the_requests_of_a_plain_read() {
 
 #[test]
 fn the_load_ends_with_the_buffer() {
-    let Some(Slow { device, path, _place }) = device() else { return };
+    let Some(Slow { device, path, _overlay, _place }) = device() else { return };
     let mut part = user(&device, &path, "dropped");
     part.expect("dropped");
     // What was asked for comes; then nothing does.

@@ -1,6 +1,6 @@
 //! Loads an extent's file bytes into the page cache, ahead of the program.
 
-use crate::cold::{self, Route, SHALLOW};
+use crate::cold::{self, LATE, Route, SHALLOW};
 use crate::extent::{BLANK, Extent, TargetId};
 use crate::helper::files::File;
 use crate::helper::page_tables::{PageTables, SOMEWHERE};
@@ -181,8 +181,13 @@ impl Load {
 
     /// Does the kernel evict what this load brings, since memory is short?
     fn loses_pages(&self, file: &File) -> bool {
-        let evicted =
-            |turn| self.cache(self.route.step(turn), file).map_or(0, |cache| cache.evicted as usize * PAGE);
+        let loaded = |turn: usize| self.is_loaded(self.route.step(turn));
+        let evicted = |turn: usize| match self.cache(self.route.step(turn), file) {
+            Ok(cache) => cache.evicted as usize * PAGE,
+            // The kernel does not say. Some come late, but not so many in a row.
+            Err(_) if turn + LATE < self.done && !(turn..=turn + LATE).any(loaded) => self.step,
+            Err(_) => 0,
+        };
         cold::is_short(self.done, self.step, evicted)
     }
 
