@@ -235,8 +235,8 @@ fn likewise_below_an_overlay() {
 fn loads_ahead(slow: Option<Slow>) {
     let Some(Slow { device, path, .. }) = &slow else { return };
     for how in ["stores", "backwards", "backwards, without cachestat"] {
-        device.make_cold(&File::open(&path).unwrap()).unwrap();
-        let mut part = user(&device, &path, how);
+        device.make_cold(&File::open(path).unwrap()).unwrap();
+        let mut part = user(device, path, how);
         let loaded: usize = part.hear().parse().unwrap();
         assert!(loaded > LEN / 4, "{how}: only {loaded} bytes were loaded ahead");
         assert!(loaded <= LEN, "{how}: {loaded}");

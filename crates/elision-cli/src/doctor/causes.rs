@@ -180,8 +180,8 @@ pub fn file_system(path: &Path) -> io::Result<()> {
     match found {
         _ if found.supported => Ok(()),
         _ if found.name == OVERLAY => Err(io::Error::other(
-            "overlayfs: of your own files, those of a lower layer (an image's) are deferred until somebody opens them for writing; all else \
-             is read and written traditionally",
+            "overlayfs: your own files of a lower layer (an image's) are deferred until somebody changes them; all else is read and written \
+             traditionally",
         )),
         _ => Err(io::Error::other(format!(
             "{} (0x{:x}), on which everything is read and written traditionally",

@@ -28,7 +28,7 @@ use std::ops::{Deref, DerefMut, Range, RangeBounds};
 /// - `open(O_RDONLY | O_TRUNC)` breaks no lease, in whichever process. Safe Rust can say it
 ///   (`OpenOptions::new().read(true).custom_flags(libc::O_TRUNC)`). It takes all pages that depend on the file, altered ones
 ///   included: SIGBUS. `write(true).truncate(true)` and `set_len` do no harm.
-/// - Changes of the block device below the file system break no lease, nor does `truncate(2)` through an overlayfs of a file in a lower layer.
+/// - Changes of the block device below the file system break no lease, nor do changes of an overlay's layers by their own paths.
 /// - The kernel waits for an answer for `fs.lease-break-time` (45 seconds). None comes if the cgroup is frozen, or if the helper and
 ///   its parent were both killed (`kill -9`) and the program makes no big call meanwhile, which would start them anew.
 /// - While a debugger is attached to the program, a truncation takes even the copies.
