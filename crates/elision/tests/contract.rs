@@ -662,6 +662,24 @@ fn a_large_checkpoint_writes_what_has_changed() {
     assert_same(&fs::read(&path).unwrap(), &buffer);
 }
 
+/// What was cut off does not come back in a copy, whose last page is the file's to begin with.
+#[test]
+fn a_copy_of_a_shorter_buffer_grows_by_zeroes() {
+    elision::set_min_bytes(PAGE);
+    let dir = directory();
+    let path = dir.path().join("data");
+    let content = bytes(11, 40 * PAGE);
+    common::create(&path, &content).unwrap();
+    for len in [2 * PAGE + 100, 3 * PAGE, 39 * PAGE + 1] {
+        let mut buffer = elision::read(&path).unwrap();
+        buffer.resize(len).unwrap();
+        let mut copy = buffer.try_clone().unwrap();
+        copy.resize(60 * PAGE).unwrap();
+        assert_same(&copy[..len], &content[..len]);
+        assert!(copy[len..].iter().all(|&byte| byte == 0), "{len}");
+    }
+}
+
 /// A file that was open already: reads through it are deferred if nobody can write through it, and never otherwise.
 #[test]
 fn a_file_that_was_opened_by_std() {

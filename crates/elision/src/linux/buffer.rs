@@ -174,9 +174,10 @@ impl Buffer {
         }
         let (target, room) = (copy.base(), copy.room);
         let copy_part = |at: usize, len: usize| {
-            let from = at.saturating_sub(self.phase()).min(self.len);
-            let to = (at + len).saturating_sub(self.phase()).min(self.len);
-            copy[from..to].copy_from_slice(&self[from..to]);
+            let (from, to) = ((self.base() + at) as *const u8, (target + at) as *mut u8);
+            // What is behind the end, too: the copy's last page may be the file's. SAFETY: whole pages of both, of which nobody stores into
+            // the one, and nobody has the other yet.
+            unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
         };
         // SAFETY: `&self` keeps everybody from storing into the one, and nobody has the other yet.
         unsafe { engine::duplicate(self.base(), room, target, copy_part) };
