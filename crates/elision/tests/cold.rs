@@ -290,17 +290,26 @@ fn where_memory_is_short_a_piece_takes_few_requests() {
 
 #[test]
 fn what_a_change_needs_takes_the_requests_of_a_plain_read() {
-    let Some(Slow { device, path, _overlay, _place }) = device() else { return };
+    takes_few_requests(device());
+}
+
+#[test]
+fn what_a_change_needs_likewise_below_an_overlay() {
+    takes_few_requests(below_an_overlay());
+}
+
+fn takes_few_requests(slow: Option<Slow>) {
+    let Some(Slow { device, path, .. }) = &slow else { return };
     let mut requests = [0, 0];
     for (plain, requests) in [true, false].into_iter().zip(&mut requests) {
-        device.make_cold(&File::open(&path).unwrap()).unwrap();
+        device.make_cold(&File::open(path).unwrap()).unwrap();
         let before = device.requests().unwrap();
         if plain {
-            assert_eq!(fs::read(&path).unwrap().len(), LEN);
+            assert_eq!(fs::read(path).unwrap().len(), LEN);
         } else {
-            let mut part = user(&device, &path, "wanted");
+            let mut part = user(device, path, "wanted");
             part.expect("read");
-            fs::OpenOptions::new().write(true).open(&path).unwrap();
+            fs::OpenOptions::new().write(true).open(path).unwrap();
             part.say("compare");
             part.expect("same");
             part.finish();

@@ -130,10 +130,11 @@ fn changes(layers: &Layers) {
             5 => Foreign::Recreate { path, len, seed: 5 },
             6 => Foreign::Unlink { path },
             7 => Foreign::Mode { path, mode: 0o640 },
-            _ => Foreign::Hold { path, write: true },
+            8 => Foreign::Hold { path, write: true },
+            _ => Foreign::Write { path, offset: 0, len, seed: 6 },
         }
     };
-    for at in 0..9 {
+    for at in 0..10 {
         let path = layers.file(&format!("file{at}"), &bytes(1, len));
         let (mut buffer, deferred) = read(&path);
         assert_eq!(deferred, len, "change {at}");
@@ -142,6 +143,11 @@ fn changes(layers: &Layers) {
             (buffer[page * PAGE], expected[page * PAGE]) = (9, 9);
         }
         assert_eq!(buffer[20 * PAGE], expected[20 * PAGE]);
+        if at == 9 {
+            // No lease is broken by this. (Elsewhere all pages are lost.)
+            drop(common::open_flags(&path, libc::O_TRUNC).unwrap());
+            assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+        }
         other.ask(&change(at, path.clone())).unwrap();
         assert_same(&buffer[..PAGE], &expected[..PAGE], "the beginning");
         if at == 7 {

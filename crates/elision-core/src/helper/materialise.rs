@@ -172,10 +172,14 @@ fn precopy(state: &mut State, extent: Extent, shares: bool) -> Shadow {
     let fd = extent.source.map_or(-1, |source| state.files.source(source).fd);
     // Reading is faster than the mapping, but may show as an access.
     let shows = fd < 0 || file::shows_access(fd);
-    let own = fd >= 0 && state.files.get(extent.target).guard != Guard::Write;
+    let known = state.files.get(extent.target);
+    let own = fd >= 0 && known.guard != Guard::Write;
     let hidden = shows && own && hide_access(fd, true);
     let by_mapping = shows && !hidden;
     let shared = if shares && !by_mapping { share(state, extent, fd) } else { None };
+    // Once an overlay has copied a file up, the description reads the upper file, which O_RDONLY with O_TRUNC may have emptied. The
+    // mapping stays the lower one's.
+    let by_mapping = by_mapping || known.fs.is_some_and(|fs| fs.layered) && !file::only_in_lower_layer(fd);
     let shadow = shared.unwrap_or_else(|| copy(&mut state.tables, extent, fd, by_mapping));
     if hidden {
         hide_access(fd, false);
