@@ -645,3 +645,38 @@ fn filters_that_kill_the_helper() {
         }
     }
 }
+
+/// On an overlay it tells what is in a lower layer alone from what is not.
+#[test]
+fn files_of_an_overlay() {
+    let Some(dir) = able() else { return };
+    let [lower, upper, work, root] = ["lower", "upper", "work", "root"].map(|name| dir.path().join(name));
+    for layer in [&lower, &upper, &work, &root] {
+        fs::create_dir(layer).expect("mkdir");
+    }
+    fill(&lower.join("file"), SIZE);
+    let layers = [&lower, &upper, &work].map(|layer| layer.display());
+    let [lower, upper, work] = layers;
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let script = format!(
+        "mount -t overlay -o {options} overlay {0} && cp {0}/file {0}/made && exec \"$@\"",
+        root.display()
+    );
+    let mut prefix = vec!["unshare", "--mount", "--map-root-user", "sh", "-c", &script, "sh"];
+    if getuid().is_root() {
+        prefix.remove(2);
+    }
+    let overlay = Setting { prefix: &prefix, ..plain(dir.path()) };
+    let tried = Command::new(prefix[0]).args(&prefix[1..]).arg("true").status();
+    if !tried.is_ok_and(|status| status.success()) {
+        return println!("skipped: no overlay");
+    }
+    let (code, report) = overlay.doctor(text(&root.join("file")));
+    assert_says(&report, &["8.0 MiB deferred, of 8.0 MiB; under a lease", "an overlay copies the file"]);
+    assert_eq!(code, 0, "{report}");
+    for subject in [&root, &root.join("made")] {
+        let (code, report) = overlay.doctor(text(subject));
+        assert_says(&report, &["your own files of a lower layer"]);
+        assert_eq!(code, 1, "{report}");
+    }
+}
