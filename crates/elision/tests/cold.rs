@@ -261,7 +261,7 @@ fn loads_little_ahead(slow: Option<Slow>) {
     if let Err(error) = device.limit_memory(LEN as u64 / 3) {
         return println!("skipped: {error}");
     }
-    for (how, least, most) in [("in order", LEN / 2, LEN * 5 / 4), ("idle", LEN / 32, LEN / 4)] {
+    for (how, least, most) in [("in order", LEN / 4, LEN * 5 / 4), ("idle", LEN / 32, LEN / 4)] {
         device.make_cold(&File::open(&path).unwrap()).unwrap();
         let mut part = user(&device, &path, how);
         let loaded: usize = part.hear().parse().unwrap();
