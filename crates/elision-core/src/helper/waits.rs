@@ -84,7 +84,7 @@ fn note_end(registers: &mut Registers, limit_ms: u64, now_ms: u64) -> bool {
     false
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
     use proptest::prelude::*;
