@@ -81,13 +81,13 @@ fn one(program: &Path, seed: u64, flags: &str, stats: Option<&Path>) {
 static OPENED: AtomicU64 = AtomicU64::new(0);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 
-/// The histories of some seeds under the drop-in; and something did depend on it.
-fn under_the_drop_in(seeds: std::ops::Range<u64>, flags: &str) {
+/// The histories of some seeds under the drop-in; and something did depend on it. `false` where nothing can.
+fn under_the_drop_in(seeds: std::ops::Range<u64>, flags: &str) -> bool {
     let made = directory();
-    play(&compiled(made.path()), seeds, flags);
+    play(&compiled(made.path()), seeds, flags)
 }
 
-fn play(program: &Path, seeds: std::ops::Range<u64>, flags: &str) {
+fn play(program: &Path, seeds: std::ops::Range<u64>, flags: &str) -> bool {
     let made = directory();
     let stats = made.path().join("stats");
     let histories = run(program, seeds, flags, Some(&stats));
@@ -102,7 +102,13 @@ fn play(program: &Path, seeds: std::ops::Range<u64>, flags: &str) {
         of("written_bytes"),
     );
     if let Err(error) = elision_core::probe::pagemap_scan() {
-        return println!("skipped: nothing is deferred by this kernel: PAGEMAP_SCAN: {error}");
+        println!("skipped: nothing is deferred by this kernel: PAGEMAP_SCAN: {error}");
+        return false;
+    }
+    let place = elision_core::probe::file_system(made.path()).unwrap();
+    if !place.supported {
+        println!("skipped: nothing is deferred on {}", place.name);
+        return false;
     }
     // A quarter of what is usual, or more.
     assert!(of("deferred_bytes") > histories * 2_000_000, "hardly anything was deferred");
@@ -110,6 +116,7 @@ fn play(program: &Path, seeds: std::ops::Range<u64>, flags: &str) {
     // (Not much is where others take the leases away.)
     let elided = if flags.contains('w') { 20_000 } else { 100_000 };
     assert!(of("elided_bytes") > histories * elided, "hardly anything was elided");
+    true
 }
 
 /// The program is right about what plain calls give.
@@ -139,10 +146,10 @@ fn two_threads_and_signals() {
 /// Leases are broken and refused at any moment.
 #[test]
 fn while_others_want_the_files() {
-    under_the_drop_in(3000..3008, "w");
+    let defers = under_the_drop_in(3000..3008, "w");
     let (opened, refused) = (OPENED.load(Ordering::Relaxed), REFUSED.load(Ordering::Relaxed));
     println!("others have opened files {opened} times, and were refused {refused} times");
-    assert!(opened > 500 && refused > 10, "hardly anybody else was there: {opened}, {refused}");
+    assert!(opened > 500 && (refused > 10 || !defers), "hardly anybody else was there: {opened}, {refused}");
 }
 
 /// What was loaded is taken away again and again, and has to be loaded anew.
