@@ -893,7 +893,8 @@ static void change(struct history *h) {
         break;
     case 3:
         say(h, "fallocate slot %d (file %d), keeping its size", s, which);
-        if (fallocate(fd, FALLOC_FL_KEEP_SIZE, at, len) != 0 && errno != EOPNOTSUPP)
+        // (A signal ends it on a tmpfs.)
+        if (fallocate(fd, FALLOC_FL_KEEP_SIZE, at, len) != 0 && errno != EOPNOTSUPP && errno != EINTR)
             fail(h, "fallocate: errno %d", errno);
         break;
     case 4: {
