@@ -78,7 +78,7 @@ struct elision_buffer *elision_read(const char *path);
 // The same for a file that will be saved again: it is opened for writing, too, and stays open with the buffer.
 struct elision_buffer *elision_edit(const char *path);
 
-// Makes the file consist of the buffer's bytes. Only what was altered is written. The file is not emptied first, and stays open with
+// Saves the buffer: afterwards the file has its bytes alone. Only what was altered is written. The file is not emptied first, and stays open with
 // the buffer for the next save. 0, or -1 and errno as of open, write and ftruncate.
 int elision_write(const char *path, struct elision_buffer *buffer);
 

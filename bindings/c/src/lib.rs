@@ -159,6 +159,19 @@ fn owned<T>(object: T) -> *mut T {
     Box::into_raw(Box::new(object))
 }
 
+/// # Safety
+/// `object` is null, or from [`owned`] and not used any more.
+unsafe fn free<T>(object: *mut T) {
+    if !object.is_null() {
+        // SAFETY: as the caller promises.
+        let object = unsafe { Box::from_raw(object) };
+        attempt((), || {
+            drop(object);
+            Ok(())
+        });
+    }
+}
+
 /// Reads a whole file, in time that does not depend on its size. The bytes are those that the file has now, whatever happens to it
 /// later. NULL and errno as of open and read.
 #[unsafe(no_mangle)]
@@ -174,7 +187,7 @@ pub unsafe extern "C" fn elision_edit(path: *const c_char) -> *mut elision_buffe
     attempt(std::ptr::null_mut(), || Ok(owned(elision_buffer(elision::edit(unsafe { self::path(path) }?)?))))
 }
 
-/// Makes the file consist of the buffer's bytes. Only what was altered is written. The file is not emptied first, and stays open with
+/// Saves the buffer: afterwards the file has its bytes alone. Only what was altered is written. The file is not emptied first, and stays open with
 /// the buffer for the next save. 0, or -1 and errno as of open, write and ftruncate.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn elision_write(path: *const c_char, buffer: *mut elision_buffer) -> c_int {
@@ -228,14 +241,8 @@ pub extern "C" fn elision_buffer_new(len: size_t) -> *mut elision_buffer {
 /// Frees the memory, and closes the file that is open with it. NULL is allowed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn elision_buffer_free(buffer: *mut elision_buffer) {
-    if !buffer.is_null() {
-        // SAFETY: as README.md asks for: made by this library, and not used any more.
-        let buffer = unsafe { Box::from_raw(buffer) };
-        attempt((), || {
-            drop(buffer);
-            Ok(())
-        });
-    }
+    // SAFETY: as README.md asks for: made by this library, and not used any more.
+    unsafe { free(buffer) }
 }
 
 /// The first byte: at a multiple of 16, mostly of a page. Valid until the buffer is resized or freed. Of an empty buffer it must not be
@@ -374,14 +381,8 @@ pub unsafe extern "C" fn elision_file_open(
 /// Closes a file. Buffers that were read from it stay what they are. NULL is allowed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn elision_file_close(file: *mut elision_file) {
-    if !file.is_null() {
-        // SAFETY: as README.md asks for: made by this library, and not used any more.
-        let file = unsafe { Box::from_raw(file) };
-        attempt((), || {
-            drop(file);
-            Ok(())
-        });
-    }
+    // SAFETY: as README.md asks for: made by this library, and not used any more.
+    unsafe { free(file) }
 }
 
 /// Reads up to `len` bytes from `offset` on into a new buffer: fewer only at the end of the file. NULL and errno as of pread, or ENOMEM.

@@ -28,7 +28,7 @@ use std::time::Duration;
 pub struct Buffer {
     /// Who has the memory: the number of views, or one of the states below. A buffer that has views stays where it is.
     views: AtomicI64,
-    /// The process in which a thread is at work on `buffer`; 0: none.
+    /// The ID of the process whose thread uses `buffer` just now; 0: no thread does.
     holder: AtomicU32,
     /// Those of `buffer`, which others may ask for while a thread is at work on it.
     addr: AtomicUsize,

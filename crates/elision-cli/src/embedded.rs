@@ -69,8 +69,8 @@ fn put(cache: &Path, name: &str, file: &str, bytes: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The path without links, of which nobody but this user and root can change any part. `sticky`: others may add to the last one, if it is
-/// sticky as /tmp is.
+/// The path with its links resolved. An error if another user but root could change a directory on it. With `sticky` the last directory may
+/// be one that everybody adds to, if it has the sticky bit, as /tmp has.
 fn ensure_ours_from_the_root(path: &Path, sticky: bool) -> Result<PathBuf> {
     let whole = path.canonicalize().with_context(|| path.display().to_string())?;
     for part in whole.ancestors() {

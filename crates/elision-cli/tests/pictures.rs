@@ -1,4 +1,4 @@
-//! `elision run --report` and `elision top`: what they show of a program that reads a file, alters and saves it.
+//! A program reads a file, alters it and saves it. What `elision run --report` and `elision top` show of that.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

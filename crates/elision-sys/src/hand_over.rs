@@ -7,7 +7,7 @@
 
 use crate::file::{close, close_below, unshare_and_close_from};
 use crate::raw::{Errno, Result, syscall};
-use crate::{arch, memory, task};
+use crate::{PAGE, arch, memory, task};
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
 /// A socket's address: what the kernel gives to one that is bound to nothing.
@@ -147,7 +147,6 @@ struct Errand {
     outcome: AtomicI32,
 }
 
-const PAGE: usize = 4096;
 const STACK: usize = 4 * PAGE;
 const POINTERS: usize = 64;
 

@@ -230,7 +230,7 @@ equals! {
     &[u8; N], N;
 }
 
-/// Takes the buffer over as it is: what is deferred stays deferred, and slices of it share it. (`Vec::from` of them is a copy.)
+/// Takes the buffer over without a copy: its deferred pages stay deferred, and slices of the `Bytes` share them. (`Vec::from` copies.)
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;

@@ -1,4 +1,5 @@
 use crate::helper::page_tables::SOMEWHERE;
+use crate::helper::room::number_in;
 use crate::helper::state::{NO_PENDING, State};
 use crate::helper::{descriptions, pending, ranges, requests, takeover};
 use crate::shared::control::{PREDECESSOR, PROGRAM};
@@ -27,7 +28,10 @@ pub(crate) fn open(state: &mut State) -> bool {
     state.stats = report::open_stats();
     state.journal.begin(if report::tells_of_pages() { state.stats } else { -1 }, state.program);
     state.fine_ctime = kernel_at_least(6, 13);
-    state.map_limit = number_in(c"/proc/sys/vm/max_map_count").unwrap_or(65_530).saturating_sub(2_000) / 4;
+    state.map_limit = number_in(c"/proc/sys/vm/max_map_count")
+        .map_or(65_530, |number| number as usize)
+        .saturating_sub(2_000)
+        / 4;
     let here = state as *const State as usize;
     let scans = state.tables.pagemap >= 0 && {
         let mut runs = [pages::Run::default(); 1];
@@ -66,14 +70,6 @@ fn kernel_at_least(major: u32, minor: u32) -> bool {
     let text = limits::release();
     let mut numbers = text.split(|byte| !byte.is_ascii_digit()).map(parse);
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major as usize, minor as usize)
-}
-
-fn number_in(path: &core::ffi::CStr) -> Option<usize> {
-    let mut text = [0u8; 32];
-    let fd = file::open(path, libc::O_RDONLY | libc::O_CLOEXEC, 0).ok()?;
-    let _ = file::read(fd, &mut text);
-    file::close(fd);
-    Some(parse(text.split(|byte| !byte.is_ascii_digit()).next()?))
 }
 
 fn parse(digits: &[u8]) -> usize {

@@ -1,6 +1,7 @@
 //! How much memory the program's control groups allow, page cache included.
 
 use crate::shared::processes;
+use core::ffi::CStr;
 use elision_sys::file::{self, ProcPath};
 use elision_sys::task;
 
@@ -21,10 +22,7 @@ pub(crate) fn room() -> u64 {
         path.fill(0);
         let parts = [root, group, b"/", name].into_iter().flatten();
         path.iter_mut().zip(parts).for_each(|(slot, &byte)| *slot = byte);
-        let limit = core::ffi::CStr::from_bytes_until_nul(&path)
-            .ok()
-            .and_then(|path| file::open(path, libc::O_RDONLY | libc::O_CLOEXEC, 0).ok())
-            .and_then(|fd| number(read(fd, &mut [0; 32])));
+        let limit = CStr::from_bytes_until_nul(&path).ok().and_then(number_in);
         least = least.min(limit.unwrap_or(u64::MAX));
         match group.iter().rposition(|&byte| byte == b'/') {
             Some(at) => group = group.get(..at).unwrap_or(&[]),
@@ -37,6 +35,12 @@ fn read(fd: i32, text: &mut [u8]) -> &[u8] {
     let filled = file::read(fd, text).unwrap_or(0);
     file::close(fd);
     text.get(..filled).unwrap_or(&[])
+}
+
+/// The number that a file of the kernel's begins with.
+pub(crate) fn number_in(path: &CStr) -> Option<u64> {
+    let fd = file::open(path, libc::O_RDONLY | libc::O_CLOEXEC, 0).ok()?;
+    number(read(fd, &mut [0; 32]))
 }
 
 /// `max` is none.
